@@ -1,0 +1,212 @@
+//! The degradations that a prompt can name, each drawn by itself: blur, downsampling, noise, JPEG.
+
+use serde::{Deserialize, Serialize};
+
+use super::blur::gaussian_blur;
+use super::draw::{chance, uniform, whole};
+use super::jpeg::{JpegError, jpeg};
+use super::noise::gaussian_noise;
+use super::resize::{Filter, resize};
+use super::setting::{InvalidSetting, Section};
+use crate::Picture;
+use crate::prompt::{self, Fragment, Step, StepKind};
+use crate::rng::Rng;
+
+/// Ranges and probabilities of the parameterised pipeline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ParameterizedConfig {
+    /// Probability of a blur.
+    pub blur_probability: f64,
+    /// Standard deviation of the blur in pixels, `[low, high]`, at least 0.1.
+    pub blur_sigma: [f64; 2],
+    /// Probability of downsampling.
+    pub downsample_probability: f64,
+    /// How many times smaller, `[low, high]`, at least 1.
+    pub downsample_factor: [f64; 2],
+    /// Probability of noise.
+    pub noise_probability: f64,
+    /// Standard deviation of the noise on a \[0, 1\] picture, `[low, high]`, at least 0.01.
+    pub noise_sigma: [f64; 2],
+    /// Probability of JPEG compression.
+    pub jpeg_probability: f64,
+    /// JPEG quality, `[low, high]` within 1 to 100.
+    pub jpeg_quality: [u8; 2],
+    /// Probability that the prompt gives the number of a degradation.
+    pub number_probability: f64,
+}
+
+impl Default for ParameterizedConfig {
+    fn default() -> Self {
+        Self {
+            blur_probability: 0.5,
+            blur_sigma: [0.2, 5.0],
+            downsample_probability: 0.5,
+            downsample_factor: [1.0, 8.0],
+            noise_probability: 0.5,
+            noise_sigma: [0.01, 0.3],
+            jpeg_probability: 0.5,
+            jpeg_quality: [20, 95],
+            number_probability: 0.5,
+        }
+    }
+}
+
+impl ParameterizedConfig {
+    /// Which degradations happen, in order, and how strong.
+    pub fn draw(&self, rng: &mut Rng) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for kind in StepKind::ALL {
+            let probability = match kind {
+                StepKind::Blur => self.blur_probability,
+                StepKind::Downsample => self.downsample_probability,
+                StepKind::Noise => self.noise_probability,
+                StepKind::Jpeg => self.jpeg_probability,
+            };
+            if chance(probability, rng) {
+                steps.push(self.draw_step(kind, rng));
+            }
+        }
+        steps
+    }
+
+    /// How strong a degradation of that kind is.
+    pub fn draw_step(&self, kind: StepKind, rng: &mut Rng) -> Step {
+        let step = match kind {
+            StepKind::Blur => Step::Blur { sigma: uniform(self.blur_sigma, rng) as f32 },
+            StepKind::Downsample => Step::Downsample { factor: uniform(self.downsample_factor, rng) as f32 },
+            StepKind::Noise => Step::Noise { sigma: uniform(self.noise_sigma, rng) as f32 },
+            StepKind::Jpeg => Step::Jpeg { quality: whole(self.jpeg_quality, rng) },
+        };
+        step.rounded()
+    }
+
+    /// The prompt that undoes `steps`; each is named with or without its number.
+    pub fn draw_prompt(&self, steps: &[Step], rng: &mut Rng) -> String {
+        let fragment = |&step: &Step| {
+            if chance(self.number_probability, rng) { Fragment::Numbered(step) } else { Fragment::Bare(step.kind()) }
+        };
+        prompt::write(&steps.iter().map(fragment).collect::<Vec<_>>())
+    }
+
+    /// The degradations that a prompt of `fragments` undoes; where it gives no number, one is drawn.
+    pub fn steps_undone_by(&self, fragments: &[Fragment], rng: &mut Rng) -> Vec<Step> {
+        let step = |&fragment: &Fragment| match fragment {
+            Fragment::Numbered(step) => step,
+            Fragment::Bare(kind) => self.draw_step(kind, rng),
+        };
+        fragments.iter().map(step).collect()
+    }
+
+    pub(super) fn validate(&self) -> Result<(), InvalidSetting> {
+        let section = Section("degradation.parameterized");
+        section.probability("blur_probability", self.blur_probability)?;
+        section.range("blur_sigma", self.blur_sigma, [0.1, 1000.0])?;
+        section.probability("downsample_probability", self.downsample_probability)?;
+        section.range("downsample_factor", self.downsample_factor, [1.0, 1000.0])?;
+        section.probability("noise_probability", self.noise_probability)?;
+        section.range("noise_sigma", self.noise_sigma, [0.01, 1000.0])?;
+        section.probability("jpeg_probability", self.jpeg_probability)?;
+        section.range("jpeg_quality", self.jpeg_quality, [1, 100])?;
+        section.probability("number_probability", self.number_probability)
+    }
+}
+
+/// Applies `steps` to `clean`, in their order. The picture keeps its size and stays in \[0, 1\].
+///
+/// `rng` draws the noise and how the picture is made smaller (area, bilinear or bicubic).
+///
+/// # Errors
+/// A step is JPEG and the picture has a side of more than 65535 pixels.
+pub fn apply(steps: &[Step], clean: &Picture, rng: &mut Rng) -> Result<Picture, JpegError> {
+    let mut picture = clean.clone();
+    for &step in steps {
+        picture = match step {
+            Step::Blur { sigma } => gaussian_blur(&picture, sigma),
+            Step::Downsample { factor } => downsample(&picture, factor, Filter::random(rng)),
+            Step::Noise { sigma } => gaussian_noise(&picture, sigma, false, rng),
+            Step::Jpeg { quality } => jpeg(&picture, quality)?,
+        };
+    }
+    Ok(picture)
+}
+
+fn downsample(picture: &Picture, factor: f32, filter: Filter) -> Picture {
+    let smaller = |size: usize| (size as f32 / factor).round() as usize;
+    let small = resize(picture, smaller(picture.width), smaller(picture.height), filter);
+    let mut back = resize(&small, picture.width, picture.height, Filter::Bicubic);
+    back.clamp();
+    back
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::rng;
+
+    #[test]
+    fn each_step_comes_half_of_the_time_within_its_range() {
+        let config = ParameterizedConfig::default();
+        let mut rng = rng(0, "test", 0);
+        let mut counts = [0; 4];
+        for _ in 0..4000 {
+            for step in config.draw(&mut rng) {
+                counts[StepKind::ALL.iter().position(|&kind| kind == step.kind()).unwrap()] += 1;
+                assert!(match step {
+                    Step::Blur { sigma } => (0.2..=5.0).contains(&sigma),
+                    Step::Downsample { factor } => (1.0..=8.0).contains(&factor),
+                    Step::Noise { sigma } => (0.01..=0.3).contains(&sigma),
+                    Step::Jpeg { quality } => (20..=95).contains(&quality),
+                });
+            }
+        }
+        assert!(counts.iter().all(|count| (1850..2150).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn the_number_in_the_prompt_is_the_number_used() {
+        let config = ParameterizedConfig { number_probability: 1.0, ..Default::default() };
+        let mut rng = rng(0, "test", 1);
+        for _ in 0..500 {
+            let steps = config.draw(&mut rng);
+            let fragments = prompt::parse(&config.draw_prompt(&steps, &mut rng)).unwrap();
+            assert_eq!(fragments, steps.iter().copied().map(Fragment::Numbered).collect::<Vec<_>>());
+            assert_eq!(config.steps_undone_by(&fragments, &mut rng), steps);
+        }
+    }
+
+    #[test]
+    fn a_missing_number_is_drawn_from_its_range() {
+        let config = ParameterizedConfig { jpeg_quality: [33, 33], ..Default::default() };
+        let steps = config.steps_undone_by(&[Fragment::Bare(StepKind::Jpeg)], &mut rng(0, "test", 2));
+        assert_eq!(steps, [Step::Jpeg { quality: 33 }]);
+    }
+
+    #[test]
+    fn any_picture_survives_every_step_at_full_strength() {
+        let steps = [
+            Step::Blur { sigma: 5.0 },
+            Step::Downsample { factor: 8.0 },
+            Step::Noise { sigma: 0.3 },
+            Step::Jpeg { quality: 20 },
+        ];
+        for (width, height) in [(1, 1), (1, 7), (5, 2), (64, 64), (70, 33)] {
+            let clean = Picture::filled(width, height, [0.1, 0.5, 1.0]);
+            let degraded = apply(&steps, &clean, &mut rng(0, "test", 3)).unwrap();
+            assert_eq!((degraded.width, degraded.height), (width, height));
+            assert_eq!(degraded.data.len(), clean.data.len());
+            assert!(degraded.data.iter().all(|value| (0.0..=1.0).contains(value)));
+        }
+    }
+
+    #[test]
+    fn steps_act_in_the_order_given() {
+        let clean = Picture::filled(16, 16, [0.5; 3]);
+        let deviation = |steps: &[Step]| {
+            let picture = apply(steps, &clean, &mut rng(0, "test", 4)).unwrap();
+            picture.data.iter().map(|value| (value - 0.5).powi(2)).sum::<f32>()
+        };
+        let (blur, noise) = (Step::Blur { sigma: 2.0 }, Step::Noise { sigma: 0.1 });
+        assert!(deviation(&[noise, blur]) < 0.2 * deviation(&[blur, noise]));
+    }
+}

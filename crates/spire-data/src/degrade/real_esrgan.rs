@@ -1,0 +1,303 @@
+//! The second-order degradation process of Real-ESRGAN (Wang et al. 2021), with the settings published for x4.
+//!
+//! Twice blur, resize, noise and JPEG, the second time ending in a sinc filter and the resize to the final size, before
+//! or after JPEG. Unlike there, the clean picture isn't sharpened first, as it is not sharpened as the target either;
+//! and JPEG is the real one, not its differentiable likeness.
+
+use std::f64::consts::PI;
+
+use serde::{Deserialize, Serialize};
+
+use super::DegradeError;
+use super::blur::blur;
+use super::draw::{chance, choose, odd, uniform, whole};
+use super::jpeg::{JpegError, jpeg};
+use super::kernel::{Kernel, KernelError, KernelKind, KernelSpec};
+use super::noise::{gaussian_noise, poisson_noise};
+use super::resize::{Filter, rescale, resize};
+use super::setting::{InvalidSetting, Section};
+use crate::Picture;
+use crate::rng::Rng;
+
+/// Settings of the whole process; the defaults are those of `train_realesrnet_x4plus.yml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RealEsrganConfig {
+    /// How many times smaller than the clean picture the degraded one becomes, before it is brought back to size.
+    pub scale: usize,
+    /// Sides of the blur kernels in pixels, `[low, high]`, both odd; even sides aren't drawn.
+    pub kernel_size: [usize; 2],
+    /// The first pass.
+    pub first: OrderConfig<1>,
+    /// Probability that the second pass blurs.
+    pub second_blur_probability: f64,
+    /// The second pass. Its resize factors are relative to the final small size.
+    pub second: OrderConfig<2>,
+    /// Probability of the final sinc filter.
+    pub final_sinc_probability: f64,
+}
+
+/// Settings of the first or the second pass, with the defaults of that one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, bound(deserialize = "OrderConfig<ORDER>: Default"))]
+pub struct OrderConfig<const ORDER: usize> {
+    /// Probability that the blur is a sinc filter.
+    pub sinc_probability: f64,
+    /// Otherwise, the probabilities of iso, aniso, generalized_iso, generalized_aniso, plateau_iso, plateau_aniso.
+    pub kernel_probabilities: [f64; 6],
+    /// Standard deviations of the blur in pixels, `[low, high]`.
+    pub blur_sigma: [f64; 2],
+    /// Exponent of the generalised kernels, `[low, high]` around 1; half of the time it is drawn below 1.
+    pub generalized_beta: [f64; 2],
+    /// Exponent of the plateau kernels, `[low, high]` around 1; half of the time it is drawn below 1.
+    pub plateau_beta: [f64; 2],
+    /// Probabilities of making the picture larger, smaller, and neither.
+    pub resize_probabilities: [f64; 3],
+    /// The smallest and the largest resize factor, around 1.
+    pub resize_factor: [f64; 2],
+    /// Probability that the noise is Gaussian; otherwise it is Poisson.
+    pub gaussian_noise_probability: f64,
+    /// Standard deviation of Gaussian noise in 8-bit levels, `[low, high]`.
+    pub noise_sigma: [f64; 2],
+    /// Strength of Poisson noise, `[low, high]`; 1 is that of counting photons.
+    pub poisson_scale: [f64; 2],
+    /// Probability that the noise is the same on the three colours.
+    pub gray_noise_probability: f64,
+    /// JPEG quality, `[low, high]` within 1 to 100.
+    pub jpeg_quality: [u8; 2],
+}
+
+impl Default for RealEsrganConfig {
+    fn default() -> Self {
+        Self {
+            scale: 4,
+            kernel_size: [7, 21],
+            first: OrderConfig::default(),
+            second_blur_probability: 0.8,
+            second: OrderConfig::default(),
+            final_sinc_probability: 0.8,
+        }
+    }
+}
+
+impl Default for OrderConfig<1> {
+    fn default() -> Self {
+        Self {
+            sinc_probability: 0.1,
+            kernel_probabilities: [0.45, 0.25, 0.12, 0.03, 0.12, 0.03],
+            blur_sigma: [0.2, 3.0],
+            generalized_beta: [0.5, 4.0],
+            plateau_beta: [1.0, 2.0],
+            resize_probabilities: [0.2, 0.7, 0.1],
+            resize_factor: [0.15, 1.5],
+            gaussian_noise_probability: 0.5,
+            noise_sigma: [1.0, 30.0],
+            poisson_scale: [0.05, 3.0],
+            gray_noise_probability: 0.4,
+            jpeg_quality: [30, 95],
+        }
+    }
+}
+
+impl Default for OrderConfig<2> {
+    fn default() -> Self {
+        Self {
+            sinc_probability: 0.1,
+            kernel_probabilities: [0.45, 0.25, 0.12, 0.03, 0.12, 0.03],
+            blur_sigma: [0.2, 1.5],
+            generalized_beta: [0.5, 4.0],
+            plateau_beta: [1.0, 2.0],
+            resize_probabilities: [0.3, 0.4, 0.3],
+            resize_factor: [0.3, 1.2],
+            gaussian_noise_probability: 0.5,
+            noise_sigma: [1.0, 25.0],
+            poisson_scale: [0.05, 2.5],
+            gray_noise_probability: 0.4,
+            jpeg_quality: [30, 95],
+        }
+    }
+}
+
+impl RealEsrganConfig {
+    /// Degrades `clean`. The picture keeps its size and stays in \[0, 1\].
+    pub(super) fn degrade(&self, clean: &Picture, rng: &mut Rng) -> Result<Picture, DegradeError> {
+        let mut picture = blur(clean, &self.first.kernel(self.kernel_size, rng)?);
+        picture = rescale(&picture, self.first.factor(rng), Filter::random(rng));
+        picture = self.first.add_noise(&picture, rng);
+        picture = self.first.compress(&picture, rng)?;
+
+        if chance(self.second_blur_probability, rng) {
+            picture = blur(&picture, &self.second.kernel(self.kernel_size, rng)?);
+        }
+        let factor = self.second.factor(rng) / self.scale as f64;
+        let scaled = |size: usize| (size as f64 * factor) as usize;
+        picture = resize(&picture, scaled(clean.width), scaled(clean.height), Filter::random(rng));
+        picture = self.second.add_noise(&picture, rng);
+
+        if chance(0.5, rng) {
+            picture = self.shrink_and_ring(&picture, clean, rng)?;
+            picture = self.second.compress(&picture, rng)?;
+        } else {
+            picture = self.second.compress(&picture, rng)?;
+            picture = self.shrink_and_ring(&picture, clean, rng)?;
+        }
+
+        let stored = Picture::from_rgb8(&picture.to_rgb8());
+        let mut back = resize(&stored, clean.width, clean.height, Filter::Bicubic);
+        back.clamp();
+        Ok(back)
+    }
+
+    /// To the final small size, and the final sinc filter.
+    fn shrink_and_ring(&self, picture: &Picture, clean: &Picture, rng: &mut Rng) -> Result<Picture, KernelError> {
+        let (width, height) = (clean.width / self.scale.max(1), clean.height / self.scale.max(1));
+        let small = resize(picture, width, height, Filter::random(rng));
+        if chance(self.final_sinc_probability, rng) {
+            return Ok(blur(&small, &sinc(odd(self.kernel_size, rng), [PI / 3.0, PI], rng)?));
+        }
+        Ok(small)
+    }
+
+    pub(super) fn validate(&self) -> Result<(), InvalidSetting> {
+        let section = Section("degradation.real_esrgan");
+        section.check("scale", &self.scale, self.scale >= 1, "at least 1")?;
+        section.range("kernel_size", self.kernel_size, [1, 101])?;
+        let odd = self.kernel_size.iter().all(|size| !size.is_multiple_of(2));
+        section.check("kernel_size", &self.kernel_size, odd, "two odd numbers")?;
+        self.first.validate(&Section("degradation.real_esrgan.first"))?;
+        section.probability("second_blur_probability", self.second_blur_probability)?;
+        self.second.validate(&Section("degradation.real_esrgan.second"))?;
+        section.probability("final_sinc_probability", self.final_sinc_probability)
+    }
+}
+
+impl<const ORDER: usize> OrderConfig<ORDER> {
+    fn kernel(&self, size: [usize; 2], rng: &mut Rng) -> Result<Kernel, KernelError> {
+        let size = odd(size, rng);
+        if chance(self.sinc_probability, rng) {
+            let lowest = if size < 13 { PI / 3.0 } else { PI / 5.0 };
+            return sinc(size, [lowest, PI], rng);
+        }
+        let kinds = [
+            KernelKind::Iso,
+            KernelKind::Aniso,
+            KernelKind::GeneralizedIso,
+            KernelKind::GeneralizedAniso,
+            KernelKind::PlateauIso,
+            KernelKind::PlateauAniso,
+        ];
+        let kind = choose(kinds, self.kernel_probabilities, rng);
+        let [low, high] = match kind {
+            KernelKind::PlateauIso | KernelKind::PlateauAniso => self.plateau_beta,
+            _ => self.generalized_beta,
+        };
+        KernelSpec {
+            kind,
+            size,
+            sigma_x: uniform(self.blur_sigma, rng),
+            sigma_y: uniform(self.blur_sigma, rng),
+            theta: uniform([-PI, PI], rng),
+            beta: if chance(0.5, rng) { uniform([low, 1.0], rng) } else { uniform([1.0, high], rng) },
+        }
+        .build()
+    }
+
+    fn factor(&self, rng: &mut Rng) -> f64 {
+        let [smallest, largest] = self.resize_factor;
+        let range = choose([[1.0, largest], [smallest, 1.0], [1.0, 1.0]], self.resize_probabilities, rng);
+        uniform(range, rng)
+    }
+
+    fn add_noise(&self, picture: &Picture, rng: &mut Rng) -> Picture {
+        let gray = chance(self.gray_noise_probability, rng);
+        if chance(self.gaussian_noise_probability, rng) {
+            gaussian_noise(picture, (uniform(self.noise_sigma, rng) / 255.0) as f32, gray, rng)
+        } else {
+            poisson_noise(picture, uniform(self.poisson_scale, rng) as f32, gray, rng)
+        }
+    }
+
+    fn compress(&self, picture: &Picture, rng: &mut Rng) -> Result<Picture, JpegError> {
+        jpeg(picture, whole(self.jpeg_quality, rng))
+    }
+
+    fn validate(&self, section: &Section) -> Result<(), InvalidSetting> {
+        let around_one = |key, [low, high]: [f64; 2], least: f64| {
+            let good = least <= low && low <= 1.0 && 1.0 <= high && high <= 100.0;
+            section.check(key, &[low, high], good, &format!("[low, high] with {least} <= low <= 1 <= high <= 100"))
+        };
+        section.probability("sinc_probability", self.sinc_probability)?;
+        section.probabilities("kernel_probabilities", self.kernel_probabilities)?;
+        section.range("blur_sigma", self.blur_sigma, [0.01, 1000.0])?;
+        around_one("generalized_beta", self.generalized_beta, 0.01)?;
+        around_one("plateau_beta", self.plateau_beta, 0.01)?;
+        section.probabilities("resize_probabilities", self.resize_probabilities)?;
+        around_one("resize_factor", self.resize_factor, 0.01)?;
+        section.probability("gaussian_noise_probability", self.gaussian_noise_probability)?;
+        section.range("noise_sigma", self.noise_sigma, [0.0, 255.0])?;
+        section.range("poisson_scale", self.poisson_scale, [0.0, 100.0])?;
+        section.probability("gray_noise_probability", self.gray_noise_probability)?;
+        section.range("jpeg_quality", self.jpeg_quality, [1, 100])
+    }
+}
+
+fn sinc(size: usize, cutoff: [f64; 2], rng: &mut Rng) -> Result<Kernel, KernelError> {
+    let theta = uniform(cutoff, rng);
+    KernelSpec { kind: KernelKind::Sinc, size, sigma_x: 1.0, sigma_y: 1.0, theta, beta: 1.0 }.build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::rng;
+
+    #[test]
+    fn any_size_survives_many_draws() {
+        let config = RealEsrganConfig::default();
+        for (index, (width, height)) in [(64, 64), (1, 1), (3, 50), (2, 2), (9, 9)].into_iter().enumerate() {
+            let clean = Picture::filled(width, height, [0.0, 0.5, 1.0]);
+            for repeat in 0..40 {
+                let mut rng = rng(repeat, "test", index as u64);
+                let degraded = config.degrade(&clean, &mut rng).unwrap();
+                assert_eq!((degraded.width, degraded.height, degraded.data.len()), (width, height, clean.data.len()));
+                assert!(degraded.data.iter().all(|value| (0.0..=1.0).contains(value)));
+            }
+        }
+    }
+
+    #[test]
+    fn detail_finer_than_the_scale_is_lost() {
+        let mut clean = Picture::filled(64, 64, [0.2; 3]);
+        clean.data.iter_mut().step_by(2).for_each(|value| *value = 0.8);
+        let contrast = |picture: &Picture| picture.data.windows(2).map(|pair| (pair[0] - pair[1]).abs()).sum::<f32>();
+        for index in 0..10 {
+            let degraded = RealEsrganConfig::default().degrade(&clean, &mut rng(0, "test", index)).unwrap();
+            assert!(contrast(&degraded) < 0.5 * contrast(&clean));
+        }
+    }
+
+    #[test]
+    fn a_setting_of_the_second_pass_leaves_its_others_as_published() {
+        let config: RealEsrganConfig = serde_json::from_str(r#"{"second": {"jpeg_quality": [50, 60]}}"#).unwrap();
+        assert_eq!(config.second, OrderConfig { jpeg_quality: [50, 60], ..OrderConfig::<2>::default() });
+        assert_eq!(config.second.blur_sigma, [0.2, 1.5]);
+        assert_eq!(config.first.blur_sigma, [0.2, 3.0]);
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named() {
+        let check = |change: fn(&mut RealEsrganConfig)| {
+            let mut config = RealEsrganConfig::default();
+            change(&mut config);
+            config.validate().unwrap_err().key
+        };
+        assert_eq!(RealEsrganConfig::default().validate(), Ok(()));
+        assert_eq!(check(|config| config.scale = 0), "degradation.real_esrgan.scale");
+        assert_eq!(check(|config| config.kernel_size = [7, 20]), "degradation.real_esrgan.kernel_size");
+        assert_eq!(check(|config| config.first.resize_factor[0] = 1.2), "degradation.real_esrgan.first.resize_factor");
+        assert_eq!(
+            check(|config| config.second.kernel_probabilities[0] = 0.9),
+            "degradation.real_esrgan.second.kernel_probabilities"
+        );
+    }
+}

@@ -1,0 +1,13 @@
+//! Samples for text-driven image restoration: where pictures and captions come from ([`source`], [`world`]), how they
+//! are degraded ([`degrade`]), which restoration prompt undoes a degradation ([`prompt`]), and in which order they reach
+//! the trainer ([`loader`]). Nothing here knows of tensors.
+
+pub mod degrade;
+pub mod loader;
+pub mod picture;
+pub mod prompt;
+pub mod rng;
+pub mod source;
+pub mod world;
+
+pub use picture::{Picture, PictureError};

@@ -1,0 +1,708 @@
+//! The training sequence: which sample comes n-th, how it is cut and degraded ([`Samples`]), and the threads that make
+//! it ahead of time ([`Loader`]).
+
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use rand::RngExt;
+use rand::seq::IndexedRandom;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::Picture;
+use crate::degrade::{DegradationConfig, DegradeError, Degraded, Filter, InvalidSetting, Pipeline, Step, resize};
+use crate::rng::{Rng, rng};
+use crate::source::{self, Sample, SampleError, Source, SourceConfig, SourceError};
+
+/// The `[data]` section.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// Width and height in pixels that every picture is cut to.
+    pub size: usize,
+    /// Which part of a picture is kept.
+    pub crop: Crop,
+    /// Probability that the semantic prompt is dropped, in \[0, 1\].
+    pub prompt_dropout: f64,
+    /// Threads that make samples ahead of time; 0 makes each one when it is asked for.
+    pub workers: usize,
+    /// The most samples that are held ahead of time, if not fewer than `workers`.
+    pub prefetch: usize,
+    /// Where pictures and captions come from.
+    pub source: SourceConfig,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            size: 64,
+            crop: Crop::Center,
+            prompt_dropout: 0.1,
+            workers: 2,
+            prefetch: 32,
+            source: SourceConfig::default(),
+        }
+    }
+}
+
+impl DataConfig {
+    /// Checks every number; what `source` names is checked when it is opened.
+    ///
+    /// # Errors
+    /// The first setting that makes no sense, with its key.
+    pub fn validate(&self) -> Result<(), InvalidSetting> {
+        let check = |key: &str, value: &dyn ToString, good: bool, allowed: &str| {
+            let wrong =
+                || InvalidSetting { key: format!("data.{key}"), value: value.to_string(), allowed: allowed.to_owned() };
+            good.then_some(()).ok_or_else(wrong)
+        };
+        check("size", &self.size, (1..=65_535).contains(&self.size), "from 1 to 65535")?;
+        let probability = (0.0..=1.0).contains(&self.prompt_dropout);
+        check("prompt_dropout", &self.prompt_dropout, probability, "from 0 to 1")?;
+        check("workers", &self.workers, self.workers <= 1024, "at most 1024")?;
+        check("prefetch", &self.prefetch, self.prefetch <= 65_536, "at most 65536")
+    }
+}
+
+/// Which square of a picture becomes a sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Crop {
+    /// The largest, from the middle, scaled to size.
+    #[default]
+    Center,
+    /// One at random, at the picture's own resolution; of a picture that is too small the largest, scaled up.
+    Random,
+}
+
+/// What one training step learns from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainingSample {
+    /// Its position in the sequence.
+    pub n: u64,
+    /// Its position in the source.
+    pub index: usize,
+    /// Its name in the source.
+    pub name: String,
+    /// The picture to be restored to, `size` × `size`.
+    pub clean: Picture,
+    /// The picture to restore, of the same size.
+    pub degraded: Picture,
+    /// What the picture shows, as far as the model is told: the caption, or nothing.
+    pub semantic: String,
+    /// What the picture shows.
+    pub caption: String,
+    /// The restoration prompt.
+    pub restoration: String,
+    /// What was done to the picture, as far as the prompt can name it.
+    pub steps: Vec<Step>,
+    /// Which degradation pipeline was drawn.
+    pub pipeline: Pipeline,
+}
+
+/// A sample that was left out, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// Its name in the source.
+    pub name: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Why there are no samples.
+#[derive(Debug, Error)]
+pub enum LoaderError {
+    /// The source does not open.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A setting of `[data]` or `[degradation]` is out of range.
+    #[error(transparent)]
+    Setting(#[from] InvalidSetting),
+    /// Sample after sample is broken.
+    #[error("every one of the {tried} pictures tried was broken, {}", first_few(.skipped))]
+    AllBroken {
+        /// How many different pictures were tried for one sample.
+        tried: usize,
+        /// The pictures.
+        skipped: Vec<Skipped>,
+    },
+    /// A picture can't be degraded.
+    #[error("{name} could not be degraded: {source}")]
+    Degrade {
+        /// The sample's name in the source.
+        name: String,
+        /// What is wrong.
+        source: DegradeError,
+    },
+    /// The program has a bug.
+    #[error("sample {n} could not be made: {message}")]
+    Panic {
+        /// The sample's position in the sequence.
+        n: u64,
+        /// The panic's message.
+        message: String,
+    },
+    /// No thread could be started.
+    #[error("a loader thread could not be started (data.workers): {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+fn first_few(skipped: &[Skipped]) -> String {
+    let few: Vec<_> = skipped.iter().take(3).map(|skipped| format!("{} ({})", skipped.name, skipped.reason)).collect();
+    format!("the first: {}", few.join("; "))
+}
+
+/// How many different pictures are tried for one sample before the whole source is called broken.
+const MOST_BROKEN: usize = 100;
+
+/// An endless sequence of training samples, each a function of the seed and its position alone.
+///
+/// Every pass over the source is a permutation of it. A broken sample is replaced by one drawn from the whole source, and
+/// remembered.
+pub struct Samples {
+    source: Arc<dyn Source>,
+    degradation: DegradationConfig,
+    config: DataConfig,
+    seed: u64,
+    skipped: Mutex<BTreeMap<usize, Skipped>>,
+}
+
+impl Samples {
+    /// The sequence of `seed` over the source that the configuration names.
+    ///
+    /// # Errors
+    /// The source does not open, or a setting is out of range.
+    pub fn open(config: DataConfig, degradation: DegradationConfig, seed: u64) -> Result<Self, LoaderError> {
+        let source = source::open(&config.source, config.size)?;
+        Self::new(source, config, degradation, seed)
+    }
+
+    /// The sequence of `seed` over `source`; `config.source` is not looked at.
+    ///
+    /// # Errors
+    /// The source is empty, or a setting is out of range.
+    pub fn new(
+        source: Arc<dyn Source>,
+        config: DataConfig,
+        degradation: DegradationConfig,
+        seed: u64,
+    ) -> Result<Self, LoaderError> {
+        config.validate()?;
+        degradation.validate()?;
+        if source.is_empty() {
+            return Err(SourceError::Empty { place: "the data's source".to_owned() }.into());
+        }
+        Ok(Self { source, degradation, config, seed, skipped: Mutex::default() })
+    }
+
+    /// How many samples one pass over the source has.
+    pub fn epoch_len(&self) -> usize {
+        self.source.len()
+    }
+
+    /// The n-th sample.
+    ///
+    /// # Errors
+    /// The picture that is due and those drawn in its stead are all broken.
+    pub fn sample(&self, n: u64) -> Result<TrainingSample, LoaderError> {
+        let (index, Sample { name, picture, captions }) = self.read(n)?;
+        let clean = cut(&picture, self.config.size, self.config.crop, &mut rng(self.seed, "crop", n));
+        let caption = captions.choose(&mut rng(self.seed, "caption", n)).cloned().unwrap_or_default();
+        let dropped = rng(self.seed, "prompt dropout", n).random_bool(self.config.prompt_dropout);
+        let semantic = if dropped { String::new() } else { caption.clone() };
+        let degraded = self.degradation.degrade(&clean, &mut rng(self.seed, "degradation", n));
+        let Degraded { picture: degraded, prompt: restoration, steps, pipeline } =
+            degraded.map_err(|source| LoaderError::Degrade { name: name.clone(), source })?;
+        Ok(TrainingSample { n, index, name, clean, degraded, semantic, caption, restoration, steps, pipeline })
+    }
+
+    /// The broken samples met so far, each once, in the order of the source.
+    pub fn skipped(&self) -> Vec<Skipped> {
+        self.registry().values().cloned().collect()
+    }
+
+    fn read(&self, n: u64) -> Result<(usize, Sample), LoaderError> {
+        let len = self.source.len();
+        let mut replacement = rng(self.seed, "replacement", n);
+        let mut broken = BTreeSet::new();
+        let mut index = permuted(self.seed, n / len as u64, n % len as u64, len as u64) as usize;
+        loop {
+            match self.source.read(index) {
+                Ok(sample) => return Ok((index, sample)),
+                Err(error) => self.skip(index, &error),
+            }
+            broken.insert(index);
+            if broken.len() == len.min(MOST_BROKEN) {
+                let registry = self.registry();
+                let skipped = broken.iter().filter_map(|index| registry.get(index).cloned()).collect();
+                return Err(LoaderError::AllBroken { tried: broken.len(), skipped });
+            }
+            while broken.contains(&index) {
+                index = replacement.random_range(0..len);
+            }
+        }
+    }
+
+    fn skip(&self, index: usize, error: &SampleError) {
+        self.registry().entry(index).or_insert_with(|| {
+            let skipped = Skipped { name: self.source.name(index), reason: error.to_string() };
+            tracing::warn!(name = skipped.name, reason = skipped.reason, "a broken sample is skipped");
+            skipped
+        });
+    }
+
+    fn registry(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Skipped>> {
+        self.skipped.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Where `position` of pass `epoch` goes in a pseudo-random permutation of `0..len`: a Feistel network on the next power
+/// of four, walked until it is back in range. It takes no memory, and any position can be asked for.
+fn permuted(seed: u64, epoch: u64, position: u64, len: u64) -> u64 {
+    let half = (u64::BITS - (len - 1).leading_zeros()).div_ceil(2).max(1);
+    let mask = (1_u64 << half) - 1;
+    let keys: [u64; 8] = rng(seed, "order", epoch).random();
+    let mut value = position;
+    loop {
+        for key in keys {
+            let (left, right) = (value >> half, value & mask);
+            value = right << half | (left ^ mix(right ^ key) & mask);
+        }
+        if value < len {
+            return value;
+        }
+    }
+}
+
+/// SplitMix64's finaliser: every bit of the result depends on every bit of the value.
+fn mix(value: u64) -> u64 {
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+/// The square of `picture` that `crop` names, `size` × `size`: scaled down by area, up by bicubic interpolation.
+fn cut(picture: &Picture, size: usize, crop: Crop, rng: &mut Rng) -> Picture {
+    let shorter = picture.width.min(picture.height);
+    let (side, left, top) = match crop {
+        Crop::Center => (shorter, (picture.width - shorter) / 2, (picture.height - shorter) / 2),
+        Crop::Random => {
+            let side = shorter.min(size);
+            (side, rng.random_range(0..=picture.width - side), rng.random_range(0..=picture.height - side))
+        }
+    };
+    let square = picture.crop(left, top, side, side);
+    if side == size {
+        return square;
+    }
+    let filter = if side > size { Filter::Area } else { Filter::Bicubic };
+    let mut scaled = resize(&square, size, size, filter);
+    scaled.clamp();
+    scaled
+}
+
+/// Training samples in order, made ahead of time by threads. It never ends by itself; dropping it stops the threads.
+pub struct Loader {
+    samples: Arc<Samples>,
+    start: u64,
+    position: u64,
+    workers: Vec<Worker>,
+}
+
+type Made = Result<TrainingSample, LoaderError>;
+
+/// A thread that makes every `workers`-th sample, and waits when too many of them have not been taken.
+struct Worker {
+    made: Receiver<Made>,
+    thread: JoinHandle<()>,
+}
+
+impl Loader {
+    /// Starts the threads; the first sample to come is number `start`.
+    ///
+    /// # Errors
+    /// The system allows no more threads.
+    pub fn new(samples: Arc<Samples>, start: u64) -> Result<Self, LoaderError> {
+        let count = samples.config.workers;
+        // A worker holds one sample in its hands and the rest of its share in the channel.
+        let waiting = samples.config.prefetch.checked_div(count).unwrap_or(0).saturating_sub(1);
+        let mut loader = Self { samples, start, position: start, workers: Vec::with_capacity(count) };
+        for worker in 0..count {
+            let (give, made) = sync_channel(waiting);
+            let samples = Arc::clone(&loader.samples);
+            let thread = std::thread::Builder::new().name(format!("loader-{worker}")).spawn(move || {
+                for n in (start + worker as u64..).step_by(count) {
+                    if give.send(make(&samples, n)).is_err() {
+                        break;
+                    }
+                }
+            })?;
+            loader.workers.push(Worker { made, thread });
+        }
+        Ok(loader)
+    }
+
+    /// The number of the sample that comes next: what a checkpoint must hold to go on from here.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The next `size` samples.
+    ///
+    /// # Errors
+    /// One of them could not be made; see [`LoaderError`].
+    pub fn batch(&mut self, size: usize) -> Result<Vec<TrainingSample>, LoaderError> {
+        self.take(size).collect()
+    }
+
+    /// The sequence that the samples come from.
+    pub fn samples(&self) -> &Samples {
+        &self.samples
+    }
+}
+
+/// Never ends. A sample that could not be made is passed over by the next call.
+impl Iterator for Loader {
+    type Item = Made;
+
+    fn next(&mut self) -> Option<Made> {
+        let n = self.position;
+        self.position += 1;
+        if self.workers.is_empty() {
+            return Some(make(&self.samples, n));
+        }
+        let worker = (n - self.start) % self.workers.len() as u64;
+        self.workers[worker as usize].made.recv().ok()
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        // All channels close first, so that the threads stop at the same time and not one after the other.
+        let (channels, threads): (Vec<_>, Vec<_>) =
+            self.workers.drain(..).map(|worker| (worker.made, worker.thread)).unzip();
+        drop(channels);
+        for thread in threads {
+            // A thread can't panic: `make` catches what a sample does.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn make(samples: &Samples, n: u64) -> Made {
+    catch_unwind(AssertUnwindSafe(|| samples.sample(n)))
+        .unwrap_or_else(|panic| Err(LoaderError::Panic { n, message: panic_message(panic.as_ref()) }))
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::{CocoSource, FolderSource};
+    use rand::seq::SliceRandom;
+    use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Gradients of one colour each; index 13 panics.
+    struct Shades {
+        len: usize,
+        reads: AtomicUsize,
+    }
+
+    impl Shades {
+        fn of(len: usize) -> Arc<Self> {
+            Arc::new(Self { len, reads: AtomicUsize::new(0) })
+        }
+    }
+
+    impl Source for Shades {
+        fn len(&self) -> usize {
+            self.len
+        }
+
+        fn name(&self, index: usize) -> String {
+            format!("shade {index}")
+        }
+
+        fn read(&self, index: usize) -> Result<Sample, SampleError> {
+            assert_ne!(index, 13, "shade 13 is unlucky");
+            self.reads.fetch_add(1, Ordering::SeqCst);
+            let mut picture = Picture::filled(20, 14, [index as f32 / self.len as f32, 0.5, 0.2]);
+            picture.data.iter_mut().enumerate().for_each(|(i, value)| *value *= (i % 20) as f32 / 20.0);
+            let captions = vec![format!("one {index}"), format!("two {index}"), format!("three {index}")];
+            Ok(Sample { name: self.name(index), picture, captions })
+        }
+    }
+
+    fn config(workers: usize) -> DataConfig {
+        DataConfig { size: 12, crop: Crop::Random, prompt_dropout: 0.3, workers, prefetch: 6, ..Default::default() }
+    }
+
+    fn samples(source: Arc<dyn Source>, workers: usize) -> Arc<Samples> {
+        Arc::new(Samples::new(source, config(workers), DegradationConfig::default(), 7).unwrap())
+    }
+
+    fn take(samples: Arc<Samples>, start: u64, count: usize) -> Vec<TrainingSample> {
+        Loader::new(samples, start).unwrap().batch(count).unwrap()
+    }
+
+    #[test]
+    fn the_sequence_does_not_depend_on_the_workers() {
+        let alone = take(samples(Shades::of(10), 0), 0, 25);
+        assert_eq!(alone.iter().map(|sample| sample.n).collect::<Vec<_>>(), (0..25).collect::<Vec<_>>());
+        for workers in [1, 3, 9] {
+            assert_eq!(take(samples(Shades::of(10), workers), 0, 25), alone, "{workers} workers");
+        }
+        let other = Samples::new(Shades::of(10), config(0), DegradationConfig::default(), 8).unwrap();
+        assert_ne!(other.sample(0).unwrap().degraded, alone[0].degraded);
+    }
+
+    #[test]
+    fn a_loader_that_starts_later_goes_on_as_one_that_did_not_stop() {
+        let all = take(samples(Shades::of(10), 2), 0, 25);
+        for workers in [0, 2] {
+            let mut loader = Loader::new(samples(Shades::of(10), workers), 11).unwrap();
+            assert_eq!(loader.position(), 11);
+            assert_eq!(loader.batch(14).unwrap(), all[11..]);
+            assert_eq!(loader.position(), 25);
+        }
+    }
+
+    #[test]
+    fn each_pass_visits_each_sample_once_in_its_own_order() {
+        for len in [1, 2, 3, 5, 12, 64, 65, 1000] {
+            let order = |epoch| (0..len).map(|i| permuted(3, epoch, i, len)).collect::<Vec<_>>();
+            for epoch in 0..3 {
+                let mut visited = order(epoch);
+                visited.sort_unstable();
+                assert_eq!(visited, (0..len).collect::<Vec<_>>(), "pass {epoch} over {len}");
+            }
+            assert!(len < 12 || order(0) != order(1));
+        }
+        let visited =
+            take(samples(Shades::of(10), 2), 10, 10).iter().map(|sample| sample.index).collect::<BTreeSet<_>>();
+        assert_eq!(visited.len(), 10);
+    }
+
+    /// A shuffle has no favourite places: of 5 things in 6000 orders, each is in each place 1200 ± 31 times.
+    #[test]
+    fn the_order_is_as_even_as_a_shuffle() {
+        let spread = |order: &dyn Fn(u64) -> Vec<u64>| {
+            let mut seen = [[0_i64; 5]; 5];
+            for epoch in 0..6000 {
+                for (place, thing) in order(epoch).into_iter().enumerate() {
+                    seen[place][thing as usize] += 1;
+                }
+            }
+            seen.iter().flatten().map(|count| (count - 1200).abs()).max().unwrap()
+        };
+        let shuffled = |epoch| {
+            let mut order: Vec<u64> = (0..5).collect();
+            order.shuffle(&mut rng(3, "shuffle", epoch));
+            order
+        };
+        assert!(spread(&shuffled) < 130);
+        assert!(spread(&|epoch| (0..5).map(|i| permuted(3, epoch, i, 5)).collect()) < 130);
+    }
+
+    #[test]
+    fn captions_are_drawn_and_dropped() {
+        let all = take(samples(Shades::of(10), 0), 0, 200);
+        let dropped = all.iter().filter(|sample| sample.semantic.is_empty()).count();
+        assert!((35..=85).contains(&dropped), "{dropped} of 200 dropped at 0.3");
+        assert!(all.iter().all(|sample| sample.semantic.is_empty() || sample.semantic == sample.caption));
+        for word in ["one", "two", "three"] {
+            assert!(all.iter().any(|sample| sample.caption == format!("{word} {}", sample.index)));
+        }
+        for (prompt_dropout, kept) in [(0.0, 20), (1.0, 0)] {
+            let config = DataConfig { prompt_dropout, ..config(0) };
+            let samples = Samples::new(Shades::of(10), config, DegradationConfig::default(), 7).unwrap();
+            assert_eq!((0..20).filter(|&n| !samples.sample(n).unwrap().semantic.is_empty()).count(), kept);
+        }
+    }
+
+    #[test]
+    fn each_visit_cuts_and_degrades_anew() {
+        let all = take(samples(Shades::of(2), 0), 0, 40);
+        let visits: Vec<_> = all.iter().filter(|sample| sample.index == 0).collect();
+        assert_eq!(visits.len(), 20);
+        assert!(visits.iter().any(|sample| sample.clean != visits[0].clean));
+        assert!(visits.iter().any(|sample| sample.restoration != visits[0].restoration));
+    }
+
+    #[test]
+    fn settings_out_of_range_are_named() {
+        let refused = |config, degradation| {
+            Samples::new(Shades::of(10), config, degradation, 0).err().expect("should be refused").to_string()
+        };
+        for (key, wrong) in [
+            ("data.size", DataConfig { size: 0, ..config(0) }),
+            ("data.prompt_dropout", DataConfig { prompt_dropout: 1.1, ..config(0) }),
+            ("data.prompt_dropout", DataConfig { prompt_dropout: f64::NAN, ..config(0) }),
+            ("data.workers", DataConfig { workers: usize::MAX, ..config(0) }),
+            ("data.prefetch", DataConfig { prefetch: usize::MAX, ..config(0) }),
+        ] {
+            let message = refused(wrong, DegradationConfig::default());
+            assert!(message.starts_with(key), "{message}");
+        }
+        let degradation = DegradationConfig { parameterized_share: 2.0, ..Default::default() };
+        assert!(refused(config(0), degradation).starts_with("degradation.parameterized_share"));
+        let none = Samples::new(Shades::of(0), config(0), DegradationConfig::default(), 0);
+        assert!(matches!(none.err().unwrap(), LoaderError::Source(SourceError::Empty { .. })));
+    }
+
+    #[test]
+    fn a_center_crop_keeps_the_middle_and_scales_it() {
+        let mut draws = rng(0, "crop", 0);
+        let mut wide = Picture::filled(30, 10, [1.0, 0.0, 0.0]);
+        for y in 0..10 {
+            wide.data[y * 30 + 10..y * 30 + 20].fill(0.25);
+        }
+        for size in [4, 10, 16] {
+            let cut = cut(&wide, size, Crop::Center, &mut draws);
+            assert_eq!((cut.width, cut.height), (size, size));
+            assert!(cut.plane(0).iter().all(|value| (value - 0.25).abs() < 1e-5), "size {size}");
+        }
+    }
+
+    #[test]
+    fn a_random_crop_keeps_the_resolution_and_reaches_every_place() {
+        let mut ramp = Picture::filled(9, 8, [0.0; 3]);
+        ramp.data.iter_mut().enumerate().for_each(|(i, value)| *value = (i % 72) as f32 / 72.0);
+        let mut corners = BTreeSet::new();
+        for n in 0..200 {
+            let cut = cut(&ramp, 6, Crop::Random, &mut rng(0, "crop", n));
+            let corner = (cut.data[0] * 72.0).round() as usize;
+            assert_eq!(cut, ramp.crop(corner % 9, corner / 9, 6, 6));
+            corners.insert(corner);
+        }
+        assert_eq!(corners.len(), 12);
+        let small = cut(&ramp, 16, Crop::Random, &mut rng(0, "crop", 0));
+        assert_eq!((small.width, small.height), (16, 16));
+        assert!(small.data.iter().all(|value| (0.0..=1.0).contains(value)));
+    }
+
+    fn write_png(dir: &Path, name: &str, red: f32) {
+        Picture::filled(16, 16, [red, 0.0, 0.0]).save_png(dir.join(name)).unwrap();
+    }
+
+    /// Three good pictures and five that are broken, each in its own way.
+    fn partly_broken() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["good0", "good1", "good2", "latin1", "blank", "silent"] {
+            write_png(dir.path(), &format!("{name}.png"), 0.5);
+            std::fs::write(dir.path().join(format!("{name}.txt")), "a red square").unwrap();
+        }
+        std::fs::write(dir.path().join("latin1.txt"), b"caf\xe9").unwrap();
+        std::fs::write(dir.path().join("blank.txt"), b"").unwrap();
+        std::fs::remove_file(dir.path().join("silent.txt")).unwrap();
+        for (name, bytes) in [("zero", &b""[..]), ("garbage", &b"\x89PNG\r\n\x1a\nno more"[..])] {
+            std::fs::write(dir.path().join(format!("{name}.png")), bytes).unwrap();
+            std::fs::write(dir.path().join(format!("{name}.txt")), "a broken picture").unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn broken_samples_are_replaced_and_counted_once() {
+        let dir = partly_broken();
+        let open = |workers| samples(Arc::new(FolderSource::open(dir.path()).unwrap()), workers);
+        let alone = open(0);
+        let sequence = take(Arc::clone(&alone), 0, 40);
+        assert!(sequence.iter().all(|sample| sample.name.starts_with("good") && sample.caption == "a red square"));
+        assert_eq!(sequence.iter().map(|sample| &sample.name).collect::<BTreeSet<_>>().len(), 3);
+        let skipped: Vec<_> = alone.skipped().into_iter().map(|skipped| skipped.name).collect();
+        assert_eq!(skipped, ["blank.png", "garbage.png", "latin1.png", "silent.png", "zero.png"]);
+        assert!(alone.skipped().iter().all(|skipped| skipped.reason.contains(skipped.name.split('.').next().unwrap())));
+
+        let together = open(3);
+        assert_eq!(take(Arc::clone(&together), 0, 40), sequence);
+        assert_eq!(together.skipped(), alone.skipped());
+        assert_eq!(take(open(2), 17, 23), sequence[17..]);
+    }
+
+    #[test]
+    fn all_broken_is_an_error_that_names_some() {
+        let dir = tempfile::tempdir().unwrap();
+        for index in 0..130 {
+            std::fs::write(dir.path().join(format!("{index}.png")), b"").unwrap();
+            std::fs::write(dir.path().join(format!("{index}.txt")), "zero bytes").unwrap();
+        }
+        for (keep, tried) in [(130, 100), (2, 2)] {
+            for index in keep..130 {
+                std::fs::remove_file(dir.path().join(format!("{index}.png"))).unwrap();
+            }
+            let source = Arc::new(FolderSource::open(dir.path()).unwrap());
+            for workers in [0, 2] {
+                let mut loader = Loader::new(samples(Arc::clone(&source) as _, workers), 0).unwrap();
+                let error = loader.batch(4).unwrap_err();
+                assert!(
+                    matches!(&error, LoaderError::AllBroken { tried: t, skipped } if *t == tried && skipped.len() == tried)
+                );
+                let message = error.to_string();
+                assert!(message.contains(&format!("every one of the {tried} pictures")), "{message}");
+                assert!(message.contains("0.png") && message.contains("not a readable picture"), "{message}");
+            }
+        }
+    }
+
+    #[test]
+    fn coco_pictures_without_captions_are_skipped() {
+        let dir = tempfile::tempdir().unwrap();
+        write_png(dir.path(), "a.png", 0.1);
+        write_png(dir.path(), "b.png", 0.9);
+        let json = r#"{"images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"},
+            {"id": 3, "file_name": "gone.png"}], "annotations": [{"id": 1, "image_id": 2, "caption": "bright"},
+            {"id": 2, "image_id": 2, "caption": "red"}, {"id": 3, "image_id": 3, "caption": "gone"}]}"#;
+        let annotations = dir.path().join("captions.json");
+        std::fs::write(&annotations, json).unwrap();
+        let samples = samples(Arc::new(CocoSource::open(dir.path(), annotations).unwrap()), 2);
+        let all = take(Arc::clone(&samples), 0, 30);
+        assert!(all.iter().all(|sample| sample.name == "b.png"));
+        assert_eq!(all.iter().map(|sample| sample.caption.as_str()).collect::<BTreeSet<_>>(), ["bright", "red"].into());
+        assert_eq!(samples.skipped().iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["a.png", "gone.png"]);
+    }
+
+    #[test]
+    fn a_panic_is_an_error_with_its_message() {
+        for workers in [0, 2] {
+            let results: Vec<_> = Loader::new(samples(Shades::of(14), workers), 0).unwrap().take(14).collect();
+            let errors: Vec<_> = results.into_iter().filter_map(Result::err).collect();
+            assert_eq!(errors.len(), 1);
+            assert!(errors[0].to_string().contains("shade 13 is unlucky"), "{}", errors[0]);
+        }
+    }
+
+    #[test]
+    fn no_more_than_the_prefetch_is_made_ahead() {
+        for (workers, prefetch, most) in [(1, 6, 6), (3, 6, 6), (3, 0, 3), (2, 5, 5)] {
+            let shades = Shades::of(10);
+            let config = DataConfig { prefetch, ..config(workers) };
+            let samples = Samples::new(Arc::clone(&shades) as _, config, DegradationConfig::default(), 7).unwrap();
+            let mut loader = Loader::new(Arc::new(samples), 0).unwrap();
+            loader.batch(4).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(60));
+            let ahead = shades.reads.load(Ordering::SeqCst) - 4;
+            assert!(ahead <= most, "{ahead} samples ahead with {workers} workers and a prefetch of {prefetch}");
+        }
+    }
+
+    #[test]
+    fn dropping_a_loader_ends_its_threads() {
+        for taken in [0, 1, 5] {
+            let samples = samples(Shades::of(10), 3);
+            let mut loader = Loader::new(Arc::clone(&samples), 0).unwrap();
+            loader.batch(taken).unwrap();
+            drop(loader);
+            assert_eq!(Arc::strong_count(&samples), 1, "a thread still holds the samples");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! A picture in memory: planar RGB, `f32` in \[0, 1\].
+
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
+use thiserror::Error;
+
+/// Planar RGB picture, `data[channel * height * width + y * width + x]`, values in \[0, 1\], sRGB-encoded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Picture {
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// `3 * height * width` values, one plane after the other.
+    pub data: Vec<f32>,
+}
+
+/// Why a picture could not be read or written.
+#[derive(Debug, Error)]
+pub enum PictureError {
+    /// The file is missing, unreadable or not writable.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not a picture that can be decoded, or is larger than the limits allow.
+    #[error("{path}: not a readable picture: {source}")]
+    Decode {
+        /// The file.
+        path: PathBuf,
+        /// What the decoder said.
+        source: image::ImageError,
+    },
+}
+
+/// The most memory that decoding one file may take: a small file can declare a huge size.
+const DECODE_LIMIT: u64 = 1 << 30;
+
+impl Picture {
+    /// A picture of one colour.
+    pub fn filled(width: usize, height: usize, rgb: [f32; 3]) -> Self {
+        let mut data = Vec::with_capacity(3 * width * height);
+        for value in rgb {
+            data.extend(std::iter::repeat_n(value, width * height));
+        }
+        Self { width, height, data }
+    }
+
+    /// From 8-bit RGB: `value / 255`.
+    pub fn from_rgb8(image: &RgbImage) -> Self {
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        let area = width * height;
+        let mut data = vec![0.0; 3 * area];
+        for (i, pixel) in image.pixels().enumerate() {
+            for channel in 0..3 {
+                data[channel * area + i] = f32::from(pixel[channel]) / 255.0;
+            }
+        }
+        Self { width, height, data }
+    }
+
+    /// To 8-bit RGB: clamped to \[0, 1\], rounded to nearest.
+    pub fn to_rgb8(&self) -> RgbImage {
+        let area = self.width * self.height;
+        let mut bytes = Vec::with_capacity(3 * area);
+        for i in 0..area {
+            for channel in 0..3 {
+                let value = self.data[channel * area + i].clamp(0.0, 1.0);
+                bytes.push((value * 255.0).round() as u8);
+            }
+        }
+        RgbImage::from_raw(self.width as u32, self.height as u32, bytes).expect("three bytes a pixel")
+    }
+
+    /// Decodes a file of any supported format, by its content and not its name. EXIF orientation is applied, alpha is
+    /// laid over white, 16-bit and grey are converted.
+    ///
+    /// # Errors
+    /// The file can't be read, is no picture, is cut short, or would take more than 1 GiB decoded.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, PictureError> {
+        let path = path.as_ref();
+        let io = |source| PictureError::Io { path: path.to_owned(), source };
+        let decode = |source| PictureError::Decode { path: path.to_owned(), source };
+        let file = std::fs::File::open(path).map_err(io)?;
+        let mut reader = ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(io)?;
+        let mut limits = Limits::default();
+        limits.max_alloc = Some(DECODE_LIMIT);
+        reader.limits(limits);
+        let mut decoder = reader.into_decoder().map_err(decode)?;
+        let orientation = decoder.orientation().map_err(decode)?;
+        let mut image = DynamicImage::from_decoder(decoder).map_err(decode)?;
+        image.apply_orientation(orientation);
+        Ok(Self::from_rgb8(&over_white(image)))
+    }
+
+    /// Writes an 8-bit PNG.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn save_png(&self, path: impl AsRef<Path>) -> Result<(), PictureError> {
+        let path = path.as_ref();
+        self.to_rgb8()
+            .save_with_format(path, image::ImageFormat::Png)
+            .map_err(|source| PictureError::Decode { path: path.to_owned(), source })
+    }
+
+    /// One colour plane, row after row.
+    pub fn plane(&self, channel: usize) -> &[f32] {
+        let area = self.width * self.height;
+        &self.data[channel * area..(channel + 1) * area]
+    }
+
+    /// The three colour planes.
+    pub fn planes(&self) -> impl Iterator<Item = &[f32]> {
+        self.data.chunks_exact(self.width * self.height)
+    }
+
+    /// The `width` × `height` cut whose top left corner is at (`left`, `top`).
+    ///
+    /// # Panics
+    /// If the cut reaches outside the picture.
+    pub fn crop(&self, left: usize, top: usize, width: usize, height: usize) -> Self {
+        assert!(left + width <= self.width && top + height <= self.height, "crop reaches outside the picture");
+        let mut data = Vec::with_capacity(3 * width * height);
+        for plane in self.planes() {
+            for row in plane.chunks_exact(self.width).skip(top).take(height) {
+                data.extend_from_slice(&row[left..left + width]);
+            }
+        }
+        Self { width, height, data }
+    }
+
+    /// Clamps every value to \[0, 1\].
+    pub fn clamp(&mut self) {
+        for value in &mut self.data {
+            *value = value.clamp(0.0, 1.0);
+        }
+    }
+}
+
+fn over_white(image: DynamicImage) -> RgbImage {
+    if !image.color().has_alpha() {
+        return image.into_rgb8();
+    }
+    let rgba = image.into_rgba8();
+    RgbImage::from_fn(rgba.width(), rgba.height(), |x, y| {
+        let [r, g, b, a] = rgba.get_pixel(x, y).0.map(u32::from);
+        image::Rgb([r, g, b].map(|c| ((c * a + 255 * (255 - a) + 127) / 255) as u8))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eight_bit_round_trip_is_exact() {
+        let image = RgbImage::from_fn(7, 5, |x, y| image::Rgb([(x * 36) as u8, (y * 50) as u8, (x * y) as u8]));
+        assert_eq!(Picture::from_rgb8(&image).to_rgb8(), image);
+    }
+
+    #[test]
+    fn crop_takes_the_named_cut() {
+        let image = RgbImage::from_fn(6, 4, |x, y| image::Rgb([x as u8, y as u8, 0]));
+        let cut = Picture::from_rgb8(&image).crop(2, 1, 3, 2).to_rgb8();
+        assert_eq!(cut.dimensions(), (3, 2));
+        assert_eq!(cut.get_pixel(0, 0).0, [2, 1, 0]);
+        assert_eq!(cut.get_pixel(2, 1).0, [4, 2, 0]);
+    }
+
+    #[test]
+    fn a_file_that_is_no_picture_is_named_in_the_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("empty.png");
+        std::fs::write(&path, b"").unwrap();
+        let message = Picture::open(&path).unwrap_err().to_string();
+        assert!(message.contains("empty.png"), "{message}");
+    }
+}

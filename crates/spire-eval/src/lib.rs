@@ -1,0 +1,18 @@
+//! How good a restored picture is, and whether this implementation computes what the references compute.
+//!
+//! Metrics: [`psnr`] and [`ssim`] compare two pictures, [`lpips`] compares them as a network sees them, [`frechet`]
+//! compares two sets of pictures by their features. [`verify`] holds every operator and network to reference bundles.
+
+pub mod arrays;
+pub mod frechet;
+pub mod lpips;
+mod pixels;
+pub mod psnr;
+pub mod ssim;
+pub mod verify;
+
+pub use frechet::{FeatureStatistics, FrechetError, frechet_distance};
+pub use lpips::Lpips;
+pub use pixels::MetricError;
+pub use psnr::psnr;
+pub use ssim::ssim;

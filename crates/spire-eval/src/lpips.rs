@@ -1,0 +1,203 @@
+//! Learned perceptual image patch similarity (Zhang et al., 2018), on AlexNet.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use burn::tensor::activation::relu;
+use burn::tensor::module::{conv2d, max_pool2d};
+use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
+use burn::tensor::{Device, Tensor};
+
+use crate::arrays::Arrays;
+
+/// AlexNet's convolutions: name, stride, padding, and whether a 3×3 maximum of stride 2 comes before.
+const CONVOLUTIONS: [(&str, usize, usize, bool); 5] = [
+    ("net.slice1.0", 4, 2, false),
+    ("net.slice2.3", 1, 2, true),
+    ("net.slice3.6", 1, 1, true),
+    ("net.slice4.8", 1, 1, false),
+    ("net.slice5.10", 1, 1, false),
+];
+
+/// Fewer pixels a side leave nothing after the second maximum.
+const LEAST_SIDE: usize = 31;
+
+/// The `lpips` package's `LPIPS(net="alex")`.
+#[derive(Debug)]
+pub struct Lpips {
+    shift: Tensor<4>,
+    scale: Tensor<4>,
+    stages: Vec<Stage>,
+}
+
+/// One convolution, and how much a difference in each of its channels counts.
+#[derive(Debug)]
+struct Stage {
+    weight: Tensor<4>,
+    bias: Tensor<1>,
+    stride: usize,
+    padding: usize,
+    pool: bool,
+    importance: Tensor<4>,
+}
+
+impl Lpips {
+    /// Reads `model.safetensors` of `folder`, tensors under the package's own names.
+    ///
+    /// # Errors
+    /// The file is unreadable, a tensor is missing, or shapes do not fit together.
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        let weights = Arrays::open(folder.join("model.safetensors"))?;
+        let mut channels = 3;
+        let mut stages = Vec::new();
+        for (i, (name, stride, padding, pool)) in CONVOLUTIONS.into_iter().enumerate() {
+            let weight = weights.tensor::<4>(&format!("{name}.weight"), device)?;
+            let bias = weights.tensor::<1>(&format!("{name}.bias"), device)?;
+            let importance = weights.tensor::<4>(&format!("lin{i}.model.1.weight"), device)?;
+            let [channels_out, channels_in, height, width] = weight.dims();
+            ensure!(
+                channels_in == channels && height == width && height >= 2 * padding,
+                "{name}.weight has shape {:?}, expected {channels} channels in and a square kernel",
+                weight.dims()
+            );
+            ensure!(
+                bias.dims() == [channels_out],
+                "{name}.bias has shape {:?}, expected [{channels_out}]",
+                bias.dims()
+            );
+            ensure!(
+                importance.dims() == [1, channels_out, 1, 1],
+                "lin{i}.model.1.weight has shape {:?}, expected [1, {channels_out}, 1, 1]",
+                importance.dims()
+            );
+            channels = channels_out;
+            stages.push(Stage { weight, bias, stride, padding, pool, importance });
+        }
+        let per_channel = |name: &str| -> Result<Tensor<4>> {
+            let tensor = weights.tensor::<4>(name, device)?;
+            ensure!(tensor.dims() == [1, 3, 1, 1], "{name} has shape {:?}, expected [1, 3, 1, 1]", tensor.dims());
+            Ok(tensor)
+        };
+        Ok(Self { shift: per_channel("scaling_layer.shift")?, scale: per_channel("scaling_layer.scale")?, stages })
+    }
+
+    /// The distance of each pair of pictures: `x` and `y` are `[batch, 3, height, width]` in \[-1, 1\], the result is
+    /// `[batch]`, 0 where they are equal.
+    ///
+    /// # Errors
+    /// The shapes differ, are not of three channels, or are below 31 pixels a side.
+    pub fn distance(&self, x: Tensor<4>, y: Tensor<4>) -> Result<Tensor<1>> {
+        let [batch, channels, height, width] = x.dims();
+        ensure!(x.dims() == y.dims(), "pictures of different shape: {:?} and {:?}", x.dims(), y.dims());
+        ensure!(channels == 3, "pictures of {channels} channels, expected 3");
+        ensure!(
+            height >= LEAST_SIDE && width >= LEAST_SIDE,
+            "pictures of {width}×{height} are too small: at least {LEAST_SIDE}×{LEAST_SIDE} pixels are needed"
+        );
+        let mut features = [x, y].map(|pictures| (pictures - self.shift.clone()) / self.scale.clone());
+        let mut distance = Tensor::zeros([batch], &features[0].device());
+        for stage in &self.stages {
+            features = features.map(|features| stage.forward(features));
+            let [x, y] = features.each_ref().map(|features| unit_length(features.clone()));
+            let difference = (x - y).powi_scalar(2) * stage.importance.clone();
+            distance = distance + difference.sum_dim(1).mean_dim(2).mean_dim(3).reshape([batch]);
+        }
+        Ok(distance)
+    }
+}
+
+impl Stage {
+    fn forward(&self, mut x: Tensor<4>) -> Tensor<4> {
+        if self.pool {
+            x = max_pool2d(x, MaxPoolOptions::new([3, 3]).with_stride([2, 2]));
+        }
+        let options = ConvOptions::new([self.stride; 2], [self.padding; 2], [1, 1], 1);
+        relu(conv2d(x, self.weight.clone(), Some(self.bias.clone()), options))
+    }
+}
+
+/// Features of each pixel scaled to length 1.
+fn unit_length(features: Tensor<4>) -> Tensor<4> {
+    let length = features.clone().powi_scalar(2).sum_dim(1).sqrt();
+    features / (length + 1e-10)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Distribution;
+    use safetensors::tensor::{Dtype, TensorView};
+
+    use super::*;
+
+    /// Weights of the right names, 4 channels a stage, with values from a short repeating pattern.
+    fn weights() -> Vec<(String, Vec<usize>)> {
+        let mut tensors = vec![
+            ("scaling_layer.shift".to_owned(), vec![1, 3, 1, 1]),
+            ("scaling_layer.scale".to_owned(), vec![1, 3, 1, 1]),
+        ];
+        for (i, (name, ..)) in CONVOLUTIONS.into_iter().enumerate() {
+            let (channels, kernel) = if i == 0 { (3, 11) } else { (4, 5 - 2 * usize::from(i > 1)) };
+            tensors.push((format!("{name}.weight"), vec![4, channels, kernel, kernel]));
+            tensors.push((format!("{name}.bias"), vec![4]));
+            tensors.push((format!("lin{i}.model.1.weight"), vec![1, 4, 1, 1]));
+        }
+        tensors
+    }
+
+    fn load(tensors: &[(String, Vec<usize>)]) -> Result<Lpips> {
+        let bytes: Vec<Vec<u8>> = tensors
+            .iter()
+            .map(|(name, shape)| {
+                // Kernels of both signs; biases, scales and importances above 0.
+                let offset = if name.starts_with("net") && name.ends_with("weight") { -4.0 } else { 1.0 };
+                let count = shape.iter().product::<usize>();
+                (0..count).flat_map(|i| (((i * 7 % 11) as f32 + offset) * 0.1).to_le_bytes()).collect()
+            })
+            .collect();
+        let views = tensors.iter().zip(&bytes).map(|((name, shape), bytes)| {
+            (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+        });
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+        Lpips::load(folder.path(), &Device::default())
+    }
+
+    fn pictures(height: usize, width: usize) -> Tensor<4> {
+        Tensor::random([2, 3, height, width], Distribution::Uniform(-1.0, 1.0), &Device::default())
+    }
+
+    #[test]
+    fn it_is_zero_between_equals_and_symmetric_otherwise() {
+        let lpips = load(&weights()).unwrap();
+        let (x, y) = (pictures(31, 40), pictures(31, 40));
+        let distance = |x: &Tensor<4>, y: &Tensor<4>| -> Vec<f32> {
+            lpips.distance(x.clone(), y.clone()).unwrap().into_data().iter().collect()
+        };
+        assert_eq!(distance(&x, &x), [0.0, 0.0]);
+        let xy = distance(&x, &y);
+        assert!(xy.iter().all(|&distance| distance > 1e-4), "{xy:?}");
+        assert_eq!(xy, distance(&y, &x));
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_errors() {
+        let lpips = load(&weights()).unwrap();
+        let message = |x, y| lpips.distance(x, y).unwrap_err().to_string();
+        assert!(message(pictures(32, 32), pictures(32, 33)).contains("different shape"));
+        assert!(message(pictures(30, 32), pictures(30, 32)).contains("32×30 are too small"));
+        let grey = pictures(32, 32).narrow(1, 0, 1);
+        assert!(message(grey.clone(), grey).contains("1 channels"));
+    }
+
+    #[test]
+    fn weights_that_do_not_fit_are_named() {
+        for i in 0..weights().len() {
+            let mut fewer = weights();
+            let (name, _) = fewer.remove(i);
+            assert!(load(&fewer).unwrap_err().to_string().contains(&name));
+            let mut odd = weights();
+            odd[i].1[0] += 1;
+            assert!(load(&odd).is_err(), "{name}");
+        }
+    }
+}

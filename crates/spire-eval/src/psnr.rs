@@ -1,0 +1,45 @@
+//! Peak signal-to-noise ratio.
+
+use spire_data::Picture;
+
+use crate::pixels::{MetricError, check_sizes, level};
+
+/// Peak signal-to-noise ratio in dB of `picture` against `reference`, over all RGB values in 8-bit levels, peak 255.
+/// Infinite where the pictures are equal. The numerics are those of scikit-image's `peak_signal_noise_ratio` on `uint8`.
+///
+/// # Errors
+/// The sizes differ, or the pictures are empty.
+pub fn psnr(reference: &Picture, picture: &Picture) -> Result<f64, MetricError> {
+    check_sizes(reference, picture, 1)?;
+    let squares: f64 = reference.data.iter().zip(&picture.data).map(|(&a, &b)| (level(a) - level(b)).powi(2)).sum();
+    let mean_square = squares / reference.data.len() as f64;
+    Ok(10.0 * (255.0_f64.powi(2) / mean_square).log10())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_constant_difference_has_a_closed_form() {
+        let black = Picture::filled(5, 4, [0.0; 3]);
+        let grey = Picture::filled(5, 4, [51.0 / 255.0; 3]);
+        let expected = 20.0 * 5.0_f64.log10();
+        assert!((psnr(&black, &grey).unwrap() - expected).abs() < 1e-12);
+    }
+
+    #[test]
+    fn pictures_that_are_one_file_are_equal() {
+        let a = Picture::filled(3, 3, [0.5; 3]);
+        let b = Picture::filled(3, 3, [0.5005; 3]);
+        assert_eq!(psnr(&a, &b).unwrap(), f64::INFINITY);
+    }
+
+    #[test]
+    fn sizes_must_agree() {
+        let error = psnr(&Picture::filled(3, 4, [0.0; 3]), &Picture::filled(4, 3, [0.0; 3])).unwrap_err();
+        assert!(error.to_string().contains("3×4") && error.to_string().contains("4×3"), "{error}");
+        let empty = Picture::filled(0, 0, [0.0; 3]);
+        assert!(matches!(psnr(&empty, &empty), Err(MetricError::TooSmall { .. })));
+    }
+}

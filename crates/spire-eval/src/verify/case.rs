@@ -1,0 +1,159 @@
+//! One case: what `case.toml` says, and how computed outputs are compared with the expected ones.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use crate::arrays::{Array, Arrays};
+
+/// A folder with a reference implementation's inputs and outputs.
+#[derive(Debug)]
+pub struct Case {
+    pub folder: PathBuf,
+    pub kind: String,
+    pub tolerance: f64,
+    weights: Option<PathBuf>,
+    steps: Option<usize>,
+}
+
+/// `case.toml`. Keys beyond these describe where the numbers come from, and are for people.
+#[derive(Deserialize)]
+struct Description {
+    kind: String,
+    tolerance: f64,
+    weights: Option<PathBuf>,
+    steps: Option<usize>,
+}
+
+/// The output that is furthest from what is expected.
+#[derive(Debug)]
+pub struct Worst {
+    pub name: String,
+    pub difference: f64,
+}
+
+/// What a case computed, by the name under which the reference stored it.
+pub type Outputs = BTreeMap<String, Array>;
+
+impl Case {
+    pub fn open(folder: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(folder.join("case.toml")).context("case.toml can't be read")?;
+        let Description { kind, tolerance, weights, steps } =
+            toml::from_str(&text).context("case.toml is malformed")?;
+        ensure!(
+            tolerance >= 0.0 && tolerance.is_finite(),
+            "case.toml: tolerance = {tolerance} must be 0 or above, and finite"
+        );
+        Ok(Self { folder: folder.to_owned(), kind, tolerance, weights, steps })
+    }
+
+    /// The folder with the model or scheduler that the case is about.
+    pub fn weights(&self) -> Result<PathBuf> {
+        let weights = self.weights.as_ref().context("case.toml: key weights is missing")?;
+        let folder = self.folder.join(weights);
+        ensure!(folder.is_dir(), "case.toml: weights: no folder {}", folder.display());
+        Ok(folder)
+    }
+
+    /// The number of sampling steps.
+    pub fn steps(&self) -> Result<usize> {
+        let steps = self.steps.context("case.toml: key steps is missing")?;
+        ensure!(steps > 0, "case.toml: steps must be above 0");
+        Ok(steps)
+    }
+
+    pub fn arrays(&self) -> Result<Arrays> {
+        Arrays::open(self.folder.join("tensors.safetensors"))
+    }
+
+    /// Reads a JSON file of the case.
+    pub fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T> {
+        let path = self.folder.join(name);
+        let text = std::fs::read_to_string(&path).with_context(|| format!("{}: can't be read", path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{}: is malformed", path.display()))
+    }
+}
+
+/// Names of the expected outputs, sorted.
+pub fn expected_names(arrays: &Arrays) -> impl Iterator<Item = &str> {
+    arrays.names().filter(|name| name.starts_with("out."))
+}
+
+/// Compares every `out.*` of `arrays` with the output of the same name.
+///
+/// Names in `optional` may be absent from `arrays`; any other output must be expected, and all that is expected must
+/// have been computed.
+pub fn compare(
+    arrays: &Arrays,
+    outputs: &Outputs,
+    optional: &[&str],
+    measure: fn(&[f64], &[f64]) -> f64,
+) -> Result<Worst> {
+    for name in outputs.keys() {
+        let may_lack = optional.iter().any(|prefix| name.starts_with(prefix));
+        ensure!(
+            may_lack || expected_names(arrays).any(|expected| expected == name),
+            "no tensor {name} to compare with"
+        );
+    }
+    let mut worst: Option<Worst> = None;
+    for name in expected_names(arrays) {
+        let want = arrays.get(name)?;
+        let got = outputs.get(name).with_context(|| format!("{name} is not an output of this kind"))?;
+        ensure!(got.shape == want.shape, "{name} has shape {:?}, computed was {:?}", want.shape, got.shape);
+        ensure!(!want.values.iter().any(|value| value.is_nan()), "{name} expects values that are not numbers");
+        let difference = measure(&got.values, &want.values);
+        if worst.as_ref().is_none_or(|worst| difference > worst.difference) {
+            worst = Some(Worst { name: name.to_owned(), difference });
+        }
+    }
+    worst.context("no tensor out.* to compare with")
+}
+
+/// `max|got − want| / max|want|`; infinite where `got` is not a number.
+pub fn relative_maximum(got: &[f64], want: &[f64]) -> f64 {
+    let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max);
+    let difference = largest(&mut got.iter().zip(want).map(|(&got, &want)| difference(got, want)));
+    let scale = largest(&mut want.iter().map(|value| value.abs()).filter(|value| value.is_finite()));
+    quotient(difference, scale)
+}
+
+/// Root mean square of `got − want` over that of `want`; infinite where `got` is not a number.
+pub fn relative_root_mean_square(got: &[f64], want: &[f64]) -> f64 {
+    let differences: f64 = got.iter().zip(want).map(|(&got, &want)| difference(got, want).powi(2)).sum();
+    let squares: f64 = want.iter().map(|want| want.powi(2)).sum();
+    quotient(differences.sqrt(), squares.sqrt())
+}
+
+/// 0 between equal infinities, infinite where one is not a number: a maximum would pass over NaN.
+fn difference(got: f64, want: f64) -> f64 {
+    let difference = if got == want { 0.0 } else { (got - want).abs() };
+    if difference.is_nan() { f64::INFINITY } else { difference }
+}
+
+fn quotient(difference: f64, scale: f64) -> f64 {
+    if difference == 0.0 { 0.0 } else { difference / scale }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_relative_to_the_largest_expected_value() {
+        assert_eq!(relative_maximum(&[1.0, -3.0], &[1.0, -4.0]), 0.25);
+        assert_eq!(relative_root_mean_square(&[3.0, 3.0], &[3.0, 4.0]), 0.2);
+        assert_eq!(relative_maximum(&[0.0], &[0.0]), 0.0);
+        assert_eq!(relative_maximum(&[1e-9], &[0.0]), f64::INFINITY);
+    }
+
+    #[test]
+    fn what_is_not_a_number_is_infinitely_far() {
+        assert_eq!(relative_maximum(&[f64::NAN, 1.0], &[1.0, 1.0]), f64::INFINITY);
+        assert_eq!(relative_root_mean_square(&[f64::NAN, 1.0], &[1.0, 1.0]), f64::INFINITY);
+        assert_eq!(relative_maximum(&[f64::INFINITY, 1.0], &[f64::INFINITY, 1.0]), 0.0);
+        assert_eq!(relative_maximum(&[f64::INFINITY, 1.0], &[2.0, 1.0]), f64::INFINITY);
+    }
+}

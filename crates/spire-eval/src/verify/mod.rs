@@ -1,0 +1,91 @@
+//! The comparison with reference bundles: folders with a `case.toml`, inputs, and the outputs that the reference
+//! implementation computed from them.
+
+mod case;
+mod degradation;
+mod diffusion;
+mod metrics;
+mod networks;
+mod report;
+mod text;
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use burn::tensor::Device;
+use walkdir::WalkDir;
+
+use case::{Case, Worst};
+pub use report::{Report, Row};
+
+/// Runs every case below `dirs`, in the order of `dirs` and of the paths below each.
+///
+/// A case that can't be run (unknown kind, missing tensor, wrong shape, damaged file) is a failed row of the report.
+///
+/// # Errors
+/// A folder is unreadable or has no case below it.
+pub fn verify(dirs: &[PathBuf], device: &Device) -> Result<Report> {
+    let mut folders = Vec::new();
+    for dir in dirs {
+        folders.extend(find(dir)?);
+    }
+    ensure!(!folders.is_empty(), "no folder of reference cases was given");
+    Ok(Report { rows: folders.into_iter().map(|folder| row(folder, device)).collect() })
+}
+
+/// The folders at and below `dir` that have a `case.toml`, sorted.
+fn find(dir: &Path) -> Result<Vec<PathBuf>> {
+    ensure!(dir.is_dir(), "{}: no such folder", dir.display());
+    let mut folders = Vec::new();
+    for entry in WalkDir::new(dir).follow_links(true).sort_by_file_name() {
+        let entry = entry.with_context(|| format!("{}: can't be searched", dir.display()))?;
+        if entry.file_name() == "case.toml" {
+            folders.extend(entry.path().parent().map(Path::to_owned));
+        }
+    }
+    ensure!(!folders.is_empty(), "{}: no case.toml here or below", dir.display());
+    Ok(folders)
+}
+
+fn row(folder: PathBuf, device: &Device) -> Row {
+    let case = match Case::open(&folder) {
+        Ok(case) => case,
+        Err(error) => return Row::failed(folder, None, &error),
+    };
+    // Shapes are checked on the way in, but a network has more ways to object than can be foreseen.
+    let outcome = catch_unwind(AssertUnwindSafe(|| run(&case, device)))
+        .unwrap_or_else(|panic| Err(anyhow!("does not fit together: {}", message(panic.as_ref()))));
+    match outcome {
+        Ok(worst) => Row::compared(&case, &worst),
+        Err(error) => Row::failed(folder, Some(&case), &error),
+    }
+}
+
+fn run(case: &Case, device: &Device) -> Result<Worst> {
+    match case.kind.as_str() {
+        "unet" => networks::unet(case, device),
+        "controlled-unet" => networks::controlled_unet(case, device),
+        "controlnet" => networks::controlnet(case, device),
+        "spire" => networks::spire(case, device),
+        "vae" => networks::vae(case, device),
+        "clip-text" => networks::clip_text(case, device),
+        "clip-vision" => networks::clip_vision(case, device),
+        "sampler" => diffusion::sampler(case, device),
+        "add-noise" => diffusion::add_noise(case, device),
+        "tokenizer" => text::tokenizer(case),
+        "lpips" => metrics::lpips(case, device),
+        "frechet" => metrics::frechet(case),
+        "psnr-ssim" => metrics::psnr_ssim(case),
+        "blur-kernels" => degradation::blur_kernels(case),
+        "blur-resize" => degradation::blur_resize(case),
+        "jpeg" => degradation::jpeg(case),
+        unknown => bail!("unknown kind \"{unknown}\""),
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason was given")
+}

@@ -1,0 +1,124 @@
+//! The table that `spire verify` prints.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::case::{Case, Worst};
+
+/// What became of every case.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// One row a case.
+    pub rows: Vec<Row>,
+}
+
+/// What became of one case.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The case's folder.
+    pub path: PathBuf,
+    /// What is compared; empty where `case.toml` does not say.
+    pub kind: String,
+    /// The largest difference of any output, in the kind's own measure; NaN where nothing could be compared.
+    pub worst: f64,
+    /// The largest difference that passes; NaN where `case.toml` does not say.
+    pub tolerance: f64,
+    /// Whether every output is within the tolerance.
+    pub ok: bool,
+    /// Why not.
+    pub error: Option<String>,
+}
+
+impl Row {
+    pub(super) fn compared(case: &Case, worst: &Worst) -> Self {
+        let ok = worst.difference <= case.tolerance;
+        let error = (!ok).then(|| format!("{} differs by more than the tolerance", worst.name));
+        Self {
+            path: case.folder.clone(),
+            kind: case.kind.clone(),
+            worst: worst.difference,
+            tolerance: case.tolerance,
+            ok,
+            error,
+        }
+    }
+
+    pub(super) fn failed(path: PathBuf, case: Option<&Case>, error: &anyhow::Error) -> Self {
+        let kind = case.map_or_else(String::new, |case| case.kind.clone());
+        let tolerance = case.map_or(f64::NAN, |case| case.tolerance);
+        Self { path, kind, worst: f64::NAN, tolerance, ok: false, error: Some(format!("{error:#}")) }
+    }
+}
+
+impl Report {
+    /// Whether every case passed.
+    pub fn passed(&self) -> bool {
+        self.rows.iter().all(|row| row.ok)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let header = ["case", "kind", "worst", "tolerance"].map(str::to_owned);
+        let table: Vec<[String; 4]> = std::iter::once(header)
+            .chain(self.rows.iter().map(|row| {
+                [row.path.display().to_string(), row.kind.clone(), number(row.worst), number(row.tolerance)]
+            }))
+            .collect();
+        let [path, kind, worst, tolerance] =
+            [0, 1, 2, 3].map(|column| table.iter().map(|cells| cells[column].chars().count()).max().unwrap_or(0));
+        let results = std::iter::once(String::new()).chain(self.rows.iter().map(result));
+        for (cells, result) in table.iter().zip(results) {
+            let line = format!(
+                "{:path$}  {:kind$}  {:>worst$}  {:>tolerance$}  {result}",
+                cells[0], cells[1], cells[2], cells[3]
+            );
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        let passed = self.rows.iter().filter(|row| row.ok).count();
+        write!(f, "{passed} of {} cases passed", self.rows.len())
+    }
+}
+
+fn result(row: &Row) -> String {
+    match &row.error {
+        None => "ok".to_owned(),
+        // One line a case, whatever the reason quotes.
+        Some(error) => format!("FAILED: {}", error.split_whitespace().collect::<Vec<_>>().join(" ")),
+    }
+}
+
+fn number(value: f64) -> String {
+    if value.is_nan() {
+        "-".to_owned()
+    } else if value == 0.0 {
+        "0".to_owned()
+    } else {
+        format!("{value:.1e}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_failures_say_why() {
+        let row = |path: &str, worst: f64, error: Option<&str>| Row {
+            path: path.into(),
+            kind: "unet".into(),
+            worst,
+            tolerance: 1e-4,
+            ok: error.is_none(),
+            error: error.map(str::to_owned),
+        };
+        let report = Report { rows: vec![row("a", 2.5e-6, None), row("long/path", f64::NAN, Some("no\n tensor"))] };
+        assert!(!report.passed());
+        let expected = "\
+case       kind    worst  tolerance
+a          unet   2.5e-6     1.0e-4  ok
+long/path  unet        -     1.0e-4  FAILED: no tensor
+1 of 2 cases passed";
+        assert_eq!(report.to_string(), expected);
+    }
+}

@@ -1,0 +1,8 @@
+//! CLIP: a text tower that conditions the diffusion model, and an image tower for training and evaluation.
+
+mod encoder;
+mod text;
+mod vision;
+
+pub use text::{ClipText, ClipTextConfig, ClipTextOutput};
+pub use vision::{ClipVision, ClipVisionConfig};

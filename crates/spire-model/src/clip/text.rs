@@ -1,0 +1,196 @@
+//! CLIP's text tower: transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use burn::module::Module;
+use burn::nn::{Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use super::encoder::{Encoder, EncoderConfig, HiddenAct};
+use crate::weights;
+
+/// transformers' `CLIPTextConfig`; the defaults are ViT-L/14's.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct ClipTextConfig {
+    /// Tokens known.
+    pub vocab_size: usize,
+    /// Width of a token.
+    pub hidden_size: usize,
+    /// Width inside the feed-forward networks.
+    pub intermediate_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Heads of each attention.
+    pub num_attention_heads: usize,
+    /// Longest text, in tokens.
+    pub max_position_embeddings: usize,
+    /// `quick_gelu` or `gelu`.
+    pub hidden_act: HiddenAct,
+    /// Epsilon of the normalisations.
+    pub layer_norm_eps: f64,
+    /// Width of the embedding shared with pictures.
+    pub projection_dim: usize,
+    /// The token whose output stands for the whole text.
+    pub eos_token_id: i64,
+    /// `["CLIPTextModelWithProjection"]` where there is a projection.
+    pub architectures: Vec<String>,
+}
+
+impl Default for ClipTextConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 49408,
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            max_position_embeddings: 77,
+            hidden_act: HiddenAct::QuickGelu,
+            layer_norm_eps: 1e-5,
+            projection_dim: 768,
+            eos_token_id: 49407,
+            architectures: vec!["CLIPTextModel".into()],
+        }
+    }
+}
+
+impl ClipTextConfig {
+    /// Reads and checks `config.json`.
+    ///
+    /// # Errors
+    /// Unreadable or contradictory.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let config: Self = weights::read_config(folder, "config.json")?;
+        config.check().with_context(|| folder.join("config.json").display().to_string())?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<()> {
+        ensure!(self.max_position_embeddings > 0, "\"max_position_embeddings\" is 0");
+        ensure!(self.vocab_size > 0, "\"vocab_size\" is 0");
+        self.encoder().check()
+    }
+
+    fn encoder(&self) -> EncoderConfig {
+        EncoderConfig {
+            width: self.hidden_size,
+            inner: self.intermediate_size,
+            heads: self.num_attention_heads,
+            layers: self.num_hidden_layers,
+            epsilon: self.layer_norm_eps,
+            act: self.hidden_act,
+        }
+    }
+}
+
+/// What the text tower gives.
+#[derive(Clone, Debug)]
+pub struct ClipTextOutput {
+    /// `[batch, length, hidden_size]`, after the final normalisation: what SD 1.x is conditioned on.
+    pub last_hidden_state: Tensor<3>,
+    /// `[batch, length, hidden_size]` before the last layer, not normalised.
+    pub penultimate_hidden_state: Tensor<3>,
+    /// `[batch, projection_dim]`, not normalised; `None` without a projection.
+    pub text_embeds: Option<Tensor<2>>,
+}
+
+#[derive(Module, Debug)]
+struct TextEmbeddings {
+    token_embedding: Embedding,
+    position_embedding: Embedding,
+}
+
+#[derive(Module, Debug)]
+struct TextModel {
+    embeddings: TextEmbeddings,
+    encoder: Encoder,
+    final_layer_norm: LayerNorm,
+}
+
+/// The text tower.
+#[derive(Module, Debug)]
+pub struct ClipText {
+    text_model: TextModel,
+    text_projection: Option<Linear>,
+    eos_token_id: i64,
+}
+
+impl ClipText {
+    /// With fresh weights.
+    ///
+    /// # Errors
+    /// The configuration contradicts itself.
+    pub fn new(config: &ClipTextConfig, device: &Device) -> Result<Self> {
+        config.check()?;
+        let width = config.hidden_size;
+        let embedding = |count, std| {
+            EmbeddingConfig::new(count, width)
+                .with_initializer(Initializer::Normal { mean: 0.0, std })
+                .init(device)
+        };
+        let projected = config.architectures.iter().any(|name| name.ends_with("WithProjection"));
+        Ok(Self {
+            text_model: TextModel {
+                embeddings: TextEmbeddings {
+                    token_embedding: embedding(config.vocab_size, 0.02),
+                    position_embedding: embedding(config.max_position_embeddings, 0.01),
+                },
+                encoder: Encoder::new(config.encoder(), device),
+                final_layer_norm: LayerNormConfig::new(width).with_epsilon(config.layer_norm_eps).init(device),
+            },
+            text_projection: projected
+                .then(|| LinearConfig::new(width, config.projection_dim).with_bias(false).init(device)),
+            eos_token_id: config.eos_token_id,
+        })
+    }
+
+    /// From a folder with `config.json` and safetensors.
+    ///
+    /// # Errors
+    /// Unreadable, or weights that do not fit the configuration.
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        let mut text = Self::new(&ClipTextConfig::read(folder)?, device)?;
+        weights::load(&mut text, &weights::weights_file(folder)?)?;
+        Ok(text)
+    }
+
+    /// `input_ids` `[batch, length]`, `length` at most `max_position_embeddings`.
+    pub fn forward(&self, input_ids: Tensor<2, Int>) -> ClipTextOutput {
+        let model = &self.text_model;
+        let [batch, length] = input_ids.dims();
+        let positions = Tensor::<1, Int>::arange(0..length as i64, &input_ids.device()).unsqueeze::<2>();
+        let x = model.embeddings.token_embedding.forward(input_ids.clone())
+            + model.embeddings.position_embedding.forward(positions);
+        let mask = causal_mask(length, &x.device());
+        let (last, penultimate) = model.encoder.forward(x, Some(mask));
+        let last_hidden_state = model.final_layer_norm.forward(last);
+        let text_embeds = self.text_projection.as_ref().map(|projection| {
+            let [_, _, width] = last_hidden_state.dims();
+            let end = self.end_of_text(input_ids);
+            let index = end.reshape([batch, 1, 1]).expand([batch, 1, width]);
+            projection.forward(last_hidden_state.clone().gather(1, index).reshape([batch, width]))
+        });
+        ClipTextOutput { last_hidden_state, penultimate_hidden_state: penultimate, text_embeds }
+    }
+
+    /// Where each text ends: `[batch]`. Configurations written before the end token was recorded say 2; there the
+    /// largest id is the end, as in transformers.
+    fn end_of_text(&self, input_ids: Tensor<2, Int>) -> Tensor<1, Int> {
+        let ends = if self.eos_token_id == 2 {
+            input_ids.argmax(1)
+        } else {
+            input_ids.equal_elem(self.eos_token_id).int().argmax(1)
+        };
+        ends.squeeze_dim(1)
+    }
+}
+
+/// 0 on and below the diagonal, minus infinity above: `[1, 1, length, length]`.
+fn causal_mask(length: usize, device: &Device) -> Tensor<4> {
+    let values: Vec<f32> =
+        (0..length * length).map(|i| if i % length > i / length { f32::NEG_INFINITY } else { 0.0 }).collect();
+    Tensor::from_data(TensorData::new(values, [1, 1, length, length]), device)
+}

@@ -1,0 +1,298 @@
+//! The trainable control branch (paper section 3.4): a copy of the UNet's encoder and middle block that reads the noisy
+//! latent, the degraded picture and the restoration prompt.
+//!
+//! One type serves every fusion. With [`Fusion::Add`] it is diffusers' `ControlNetModel`, names and shapes included:
+//! e(y) has as many channels as `conv_in` gives and is added to its output. Otherwise `conv_in` takes `[zt, e(y)]`.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use burn::module::{Module, Param};
+use burn::nn::PaddingConfig2d;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::tensor::{Device, Tensor, activation::silu};
+use burn_store::{ModuleSnapshot, PathFilter};
+use serde::{Deserialize, Serialize};
+
+use crate::fusion::{Fusion, ScaleAndBias, zero_conv};
+use crate::nn::resnet::conv3x3;
+use crate::nn::timestep::{TimestepEmbedding, Timesteps};
+use crate::unet::blocks::{self, DownBlock, Features, MidBlock};
+use crate::unet::config::{UNetConfig, check_fixed_settings};
+use crate::unet::UNet;
+use crate::weights::{self, read_config};
+
+/// `config.json` of a control branch: diffusers' `ControlNetModel` configuration and two keys more.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct ControlConfig {
+    /// `SpireControl` or `ControlNetModel`.
+    #[serde(rename = "_class_name", default)]
+    pub class_name: String,
+    /// The encoder's settings, the UNet's own.
+    #[serde(flatten)]
+    pub encoder: UNetConfig,
+    /// Channels of the degraded picture.
+    #[serde(default = "three")]
+    pub conditioning_channels: usize,
+    /// Channels of e(y)'s convolutions, at full size, 1/2, 1/4 and 1/8.
+    #[serde(default = "embedding_channels")]
+    pub conditioning_embedding_out_channels: Vec<usize>,
+    /// `rgb`, or `bgr` where the branch was trained on swapped channels.
+    #[serde(default = "rgb")]
+    pub controlnet_conditioning_channel_order: String,
+    /// How the branch acts on the UNet.
+    #[serde(default)]
+    pub fusion: Option<Fusion>,
+    /// Channels of e(y) that are concatenated to the latent.
+    #[serde(default)]
+    pub condition_channels: Option<usize>,
+}
+
+fn three() -> usize {
+    3
+}
+
+fn embedding_channels() -> Vec<usize> {
+    vec![16, 32, 96, 256]
+}
+
+fn rgb() -> String {
+    "rgb".into()
+}
+
+impl ControlConfig {
+    /// The branch that fits a UNet.
+    pub fn for_unet(unet: &UNetConfig, fusion: Fusion, embedding_channels: Vec<usize>) -> Self {
+        let add = fusion == Fusion::Add;
+        Self {
+            class_name: if add { "ControlNetModel" } else { "SpireControl" }.into(),
+            encoder: unet.clone(),
+            conditioning_channels: three(),
+            conditioning_embedding_out_channels: embedding_channels,
+            controlnet_conditioning_channel_order: rgb(),
+            fusion: (!add).then_some(fusion),
+            condition_channels: (!add).then_some(4),
+        }
+    }
+
+    /// Reads and checks `config.json`.
+    ///
+    /// # Errors
+    /// Unreadable, contradictory or unsupported.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let config: Self = read_config(folder, "config.json")?;
+        check_fixed_settings(folder)?;
+        config.check().with_context(|| folder.join("config.json").display().to_string())?;
+        Ok(config)
+    }
+
+    /// The fusion: a `ControlNetModel` adds, a `SpireControl` says.
+    pub fn fusion(&self) -> Fusion {
+        match self.fusion {
+            Some(fusion) => fusion,
+            None if self.class_name == "ControlNetModel" => Fusion::Add,
+            None => Fusion::default(),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        self.encoder.check()?;
+        ensure!(
+            self.conditioning_embedding_out_channels.len() > 1,
+            "\"conditioning_embedding_out_channels\" needs two entries or more"
+        );
+        ensure!(
+            ["rgb", "bgr"].contains(&self.controlnet_conditioning_channel_order.as_str()),
+            "\"controlnet_conditioning_channel_order\": \"{}\" is not rgb or bgr",
+            self.controlnet_conditioning_channel_order
+        );
+        Ok(())
+    }
+}
+
+/// e(y): from the degraded picture down to the latent's size. diffusers' `ControlNetConditioningEmbedding`.
+#[derive(Module, Debug)]
+pub struct ConditioningEmbedding {
+    conv_in: Conv2d,
+    blocks: Vec<Conv2d>,
+    conv_out: Conv2d,
+}
+
+impl ConditioningEmbedding {
+    fn new(from: usize, channels: &[usize], conv_out: Conv2d, device: &Device) -> Self {
+        let halve = |from, to| {
+            Conv2dConfig::new([from, to], [3, 3])
+                .with_stride([2, 2])
+                .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+                .init(device)
+        };
+        Self {
+            conv_in: conv3x3(from, channels[0], device),
+            blocks: channels
+                .windows(2)
+                .flat_map(|pair| [conv3x3(pair[0], pair[0], device), halve(pair[0], pair[1])])
+                .collect(),
+            conv_out,
+        }
+    }
+
+    fn forward(&self, picture: Tensor<4>) -> Tensor<4> {
+        let x = silu(self.conv_in.forward(picture));
+        let x = self.blocks.iter().fold(x, |x, block| silu(block.forward(x)));
+        self.conv_out.forward(x)
+    }
+}
+
+/// The control branch.
+#[derive(Module, Debug)]
+pub struct Control {
+    controlnet_cond_embedding: ConditioningEmbedding,
+    conv_in: Conv2d,
+    time_proj: Timesteps,
+    time_embedding: TimestepEmbedding,
+    down_blocks: Vec<DownBlock>,
+    mid_block: MidBlock,
+    modulation_skip: Option<Vec<Conv2d>>,
+    modulation_mid: Option<Conv2d>,
+    modulation_up: Option<Vec<Conv2d>>,
+    controlnet_down_blocks: Option<Vec<Conv2d>>,
+    controlnet_mid_block: Option<Conv2d>,
+    swap_channels: bool,
+}
+
+impl Control {
+    /// With fresh weights; the fusion layers, and what feeds e(y) into the encoder, are zero.
+    ///
+    /// # Errors
+    /// The configuration contradicts itself.
+    pub fn new(config: &ControlConfig, device: &Device) -> Result<Self> {
+        config.check()?;
+        let (encoder, fusion) = (&config.encoder, config.fusion());
+        let (add, up) = (fusion == Fusion::Add, fusion == Fusion::ModulateSkipAndUp);
+        let width = encoder.block_out_channels[0];
+        let inner = *encoder.block_out_channels.last().expect("checked: not empty");
+        let skips = encoder.skip_channels();
+        let embedding = &config.conditioning_embedding_out_channels;
+        let embedded = *embedding.last().expect("checked: not empty");
+        let condition = config.condition_channels.unwrap_or(4);
+        let embedding_out = if add {
+            // As ControlNet: the zero convolution that lets e(y) in by and by.
+            Conv2dConfig::new([embedded, width], [3, 3])
+                .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+                .with_initializer(burn::nn::Initializer::Zeros)
+                .init(device)
+        } else {
+            conv3x3(embedded, condition, device)
+        };
+        let conv_in = if add { encoder.in_channels } else { encoder.in_channels + condition };
+        let per_skip = |to: &dyn Fn(usize) -> usize| -> Vec<Conv2d> {
+            skips.iter().enumerate().map(|(i, &channels)| zero_conv(channels, to(i), device)).collect()
+        };
+        let up_channels = encoder.up_channels();
+        Ok(Self {
+            controlnet_cond_embedding: ConditioningEmbedding::new(
+                config.conditioning_channels,
+                embedding,
+                embedding_out,
+                device,
+            ),
+            conv_in: conv3x3(conv_in, width, device),
+            time_proj: Timesteps::new(width, encoder.flip_sin_to_cos, encoder.freq_shift),
+            time_embedding: TimestepEmbedding::new(width, encoder.time_width(), device),
+            down_blocks: blocks::down_blocks(encoder, device),
+            mid_block: MidBlock::new(encoder, device),
+            modulation_skip: (!add).then(|| per_skip(&|i| 2 * skips[i])),
+            modulation_mid: (!add).then(|| zero_conv(inner, 2 * inner, device)),
+            modulation_up: up.then(|| per_skip(&|i| 2 * up_channels[i])),
+            controlnet_down_blocks: add.then(|| per_skip(&|i| skips[i])),
+            controlnet_mid_block: add.then(|| zero_conv(inner, inner, device)),
+            swap_channels: config.controlnet_conditioning_channel_order == "bgr",
+        })
+    }
+
+    /// A branch for training: the encoder and middle block start as the UNet's, the input channels that read e(y) at
+    /// zero.
+    ///
+    /// # Errors
+    /// The UNet is not the one that `config` describes.
+    pub fn from_unet(config: &ControlConfig, unet: &UNet, device: &Device) -> Result<Self> {
+        let mut control = Self::new(config, device)?;
+        let copied = PathFilter::new().with_regex("^(time_embedding|down_blocks|mid_block)[.]");
+        let result = control.apply(unet.collect(Some(copied), None, true), None, None, true);
+        ensure!(result.errors.is_empty(), "the control branch does not fit the UNet: {}", result.errors[0]);
+        // Copied by hand: it grows by the channels of e(y).
+        let weight = unet.conv_in().weight.val().to_device(device);
+        let [to, from, height, width] = weight.dims();
+        let [_, all, _, _] = control.conv_in.weight.dims();
+        ensure!(all >= from, "the control branch's conv_in takes {all} channels, the UNet's {from}");
+        let weight = if all > from {
+            Tensor::cat(vec![weight, Tensor::zeros([to, all - from, height, width], device)], 1)
+        } else {
+            weight
+        };
+        control.conv_in.weight = Param::from_tensor(weight);
+        control.conv_in.bias = unet.conv_in().bias.as_ref().map(|b| Param::from_tensor(b.val().to_device(device)));
+        Ok(control)
+    }
+
+    /// From a folder with `config.json` and safetensors: this project's, or any public ControlNet's.
+    ///
+    /// # Errors
+    /// Unreadable, unsupported, or weights that do not fit the configuration.
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        let mut control = Self::new(&ControlConfig::read(folder)?, device)?;
+        weights::load(&mut control, &weights::weights_file(folder)?)?;
+        Ok(control)
+    }
+
+    /// c_i and c_mid: `sample` `[batch, 4, height, width]`, `timestep` `[batch]`, `context` `[batch, tokens, width]` of
+    /// the restoration prompt, `condition` `[batch, 3, 8·height, 8·width]` in \[-1, 1\].
+    pub fn features(
+        &self,
+        sample: Tensor<4>,
+        timestep: Tensor<1>,
+        context: Tensor<3>,
+        condition: Tensor<4>,
+    ) -> ControlFeatures {
+        let condition = if self.swap_channels { condition.flip([1]) } else { condition };
+        let embedded = self.controlnet_cond_embedding.forward(condition);
+        let x = if self.controlnet_down_blocks.is_some() {
+            self.conv_in.forward(sample) + embedded
+        } else {
+            self.conv_in.forward(Tensor::cat(vec![sample, embedded], 1))
+        };
+        let time = self.time_embedding.forward(self.time_proj.forward(timestep));
+        blocks::encode(&self.down_blocks, &self.mid_block, x, &time, &context)
+    }
+
+    /// With [`Fusion::Add`]: what is added to the skips and the middle block's output; otherwise the features as they are.
+    pub fn residuals(&self, features: ControlFeatures) -> ControlFeatures {
+        match (&self.controlnet_down_blocks, &self.controlnet_mid_block) {
+            (Some(convs), Some(mid)) => Features {
+                down: convs.iter().zip(features.down).map(|(conv, c)| conv.forward(c)).collect(),
+                mid: mid.forward(features.mid),
+            },
+            _ => features,
+        }
+    }
+
+    /// The frozen UNet's features fused with this branch's, and what modulates the decoder where it is modulated.
+    pub fn fuse(&self, frozen: Features, control: ControlFeatures) -> (Features, Option<Vec<ScaleAndBias>>) {
+        let (Some(skip), Some(mid)) = (&self.modulation_skip, &self.modulation_mid) else {
+            let residuals = self.residuals(control);
+            let down = frozen.down.into_iter().zip(residuals.down).map(|(f, r)| f + r).collect();
+            return (Features { down, mid: frozen.mid + residuals.mid }, None);
+        };
+        let modulate = |convs: &[Conv2d]| -> Vec<ScaleAndBias> {
+            convs.iter().zip(&control.down).map(|(conv, c)| ScaleAndBias::new(conv.forward(c.clone()))).collect()
+        };
+        // The decoder meets a skip at the skip's own resolution, so c_i has the size of the decoder feature too.
+        let up = self.modulation_up.as_deref().map(modulate);
+        let down = modulate(skip).into_iter().zip(frozen.down).map(|(modulation, f)| modulation.apply(f)).collect();
+        let mid = ScaleAndBias::new(mid.forward(control.mid)).apply(frozen.mid);
+        (Features { down, mid }, up)
+    }
+}
+
+/// The control branch's features, c_i outermost first and c_mid.
+pub type ControlFeatures = Features;

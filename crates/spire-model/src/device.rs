@@ -1,0 +1,32 @@
+//! Devices by name, chosen at run time among the backends that the program was built with.
+
+use anyhow::{Result, bail};
+use burn::tensor::Device;
+
+/// The device called `flex` (the CPU), `cuda`, `cuda:1`, `vulkan`, `vulkan:1` or `wgpu`.
+///
+/// # Errors
+/// The name is unknown, or the program was built without that backend; the message says which feature adds it.
+pub fn device(name: &str) -> Result<Device> {
+    let (backend, index) = match name.split_once(':') {
+        Some((backend, index)) => match index.parse::<usize>() {
+            Ok(index) => (backend, index),
+            Err(_) => bail!("device \"{name}\": \"{index}\" is not a device number"),
+        },
+        None => (name, 0),
+    };
+    match backend {
+        "flex" | "cpu" => Ok(Device::flex()),
+        #[cfg(feature = "cuda")]
+        "cuda" => Ok(Device::cuda(index)),
+        #[cfg(feature = "vulkan")]
+        "vulkan" => Ok(Device::vulkan(burn::tensor::DeviceKind::DiscreteGpu(index))),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        "cuda" | "vulkan" | "wgpu" => {
+            let _ = index;
+            bail!("device \"{name}\": this program was built without it; build with --features {backend}")
+        }
+        _ => bail!("device \"{name}\" is unknown; choose flex, cuda:N, vulkan:N or wgpu"),
+    }
+}

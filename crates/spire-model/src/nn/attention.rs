@@ -1,0 +1,56 @@
+//! Multi-head scaled dot-product attention.
+
+use burn::module::Module;
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::{Device, Tensor, activation::softmax};
+
+/// `softmax(q·kᵀ/√d + bias)·v` over `heads` heads; `query` `[batch, queries, width]`, `key` and `value`
+/// `[batch, keys, width]`, `bias` broadcast over `[batch, heads, queries, keys]`.
+pub fn attend(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, heads: usize, bias: Option<Tensor<4>>) -> Tensor<3> {
+    let [batch, queries, width] = query.dims();
+    let depth = width / heads;
+    let split = |x: Tensor<3>| {
+        let [_, length, _] = x.dims();
+        x.reshape([batch, length, heads, depth]).swap_dims(1, 2)
+    };
+    // Scaling the queries, not the scores: the smaller of the two.
+    let query = split(query).mul_scalar((depth as f64).powf(-0.5));
+    let scores = query.matmul(split(key).swap_dims(2, 3));
+    let scores = match bias {
+        Some(bias) => scores + bias,
+        None => scores,
+    };
+    softmax(scores, 3).matmul(split(value)).swap_dims(1, 2).reshape([batch, queries, width])
+}
+
+/// diffusers' `Attention`: self-attention, or cross-attention to a context of another width.
+#[derive(Module, Debug)]
+pub struct Attention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Vec<Linear>,
+    heads: usize,
+}
+
+impl Attention {
+    /// `width` channels in and out, keys and values from `context_width` channels.
+    pub fn new(width: usize, context_width: usize, heads: usize, qkv_bias: bool, device: &Device) -> Self {
+        let projection = |from| LinearConfig::new(from, width).with_bias(qkv_bias).init(device);
+        Self {
+            to_q: projection(width),
+            to_k: projection(context_width),
+            to_v: projection(context_width),
+            to_out: vec![LinearConfig::new(width, width).init(device)],
+            heads,
+        }
+    }
+
+    /// `x` `[batch, length, width]`, `context` `[batch, tokens, context_width]`, to the shape of `x`.
+    pub fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
+        let query = self.to_q.forward(x);
+        let key = self.to_k.forward(context.clone());
+        let value = self.to_v.forward(context);
+        self.to_out[0].forward(attend(query, key, value, self.heads, None))
+    }
+}

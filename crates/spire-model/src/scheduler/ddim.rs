@@ -1,0 +1,134 @@
+//! Denoising diffusion implicit models, <https://arxiv.org/abs/2010.02502>, with eta = 0.
+
+use burn::tensor::Tensor;
+
+use super::{NoiseSchedule, PredictionType, Sampler, SchedulerConfig, SchedulerError, TimestepSpacing, timesteps};
+
+/// DDIM: predicts the clean latent and the noise, and mixes them anew at the next timestep.
+#[derive(Debug, Clone)]
+pub struct Ddim {
+    timesteps: Vec<f32>,
+    /// `a_t` at each step, and where it leads.
+    alphas: Vec<(f32, f32)>,
+    prediction_type: PredictionType,
+    clip: Option<f32>,
+}
+
+impl Ddim {
+    /// DDIM in `steps` steps.
+    ///
+    /// # Errors
+    /// A setting is out of range, or there are no steps or more than training timesteps.
+    pub fn new(config: &SchedulerConfig, steps: usize) -> Result<Self, SchedulerError> {
+        let schedule = NoiseSchedule::new(config)?;
+        timesteps::check(config, steps)?;
+        let length = config.num_train_timesteps;
+        let timesteps = match config.timestep_spacing.unwrap_or(TimestepSpacing::Leading) {
+            TimestepSpacing::Leading => timesteps::leading(length, steps, config.steps_offset),
+            TimestepSpacing::Linspace => {
+                timesteps::linspace(length, steps).into_iter().map(f64::round_ties_even).collect()
+            }
+            TimestepSpacing::Trailing => timesteps::trailing(length, length as f64 / steps as f64, steps),
+        };
+        if timesteps[0] >= length as f64 {
+            return Err(SchedulerError::Unsupported {
+                key: "steps_offset".into(),
+                value: config.steps_offset.to_string(),
+                supported: format!("an offset that keeps {steps} steps below timestep {length}; or take fewer steps"),
+            });
+        }
+        let alphas_cumprod = schedule.alphas_cumprod();
+        let final_alpha = if config.set_alpha_to_one { 1.0 } else { alphas_cumprod[0] };
+        let stride = length / steps;
+        let alphas = timesteps
+            .iter()
+            .map(|&timestep| {
+                let timestep = timestep as usize;
+                let next = timestep.checked_sub(stride).map_or(final_alpha, |next| alphas_cumprod[next]);
+                (alphas_cumprod[timestep], next)
+            })
+            .collect::<Vec<(f32, f32)>>();
+        let pure_noise = alphas.iter().any(|(alpha, _)| *alpha == 0.0);
+        if pure_noise && config.prediction_type == PredictionType::Epsilon && !config.clip_sample {
+            return Err(SchedulerError::Unsupported {
+                key: "rescale_betas_zero_snr".into(),
+                value: "true".into(),
+                supported:
+                    "false where the network predicts noise, which tells nothing of the clean latent at the last \
+                            timestep; or sample or v_prediction networks"
+                        .into(),
+            });
+        }
+        Ok(Self {
+            timesteps: timesteps.into_iter().map(|timestep| timestep as f32).collect(),
+            alphas,
+            prediction_type: config.prediction_type,
+            clip: config.clip_sample.then_some(config.clip_sample_range),
+        })
+    }
+}
+
+impl Sampler for Ddim {
+    fn timesteps(&self) -> &[f32] {
+        &self.timesteps
+    }
+
+    fn init_noise_sigma(&self) -> f32 {
+        1.0
+    }
+
+    fn scale_model_input(&self, sample: Tensor<4>, _step_index: usize) -> Tensor<4> {
+        sample
+    }
+
+    fn step(&mut self, model_output: Tensor<4>, step_index: usize, sample: Tensor<4>) -> Tensor<4> {
+        let (alpha, next_alpha) = self.alphas[step_index];
+        let (signal, sigma) = (alpha.sqrt(), (1.0 - alpha).sqrt());
+        let (clean, noise) = match self.prediction_type {
+            PredictionType::Epsilon => ((sample - model_output.clone() * sigma) / signal, model_output),
+            PredictionType::VPrediction => {
+                (sample.clone() * signal - model_output.clone() * sigma, model_output * signal + sample * sigma)
+            }
+            PredictionType::Sample => (model_output.clone(), (sample - model_output * signal) / sigma),
+        };
+        let clean = match self.clip {
+            Some(range) => clean.clamp(-range, range),
+            None => clean,
+        };
+        clean * next_alpha.sqrt() + noise * (1.0 - next_alpha).sqrt()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::reference;
+
+    #[test]
+    fn walks_as_diffusers_does() {
+        for case in ["case-sampler-ddim-epsilon", "case-sampler-ddim-v_prediction"] {
+            assert!(reference::sampler_error(case) < 2e-6, "{case}");
+        }
+    }
+
+    #[test]
+    fn noise_predictions_are_refused_where_nothing_else_is_left() {
+        let config = SchedulerConfig {
+            rescale_betas_zero_snr: true,
+            timestep_spacing: Some(TimestepSpacing::Trailing),
+            ..SchedulerConfig::stable_diffusion(PredictionType::Epsilon)
+        };
+        assert!(Ddim::new(&config, 10).unwrap_err().to_string().contains("rescale_betas_zero_snr"));
+        let velocity = SchedulerConfig { prediction_type: PredictionType::VPrediction, ..config };
+        assert!(Ddim::new(&velocity, 10).is_ok());
+    }
+
+    #[test]
+    fn an_offset_beyond_the_schedule_is_refused() {
+        let config = SchedulerConfig::stable_diffusion(PredictionType::Epsilon);
+        assert!(Ddim::new(&config, 999).is_ok());
+        assert!(Ddim::new(&config, 1000).unwrap_err().to_string().contains("steps_offset"));
+        assert!(Ddim::new(&config, 1001).unwrap_err().to_string().contains("take fewer"));
+        assert!(Ddim::new(&config, 0).unwrap_err().to_string().contains("at least one"));
+    }
+}

@@ -1,0 +1,169 @@
+//! DPM-Solver++ of second order, multistep, <https://arxiv.org/abs/2211.01095>.
+
+use burn::tensor::Tensor;
+
+use super::{
+    BetaSchedule, FinalSigmas, PredictionType, Sampler, SchedulerConfig, SchedulerError, SolverType, TimestepSpacing,
+    sigmas::{self, SigmaTable, signal_and_noise},
+    timesteps,
+};
+
+/// Runs shorter than this end with a first-order step, where the configuration asks for it.
+const FEW_STEPS: usize = 15;
+
+/// DPM-Solver++(2M): each step extrapolates from the predicted clean latents of this step and the one before.
+#[derive(Debug, Clone)]
+pub struct DpmSolverPp {
+    timesteps: Vec<f32>,
+    /// Noise level at each step, and after the last.
+    sigmas: Vec<f32>,
+    prediction_type: PredictionType,
+    solver_order: usize,
+    solver_type: SolverType,
+    first_order_end: bool,
+    /// The step taken last and the clean latent predicted in it.
+    previous: Option<(usize, Tensor<4>)>,
+}
+
+impl DpmSolverPp {
+    /// DPM-Solver++ in `steps` steps.
+    ///
+    /// # Errors
+    /// A setting is out of range, or there are no steps, or as many as training timesteps or more.
+    pub fn new(config: &SchedulerConfig, steps: usize) -> Result<Self, SchedulerError> {
+        let table = SigmaTable::new(config)?;
+        timesteps::check(config, steps)?;
+        let train_timesteps = config.num_train_timesteps;
+        let length = table.length_above(config.lambda_min_clipped);
+        let mut timesteps = match config.timestep_spacing.unwrap_or(TimestepSpacing::Linspace) {
+            TimestepSpacing::Linspace => timesteps::linspace(length, steps + 1)[..steps].to_vec(),
+            TimestepSpacing::Leading => timesteps::leading(length, steps + 1, config.steps_offset)[..steps].to_vec(),
+            TimestepSpacing::Trailing => timesteps::trailing(length, train_timesteps as f64 / steps as f64, steps),
+        };
+        timesteps.iter_mut().for_each(|timestep| *timestep = timestep.round_ties_even());
+        let mut sigmas: Vec<f64> = timesteps.iter().map(|&timestep| table.at(timestep)).collect();
+        if let Some(respaced) = sigmas::respaced(config, table.highest(), table.lowest(), steps) {
+            let round = config.use_karras_sigmas && config.beta_schedule != BetaSchedule::SquaredCosine;
+            let timestep_of = |&sigma: &f64| {
+                let timestep = table.timestep_of(sigma);
+                if round { timestep.round_ties_even() } else { timestep.trunc() }
+            };
+            timesteps = respaced.iter().map(timestep_of).collect();
+            sigmas = respaced;
+        }
+        let mut sigmas: Vec<f32> = sigmas.into_iter().map(|sigma| sigma as f32).collect();
+        if sigmas.is_empty() || sigmas.windows(2).any(|pair| pair[0] <= pair[1]) {
+            return Err(SchedulerError::Steps { steps, train_timesteps, advice: "take fewer" });
+        }
+        sigmas.push(table.after_last(config));
+        Ok(Self {
+            prediction_type: config.prediction_type,
+            solver_order: config.solver_order,
+            solver_type: config.solver_type,
+            first_order_end: config.euler_at_final
+                || (config.lower_order_final && timesteps.len() < FEW_STEPS)
+                || config.final_sigmas_type == FinalSigmas::Zero,
+            timesteps: timesteps.into_iter().map(|timestep| timestep as f32).collect(),
+            sigmas,
+            previous: None,
+        })
+    }
+
+    /// The clean latent that the network's output implies at a noise level.
+    fn predicted_clean(&self, model_output: Tensor<4>, sample: Tensor<4>, sigma: f32) -> Tensor<4> {
+        let (signal, noise) = signal_and_noise(sigma);
+        match self.prediction_type {
+            PredictionType::Epsilon => (sample - model_output * noise) / signal,
+            PredictionType::VPrediction => sample * signal - model_output * noise,
+            PredictionType::Sample => model_output,
+        }
+    }
+}
+
+/// Half the logarithm of the signal-to-noise ratio: the time that the solver integrates over.
+fn lambda(sigma: f32) -> f32 {
+    let (signal, noise) = signal_and_noise(sigma);
+    signal.ln() - noise.ln()
+}
+
+impl Sampler for DpmSolverPp {
+    fn timesteps(&self) -> &[f32] {
+        &self.timesteps
+    }
+
+    fn init_noise_sigma(&self) -> f32 {
+        1.0
+    }
+
+    fn scale_model_input(&self, sample: Tensor<4>, _step_index: usize) -> Tensor<4> {
+        sample
+    }
+
+    fn step(&mut self, model_output: Tensor<4>, step_index: usize, sample: Tensor<4>) -> Tensor<4> {
+        let (sigma, next_sigma) = (self.sigmas[step_index], self.sigmas[step_index + 1]);
+        let (_, noise) = signal_and_noise(sigma);
+        let (next_signal, next_noise) = signal_and_noise(next_sigma);
+        let h = lambda(next_sigma) - lambda(sigma);
+        let decay = (-h).exp() - 1.0;
+
+        let clean = self.predicted_clean(model_output, sample.clone(), sigma);
+        let first_order = sample * (next_noise / noise) - clean.clone() * (next_signal * decay);
+
+        let last = step_index + 1 == self.timesteps.len();
+        let use_previous = self.solver_order > 1 && !(last && self.first_order_end);
+        match self.previous.replace((step_index, clean.clone())) {
+            Some((index, previous)) if use_previous && index + 1 == step_index => {
+                let r = (lambda(sigma) - lambda(self.sigmas[index])) / h;
+                let slope = (clean - previous) * (1.0 / r);
+                match self.solver_type {
+                    SolverType::Midpoint => first_order - slope * (0.5 * (next_signal * decay)),
+                    SolverType::Heun => first_order + slope * (next_signal * (decay / h + 1.0)),
+                }
+            }
+            _ => first_order,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Distribution};
+
+    use super::*;
+    use crate::scheduler::reference;
+
+    #[test]
+    fn walks_as_diffusers_does() {
+        for case in ["case-sampler-dpmpp2m-epsilon", "case-sampler-dpmpp2m-v_prediction"] {
+            assert!(reference::sampler_error(case) < 5e-6, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_new_run_forgets_the_last_one() {
+        let config = SchedulerConfig::stable_diffusion(PredictionType::Epsilon);
+        let mut used = DpmSolverPp::new(&config, 5).unwrap();
+        let mut fresh = used.clone();
+        let random = || Tensor::<4>::random([1, 4, 2, 2], Distribution::Normal(0.0, 1.0), &Device::default());
+        used.step(random(), 0, random());
+        used.step(random(), 1, random());
+        let (output, sample) = (random(), random());
+        for start in [0, 3] {
+            let again = used.step(output.clone(), start, sample.clone());
+            let first = fresh.clone().step(output.clone(), start, sample.clone());
+            assert_eq!(again.to_data(), first.to_data());
+        }
+        fresh.step(random(), 2, random());
+        let followed = fresh.step(output.clone(), 3, sample.clone());
+        assert_ne!(followed.to_data(), used.step(output, 3, sample).to_data());
+    }
+
+    #[test]
+    fn more_steps_than_distinct_timesteps_are_refused() {
+        let config = SchedulerConfig::stable_diffusion(PredictionType::Epsilon);
+        assert!(DpmSolverPp::new(&config, 999).is_ok());
+        assert!(DpmSolverPp::new(&config, 1000).is_err());
+        let clipped = SchedulerConfig { lambda_min_clipped: 1e9, ..config };
+        assert!(DpmSolverPp::new(&clipped, 10).is_err());
+    }
+}

@@ -1,0 +1,99 @@
+//! The forward process ([`NoiseSchedule`]) and the samplers that run it backwards: [`Ddim`], [`DpmSolverPp`] and
+//! [`EulerDiscrete`], after diffusers' schedulers, whose float32 numerics are kept.
+//!
+//! Latents are `[batch, channels, height, width]`.
+
+mod config;
+mod ddim;
+mod dpm_solver;
+mod euler;
+mod noise_schedule;
+#[cfg(test)]
+mod reference;
+mod sigmas;
+mod timesteps;
+
+use std::{fmt, str::FromStr};
+
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+pub use config::{
+    BetaSchedule, FinalSigmas, PredictionType, SchedulerConfig, SchedulerError, SolverType, TimestepSpacing,
+};
+pub use ddim::Ddim;
+pub use dpm_solver::DpmSolverPp;
+pub use euler::EulerDiscrete;
+pub use noise_schedule::NoiseSchedule;
+
+/// Walks a latent from noise to an image's, one model output a step.
+///
+/// A run is: `latent = noise · init_noise_sigma()`, then for each `i` of `timesteps()`:
+/// `latent = step(model(scale_model_input(latent, i), timesteps()[i]), i, latent)`.
+/// Steps go up by one; a run may start at any of them, and one sampler may do many runs.
+pub trait Sampler: Send {
+    /// The timesteps that the network is asked at, from noisy to clean, one a step.
+    fn timesteps(&self) -> &[f32];
+
+    /// Standard deviation of the noise that a run starts from.
+    fn init_noise_sigma(&self) -> f32;
+
+    /// What the network sees of `sample` at `step_index`, which is less than the number of timesteps.
+    fn scale_model_input(&self, sample: Tensor<4>, step_index: usize) -> Tensor<4>;
+
+    /// The latent after step `step_index`, given the network's output and the latent before it.
+    fn step(&mut self, model_output: Tensor<4>, step_index: usize, sample: Tensor<4>) -> Tensor<4>;
+}
+
+/// The samplers to choose from. Parses and prints as `ddim`, `dpm++2m` and `euler`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum SamplerKind {
+    /// Deterministic DDIM (<https://arxiv.org/abs/2010.02502>, eta = 0).
+    #[default]
+    #[serde(rename = "ddim")]
+    Ddim,
+    /// Multistep DPM-Solver++ of second order (<https://arxiv.org/abs/2211.01095>).
+    #[serde(rename = "dpm++2m")]
+    DpmPp2m,
+    /// Euler's method (<https://arxiv.org/abs/2206.00364>, algorithm 2 without churn).
+    #[serde(rename = "euler")]
+    Euler,
+}
+
+impl SamplerKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Ddim, Self::DpmPp2m, Self::Euler];
+
+    /// The sampler for `steps` steps of the given schedule.
+    ///
+    /// # Errors
+    /// The settings are out of range, or there are no steps or more than the schedule has timesteps for.
+    pub fn build(self, config: &SchedulerConfig, steps: usize) -> Result<Box<dyn Sampler>, SchedulerError> {
+        Ok(match self {
+            Self::Ddim => Box::new(Ddim::new(config, steps)?),
+            Self::DpmPp2m => Box::new(DpmSolverPp::new(config, steps)?),
+            Self::Euler => Box::new(EulerDiscrete::new(config, steps)?),
+        })
+    }
+}
+
+impl fmt::Display for SamplerKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Ddim => "ddim",
+            Self::DpmPp2m => "dpm++2m",
+            Self::Euler => "euler",
+        })
+    }
+}
+
+impl FromStr for SamplerKind {
+    type Err = SchedulerError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.to_string() == name)
+            .ok_or_else(|| SchedulerError::UnknownSampler(name.into()))
+    }
+}

@@ -1,0 +1,265 @@
+//! The forward process: how much of the clean latent is left at each timestep.
+
+use std::f64::consts::FRAC_PI_2;
+
+use burn::tensor::{Tensor, TensorData};
+
+use super::{BetaSchedule, PredictionType, SchedulerConfig, SchedulerError};
+
+/// `z_t = sqrt(a_t)·z_0 + sqrt(1 - a_t)·noise`, with `a_t` tabulated for every training timestep.
+///
+/// Betas and their products are rounded to float32 where diffusers rounds them: `1 - a_0` is small, so that more
+/// precise tables differ from diffusers' by 1e-4.
+#[derive(Debug, Clone)]
+pub struct NoiseSchedule {
+    alphas_cumprod: Vec<f32>,
+    prediction_type: PredictionType,
+}
+
+impl NoiseSchedule {
+    /// Tabulates the schedule of `config`.
+    ///
+    /// # Errors
+    /// A setting is out of range.
+    pub fn new(config: &SchedulerConfig) -> Result<Self, SchedulerError> {
+        config.validate()?;
+        let mut betas = match &config.trained_betas {
+            Some(betas) => betas.clone(),
+            None => betas(config),
+        };
+        if config.rescale_betas_zero_snr {
+            betas = rescale_to_zero_terminal_snr(&betas);
+        }
+        let alphas: Vec<f32> = betas.iter().map(|beta| 1.0 - beta).collect();
+        Ok(Self { alphas_cumprod: cumulative_product(&alphas), prediction_type: config.prediction_type })
+    }
+
+    /// `a_t` for every timestep t: the share of the clean latent in the variance of the noisy one, in [0, 1].
+    pub fn alphas_cumprod(&self) -> &[f32] {
+        &self.alphas_cumprod
+    }
+
+    /// Number of training timesteps, T.
+    pub fn num_train_timesteps(&self) -> usize {
+        self.alphas_cumprod.len()
+    }
+
+    /// What the network predicts.
+    pub fn prediction_type(&self) -> PredictionType {
+        self.prediction_type
+    }
+
+    /// The noisy latent at `timesteps`, one a sample. All tensors are `[batch, channels, height, width]`.
+    ///
+    /// # Errors
+    /// There isn't one timestep a sample, or one is beyond the schedule.
+    pub fn add_noise(
+        &self,
+        sample: Tensor<4>,
+        noise: Tensor<4>,
+        timesteps: &[usize],
+    ) -> Result<Tensor<4>, SchedulerError> {
+        let (signal, sigma) = self.rates(&sample, timesteps)?;
+        Ok(signal * sample + sigma * noise)
+    }
+
+    /// The velocity `sqrt(a_t)·noise - sqrt(1 - a_t)·sample`. Shapes as in [`NoiseSchedule::add_noise`].
+    ///
+    /// # Errors
+    /// There isn't one timestep a sample, or one is beyond the schedule.
+    pub fn velocity(
+        &self,
+        sample: Tensor<4>,
+        noise: Tensor<4>,
+        timesteps: &[usize],
+    ) -> Result<Tensor<4>, SchedulerError> {
+        let (signal, sigma) = self.rates(&sample, timesteps)?;
+        Ok(signal * noise - sigma * sample)
+    }
+
+    /// What the network should predict: the noise, the velocity or the clean `sample`, as the configuration says.
+    ///
+    /// # Errors
+    /// There isn't one timestep a sample, or one is beyond the schedule.
+    pub fn target(
+        &self,
+        sample: Tensor<4>,
+        noise: Tensor<4>,
+        timesteps: &[usize],
+    ) -> Result<Tensor<4>, SchedulerError> {
+        match self.prediction_type {
+            PredictionType::Epsilon => Ok(noise),
+            PredictionType::VPrediction => self.velocity(sample, noise, timesteps),
+            PredictionType::Sample => Ok(sample),
+        }
+    }
+
+    /// The clean latent that `model_output` implies for the noisy `sample` at `timesteps`, one a sample.
+    ///
+    /// # Errors
+    /// There isn't one timestep a sample, or one is beyond the schedule.
+    pub fn predicted_clean(
+        &self,
+        model_output: Tensor<4>,
+        sample: Tensor<4>,
+        timesteps: &[usize],
+    ) -> Result<Tensor<4>, SchedulerError> {
+        let (signal, sigma) = self.rates(&sample, timesteps)?;
+        Ok(match self.prediction_type {
+            PredictionType::Epsilon => (sample - sigma * model_output) / signal,
+            PredictionType::VPrediction => signal * sample - sigma * model_output,
+            PredictionType::Sample => model_output,
+        })
+    }
+
+    /// `sqrt(a_t)` and `sqrt(1 - a_t)` as `[batch, 1, 1, 1]`, in the sample's number type.
+    fn rates(&self, sample: &Tensor<4>, timesteps: &[usize]) -> Result<(Tensor<4>, Tensor<4>), SchedulerError> {
+        let batch = sample.dims()[0];
+        if timesteps.len() != batch {
+            return Err(SchedulerError::Batch { timesteps: timesteps.len(), batch });
+        }
+        let count = self.num_train_timesteps();
+        let alphas = timesteps
+            .iter()
+            .map(|&timestep| {
+                self.alphas_cumprod.get(timestep).copied().ok_or(SchedulerError::Timestep { timestep, count })
+            })
+            .collect::<Result<Vec<f32>, _>>()?;
+        let column = |rates: Vec<f32>| {
+            Tensor::from_data(TensorData::new(rates, [batch, 1, 1, 1]), (&sample.device(), sample.dtype()))
+        };
+        let signal = column(alphas.iter().map(|alpha| alpha.sqrt()).collect());
+        let sigma = column(alphas.iter().map(|alpha| (1.0 - alpha).sqrt()).collect());
+        Ok((signal, sigma))
+    }
+}
+
+fn betas(config: &SchedulerConfig) -> Vec<f32> {
+    let count = config.num_train_timesteps;
+    match config.beta_schedule {
+        BetaSchedule::Linear => linspace(config.beta_start as f32, config.beta_end as f32, count),
+        BetaSchedule::ScaledLinear => {
+            let roots = linspace(config.beta_start.sqrt() as f32, config.beta_end.sqrt() as f32, count);
+            roots.into_iter().map(|root| root * root).collect()
+        }
+        BetaSchedule::SquaredCosine => {
+            let alpha_bar = |step: usize| {
+                let time = step as f64 / count as f64;
+                ((time + 0.008) / 1.008 * FRAC_PI_2).cos().powi(2)
+            };
+            (0..count).map(|step| (1.0 - alpha_bar(step + 1) / alpha_bar(step)).min(0.999) as f32).collect()
+        }
+    }
+}
+
+/// Evenly spaced values as torch computes them: from both ends towards the middle.
+fn linspace(start: f32, end: f32, count: usize) -> Vec<f32> {
+    let step = (end - start) / (count - 1) as f32;
+    let rising = (0..count / 2).map(|index| start + step * index as f32);
+    let falling = (count / 2..count).map(|index| end - step * (count - 1 - index) as f32);
+    rising.chain(falling).collect()
+}
+
+/// Running products, carried in float64 and rounded to float32 as torch does on a CPU.
+fn cumulative_product(values: &[f32]) -> Vec<f32> {
+    values
+        .iter()
+        .scan(1.0f64, |product, &value| {
+            *product *= f64::from(value);
+            Some(*product as f32)
+        })
+        .collect()
+}
+
+/// Shifts and scales `sqrt(a_t)` such that it keeps its first value and ends at zero (<https://arxiv.org/abs/2305.08891>).
+fn rescale_to_zero_terminal_snr(betas: &[f32]) -> Vec<f32> {
+    let alphas: Vec<f32> = betas.iter().map(|beta| 1.0 - beta).collect();
+    let roots: Vec<f32> = cumulative_product(&alphas).into_iter().map(f32::sqrt).collect();
+    let (first, last) = (roots[0], roots[roots.len() - 1]);
+    let scale = first / (first - last);
+    let rescaled: Vec<f32> = roots.iter().map(|root| ((root - last) * scale).powi(2)).collect();
+    let ratios = rescaled.windows(2).map(|pair| 1.0 - pair[1] / pair[0]);
+    std::iter::once(1.0 - rescaled[0]).chain(ratios).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Distribution};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::scheduler::reference::{self, Case};
+
+    #[test]
+    fn adds_noise_as_diffusers_does() {
+        let case = Case::open("case-add-noise");
+        let schedule = NoiseSchedule::new(&case.config).unwrap();
+        let timesteps: Vec<usize> = case.integers("in.timestep").into_iter().map(|t| t as usize).collect();
+        let (sample, noise) = (case.tensor("in.sample"), case.tensor("in.noise"));
+        let noisy = schedule.add_noise(sample.clone(), noise.clone(), &timesteps).unwrap();
+        let velocity = schedule.velocity(sample, noise, &timesteps).unwrap();
+        assert!(reference::error(noisy, case.tensor("out.noisy")) < 1e-6);
+        assert!(reference::error(velocity, case.tensor("out.velocity")) < 1e-6);
+    }
+
+    #[test]
+    fn every_prediction_gives_back_the_clean_latent() {
+        let device = Device::default();
+        for prediction_type in [PredictionType::Epsilon, PredictionType::VPrediction, PredictionType::Sample] {
+            let schedule = NoiseSchedule::new(&SchedulerConfig::stable_diffusion(prediction_type)).unwrap();
+            let clean = Tensor::<4>::random([3, 4, 2, 2], Distribution::Normal(0.0, 1.0), &device);
+            let noise = Tensor::<4>::random([3, 4, 2, 2], Distribution::Normal(0.0, 1.0), &device);
+            let timesteps = [0, 321, 700];
+            let noisy = schedule.add_noise(clean.clone(), noise.clone(), &timesteps).unwrap();
+            let target = schedule.target(clean.clone(), noise, &timesteps).unwrap();
+            let predicted = schedule.predicted_clean(target, noisy, &timesteps).unwrap();
+            assert!(reference::error(predicted, clean) < 1e-5);
+        }
+    }
+
+    #[test]
+    fn zero_terminal_snr_ends_in_pure_noise() {
+        let config = SchedulerConfig {
+            rescale_betas_zero_snr: true,
+            ..SchedulerConfig::stable_diffusion(PredictionType::VPrediction)
+        };
+        let schedule = NoiseSchedule::new(&config).unwrap();
+        let plain = NoiseSchedule::new(&SchedulerConfig { rescale_betas_zero_snr: false, ..config }).unwrap();
+        assert_eq!(schedule.alphas_cumprod()[999], 0.0);
+        assert!((schedule.alphas_cumprod()[0] - plain.alphas_cumprod()[0]).abs() < 1e-6);
+    }
+
+    #[test]
+    fn timesteps_are_checked() {
+        let schedule = NoiseSchedule::new(&SchedulerConfig::default()).unwrap();
+        let zeros = Tensor::<4>::zeros([2, 1, 1, 1], &Device::default());
+        let beyond = schedule.add_noise(zeros.clone(), zeros.clone(), &[0, 1000]).unwrap_err();
+        assert!(matches!(beyond, SchedulerError::Timestep { timestep: 1000, count: 1000 }));
+        let missing = schedule.add_noise(zeros.clone(), zeros, &[0]).unwrap_err();
+        assert!(matches!(missing, SchedulerError::Batch { timesteps: 1, batch: 2 }));
+    }
+
+    proptest! {
+        #[test]
+        fn less_of_the_clean_latent_is_left_at_every_timestep(
+            beta_start in 1e-5f64..0.01,
+            growth in 1.0f64..20.0,
+            count in 2usize..1200,
+            schedule in prop::sample::select(vec![
+                BetaSchedule::Linear, BetaSchedule::ScaledLinear, BetaSchedule::SquaredCosine,
+            ]),
+        ) {
+            let config = SchedulerConfig {
+                beta_start,
+                beta_end: beta_start * growth,
+                beta_schedule: schedule,
+                num_train_timesteps: count,
+                ..Default::default()
+            };
+            let schedule = NoiseSchedule::new(&config).unwrap();
+            prop_assert_eq!(schedule.num_train_timesteps(), count);
+            prop_assert!(schedule.alphas_cumprod().windows(2).all(|pair| pair[1] < pair[0]));
+            prop_assert!(schedule.alphas_cumprod().iter().all(|alpha| (0.0..1.0).contains(alpha)));
+        }
+    }
+}

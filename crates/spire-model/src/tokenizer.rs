@@ -1,0 +1,330 @@
+//! CLIP's byte-pair encoding: prompts to token ids.
+//!
+//! Prompts are cleaned as open_clip's `SimpleTokenizer` does (mojibake repaired, HTML entities resolved, white space
+//! joined, lower case), and the text of a special token in a prompt is text like any other.
+
+mod mojibake;
+mod mojibake_tables;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
+
+use serde_json::{Map, Value};
+use tokenizers::{
+    ModelWrapper, PreTokenizerWrapper, SplitDelimiterBehavior,
+    models::bpe::{BPE, Vocab},
+    pre_tokenizers::{
+        byte_level::ByteLevel,
+        sequence::Sequence,
+        split::{Split, SplitPattern},
+    },
+};
+
+/// Number of tokens that CLIP's text encoders take.
+pub const CONTEXT_LENGTH: usize = 77;
+
+const START: &str = "<|startoftext|>";
+const END: &str = "<|endoftext|>";
+const END_OF_WORD: &str = "</w>";
+
+/// Contractions, words, single digits, and runs of anything else.
+const WORDS: &str = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// CLIP's own merges, from which its vocabulary follows.
+const CLIP_MERGES: &str = include_str!("../../../assets/tiny/tokenizer/merges.txt");
+
+/// The files of CLIP's `tokenizer/` folder, by name: what a model that is trained here ships with.
+pub const CLIP_FILES: [(&str, &str); 4] = [
+    ("merges.txt", CLIP_MERGES),
+    ("vocab.json", include_str!("../../../assets/tiny/tokenizer/vocab.json")),
+    ("special_tokens_map.json", include_str!("../../../assets/tiny/tokenizer/special_tokens_map.json")),
+    ("tokenizer_config.json", include_str!("../../../assets/tiny/tokenizer/tokenizer_config.json")),
+];
+
+static CLIP: LazyLock<Tokenizer> = LazyLock::new(Tokenizer::from_clip_merges);
+
+/// Turns prompts into token ids.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    words: tokenizers::Tokenizer,
+    start: u32,
+    end: u32,
+    pad: u32,
+}
+
+impl Tokenizer {
+    /// The tokenizer of OpenAI's CLIP, which Stable Diffusion 1 and 2 and open_clip share: 49408 ids, padded with the end
+    /// token. Built at the first call.
+    pub fn clip() -> &'static Self {
+        &CLIP
+    }
+
+    /// Opens a tokenizer in the Hugging Face layout: a folder with `vocab.json` and `merges.txt` or `tokenizer.json`, or
+    /// one with such a folder named `tokenizer`. The padding token is that of `special_tokens_map.json` or
+    /// `tokenizer_config.json`, the end token where they name none.
+    ///
+    /// # Errors
+    /// The files are missing or malformed, or aren't those of a CLIP tokenizer.
+    pub fn from_folder(path: impl AsRef<Path>) -> Result<Self, TokenizerError> {
+        let path = path.as_ref();
+        let folder = if path.join("tokenizer").is_dir() { path.join("tokenizer") } else { path.to_owned() };
+        let (vocab, merges, all) =
+            (folder.join("vocab.json"), folder.join("merges.txt"), folder.join("tokenizer.json"));
+        let bpe = if vocab.is_file() && merges.is_file() {
+            BPE::read_file(&vocab.to_string_lossy(), &merges.to_string_lossy())
+                .and_then(|(vocab, merges)| clip_bpe(vocab, merges))
+                .map_err(|error| TokenizerError::invalid(&folder, error))?
+        } else if all.is_file() {
+            let tokenizer =
+                tokenizers::Tokenizer::from_file(&all).map_err(|error| TokenizerError::invalid(&all, error))?;
+            match tokenizer.get_model() {
+                ModelWrapper::BPE(bpe) => bpe.clone(),
+                _ => return Err(TokenizerError::invalid(&all, "its model is not a BPE, as CLIP's is")),
+            }
+        } else {
+            return Err(TokenizerError::Missing { folder });
+        };
+        if bpe.end_of_word_suffix.as_deref() != Some(END_OF_WORD) {
+            return Err(TokenizerError::invalid(&folder, "its words don't end with `</w>`, as CLIP's do"));
+        }
+        let maps = [
+            read_settings(&folder.join("special_tokens_map.json"))?,
+            read_settings(&folder.join("tokenizer_config.json"))?,
+        ];
+        let named = |key: &str, default: &str| {
+            maps.iter().find_map(|map| token_text(map.get(key)?)).unwrap_or(default).to_owned()
+        };
+        let end = named("eos_token", END);
+        let pad = named("pad_token", &end);
+        Self::new(bpe, &named("bos_token", START), &end, &pad)
+            .map_err(|message| TokenizerError::invalid(&folder, message))
+    }
+
+    /// Token ids of a prompt, from the start token to the end token: [`CONTEXT_LENGTH`] at most, the end token last.
+    pub fn encode(&self, text: &str) -> Vec<u32> {
+        self.encode_to(text, CONTEXT_LENGTH)
+    }
+
+    /// Exactly `context_length` token ids: those of the prompt, cut with the end token last, then `pad_id`.
+    pub fn encode_padded(&self, text: &str, context_length: usize, pad_id: u32) -> Vec<i64> {
+        let mut ids: Vec<i64> = self.encode_to(text, context_length).into_iter().map(i64::from).collect();
+        ids.resize(context_length, i64::from(pad_id));
+        ids
+    }
+
+    /// The id that prompts begin with.
+    pub fn start_id(&self) -> u32 {
+        self.start
+    }
+
+    /// The id that prompts end with.
+    pub fn end_id(&self) -> u32 {
+        self.end
+    }
+
+    /// The id that shorter prompts are filled up with.
+    pub fn pad_id(&self) -> u32 {
+        self.pad
+    }
+
+    fn encode_to(&self, text: &str, context_length: usize) -> Vec<u32> {
+        let words = self
+            .words
+            .encode_fast(clean(text), false)
+            .expect("byte-level BPE with an unknown token in its vocabulary encodes every text");
+        let mut ids = [&[self.start], words.get_ids(), &[self.end]].concat();
+        if ids.len() > context_length {
+            ids.truncate(context_length);
+            ids.iter_mut().rev().take(1).for_each(|last| *last = self.end);
+        }
+        ids
+    }
+
+    fn from_clip_merges() -> Self {
+        let merges: Vec<(String, String)> = CLIP_MERGES
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_once(' '))
+            .map(|(left, right)| (left.into(), right.into()))
+            .collect();
+        let bytes: Vec<String> = byte_alphabet().map(String::from).collect();
+        let vocabulary = bytes
+            .iter()
+            .cloned()
+            .chain(bytes.iter().map(|byte| format!("{byte}{END_OF_WORD}")))
+            .chain(merges.iter().map(|(left, right)| format!("{left}{right}")))
+            .chain([START.into(), END.into()]);
+        let bpe = clip_bpe(vocabulary.zip(0..).collect(), merges);
+        bpe.map_err(|error| error.to_string())
+            .and_then(|bpe| Self::new(bpe, START, END, END))
+            .expect("the built-in merges are CLIP's")
+    }
+
+    fn new(bpe: BPE, start: &str, end: &str, pad: &str) -> Result<Self, String> {
+        let mut words = tokenizers::Tokenizer::new(bpe);
+        let id = |token: &str| {
+            words.token_to_id(token).ok_or_else(|| format!("its vocabulary lacks the special token `{token}`"))
+        };
+        let (start, end, pad) = (id(start)?, id(end)?, id(pad)?);
+        let split = Split::new(SplitPattern::Regex(WORDS.into()), SplitDelimiterBehavior::Removed, true)
+            .map_err(|error| error.to_string())?;
+        let bytes = ByteLevel::new(false, false, false);
+        words.with_pre_tokenizer(Some(PreTokenizerWrapper::Sequence(Sequence::new(vec![split.into(), bytes.into()]))));
+        Ok(Self { words, start, end, pad })
+    }
+}
+
+fn clip_bpe(vocab: Vocab, merges: Vec<(String, String)>) -> tokenizers::Result<BPE> {
+    BPE::builder().vocab_and_merges(vocab, merges).unk_token(END.into()).end_of_word_suffix(END_OF_WORD.into()).build()
+}
+
+/// The characters that stand for the 256 bytes, in the order of CLIP's ids: the printable bytes, then the others.
+fn byte_alphabet() -> impl Iterator<Item = char> {
+    let printable = ('!'..='~').chain('\u{a1}'..='\u{ac}').chain('\u{ae}'..='\u{ff}');
+    printable.clone().chain(('\u{100}'..).take(256 - printable.count()))
+}
+
+/// open_clip's cleaning: ftfy, two rounds of HTML entities, white space, lower case.
+fn clean(text: &str) -> String {
+    let repaired = mojibake::fix_text(text);
+    let resolved = htmlize::unescape(htmlize::unescape(repaired));
+    resolved.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
+}
+
+fn read_settings(path: &Path) -> Result<Map<String, Value>, TokenizerError> {
+    if !path.is_file() {
+        return Ok(Map::new());
+    }
+    let json = fs::read_to_string(path).map_err(|source| TokenizerError::Read { path: path.to_owned(), source })?;
+    serde_json::from_str(&json).map_err(|error| TokenizerError::invalid(path, error))
+}
+
+/// A special token is written as its text, or as an object with its text and settings.
+fn token_text(token: &Value) -> Option<&str> {
+    token.as_str().or_else(|| token.get("content")?.as_str())
+}
+
+/// Why a tokenizer can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// The folder holds no tokenizer.
+    #[error("no tokenizer in {folder}: it needs vocab.json and merges.txt, or tokenizer.json")]
+    Missing {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A file can't be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The files aren't those of a CLIP tokenizer.
+    #[error("{path} is not a CLIP tokenizer: {message}")]
+    Invalid {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+impl TokenizerError {
+    fn invalid(path: &Path, message: impl ToString) -> Self {
+        Self::Invalid { path: path.to_owned(), message: message.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde::Deserialize;
+
+    use super::*;
+
+    fn asset() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny/tokenizer")
+    }
+
+    #[derive(Deserialize)]
+    struct Prompt {
+        text: String,
+        ids: Vec<u32>,
+    }
+
+    #[test]
+    fn encodes_as_open_clip_does() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/case-tokenizer/prompts.json");
+        let prompts: Vec<Prompt> = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+        assert!(prompts.len() >= 15);
+        let opened = Tokenizer::from_folder(asset()).unwrap();
+        for Prompt { text, ids } in prompts {
+            assert_eq!(Tokenizer::clip().encode(&text), ids, "{text:?}");
+            assert_eq!(opened.encode(&text), ids, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_built_in_vocabulary_is_the_asset() {
+        let vocab: Vocab = serde_json::from_str(&fs::read_to_string(asset().join("vocab.json")).unwrap()).unwrap();
+        assert_eq!(vocab.len(), 49408);
+        for (token, id) in vocab {
+            assert_eq!(Tokenizer::clip().words.token_to_id(&token), Some(id), "{token:?}");
+        }
+    }
+
+    #[test]
+    fn pads_with_the_token_that_the_folder_names() {
+        assert_eq!(Tokenizer::clip().encode_padded("a", 5, 49407), [49406, 320, 49407, 49407, 49407]);
+        assert_eq!(Tokenizer::clip().encode_padded("a b c d", 3, 0), [49406, 320, 49407]);
+        assert_eq!(Tokenizer::clip().encode_padded("a", 0, 0), [0i64; 0]);
+        let folder = tempfile::tempdir().unwrap();
+        for file in ["vocab.json", "merges.txt", "tokenizer_config.json"] {
+            fs::copy(asset().join(file), folder.path().join(file)).unwrap();
+        }
+        assert_eq!(Tokenizer::from_folder(folder.path()).unwrap().pad_id(), 49407);
+        fs::write(folder.path().join("special_tokens_map.json"), r#"{"pad_token": "!"}"#).unwrap();
+        assert_eq!(Tokenizer::from_folder(folder.path()).unwrap().pad_id(), 0);
+        fs::write(folder.path().join("special_tokens_map.json"), r#"{"pad_token": {"content": "[PAD]"}}"#).unwrap();
+        assert!(Tokenizer::from_folder(folder.path()).unwrap_err().to_string().contains("[PAD]"));
+    }
+
+    #[test]
+    fn a_single_file_tokenizer_gives_the_same_ids() {
+        let folder = tempfile::tempdir().unwrap();
+        Tokenizer::clip().words.save(folder.path().join("tokenizer.json"), false).unwrap();
+        let opened = Tokenizer::from_folder(folder.path()).unwrap();
+        let prompt = "Upsample to 6.0x; Deblur with sigma 2.9;";
+        assert_eq!(opened.encode(prompt), Tokenizer::clip().encode(prompt));
+    }
+
+    #[test]
+    fn says_what_a_folder_lacks() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(Tokenizer::from_folder(folder.path()), Err(TokenizerError::Missing { .. })));
+        fs::write(folder.path().join("vocab.json"), "{\"a\": 0}").unwrap();
+        fs::write(folder.path().join("merges.txt"), "#version: 0.2\n").unwrap();
+        assert!(Tokenizer::from_folder(folder.path()).unwrap_err().to_string().contains(END));
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_starts_ends_and_fits(text in any::<String>()) {
+            let ids = Tokenizer::clip().encode(&text);
+            prop_assert!((2..=CONTEXT_LENGTH).contains(&ids.len()));
+            prop_assert_eq!((ids[0], ids[ids.len() - 1]), (49406, 49407));
+            prop_assert!(ids[1..ids.len() - 1].iter().all(|&id| id < 49406));
+            prop_assert_eq!(Tokenizer::clip().encode(&text), ids);
+        }
+
+        #[test]
+        fn mojibake_and_entities_are_no_trouble(text in r"([Ã¢â€™œ\u{80}-\u{ff} ]|&#?x?[0-9a-z]{1,6};?|[<>&']){0,40}") {
+            prop_assert!(Tokenizer::clip().encode(&text).len() <= CONTEXT_LENGTH);
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The UNet's encoder, middle and decoder blocks.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+
+use super::config::UNetConfig;
+use crate::fusion::ScaleAndBias;
+use crate::nn::resample::{Downsample2d, Upsample2d};
+use crate::nn::resnet::{ResnetBlock2d, ResnetConfig};
+use crate::nn::transformer::{Transformer2d, TransformerConfig};
+
+/// What the encoder hands to the decoder.
+#[derive(Clone, Debug)]
+pub struct Features {
+    /// One a skip connection, outermost first, `[batch, channels, height, width]`.
+    pub down: Vec<Tensor<4>>,
+    /// The middle block's output.
+    pub mid: Tensor<4>,
+}
+
+impl UNetConfig {
+    fn resnet(&self) -> ResnetConfig {
+        ResnetConfig {
+            time_width: Some(self.time_width()),
+            groups: self.norm_num_groups,
+            epsilon: self.norm_eps,
+            output_scale_factor: 1.0,
+        }
+    }
+
+    /// Indices are in range: [`UNetConfig::check`] has seen to it.
+    fn transformer(&self, block: usize) -> TransformerConfig {
+        TransformerConfig {
+            context_width: self.cross_attention_dim.get(block).unwrap_or(1),
+            heads: self.heads(block).unwrap_or(1),
+            layers: self.transformer_layers_per_block.get(block).unwrap_or(1),
+            groups: self.norm_num_groups,
+            linear_projection: self.use_linear_projection,
+        }
+    }
+
+    fn layers(&self, block: usize) -> usize {
+        self.layers_per_block.get(block).unwrap_or(1)
+    }
+}
+
+/// diffusers' `DownBlock2D`, or `CrossAttnDownBlock2D` where it has attentions.
+#[derive(Module, Debug)]
+pub struct DownBlock {
+    resnets: Vec<ResnetBlock2d>,
+    attentions: Option<Vec<Transformer2d>>,
+    downsamplers: Option<Vec<Downsample2d>>,
+}
+
+impl DownBlock {
+    fn new(config: &UNetConfig, i: usize, device: &Device) -> Self {
+        let channels = config.block_out_channels[i];
+        let before = config.block_out_channels[i.saturating_sub(1)];
+        let from = |layer| if layer == 0 { before } else { channels };
+        let layers = 0..config.layers(i);
+        Self {
+            resnets: layers
+                .clone()
+                .map(|layer| ResnetBlock2d::new(from(layer), channels, config.resnet(), device))
+                .collect(),
+            attentions: config.down_block_types[i]
+                .starts_with("CrossAttn")
+                .then(|| layers.map(|_| Transformer2d::new(channels, config.transformer(i), device)).collect()),
+            downsamplers: (i + 1 < config.block_out_channels.len())
+                .then(|| vec![Downsample2d::new(channels, config.downsample_padding, device)]),
+        }
+    }
+
+    /// Appends every intermediate output to `skips` and returns the last.
+    fn forward(&self, mut x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
+        for (layer, resnet) in self.resnets.iter().enumerate() {
+            x = resnet.forward(x, Some(time.clone()));
+            if let Some(attentions) = &self.attentions {
+                x = attentions[layer].forward(x, context.clone());
+            }
+            skips.push(x.clone());
+        }
+        for downsampler in self.downsamplers.iter().flatten() {
+            x = downsampler.forward(x);
+            skips.push(x.clone());
+        }
+        x
+    }
+}
+
+/// diffusers' `UNetMidBlock2DCrossAttn`.
+#[derive(Module, Debug)]
+pub struct MidBlock {
+    resnets: Vec<ResnetBlock2d>,
+    attentions: Vec<Transformer2d>,
+}
+
+impl MidBlock {
+    /// The block at the smallest resolution of `config`.
+    pub fn new(config: &UNetConfig, device: &Device) -> Self {
+        let last = config.block_out_channels.len() - 1;
+        let channels = config.block_out_channels[last];
+        let resnet = ResnetConfig { output_scale_factor: config.mid_block_scale_factor, ..config.resnet() };
+        Self {
+            resnets: (0..2).map(|_| ResnetBlock2d::new(channels, channels, resnet, device)).collect(),
+            attentions: vec![Transformer2d::new(channels, config.transformer(last), device)],
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>) -> Tensor<4> {
+        let x = self.resnets[0].forward(x, Some(time.clone()));
+        let x = self.attentions[0].forward(x, context.clone());
+        self.resnets[1].forward(x, Some(time.clone()))
+    }
+}
+
+/// diffusers' `UpBlock2D`, or `CrossAttnUpBlock2D` where it has attentions.
+#[derive(Module, Debug)]
+pub struct UpBlock {
+    resnets: Vec<ResnetBlock2d>,
+    attentions: Option<Vec<Transformer2d>>,
+    upsamplers: Option<Vec<Upsample2d>>,
+}
+
+impl UpBlock {
+    fn new(config: &UNetConfig, i: usize, device: &Device) -> Self {
+        let widths = &config.block_out_channels;
+        let (blocks, level) = (widths.len(), widths.len() - 1 - i);
+        let channels = widths[level];
+        let before = widths[(level + 1).min(blocks - 1)];
+        let outer = widths[level.saturating_sub(1)];
+        let layers = 0..=config.layers(level);
+        Self {
+            resnets: layers
+                .clone()
+                .map(|layer| {
+                    let from = if layer == 0 { before } else { channels };
+                    let skip = if layer == config.layers(level) { outer } else { channels };
+                    ResnetBlock2d::new(from + skip, channels, config.resnet(), device)
+                })
+                .collect(),
+            attentions: config.up_block_types[i]
+                .starts_with("CrossAttn")
+                .then(|| layers.map(|_| Transformer2d::new(channels, config.transformer(level), device)).collect()),
+            upsamplers: (level > 0).then(|| vec![Upsample2d::new(channels, device)]),
+        }
+    }
+}
+
+/// The UNet's encoder blocks, outermost first.
+pub fn down_blocks(config: &UNetConfig, device: &Device) -> Vec<DownBlock> {
+    (0..config.block_out_channels.len()).map(|i| DownBlock::new(config, i, device)).collect()
+}
+
+/// The UNet's decoder blocks, innermost first.
+pub fn up_blocks(config: &UNetConfig, device: &Device) -> Vec<UpBlock> {
+    (0..config.block_out_channels.len()).map(|i| UpBlock::new(config, i, device)).collect()
+}
+
+/// From the output of `conv_in` through the encoder and the middle block; shared by the UNet and the control branch.
+pub fn encode(blocks: &[DownBlock], mid: &MidBlock, x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>) -> Features {
+    let mut down = vec![x.clone()];
+    let x = blocks.iter().fold(x, |x, block| block.forward(x, time, context, &mut down));
+    Features { down, mid: mid.forward(x, time, context) }
+}
+
+/// From the middle block through the decoder. `up`, where given, modulates the decoder feature that meets each skip,
+/// in the order of the skips (the ablation of paper Table 7).
+pub fn decode(
+    blocks: &[UpBlock],
+    features: Features,
+    mut up: Option<Vec<ScaleAndBias>>,
+    time: &Tensor<2>,
+    context: &Tensor<3>,
+) -> Tensor<4> {
+    let Features { mut down, mid: mut x } = features;
+    for block in blocks {
+        for (layer, resnet) in block.resnets.iter().enumerate() {
+            let skip = down.pop().expect("as many skips as decoder layers");
+            if let Some(modulation) = up.as_mut().and_then(Vec::pop) {
+                x = modulation.apply(x);
+            }
+            x = resnet.forward(Tensor::cat(vec![x, skip], 1), Some(time.clone()));
+            if let Some(attentions) = &block.attentions {
+                x = attentions[layer].forward(x, context.clone());
+            }
+        }
+        for upsampler in block.upsamplers.iter().flatten() {
+            let [_, _, height, width] = down.last().expect("a skip at the next resolution").dims();
+            x = upsampler.forward(x, [height, width]);
+        }
+    }
+    x
+}

@@ -1,0 +1,118 @@
+//! The denoising UNet: diffusers' `UNet2DConditionModel`, built from its `config.json`.
+
+pub mod blocks;
+pub mod config;
+
+use std::path::Path;
+
+use anyhow::Result;
+use burn::module::Module;
+use burn::nn::conv::Conv2d;
+use burn::nn::{GroupNorm, GroupNormConfig};
+use burn::tensor::{Device, Tensor, activation::silu};
+
+pub use blocks::Features;
+use blocks::{DownBlock, MidBlock, UpBlock};
+pub use config::UNetConfig;
+
+use crate::fusion::ScaleAndBias;
+use crate::nn::resnet::conv3x3;
+use crate::nn::timestep::{TimestepEmbedding, Timesteps};
+use crate::weights;
+
+/// Predicts noise (or velocity) from a noisy latent, a timestep and a text.
+#[derive(Module, Debug)]
+pub struct UNet {
+    conv_in: Conv2d,
+    time_proj: Timesteps,
+    time_embedding: TimestepEmbedding,
+    down_blocks: Vec<DownBlock>,
+    mid_block: MidBlock,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+impl UNet {
+    /// With fresh weights.
+    ///
+    /// # Errors
+    /// The configuration contradicts itself.
+    pub fn new(config: &UNetConfig, device: &Device) -> Result<Self> {
+        config.check()?;
+        config.check_decoder()?;
+        let width = config.block_out_channels[0];
+        Ok(Self {
+            conv_in: conv3x3(config.in_channels, width, device),
+            time_proj: Timesteps::new(width, config.flip_sin_to_cos, config.freq_shift),
+            time_embedding: TimestepEmbedding::new(width, config.time_width(), device),
+            down_blocks: blocks::down_blocks(config, device),
+            mid_block: MidBlock::new(config, device),
+            up_blocks: blocks::up_blocks(config, device),
+            conv_norm_out: GroupNormConfig::new(config.norm_num_groups, width)
+                .with_epsilon(config.norm_eps)
+                .init(device),
+            conv_out: conv3x3(width, config.out_channels, device),
+        })
+    }
+
+    /// From a folder with `config.json` and safetensors.
+    ///
+    /// # Errors
+    /// Unreadable, unsupported, or weights that do not fit the configuration.
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        let mut unet = Self::new(&UNetConfig::read(folder)?, device)?;
+        weights::load(&mut unet, &weights::weights_file(folder)?)?;
+        Ok(unet)
+    }
+
+    /// `sample` `[batch, in_channels, height, width]`, `timestep` `[batch]`, `context`
+    /// `[batch, tokens, cross_attention_dim]`, to `[batch, out_channels, height, width]`.
+    pub fn forward(&self, sample: Tensor<4>, timestep: Tensor<1>, context: Tensor<3>) -> Tensor<4> {
+        let time = self.embed_time(timestep);
+        let features = self.encode(sample, &time, &context);
+        self.decode(features, None, &time, &context)
+    }
+
+    /// As [`Self::forward`], with `down` and `mid` added to the skips and the middle block's output: the ControlNet way.
+    pub fn forward_controlled(
+        &self,
+        sample: Tensor<4>,
+        timestep: Tensor<1>,
+        context: Tensor<3>,
+        down: Vec<Tensor<4>>,
+        mid: Tensor<4>,
+    ) -> Tensor<4> {
+        let time = self.embed_time(timestep);
+        let features = self.encode(sample, &time, &context);
+        let down = features.down.into_iter().zip(down).map(|(skip, residual)| skip + residual).collect();
+        self.decode(Features { down, mid: features.mid + mid }, None, &time, &context)
+    }
+
+    /// The first convolution, from which a control branch's grows.
+    pub fn conv_in(&self) -> &Conv2d {
+        &self.conv_in
+    }
+
+    /// `[batch]` to `[batch, time_width]`.
+    pub fn embed_time(&self, timestep: Tensor<1>) -> Tensor<2> {
+        self.time_embedding.forward(self.time_proj.forward(timestep))
+    }
+
+    /// The encoder and the middle block.
+    pub fn encode(&self, sample: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>) -> Features {
+        blocks::encode(&self.down_blocks, &self.mid_block, self.conv_in.forward(sample), time, context)
+    }
+
+    /// The decoder, on features that may have been fused with a control branch's.
+    pub fn decode(
+        &self,
+        features: Features,
+        up: Option<Vec<ScaleAndBias>>,
+        time: &Tensor<2>,
+        context: &Tensor<3>,
+    ) -> Tensor<4> {
+        let x = blocks::decode(&self.up_blocks, features, up, time, context);
+        self.conv_out.forward(silu(self.conv_norm_out.forward(x)))
+    }
+}

@@ -1,0 +1,174 @@
+//! CLIP, contrastively (Radford et al. 2021): of a batch of pictures and captions, which belong together?
+
+use anyhow::Result;
+use burn::module::{Module, Param};
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Int, Tensor};
+use rand::RngExt;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use spire_data::Picture;
+use spire_data::rng::rng;
+use spire_data::world::World;
+use spire_model::base::PromptEncoder;
+use spire_model::clip::{ClipText, ClipTextConfig, ClipVision, ClipVisionConfig};
+use spire_model::pictures;
+use spire_model::tokenizer::Tokenizer;
+
+use super::fit::{FitConfig, fit};
+use super::{PretrainConfig, done, training, write_figures, write_part};
+
+/// The text and image towers and how they are fitted.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClipStage {
+    /// Steps, batch, learning rate.
+    pub fit: FitConfig,
+    /// The text tower's sizes.
+    pub text: ClipTextConfig,
+    /// The image tower's sizes.
+    pub vision: ClipVisionConfig,
+    /// Share of pictures that are degraded, with the degradation named in their caption. Photographs on the web come
+    /// with such words too, and the control branch's prompts are made of them.
+    pub degraded_share: f64,
+    /// Held-out pairs of the retrieval figures.
+    pub evaluate: usize,
+}
+
+impl Default for ClipStage {
+    fn default() -> Self {
+        Self {
+            fit: FitConfig { batch_size: 128, ..FitConfig::default() },
+            text: ClipTextConfig {
+                hidden_size: 48,
+                intermediate_size: 192,
+                num_hidden_layers: 3,
+                num_attention_heads: 4,
+                max_position_embeddings: 48,
+                projection_dim: 48,
+                architectures: vec!["CLIPTextModelWithProjection".into()],
+                ..ClipTextConfig::default()
+            },
+            vision: ClipVisionConfig {
+                hidden_size: 64,
+                intermediate_size: 256,
+                num_hidden_layers: 4,
+                num_attention_heads: 4,
+                image_size: 64,
+                patch_size: 8,
+                projection_dim: 48,
+                ..ClipVisionConfig::default()
+            },
+            degraded_share: 0.25,
+            evaluate: 256,
+        }
+    }
+}
+
+/// Both towers and the logarithm of the inverse temperature.
+#[derive(Module, Debug)]
+struct Contrastive {
+    text: ClipText,
+    vision: ClipVision,
+    logit_scale: Param<Tensor<1>>,
+}
+
+/// The temperature never falls below 1/100, as in CLIP.
+const MAX_LOGIT_SCALE: f64 = 4.605;
+
+impl Contrastive {
+    /// Cosine similarities `[pictures, texts]`.
+    fn similarities(&self, pixels: Tensor<4>, ids: Tensor<2, Int>) -> Result<Tensor<2>> {
+        let text = self.text.forward(ids).text_embeds;
+        let text = unit(text.ok_or_else(|| anyhow::anyhow!("clip.text.architectures names no projection"))?);
+        Ok(unit(self.vision.forward(pixels)).matmul(text.transpose()))
+    }
+
+    /// Symmetric cross-entropy of the matching pairs.
+    fn loss(&self, pixels: Tensor<4>, ids: Tensor<2, Int>) -> Result<Tensor<1>> {
+        let scale = self.logit_scale.val().clamp_max(MAX_LOGIT_SCALE).exp();
+        let logits = self.similarities(pixels, ids)? * scale.unsqueeze::<2>();
+        let [batch, _] = logits.dims();
+        let diagonal = Tensor::<2>::eye(batch, &logits.device().inner());
+        let rows = (log_softmax(logits.clone(), 1) * diagonal.clone()).sum();
+        let columns = (log_softmax(logits, 0) * diagonal).sum();
+        Ok((rows + columns).div_scalar(-2.0 * batch as f64))
+    }
+}
+
+fn unit(x: Tensor<2>) -> Tensor<2> {
+    let norm = x.clone().square().sum_dim(1).add_scalar(1e-12).sqrt();
+    x / norm
+}
+
+pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
+    let (text_folder, vision_folder) = (config.out.join("text_encoder"), config.out.join("image_encoder"));
+    if done(&text_folder) && done(&vision_folder) {
+        tracing::info!("CLIP: already in {}", config.out.display());
+        return Ok(());
+    }
+    let stage = &config.clip;
+    let world = World::new(config.world.clone());
+    let training = training(device);
+    let text = ClipText::new(&stage.text, &training)?;
+    // Only its tokenizer is used here: the tower itself is still learning.
+    let tokens = PromptEncoder::new(Tokenizer::clip().clone(), text.valid(), &stage.text, device);
+    let towers = Contrastive {
+        text,
+        vision: ClipVision::new(&stage.vision, &training)?,
+        logit_scale: Param::from_tensor(Tensor::full([1], (1.0_f64 / 0.07).ln(), &training)),
+    };
+    let batch = |first: u64, count: usize, degraded_share: f64| -> Result<(Tensor<4>, Tensor<2, Int>)> {
+        let pairs: Vec<(Picture, String)> = (first..first + count as u64)
+            .into_par_iter()
+            .map(|n| pair(config, &world, n, degraded_share))
+            .collect::<Result<_>>()?;
+        let captions: Vec<_> = pairs.iter().map(|(_, caption)| caption).collect();
+        let pixels = pictures::to_tensor(pairs.iter().map(|(picture, _)| picture), device);
+        Ok((pixels, tokens.tokenize(&captions)))
+    };
+    let size = stage.fit.batch_size;
+    let towers = fit(&stage.fit, towers, |towers, step| {
+        let (pixels, ids) = batch(step * size as u64 % config.world.count, size, stage.degraded_share)?;
+        towers.loss(pixels, ids)
+    })?;
+    // Scenes beyond `count` are held out.
+    let (pixels, ids) = batch(config.world.count, stage.evaluate, 0.0)?;
+    let similarities = towers.similarities(pixels, ids)?;
+    let figures = json!({
+        "steps": stage.fit.steps,
+        "held_out_pairs": stage.evaluate,
+        "caption_of_picture_top1": retrieval(similarities.clone(), 1),
+        "caption_of_picture_top5": retrieval(similarities.clone(), 5),
+        "picture_of_caption_top1": retrieval(similarities.clone().transpose(), 1),
+        "picture_of_caption_top5": retrieval(similarities.transpose(), 5),
+    });
+    write_figures(&config.out, "clip", &figures)?;
+    let vision = ("model_type", "clip_vision_model");
+    write_part(&vision_folder, &stage.vision, vision, "model.safetensors", &towers.vision)?;
+    write_part(&text_folder, &stage.text, ("model_type", "clip_text_model"), "model.safetensors", &towers.text)
+}
+
+fn pair(config: &PretrainConfig, world: &World, n: u64, degraded_share: f64) -> Result<(Picture, String)> {
+    let scene = world.scene(n);
+    let picture = scene.draw(config.clip.vision.image_size);
+    let mut rng = rng(config.seed, "clip", n);
+    if !rng.random_bool(degraded_share) {
+        return Ok((picture, scene.caption));
+    }
+    let degraded = config.degradation.degrade(&picture, &mut rng)?;
+    Ok((degraded.picture, format!("{}; {}", scene.caption, degraded.prompt)))
+}
+
+/// Share of rows whose own column is among the `k` largest.
+fn retrieval(similarities: Tensor<2>, k: usize) -> f64 {
+    let [rows, _] = similarities.dims();
+    let values: Vec<f32> = similarities.into_data().iter::<f32>().collect();
+    let found = values
+        .chunks_exact(rows)
+        .enumerate()
+        .filter(|(i, row)| row.iter().filter(|value| **value > row[*i]).count() < k)
+        .count();
+    found as f64 / rows as f64
+}
