@@ -99,7 +99,7 @@ impl Lpips {
         for stage in &self.stages {
             features = features.map(|features| stage.forward(features));
             let [x, y] = features.each_ref().map(|features| unit_length(features.clone()));
-            let difference = (x - y).powi_scalar(2) * stage.importance.clone();
+            let difference = (x - y).square() * stage.importance.clone();
             distance = distance + difference.sum_dim(1).mean_dim(2).mean_dim(3).reshape([batch]);
         }
         Ok(distance)
@@ -118,7 +118,7 @@ impl Stage {
 
 /// Features of each pixel scaled to length 1.
 fn unit_length(features: Tensor<4>) -> Tensor<4> {
-    let length = features.clone().powi_scalar(2).sum_dim(1).sqrt();
+    let length = features.clone().square().sum_dim(1).sqrt();
     features / (length + 1e-10)
 }
 
@@ -154,9 +154,10 @@ mod tests {
                 (0..count).flat_map(|i| (((i * 7 % 11) as f32 + offset) * 0.1).to_le_bytes()).collect()
             })
             .collect();
-        let views = tensors.iter().zip(&bytes).map(|((name, shape), bytes)| {
-            (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
-        });
+        let views = tensors
+            .iter()
+            .zip(&bytes)
+            .map(|((name, shape), bytes)| (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
         Lpips::load(folder.path(), &Device::default())

@@ -60,16 +60,13 @@ impl PromptEncoder {
     /// What the UNet attends to: `[prompts, context_length, width]`.
     pub fn encode<S: AsRef<str>>(&self, prompts: &[S]) -> Tensor<3> {
         let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut new: Vec<&str> = prompts.iter().map(AsRef::as_ref).filter(|prompt| !seen.contains_key(*prompt)).collect();
-        new.sort_unstable();
-        new.dedup();
-        if !new.is_empty() {
-            let states = self.text_encoder.forward(self.tokenize(&new)).last_hidden_state;
-            for (prompt, state) in new.iter().zip(states.iter_dim(0)) {
-                seen.insert((*prompt).to_owned(), state.squeeze_dim(0));
-            }
-        }
-        Tensor::stack(prompts.iter().map(|prompt| seen[prompt.as_ref()].clone()).collect(), 0)
+        let states = prompts.iter().map(AsRef::as_ref).map(|prompt: &str| {
+            // One at a time: in a batch of another size a state may round differently, and a run that goes on from a
+            // checkpoint must find the states of the run that wrote it.
+            let encode = || self.text_encoder.forward(self.tokenize(&[prompt])).last_hidden_state.squeeze_dim(0);
+            seen.entry(prompt.to_owned()).or_insert_with(encode).clone()
+        });
+        Tensor::stack(states.collect(), 0)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor, activation::silu};
@@ -293,6 +293,18 @@ impl Vae {
             quant_conv: config.use_quant_conv.then(|| conv1x1(2 * latent, 2 * latent, device)),
             post_quant_conv: config.use_post_quant_conv.then(|| conv1x1(latent, latent, device)),
         })
+    }
+
+    /// For training from fresh weights: the posterior starts with this log-variance rather than with 0, whose noise
+    /// drowns what little the encoder says at first. Without effect where there is no `quant_conv`.
+    pub fn with_initial_logvar(mut self, logvar: f32) -> Self {
+        if let Some(conv) = &mut self.quant_conv {
+            let [channels, _, _, _] = conv.weight.dims();
+            let values: Vec<f32> = (0..channels).map(|i| if i < channels / 2 { 0.0 } else { logvar }).collect();
+            let device = conv.weight.val().device();
+            conv.bias = Some(Param::from_tensor(Tensor::from_floats(values.as_slice(), &device)));
+        }
+        self
     }
 
     /// From a folder with `config.json` and safetensors.

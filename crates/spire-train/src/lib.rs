@@ -1,12 +1,18 @@
 //! Training: run configuration, pretraining of the small prior ([`pretrain`]), the control branch's trainer, checkpoints and logs.
 
 pub mod checkpoint;
+pub mod config;
 pub mod ema;
+pub mod evaluate;
 pub mod learning_rate;
+pub mod memory;
 pub mod metrics_log;
 pub mod optimizer;
+pub mod parallel;
 pub mod pretrain;
 pub mod progress;
+pub mod run_folder;
 pub mod settings;
 pub mod sheet;
 pub mod tensorboard;
+pub mod trainer;

@@ -1,9 +1,10 @@
 //! JPEG compression and back, as libjpeg does it: its quality scale and tables, 4:2:0 chroma.
 
-use std::io::Cursor;
+use std::panic::catch_unwind;
 
-use image::{ImageFormat, ImageReader, RgbImage};
-use jpeg_encoder::{ChromaSubsamplingMethod, ColorType, Encoder, SamplingFactor};
+use image::RgbImage;
+use mozjpeg::qtable::{AnnexK_Chroma, AnnexK_Luma};
+use mozjpeg::{ColorSpace, Compress, Decompress};
 use thiserror::Error;
 
 use crate::Picture;
@@ -19,29 +20,58 @@ pub enum JpegError {
         /// Height in pixels.
         height: u32,
     },
-    /// The encoder refused.
+    /// The codec could not write or read.
     #[error("JPEG compression: {0}")]
-    Encode(#[from] jpeg_encoder::EncodingError),
-    /// The decoder refused what the encoder wrote.
-    #[error("JPEG decompression: {0}")]
-    Decode(#[from] image::ImageError),
+    Io(#[from] std::io::Error),
+    /// The codec gave up.
+    #[error("JPEG compression failed inside the codec")]
+    Codec,
 }
 
 /// What is left of `image` after JPEG compression with `quality` (1 to 100), chroma at half size both ways.
+///
+/// Both ways through libjpeg-turbo's code as `mozjpeg` carries it, without the latter's own optimisations: Pillow's
+/// and OpenCV's numerics, chroma interpolation included.
 ///
 /// # Errors
 /// A side is 0 or longer than 65535 pixels.
 pub fn jpeg_round_trip(image: &RgbImage, quality: u8) -> Result<RgbImage, JpegError> {
     let (width, height) = image.dimensions();
-    let (Ok(columns @ 1..), Ok(rows @ 1..)) = (u16::try_from(width), u16::try_from(height)) else {
+    if !(1..=65535).contains(&width) || !(1..=65535).contains(&height) {
         return Err(JpegError::Size { width, height });
-    };
-    let mut bytes = Vec::new();
-    let mut encoder = Encoder::new(&mut bytes, quality.clamp(1, 100));
-    encoder.set_sampling_factor(SamplingFactor::F_2_2);
-    encoder.set_chroma_subsampling_method(ChromaSubsamplingMethod::Average);
-    encoder.encode(image.as_raw(), columns, rows, ColorType::Rgb)?;
-    Ok(ImageReader::with_format(Cursor::new(bytes), ImageFormat::Jpeg).decode()?.into_rgb8())
+    }
+    // libjpeg reports faults by unwinding.
+    let pixels = catch_unwind(|| {
+        let mut compress = Compress::new(ColorSpace::JCS_RGB);
+        compress.set_size(width as usize, height as usize);
+        compress.set_fastest_defaults();
+        set_quality(&mut compress, quality.clamp(1, 100));
+        compress.set_chroma_sampling_pixel_sizes((2, 2), (2, 2));
+        let mut started = compress.start_compress(Vec::new())?;
+        started.write_scanlines(image.as_raw())?;
+        let bytes = started.finish()?;
+        let mut started = Decompress::new_mem(&bytes)?.rgb()?;
+        let pixels: Vec<[u8; 3]> = started.read_scanlines()?;
+        started.finish()?;
+        Ok::<_, std::io::Error>(pixels.into_flattened())
+    });
+    match pixels {
+        Ok(pixels) => RgbImage::from_raw(width, height, pixels?).ok_or(JpegError::Codec),
+        Err(_) => Err(JpegError::Codec),
+    }
+}
+
+/// libjpeg's tables for `quality` from 1 to 100.
+fn set_quality(compress: &mut Compress, quality: u8) {
+    compress.set_quality(f32::from(quality));
+    // From here down entries pass 255, the limit of baseline JPEG, which `set_quality` does not heed.
+    if quality < 24 {
+        // libjpeg scales the tables by whole percents: this quality stands for exactly that many.
+        let percent = 5000 / u32::from(quality);
+        let quality = 5000.0 / percent as f32;
+        compress.set_luma_qtable(&AnnexK_Luma.scaled(quality, quality));
+        compress.set_chroma_qtable(&AnnexK_Chroma.scaled(quality, quality));
+    }
 }
 
 /// [`jpeg_round_trip`] for a picture: clamped and rounded to 8 bits first, as a JPEG file would hold it.

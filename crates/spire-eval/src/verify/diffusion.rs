@@ -7,20 +7,20 @@ use spire_model::scheduler::{NoiseSchedule, SchedulerConfig};
 use super::case::{Case, Outputs, Worst, compare, relative_maximum};
 use crate::arrays::Array;
 
-/// `in.noise` and `in.model_output.{i}` to `out.timesteps`, `out.model_input.{i}` and `out.latent.{i}`.
+/// `in.noise`, the latent that the run starts from (scaled already), and `in.model_output.{i}` to `out.timesteps`,
+/// `out.model_input.{i}` and `out.latent.{i}`.
 pub fn sampler(case: &Case, device: &Device) -> Result<Worst> {
     let arrays = case.arrays()?;
     let config = SchedulerConfig::from_file(case.weights()?)?;
     let mut sampler = config.sampler()?.build(&config, case.steps()?)?;
     let timesteps = sampler.timesteps().to_vec();
 
-    let noise: Tensor<4> = arrays.tensor("in.noise", device)?;
-    let mut latent = noise.clone() * sampler.init_noise_sigma();
+    let mut latent: Tensor<4> = arrays.tensor("in.noise", device)?;
     let mut outputs = Outputs::new();
     for i in 0..timesteps.len() {
         let name = format!("in.model_output.{i}");
         let model_output = arrays.tensor(&name, device)?;
-        ensure!(model_output.dims() == noise.dims(), "{name} differs in shape from in.noise");
+        ensure!(model_output.dims() == latent.dims(), "{name} differs in shape from in.noise");
         let model_input = sampler.scale_model_input(latent.clone(), i);
         outputs.insert(format!("out.model_input.{i}"), model_input.into());
         latent = sampler.step(model_output, i, latent);

@@ -115,9 +115,9 @@ mod tests {
         let report = Report { rows: vec![row("a", 2.5e-6, None), row("long/path", f64::NAN, Some("no\n tensor"))] };
         assert!(!report.passed());
         let expected = "\
-case       kind    worst  tolerance
-a          unet   2.5e-6     1.0e-4  ok
-long/path  unet        -     1.0e-4  FAILED: no tensor
+case       kind   worst  tolerance
+a          unet  2.5e-6     1.0e-4  ok
+long/path  unet       -     1.0e-4  FAILED: no tensor
 1 of 2 cases passed";
         assert_eq!(report.to_string(), expected);
     }

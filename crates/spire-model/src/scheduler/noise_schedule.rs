@@ -242,7 +242,7 @@ mod tests {
     proptest! {
         #[test]
         fn less_of_the_clean_latent_is_left_at_every_timestep(
-            beta_start in 1e-5f64..0.01,
+            beta_start in 1e-5f64..0.002,
             growth in 1.0f64..20.0,
             count in 2usize..1200,
             schedule in prop::sample::select(vec![

@@ -311,3 +311,55 @@ fn regex(pattern: &str) -> Regex {
 fn bytes_regex(pattern: &str) -> bytes::Regex {
     bytes::RegexBuilder::new(pattern).unicode(false).build().expect("a pattern of this file")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn repairs_the_examples_of_ftfy() {
+        for (damaged, repaired) in [
+            ("âœ” No problems", "✔ No problems"),
+            ("The Mona Lisa doesnÃƒÂ¢Ã¢â€šÂ¬Ã¢â€žÂ¢t have eyebrows.", "The Mona Lisa doesn't have eyebrows."),
+            ("l’humanitÃ©", "l'humanité"),
+            ("Ã\u{a0} perturber la rÃ©flexion", "à perturber la réflexion"),
+            ("voilÃ  le travail", "voilà le travail"),
+            ("â€œ like this â€\u{fffd}", "\" like this \u{fffd}"),
+            ("схожий на Ð¡Ñ…Ð¾Ð¶Ð¸Ð¹", "схожий на Схожий"),
+            ("P&EACUTE;REZ, P&eacute;rez", "PÉREZ, Pérez"),
+            ("ＬＯＵＤ　ＮＯＩＳＥＳ", "LOUD NOISES"),
+            ("\u{1b}[36;44mI'm blue\u{1b}[0m", "I'm blue"),
+            ("ﬂuﬃeﬆ", "fluffiest"),
+            ("two\r\nlines\u{2028}and\u{feff} more", "two\nlines\nand more"),
+        ] {
+            assert_eq!(fix_text(damaged), repaired);
+        }
+    }
+
+    #[test]
+    fn leaves_sound_text_alone() {
+        for text in
+            ["", "IL Y MARQUÉ…", "50 % café – naïve", "日本語のテキスト 🐼", "&lt; stays beside <b>", "AT&T &bogus;"]
+        {
+            assert_eq!(fix_text(text), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_too_broken(text in r"(\PC|[\x00-\u{ff}]|&#x?[0-9a-f]{1,8};?|[Ãâð\u{ed}ï][\u{80}-\u{bf}€œ�]{0,3}){0,60}") {
+            prop_assert!(!fix_text(&text).contains(is_unwanted_control));
+        }
+
+        #[test]
+        fn utf8_read_as_windows_1252_comes_back(word in "[àèéêîôûçäöüñ]{1,3}[a-z]{1,6}") {
+            let misread: String = word
+                .bytes()
+                .map(|byte| if byte < 0x80 { byte.into() } else { ENCODINGS[1].high.chars().nth(usize::from(byte) - 0x80).unwrap() })
+                .collect();
+            prop_assert_eq!(fix_text(&misread), word);
+        }
+    }
+}

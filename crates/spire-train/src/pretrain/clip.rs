@@ -128,9 +128,8 @@ pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
         let pixels = pictures::to_tensor(pairs.iter().map(|(picture, _)| picture), device);
         Ok((pixels, tokens.tokenize(&captions)))
     };
-    let size = stage.fit.batch_size;
-    let towers = fit(&stage.fit, towers, |towers, step| {
-        let (pixels, ids) = batch(step * size as u64 % config.world.count, size, stage.degraded_share)?;
+    let towers = fit(&stage.fit, towers, |towers, part, size| {
+        let (pixels, ids) = batch(part * size as u64 % config.world.count, size, stage.degraded_share)?;
         towers.loss(pixels, ids)
     })?;
     // Scenes beyond `count` are held out.

@@ -2,9 +2,8 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use burn::module::Module;
-use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +11,7 @@ use crate::ema;
 use crate::learning_rate::{LearningRate, Schedule};
 use crate::metrics_log::StepMetrics;
 use crate::optimizer::{Optimizer, OptimizerSettings, grad_norm, number_parameters};
+use crate::parallel::gradients;
 use crate::progress::Progress;
 
 /// How long and how fast a stage learns.
@@ -30,6 +30,8 @@ pub struct FitConfig {
     pub max_grad_norm: f64,
     /// Decay of the weights' moving average, which is what is kept.
     pub ema_decay: f64,
+    /// Parts that a batch is split into, each on a thread of its own. The contrastive loss can't be split.
+    pub parts: usize,
 }
 
 impl Default for FitConfig {
@@ -41,21 +43,30 @@ impl Default for FitConfig {
             weight_decay: 1e-4,
             max_grad_norm: 1.0,
             ema_decay: 0.999,
+            parts: 1,
         }
     }
 }
 
 /// Fits `module`, whose parameters require gradients, and returns the moving average of its weights on a plain device.
 ///
-/// `loss(module, step)` gives the loss `[1]` of one batch. A batch whose loss or gradients are not finite is passed over.
+/// `loss(module, part, size)` gives the loss `[1]` of a part of `size` samples, parts being counted over all steps. A
+/// batch whose loss or gradients are not finite is passed over.
 ///
 /// # Errors
-/// `loss` fails, or a hundred batches in a row are passed over.
+/// The batch can't be split, `loss` fails, or a hundred batches in a row are passed over.
 pub fn fit<M: Module>(
     config: &FitConfig,
     module: M,
-    mut loss: impl FnMut(&M, u64) -> Result<Tensor<1>>,
+    loss: impl Fn(&M, u64, usize) -> Result<Tensor<1>> + Sync,
 ) -> Result<M> {
+    let parts = config.parts.max(1);
+    ensure!(
+        config.batch_size.is_multiple_of(parts) && config.batch_size > 0,
+        "batch_size {} can't be split into {parts} parts",
+        config.batch_size
+    );
+    let size = config.batch_size / parts;
     let mut module = number_parameters(module);
     let mut average = module.valid();
     let mut optimizer = Optimizer::new(OptimizerSettings {
@@ -73,10 +84,9 @@ pub fn fit<M: Module>(
     let mut passed_over = 0;
     for step in 0..config.steps {
         let start = Instant::now();
-        let value = loss(&module, step)?;
-        let gradients = GradientsParams::from_grads(value.backward(), &module);
+        let numbers = (step * parts as u64..(step + 1) * parts as u64).collect();
+        let (value, gradients) = gradients(&module, numbers, parts, |module, part| loss(module, part, size))?;
         let norm = grad_norm(&module, &gradients);
-        let value = f64::from(value.into_scalar::<f32>());
         if value.is_finite() && norm.is_finite() {
             module = optimizer.step(step, module, gradients, norm);
             average = ema::update(average, &module, ema::decay_at(config.ema_decay, step));

@@ -43,7 +43,7 @@ pub struct UNetStage {
 impl Default for UNetStage {
     fn default() -> Self {
         Self {
-            fit: FitConfig { batch_size: 64, ..FitConfig::default() },
+            fit: FitConfig { batch_size: 64, parts: 2, ..FitConfig::default() },
             model: UNetConfig {
                 block_out_channels: vec![64, 96],
                 layers_per_block: PerBlock::All(1),
@@ -97,9 +97,8 @@ pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
     let (vae, vae_config) = (Vae::load(&vae_folder, device)?, VaeConfig::read(&vae_folder)?);
     let (latents, captions) = encode_scenes(config, &vae, vae_config.scaling_factor, device);
     let [_, channels, height, width] = latents.dims();
-    let size = stage.fit.batch_size;
-    let unet = fit(&stage.fit, UNet::new(&stage.model, &training(device))?, |unet, step| {
-        let mut rng = rng(config.seed, "unet", step);
+    let unet = fit(&stage.fit, UNet::new(&stage.model, &training(device))?, |unet, part, size| {
+        let mut rng = rng(config.seed, "unet", part);
         let chosen: Vec<usize> = (0..size).map(|_| rng.random_range(0..captions.len())).collect();
         let timesteps: Vec<usize> = (0..size).map(|_| rng.random_range(0..schedule.num_train_timesteps())).collect();
         let texts: Vec<&str> = chosen

@@ -1,19 +1,24 @@
 //! The autoencoder: reconstruction, with the latent held lightly to a standard normal.
 
 use anyhow::Result;
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use spire_data::Picture;
+use spire_data::rng::rng;
 use spire_data::world::World;
 use spire_eval::psnr::psnr;
 use spire_model::pictures;
+use spire_model::restore::noise;
 use spire_model::vae::{Vae, VaeConfig};
 
 use super::fit::{FitConfig, fit};
 use super::{PretrainConfig, done, training, write_figures, write_part};
 use crate::sheet;
+
+/// Log-variance of the latents at the start of training: little noise.
+const INITIAL_LOGVAR: f32 = -8.0;
 
 /// The autoencoder and how it is fitted.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -56,15 +61,18 @@ pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
     let draw = |first: u64, count: usize| -> Vec<Picture> {
         (first..first + count as u64).into_par_iter().map(|n| world.scene(n).draw(config.world.size)).collect()
     };
-    let size = stage.fit.batch_size;
-    let vae = fit(&stage.fit, Vae::new(&stage.model, &training(device))?, |vae, step| {
-        let pictures = draw(step * size as u64 % config.world.count, size);
-        Ok(loss(vae, pictures::to_tensor(&pictures, device), stage.kl_weight))
+    let fresh = Vae::new(&stage.model, &training(device))?.with_initial_logvar(INITIAL_LOGVAR);
+    let vae = fit(&stage.fit, fresh, |vae, part, size| {
+        let pictures = pictures::to_tensor(&draw(part * size as u64 % config.world.count, size), device);
+        let (mean, logvar) = vae.encode(pictures.clone());
+        let [batch, channels, height, width] = mean.dims();
+        let noise = noise(&mut rng(config.seed, "vae", part), [batch * channels, height, width], device);
+        Ok(loss(vae, pictures, mean, logvar, noise, stage.kl_weight))
     })?;
     // Scenes beyond `count` are held out.
     let held_out = draw(config.world.count, stage.evaluate);
     let (mut ratios, mut rebuilt, mut latents) = (Vec::new(), Vec::new(), Vec::new());
-    for chunk in held_out.chunks(size) {
+    for chunk in held_out.chunks(stage.fit.batch_size) {
         let (mean, _) = vae.encode(pictures::to_tensor(chunk, device));
         let decoded = pictures::from_tensor(vae.decode(mean.clone()));
         for (clean, decoded) in chunk.iter().zip(&decoded) {
@@ -96,11 +104,17 @@ pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
     write_part(&folder, &model, ("_class_name", "AutoencoderKL"), "diffusion_pytorch_model.safetensors", &vae)
 }
 
-/// Mean squared error and weighted divergence, `[1]`, of pictures `[batch, 3, height, width]` in \[-1, 1\].
-fn loss(vae: &Vae, pictures: Tensor<4>, kl_weight: f64) -> Tensor<1> {
-    let (mean, logvar) = vae.encode(pictures.clone());
-    let noise = Tensor::random(mean.dims(), Distribution::Normal(0.0, 1.0), &pictures.device());
-    let latent = mean.clone() + logvar.clone().div_scalar(2.0).exp() * noise;
+/// Mean squared error and weighted divergence, `[1]`, of `pictures` `[batch, 3, height, width]` in \[-1, 1\] whose
+/// latents are drawn with `noise`.
+fn loss(
+    vae: &Vae,
+    pictures: Tensor<4>,
+    mean: Tensor<4>,
+    logvar: Tensor<4>,
+    noise: Tensor<4>,
+    kl_weight: f64,
+) -> Tensor<1> {
+    let latent = mean.clone() + logvar.clone().div_scalar(2.0).exp() * noise.reshape(mean.dims());
     let reconstruction = (vae.decode(latent) - pictures).square().mean();
     let divergence = (mean.square() + logvar.clone().exp() - logvar - 1.0).mean().div_scalar(2.0);
     reconstruction + divergence.mul_scalar(kl_weight)

@@ -1,0 +1,258 @@
+//! The subcommands: arguments and wiring.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Parser, Subcommand, ValueEnum};
+use spire_data::Picture;
+use spire_data::degrade;
+use spire_data::prompt::{self, Fragment};
+use spire_data::rng::rng;
+use spire_model::base::Base;
+use spire_model::control::Control;
+use spire_model::restore::{Request, restore};
+use spire_model::scheduler::SamplerKind;
+use spire_train::config::RunConfig;
+use spire_train::pretrain::{self, PretrainConfig, Stage};
+use spire_train::run_folder::RunFolder;
+use spire_train::settings;
+use spire_train::trainer::{self, Outcome};
+
+/// Text-driven image restoration (SPIRE): train, restore, degrade, verify.
+#[derive(Parser)]
+#[command(version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What `spire train --help` ends with: every key, from the one commented reference.
+const REFERENCE: &str = include_str!("../../../configs/reference.toml");
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a control branch on a frozen text-to-image model, evaluate it, write a run folder
+    #[command(after_long_help = format!("Every key of a configuration, with its default:\n\n{REFERENCE}"))]
+    Train(Train),
+    /// Restore a picture
+    Restore(Restore),
+    /// Degrade a picture with what a restoration prompt would undo
+    Degrade(Degrade),
+    /// Compare what this program computes with reference bundles
+    Verify(Verify),
+    /// Train the small text-to-image model of assets/tiny: CLIP, then the VAE, then the UNet
+    Pretrain(Pretrain),
+}
+
+#[derive(clap::Args)]
+struct Train {
+    /// Configuration, TOML
+    #[arg(required_unless_present = "resume")]
+    config: Option<PathBuf>,
+    /// Go on with the run in this folder, from its newest sound checkpoint
+    #[arg(long, value_name = "RUN", conflicts_with = "config")]
+    resume: Option<PathBuf>,
+    /// Override a key of the configuration, such as train.learning_rate=1e-4; may be given more than once
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+#[derive(clap::Args)]
+struct Restore {
+    /// The picture
+    image: PathBuf,
+    /// Where the restored picture is written, as PNG
+    #[arg(short, long, value_name = "PNG")]
+    output: PathBuf,
+    /// Run whose model is used; without it the one that comes with the program
+    #[arg(long, value_name = "RUN")]
+    run: Option<PathBuf>,
+    /// What the picture shows; may be empty
+    #[arg(long, default_value = "")]
+    semantic: String,
+    /// What is to be undone
+    #[arg(long, default_value = prompt::REMOVE_ALL)]
+    restoration: String,
+    /// Replaces the empty prompt in classifier-free guidance
+    #[arg(long)]
+    negative: Option<String>,
+    /// Denoising steps
+    #[arg(long)]
+    steps: Option<usize>,
+    /// Weight of the semantic prompt; 1 is no guidance
+    #[arg(long)]
+    guidance: Option<f64>,
+    /// ddim, dpm++2m or euler
+    #[arg(long)]
+    sampler: Option<SamplerKind>,
+    /// Decides the initial noise
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// flex (the CPU), cuda:0, vulkan, …
+    #[arg(long)]
+    device: Option<String>,
+}
+
+#[derive(clap::Args)]
+struct Degrade {
+    /// The picture
+    image: PathBuf,
+    /// The restoration prompt, such as "Deblur with sigma 3.0; Dejpeg with quality 40"; numbers are needed
+    #[arg(long)]
+    prompt: String,
+    /// Where the degraded picture is written, as PNG; beside the picture if not given
+    #[arg(short, long, value_name = "PNG")]
+    output: Option<PathBuf>,
+    /// Decides the noise
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+#[derive(clap::Args)]
+struct Verify {
+    /// Folders with bundles, at any depth
+    #[arg(required = true)]
+    folders: Vec<PathBuf>,
+    /// flex (the CPU), cuda:0, vulkan, …
+    #[arg(long, default_value = "flex")]
+    device: String,
+}
+
+#[derive(clap::Args)]
+struct Pretrain {
+    /// Configuration, TOML
+    config: PathBuf,
+    /// Only this stage; may be given more than once
+    #[arg(long = "stage", value_name = "STAGE")]
+    stages: Vec<StageName>,
+    /// Override a key of the configuration; may be given more than once
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum StageName {
+    Clip,
+    Vae,
+    Unet,
+}
+
+impl Cli {
+    /// Does what the command line asks for.
+    pub fn run(self) -> Result<ExitCode> {
+        match self.command {
+            Command::Train(args) => train(args),
+            Command::Restore(args) => restore_picture(args),
+            Command::Degrade(args) => degrade_picture(args),
+            Command::Verify(args) => verify(args),
+            Command::Pretrain(args) => pretrain_model(args),
+        }
+    }
+}
+
+fn train(args: Train) -> Result<ExitCode> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = interrupted.clone();
+    ctrlc::set_handler(move || {
+        // The second time, the user does not want to wait for the step to end.
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("interrupted: writing a checkpoint after this step (again to stop at once)");
+    })?;
+    let (outcome, dir) = match (args.resume, args.config) {
+        (Some(run), _) => (trainer::resume(&run, &args.overrides, &interrupted)?, run),
+        (None, Some(path)) => {
+            let config: RunConfig = settings::load(&path, &args.overrides)?;
+            let dir = config.run.dir.clone();
+            (trainer::train(config, &interrupted)?, dir)
+        }
+        (None, None) => unreachable!("the parser asks for one of the two"),
+    };
+    match outcome {
+        Outcome::Finished => println!("{}", std::fs::read_to_string(dir.join("summary.json"))?),
+        Outcome::Interrupted(step) => {
+            println!("stopped after step {step}; go on with: spire train --resume {}", dir.display());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The model that comes with the program.
+const BUILT_IN: &str = "assets/tiny";
+
+fn restore_picture(args: Restore) -> Result<ExitCode> {
+    let (config, control) = match &args.run {
+        Some(run) => {
+            let (folder, config) = RunFolder::open(run, &[])?;
+            (config, folder.trained_control()?)
+        }
+        None => (RunConfig::default(), Path::new(BUILT_IN).join("control")),
+    };
+    let picture = Picture::open(&args.image)?;
+    let device = spire_model::device::device(args.device.as_deref().unwrap_or(&config.run.device))?;
+    let base = Base::load(&config.model.base, &device).with_context(|| match &args.run {
+        Some(run) => format!("the model that {} was trained on", run.display()),
+        None => format!("the model that comes with the program, {BUILT_IN} in its repository"),
+    })?;
+    let control = Control::load(&control, &device)?;
+    let mut sampling = config.evaluate.sampling;
+    sampling.steps = args.steps.unwrap_or(sampling.steps);
+    sampling.guidance_scale = args.guidance.unwrap_or(sampling.guidance_scale);
+    sampling.sampler = args.sampler.unwrap_or(sampling.sampler);
+    sampling.negative = args.negative.unwrap_or(sampling.negative);
+    let request =
+        Request { degraded: picture, semantic: args.semantic, restoration: args.restoration, seed: args.seed };
+    let restored = restore(&base, &control, &sampling, &[request])?;
+    restored[0].save_png(&args.output)?;
+    println!("{}", args.output.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn degrade_picture(args: Degrade) -> Result<ExitCode> {
+    let steps = prompt::parse(&args.prompt)?
+        .into_iter()
+        .map(|fragment| match fragment {
+            Fragment::Numbered(step) => Ok(step),
+            Fragment::Bare(_) => bail!(
+                "\"{}\" does not say how much: degrading needs numbers, as in \"Deblur with sigma 3.0\"",
+                args.prompt
+            ),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    ensure!(!steps.is_empty(), "\"{}\" names no degradation that could be applied", args.prompt);
+    let clean = Picture::open(&args.image)?;
+    let degraded = degrade::apply(&steps, &clean, &mut rng(args.seed, "degrade", 0))?;
+    let output = args.output.unwrap_or_else(|| {
+        let stem = args.image.file_stem().unwrap_or_default().to_string_lossy();
+        args.image.with_file_name(format!("{stem}-degraded.png"))
+    });
+    degraded.save_png(&output)?;
+    println!("{}", output.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn verify(args: Verify) -> Result<ExitCode> {
+    let device = spire_model::device::device(&args.device)?;
+    let report = spire_eval::verify::verify(&args.folders, &device)?;
+    println!("{report}");
+    Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn pretrain_model(args: Pretrain) -> Result<ExitCode> {
+    let config: PretrainConfig = settings::load(&args.config, &args.overrides)?;
+    let stages = if args.stages.is_empty() { &StageName::value_variants()[..] } else { &args.stages };
+    let stages: Vec<_> = stages
+        .iter()
+        .map(|stage| match stage {
+            StageName::Clip => Stage::Clip,
+            StageName::Vae => Stage::Vae,
+            StageName::Unet => Stage::UNet,
+        })
+        .collect();
+    pretrain::pretrain(&config, &stages)?;
+    Ok(ExitCode::SUCCESS)
+}

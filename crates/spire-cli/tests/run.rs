@@ -1,0 +1,174 @@
+//! The real program, driven as a user drives it: train, kill, resume, restore, degrade.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn spire(args: &[&str]) -> Output {
+    command(args).output().unwrap()
+}
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spire"));
+    command.args(args).current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
+    command
+}
+
+fn ok(output: Output) -> String {
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn error(output: Output) -> String {
+    assert!(!output.status.success());
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!error.contains("panicked"), "{error}");
+    error
+}
+
+/// `spire train configs/tiny.toml`, cut down to `steps` steps.
+fn train(dir: &Path, steps: u32) -> Command {
+    let mut command = command(&["train", "configs/tiny.toml"]);
+    for set in [
+        format!("run.dir={}", dir.display()),
+        format!("train.steps={steps}"),
+        "train.batch_size=4".into(),
+        "train.checkpoint_every=4".into(),
+        "train.validate_every=6".into(),
+        "train.warmup_steps=2".into(),
+        "evaluate.samples=3".into(),
+        "evaluate.rows=2".into(),
+        "evaluate.validation_samples=2".into(),
+        "evaluate.sampling.steps=2".into(),
+    ] {
+        command.arg("--set").arg(set);
+    }
+    command
+}
+
+fn losses(run: &Path) -> Vec<(u64, u64)> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .map(|line| (line["step"].as_u64().unwrap(), line["loss"].as_f64().unwrap().to_bits()))
+        .collect()
+}
+
+fn checkpoints(run: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<_> = fs::read_dir(run.join("checkpoints"))
+        .map(|entries| entries.map(|entry| entry.unwrap().path()).collect())
+        .unwrap_or_default();
+    found.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("step-")));
+    found.sort();
+    found
+}
+
+#[test]
+fn a_killed_run_resumes_exactly_and_a_finished_one_restores() {
+    let scratch = TempDir::new().unwrap();
+    let (whole, killed) = (scratch.path().join("whole"), scratch.path().join("killed"));
+    ok(train(&whole, 12).output().unwrap());
+    let expected = losses(&whole);
+    assert_eq!(expected.len(), 12);
+
+    // Killed once there is a checkpoint and a step or more after it.
+    let mut child = train(&killed, 12).spawn().unwrap();
+    let start = Instant::now();
+    while losses(&killed).len() < 5 {
+        assert!(start.elapsed() < Duration::from_secs(300), "no fifth step after five minutes");
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before it could be killed");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!killed.join("summary.json").exists());
+
+    assert!(!checkpoints(&killed).is_empty());
+    ok(spire(&["train", "--resume", killed.to_str().unwrap()]));
+    assert_eq!(losses(&killed), expected);
+
+    let summary: Value = serde_json::from_slice(&fs::read(killed.join("summary.json")).unwrap()).unwrap();
+    assert_eq!(summary["steps"], 12);
+    for side in ["degraded", "restored"] {
+        assert!(summary["held_out"][side]["psnr"].as_f64().unwrap() > 3.0);
+        assert!(summary["held_out"][side]["ssim"].is_f64());
+        assert!(summary["held_out"][side]["clip_frechet"].is_f64());
+    }
+    assert!(killed.join("samples/step-00000012.png").is_file());
+    let weights = |run: &Path| fs::read(run.join("control/diffusion_pytorch_model.safetensors")).unwrap();
+    assert_eq!(weights(&killed), weights(&whole));
+
+    // A damaged checkpoint is noticed, and the one before it is used.
+    let newest = checkpoints(&killed).pop().unwrap();
+    let file = newest.join("training.safetensors");
+    let mut bytes = fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let output = spire(&["train", "--resume", killed.to_str().unwrap()]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("training.safetensors"));
+    ok(output);
+    assert_eq!(losses(&killed), expected);
+
+    let picture = scratch.path().join("restored.png");
+    ok(spire(&[
+        "restore", "--run", killed.to_str().unwrap(), "tests/pictures/scene.png", "--semantic", "a red star",
+        "--restoration", "Deblur with sigma 3.0", "--steps", "2", "-o", picture.to_str().unwrap(),
+    ]));
+    assert_eq!(spire_data::Picture::open(&picture).unwrap().width, 70);
+
+    let again = train(&killed, 12).output().unwrap();
+    assert!(error(again).contains("--resume"));
+}
+
+#[test]
+fn degrading_does_what_the_prompt_would_undo() {
+    let scratch = TempDir::new().unwrap();
+    let degrade = |prompt: &str, name: &str| {
+        let path = scratch.path().join(name);
+        let output =
+            spire(&["degrade", "tests/pictures/scene.png", "--prompt", prompt, "-o", path.to_str().unwrap()]);
+        (output, path)
+    };
+    let (output, path) = degrade("Deblur with sigma 3.0; Dejpeg with quality 40", "once.png");
+    ok(output);
+    let clean = spire_data::Picture::open("../../tests/pictures/scene.png").unwrap();
+    let degraded = spire_data::Picture::open(&path).unwrap();
+    assert_eq!((degraded.width, degraded.height), (clean.width, clean.height));
+    assert_ne!(degraded, clean);
+    let (output, again) = degrade("Deblur with sigma 3.0; Dejpeg with quality 40", "again.png");
+    ok(output);
+    assert_eq!(fs::read(path).unwrap(), fs::read(again).unwrap());
+    assert!(error(degrade("Deblur", "number.png").0).contains("needs numbers"));
+    assert!(error(degrade("Sharpen it", "verb.png").0).contains("Sharpen it"));
+}
+
+#[test]
+fn mistakes_are_answered_with_what_to_do() {
+    let unknown = error(spire(&["train", "configs/tiny.toml", "--set", "train.learning_rat=1e-4"]));
+    assert!(unknown.contains("train.learning_rate"), "{unknown}");
+    let missing = error(spire(&["train", "configs/no-such.toml"]));
+    assert!(missing.contains("configs/no-such.toml"), "{missing}");
+    let folder = error(spire(&["train", "--resume", "configs"]));
+    assert!(folder.contains("no run folder"), "{folder}");
+    let device = error(spire(&["verify", "tests/reference", "--device", "abacus"]));
+    assert!(device.contains("flex"), "{device}");
+    let picture = error(spire(&["restore", "README.md", "-o", "never.png"]));
+    assert!(picture.contains("README.md"), "{picture}");
+}
+
+#[test]
+fn verify_fails_where_a_bundle_does_not_agree() {
+    let scratch = TempDir::new().unwrap();
+    let case = scratch.path().join("case");
+    fs::create_dir(&case).unwrap();
+    fs::write(case.join("case.toml"), "kind = \"no-such-kind\"\ntolerance = 1e-4\nsource = \"nowhere\"\n").unwrap();
+    let output = spire(&["verify", scratch.path().to_str().unwrap()]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("no-such-kind"));
+}

@@ -1,0 +1,136 @@
+//! What design section 1 promises of the control branch: it starts as the identity, every weight of it learns, and
+//! nothing else does.
+
+use std::path::{Path, PathBuf};
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::{GradientsParams, SgdConfig};
+use burn::tensor::{Device, Distribution, Tensor};
+use burn_store::ModuleSnapshot;
+use spire_model::control::{Control, ControlConfig};
+use spire_model::fusion::Fusion;
+use spire_model::spire::predict;
+use spire_model::unet::{UNet, UNetConfig};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/sd1/unet")
+}
+
+struct Inputs {
+    sample: Tensor<4>,
+    timestep: Tensor<1>,
+    semantic: Tensor<3>,
+    restoration: Tensor<3>,
+    degraded: Tensor<4>,
+}
+
+fn inputs() -> Inputs {
+    let device = Device::flex();
+    let normal = Distribution::Normal(0.0, 1.0);
+    Inputs {
+        sample: Tensor::random([2, 4, 8, 8], normal, &device),
+        timestep: Tensor::from_floats([3.0, 700.0], &device),
+        semantic: Tensor::random([2, 7, 24], normal, &device),
+        restoration: Tensor::random([2, 7, 24], normal, &device),
+        degraded: Tensor::random([2, 3, 64, 64], Distribution::Uniform(-1.0, 1.0), &device),
+    }
+}
+
+fn forward(unet: &UNet, control: &Control, x: &Inputs) -> Tensor<4> {
+    let (sample, timestep) = (x.sample.clone(), x.timestep.clone());
+    predict(unet, control, sample, timestep, x.semantic.clone(), x.restoration.clone(), x.degraded.clone())
+}
+
+fn branch(fusion: Fusion, unet: &UNet, device: &Device) -> Control {
+    let config = ControlConfig::for_unet(&UNetConfig::read(&folder()).unwrap(), fusion, vec![4, 8, 8, 8]);
+    Control::from_unet(&config, unet, device).unwrap()
+}
+
+#[test]
+fn at_initialisation_the_model_is_the_frozen_unet_bit_for_bit() {
+    let device = Device::flex();
+    let unet = UNet::load(&folder(), &device).unwrap();
+    let x = inputs();
+    let frozen = unet.forward(x.sample.clone(), x.timestep.clone(), x.semantic.clone()).into_data();
+    for fusion in [Fusion::ModulateSkip, Fusion::ModulateSkipAndUp, Fusion::Add] {
+        for device in [device.clone(), device.clone().autodiff()] {
+            let fused = forward(&unet, &branch(fusion, &unet, &device), &x).inner().into_data();
+            let bits = |data: &burn::tensor::TensorData| data.iter::<f32>().map(f32::to_bits).collect::<Vec<_>>();
+            assert_eq!(bits(&fused), bits(&frozen), "{fusion:?}");
+        }
+    }
+}
+
+#[test]
+fn the_branch_starts_as_the_unets_encoder() {
+    let device = Device::flex();
+    let unet = UNet::load(&folder(), &device).unwrap();
+    let x = inputs();
+    let time = unet.embed_time(x.timestep.clone());
+    let expected = unet.encode(x.sample.clone(), &time, &x.restoration);
+    let found = branch(Fusion::ModulateSkip, &unet, &device).features(x.sample, x.timestep, x.restoration, x.degraded);
+    for (expected, found) in expected.down.into_iter().zip(found.down) {
+        expected.into_data().assert_approx_eq::<f32>(&found.into_data(), burn::tensor::Tolerance::absolute(1e-5));
+    }
+}
+
+/// Names of parameters without a gradient that is somewhere not zero.
+fn without_gradient(control: &Control, gradients: &GradientsParams) -> Vec<String> {
+    struct Visitor<'a> {
+        gradients: &'a GradientsParams,
+        path: Vec<String>,
+        without: Vec<String>,
+    }
+    impl ModuleVisitor for Visitor<'_> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let largest = self.gradients.get::<D>(param.id).map(|g| g.abs().max().into_scalar::<f32>());
+            if largest.unwrap_or(0.0) == 0.0 {
+                self.without.push(self.path.join("."));
+            }
+        }
+    }
+    let mut visitor = Visitor { gradients, path: vec![], without: vec![] };
+    control.visit(&mut visitor);
+    visitor.without
+}
+
+fn values(module: &impl ModuleSnapshot) -> Vec<(String, Vec<u8>)> {
+    module.collect(None, None, true).into_iter().map(|t| (t.name.clone(), t.to_bytes().unwrap().to_vec())).collect()
+}
+
+#[test]
+fn every_control_weight_learns_within_two_steps_and_no_frozen_weight_changes() {
+    let device = Device::flex();
+    let unet = UNet::load(&folder(), &device).unwrap();
+    let before = values(&unet);
+    for fusion in [Fusion::ModulateSkip, Fusion::ModulateSkipAndUp, Fusion::Add] {
+        let mut control = branch(fusion, &unet, &device.clone().autodiff());
+        let mut optimizer = SgdConfig::new().init();
+        let mut never: Option<Vec<String>> = None;
+        for _ in 0..2 {
+            let loss = forward(&unet, &control, &inputs()).square().mean();
+            let gradients = GradientsParams::from_grads(loss.backward(), &control);
+            let without = without_gradient(&control, &gradients);
+            never = Some(match never {
+                None => without,
+                Some(never) => never.into_iter().filter(|name| without.contains(name)).collect(),
+            });
+            control = optimizer.step(0.1, control, gradients);
+        }
+        assert_eq!(never.unwrap(), Vec::<String>::new(), "{fusion:?}");
+    }
+    assert_eq!(values(&unet), before);
+    struct Frozen;
+    impl ModuleVisitor for Frozen {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            assert!(!param.val().is_autodiff());
+        }
+    }
+    unet.visit(&mut Frozen);
+}

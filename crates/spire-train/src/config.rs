@@ -1,0 +1,228 @@
+//! The configuration of a training run: one section a component, all with defaults, read by [`crate::settings`].
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+use spire_data::degrade::DegradationConfig;
+use spire_data::loader::DataConfig;
+use spire_data::source::SourceConfig;
+use spire_model::fusion::Fusion;
+use spire_model::restore::SamplingConfig;
+
+use crate::learning_rate::{LearningRate, Schedule};
+use crate::optimizer::OptimizerSettings;
+
+/// Everything that a run depends on.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunConfig {
+    /// Where the run is written, what makes it reproducible, where it computes.
+    pub run: RunSection,
+    /// The frozen model and the control branch.
+    pub model: ModelSection,
+    /// Clean pictures and captions.
+    pub data: DataConfig,
+    /// What degrades them.
+    pub degradation: DegradationConfig,
+    /// The training loop.
+    pub train: TrainSection,
+    /// Validation and the figures at the end.
+    pub evaluate: EvaluateSection,
+}
+
+/// `[run]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunSection {
+    /// The run folder.
+    pub dir: PathBuf,
+    /// Decides order, degradations, noise and initial weights.
+    pub seed: u64,
+    /// `flex` (the CPU), `cuda:0`, `vulkan`, …
+    pub device: String,
+}
+
+impl Default for RunSection {
+    fn default() -> Self {
+        Self { dir: "runs/default".into(), seed: 0, device: "flex".into() }
+    }
+}
+
+/// `[model]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelSection {
+    /// Folder of the frozen text-to-image model, in the Hugging Face layout.
+    pub base: PathBuf,
+    /// Folder of CLIP's image tower, for the Fréchet distance; `image_encoder` in the base folder if not set.
+    pub image_encoder: Option<PathBuf>,
+    /// Folder of a control branch to start from; a copy of the UNet's encoder if not set.
+    pub control: Option<PathBuf>,
+    /// `modulate_skip`, `modulate_skip_and_up` or `add`.
+    pub fusion: Fusion,
+    /// Channels of e(y)'s convolutions, at full size, 1/2, 1/4 and 1/8.
+    pub embedding_channels: Vec<usize>,
+}
+
+impl Default for ModelSection {
+    fn default() -> Self {
+        Self {
+            base: "assets/tiny".into(),
+            image_encoder: None,
+            control: None,
+            fusion: Fusion::default(),
+            embedding_channels: vec![16, 32, 96, 256],
+        }
+    }
+}
+
+/// `[train]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainSection {
+    /// Optimiser steps.
+    pub steps: u64,
+    /// Samples that go through the network together.
+    pub batch_size: usize,
+    /// Batches whose gradients are averaged for one step.
+    pub accumulate: usize,
+    /// Batches of a step that are computed at a time, each on a thread: 2 or more pays on a CPU.
+    pub threads: usize,
+    /// Base rate of AdamW.
+    pub learning_rate: f64,
+    /// `cosine` or `constant`, after the warm-up.
+    pub schedule: Schedule,
+    /// Steps over which the rate rises to its base.
+    pub warmup_steps: u64,
+    /// Where the cosine ends, relative to the base rate.
+    pub final_ratio: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Gradients whose joint norm is above this are scaled down to it.
+    pub max_grad_norm: f64,
+    /// Decay of the weights' moving average, which samples and is evaluated.
+    pub ema_decay: f64,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+    /// How many of the newest checkpoints are kept, beside the best.
+    pub keep_checkpoints: usize,
+    /// Steps between validations, each with a sheet of samples.
+    pub validate_every: u64,
+    /// After this many steps in a row whose loss is not finite the run stops.
+    pub max_bad_steps: u32,
+}
+
+impl Default for TrainSection {
+    fn default() -> Self {
+        Self {
+            steps: 10_000,
+            batch_size: 16,
+            accumulate: 1,
+            threads: 1,
+            learning_rate: 5e-5,
+            schedule: Schedule::Cosine,
+            warmup_steps: 500,
+            final_ratio: 0.0,
+            weight_decay: 1e-2,
+            max_grad_norm: 1.0,
+            ema_decay: 0.999,
+            checkpoint_every: 1000,
+            keep_checkpoints: 2,
+            validate_every: 1000,
+            max_bad_steps: 10,
+        }
+    }
+}
+
+impl TrainSection {
+    /// The optimiser's part.
+    pub fn optimizer(&self) -> OptimizerSettings {
+        OptimizerSettings {
+            learning_rate: LearningRate {
+                base: self.learning_rate,
+                warmup_steps: self.warmup_steps,
+                schedule: self.schedule,
+                total_steps: self.steps,
+                final_ratio: self.final_ratio,
+            },
+            weight_decay: self.weight_decay,
+            max_grad_norm: self.max_grad_norm,
+        }
+    }
+
+    /// Samples a step.
+    pub fn samples_per_step(&self) -> usize {
+        self.batch_size * self.accumulate
+    }
+}
+
+/// `[evaluate]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvaluateSection {
+    /// Decides the held-out samples' order, degradations and noise, and in the drawn world their scenes.
+    pub seed: u64,
+    /// Where they come from. If not set: the drawn world with `seed`, or else the training pictures, with a warning.
+    pub source: Option<SourceConfig>,
+    /// Held-out pictures of the figures at the end; 0 for no figures.
+    pub samples: usize,
+    /// Held-out pictures of the loss during training.
+    pub validation_samples: usize,
+    /// Rows of the sheets of samples.
+    pub rows: usize,
+    /// Pictures that are restored together.
+    pub batch_size: usize,
+    /// How pictures are sampled.
+    pub sampling: SamplingConfig,
+}
+
+impl Default for EvaluateSection {
+    fn default() -> Self {
+        Self {
+            seed: 1_000_003,
+            source: None,
+            samples: 256,
+            validation_samples: 64,
+            rows: 6,
+            batch_size: 16,
+            sampling: SamplingConfig::default(),
+        }
+    }
+}
+
+impl RunConfig {
+    /// Whether the numbers make sense; the data's and the degradations' are checked where they are opened.
+    ///
+    /// # Errors
+    /// Names the key that does not.
+    pub fn validate(&self) -> Result<()> {
+        let train = &self.train;
+        for (key, value) in [
+            ("train.batch_size", train.batch_size),
+            ("train.accumulate", train.accumulate),
+            ("train.threads", train.threads),
+            ("train.keep_checkpoints", train.keep_checkpoints),
+            ("evaluate.batch_size", self.evaluate.batch_size),
+        ] {
+            ensure!(value > 0, "{key} must be at least 1");
+        }
+        for (key, value) in [
+            ("train.steps", train.steps),
+            ("train.checkpoint_every", train.checkpoint_every),
+            ("train.validate_every", train.validate_every),
+        ] {
+            ensure!(value > 0, "{key} must be at least 1");
+        }
+        ensure!(train.max_bad_steps > 0, "train.max_bad_steps must be at least 1");
+        for (key, value) in [("train.learning_rate", train.learning_rate), ("train.max_grad_norm", train.max_grad_norm)] {
+            ensure!(value.is_finite() && value > 0.0, "{key} must be a number above 0");
+        }
+        for (key, value) in [("train.ema_decay", train.ema_decay), ("train.final_ratio", train.final_ratio)] {
+            ensure!((0.0..=1.0).contains(&value), "{key} must be between 0 and 1");
+        }
+        ensure!(train.weight_decay.is_finite() && train.weight_decay >= 0.0, "train.weight_decay must not be negative");
+        ensure!(self.evaluate.samples != 1, "evaluate.samples must be 0 (no figures) or at least 2");
+        self.evaluate.sampling.validate().map_err(|error| error.context("[evaluate.sampling]"))
+    }
+}

@@ -1,0 +1,100 @@
+//! What lies where in a run folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::checkpoint::{CheckpointStore, write_atomic};
+use crate::config::RunConfig;
+use crate::settings;
+
+/// A run folder.
+#[derive(Clone, Debug)]
+pub struct RunFolder {
+    dir: PathBuf,
+}
+
+impl RunFolder {
+    /// Creates the folder of a new run and writes the resolved configuration into it.
+    ///
+    /// # Errors
+    /// There is a run already, or the folder can't be written.
+    pub fn create(config: &RunConfig) -> Result<Self> {
+        let folder = Self { dir: config.run.dir.clone() };
+        if folder.config_file().exists() {
+            bail!(
+                "there is a run in {dir} already: go on with it (spire train --resume {dir}), remove it, or choose \
+                 another folder (--set run.dir=…)",
+                dir = folder.dir.display()
+            );
+        }
+        fs::create_dir_all(folder.samples()).with_context(|| format!("can't create {}", folder.dir.display()))?;
+        write_atomic(&folder.config_file(), settings::resolved(config)?.as_bytes())?;
+        Ok(folder)
+    }
+
+    /// Opens the folder of a run and reads its configuration, which is then for this place: the folder may have moved.
+    ///
+    /// # Errors
+    /// It is no run folder, or its configuration does not read.
+    pub fn open(dir: &Path, overrides: &[String]) -> Result<(Self, RunConfig)> {
+        let folder = Self { dir: dir.to_owned() };
+        let file = folder.config_file();
+        if !file.is_file() {
+            bail!("{} is no run folder: it has no config.toml", dir.display());
+        }
+        let mut config: RunConfig = settings::load(&file, overrides)?;
+        config.run.dir = dir.to_owned();
+        Ok((folder, config))
+    }
+
+    /// The resolved configuration.
+    pub fn config_file(&self) -> PathBuf {
+        self.dir.join("config.toml")
+    }
+
+    /// The checkpoints.
+    pub fn checkpoints(&self, keep_last: usize) -> CheckpointStore {
+        CheckpointStore::new(self.dir.join("checkpoints"), keep_last)
+    }
+
+    /// A line a step.
+    pub fn metrics(&self) -> PathBuf {
+        self.dir.join("metrics.jsonl")
+    }
+
+    /// Event files.
+    pub fn tensorboard(&self) -> PathBuf {
+        self.dir.join("tensorboard")
+    }
+
+    /// Sheets of held-out samples.
+    pub fn samples(&self) -> PathBuf {
+        self.dir.join("samples")
+    }
+
+    /// The figures at the end.
+    pub fn summary(&self) -> PathBuf {
+        self.dir.join("summary.json")
+    }
+
+    /// The trained control branch, in diffusers' layout.
+    pub fn control(&self) -> PathBuf {
+        self.dir.join("control")
+    }
+
+    /// The control branch to restore with: the finished one, or that of the newest sound checkpoint.
+    ///
+    /// # Errors
+    /// There is neither.
+    pub fn trained_control(&self) -> Result<PathBuf> {
+        if spire_model::weights::weights_file(&self.control()).is_ok() {
+            return Ok(self.control());
+        }
+        match self.checkpoints(1).latest()? {
+            Some(checkpoint) => Ok(checkpoint.dir),
+            None => bail!("the run in {} has no checkpoint yet", self.dir.display()),
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! The training loop of the control branch (paper sections 3.3 and 4.1).
+//!
+//! Everything random in a step depends on the seed and the sample's position alone, so a run that goes on from a
+//! checkpoint repeats, bit for bit, what the uninterrupted run would have done.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::{DType, Device, Tensor};
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use spire_data::loader::{Crop, Loader, Samples, TrainingSample};
+use spire_data::rng::rng;
+use spire_model::base::Base;
+use spire_model::control::{Control, ControlConfig};
+use spire_model::pictures;
+use spire_model::restore::noise;
+use spire_model::scheduler::NoiseSchedule;
+use spire_model::spire::predict;
+use spire_model::weights;
+
+use crate::checkpoint::{Checkpoint, CheckpointStore, write_atomic};
+use crate::config::RunConfig;
+use crate::ema;
+use crate::evaluate::{ImageSpace, evaluate, held_out, sheet};
+use crate::memory;
+use crate::metrics_log::{self, MetricsLog, StepMetrics};
+use crate::optimizer::{Optimizer, grad_norm, number_parameters};
+use crate::parallel::gradients;
+use crate::progress::Progress;
+use crate::run_folder::RunFolder;
+use crate::sheet::save_png;
+use crate::tensorboard::TensorBoard;
+
+/// The files of a checkpoint. The moving average is under diffusers' names, so that a checkpoint opens as a control branch.
+const AVERAGE: &str = "diffusion_pytorch_model.safetensors";
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "training.safetensors";
+const OPTIMIZER: &str = "optimizer.burnpack";
+const STATE: &str = "state.json";
+
+/// What a checkpoint holds beside tensors.
+#[derive(Debug, Deserialize, Serialize)]
+struct State {
+    /// Optimiser steps done.
+    step: u64,
+    /// The next training sample.
+    position: u64,
+}
+
+/// How a run ended.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// All steps are done and the figures are written.
+    Finished,
+    /// It was interrupted after this many steps; a checkpoint is written.
+    Interrupted(u64),
+}
+
+/// Starts a new run.
+///
+/// # Errors
+/// The configuration, the data or the model do not open; the run's folder exists; training fails.
+pub fn train(mut config: RunConfig, interrupted: &AtomicBool) -> Result<Outcome> {
+    config.validate()?;
+    // So that the run can be used from any folder.
+    for path in [Some(&mut config.model.base), config.model.control.as_mut(), config.model.image_encoder.as_mut()] {
+        let Some(path) = path else { continue };
+        *path = path.canonicalize().with_context(|| format!("there is no model folder {}", path.display()))?;
+    }
+    // Opened first: a run folder is not created for a run that can't start.
+    let mut trainer = Trainer::new(&config, None)?;
+    let folder = RunFolder::create(&config)?;
+    trainer.run(&config, &folder, interrupted)
+}
+
+/// Goes on with the run in `dir` from its newest sound checkpoint.
+///
+/// # Errors
+/// There is no run or no checkpoint; otherwise as [`train`].
+pub fn resume(dir: &Path, overrides: &[String], interrupted: &AtomicBool) -> Result<Outcome> {
+    let (folder, config) = RunFolder::open(dir, overrides)?;
+    config.validate()?;
+    let checkpoint = folder.checkpoints(config.train.keep_checkpoints).latest()?;
+    if checkpoint.is_none() {
+        tracing::warn!("the run in {} has no checkpoint yet and starts from its beginning", dir.display());
+    }
+    Trainer::new(&config, checkpoint.as_ref())?.run(&config, &folder, interrupted)
+}
+
+struct Trainer {
+    device: Device,
+    base: Base,
+    schedule: NoiseSchedule,
+    control_config: ControlConfig,
+    control: Control,
+    average: Control,
+    optimizer: Optimizer,
+    loader: Loader,
+    held_out: Samples,
+    image_space: Option<ImageSpace>,
+    step: u64,
+    latents: Latents,
+}
+
+impl Trainer {
+    fn new(config: &RunConfig, checkpoint: Option<&Checkpoint>) -> Result<Self> {
+        let device = spire_model::device::device(&config.run.device)?;
+        device.seed(config.run.seed);
+        let training = device.clone().autodiff();
+        let samples = Samples::open(config.data.clone(), config.degradation.clone(), config.run.seed)?;
+        let held_out = held_out(config)?;
+        let base = Base::load(&config.model.base, &device)?;
+        let side = base.side_multiple();
+        ensure!(
+            config.data.size.is_multiple_of(side),
+            "data.size {} is not a multiple of {side}, as this model needs",
+            config.data.size
+        );
+        let (control_config, mut control) = match &config.model.control {
+            Some(folder) => (ControlConfig::read(folder)?, Control::load(folder, &training)?),
+            None => {
+                let channels = config.model.embedding_channels.clone();
+                let fitting = ControlConfig::for_unet(&base.unet_config, config.model.fusion, channels);
+                let control = Control::from_unet(&fitting, &base.unet, &training)?;
+                (fitting, control)
+            }
+        };
+        let mut optimizer = Optimizer::new(config.train.optimizer());
+        let (mut step, mut position) = (0, 0);
+        let mut average = None;
+        if let Some(checkpoint) = checkpoint {
+            let origin = checkpoint.dir.display().to_string();
+            weights::load_bytes(&mut control, checkpoint.read(WEIGHTS)?, &origin)?;
+            let mut loaded = Control::new(&control_config, &device)?;
+            weights::load_bytes(&mut loaded, checkpoint.read(AVERAGE)?, &origin)?;
+            average = Some(number_parameters(loaded));
+            optimizer = optimizer.with_bytes(checkpoint.read(OPTIMIZER)?).context(origin)?;
+            let state: State = serde_json::from_slice(&checkpoint.read(STATE)?)?;
+            (step, position) = (state.step, state.position);
+        }
+        let control = number_parameters(control);
+        let average = average.unwrap_or_else(|| control.valid());
+        let image_encoder = config.model.image_encoder.clone().unwrap_or(config.model.base.join("image_encoder"));
+        let image_space = image_encoder.is_dir().then(|| ImageSpace::load(&image_encoder, &device)).transpose()?;
+        Ok(Self {
+            schedule: NoiseSchedule::new(&base.scheduler)?,
+            loader: Loader::new(Arc::new(samples), position)?,
+            latents: Latents::new(config.data.crop == Crop::Center),
+            device,
+            base,
+            control_config,
+            control,
+            average,
+            optimizer,
+            held_out,
+            image_space,
+            step,
+        })
+    }
+
+    fn run(&mut self, config: &RunConfig, folder: &RunFolder, interrupted: &AtomicBool) -> Result<Outcome> {
+        let train = &config.train;
+        let checkpoints = folder.checkpoints(train.keep_checkpoints);
+        let mut log = MetricsLog::open(folder.metrics(), self.step)?;
+        let mut board = TensorBoard::create(&folder.tensorboard(), self.step)?;
+        let mut progress = Progress::new(train.steps, self.step, (train.steps / 100).max(1));
+        let mut bad_steps = 0;
+        let mut score = None;
+        while self.step < train.steps {
+            let started = Instant::now();
+            let batches = self.batches(train.batch_size, train.accumulate)?;
+            let (loss, gradients) = self.gradients(batches, config)?;
+            let norm = grad_norm(&self.control, &gradients);
+            if loss.is_finite() && norm.is_finite() {
+                self.update(gradients, norm, train.ema_decay);
+                bad_steps = 0;
+            } else {
+                bad_steps += 1;
+                progress.say(&format!("step {}: the loss is {loss}, its gradient {norm}: step skipped", self.step));
+            }
+            let mut metrics = StepMetrics {
+                step: self.step,
+                loss,
+                learning_rate: self.optimizer.learning_rate(self.step),
+                grad_norm: norm,
+                images_per_second: train.samples_per_step() as f64 / started.elapsed().as_secs_f64(),
+                ..StepMetrics::default()
+            };
+            self.step += 1;
+            if self.step.is_multiple_of(train.validate_every) || self.step == train.steps {
+                let loss = self.validate(config)?;
+                score = Some(-loss);
+                metrics.more.insert("validation_loss".into(), Some(loss));
+                let sheet = sheet(&self.base, &self.average, &self.held_out, &config.evaluate)?.draw();
+                save_png(&sheet, &folder.samples().join(format!("step-{:08}.png", self.step)))?;
+                board.image("samples", &sheet, self.step)?;
+                board.scalar("validation/loss", loss as f32, self.step)?;
+            }
+            log.append(&metrics)?;
+            for (tag, value) in [
+                ("train/loss", metrics.loss),
+                ("train/learning_rate", metrics.learning_rate),
+                ("train/grad_norm", metrics.grad_norm),
+                ("train/images_per_second", metrics.images_per_second),
+            ] {
+                board.scalar(tag, value as f32, self.step)?;
+            }
+            progress.step(&metrics);
+            if bad_steps >= train.max_bad_steps {
+                bail!("{}", self.lost(bad_steps, &checkpoints));
+            }
+            let stop = interrupted.load(Ordering::Relaxed);
+            if self.step.is_multiple_of(train.checkpoint_every) || self.step == train.steps || stop {
+                self.save(&checkpoints, score.take())?;
+            }
+            if stop && self.step < train.steps {
+                progress.finish();
+                return Ok(Outcome::Interrupted(self.step));
+            }
+        }
+        progress.finish();
+        self.finish(config, folder)?;
+        Ok(Outcome::Finished)
+    }
+
+    fn batches(&mut self, size: usize, count: usize) -> Result<Vec<Vec<TrainingSample>>> {
+        (0..count).map(|_| Ok(self.loader.batch(size)?)).collect()
+    }
+
+    fn gradients(&mut self, batches: Vec<Vec<TrainingSample>>, config: &RunConfig) -> Result<(f64, GradientsParams)> {
+        let seed = config.run.seed;
+        let inputs =
+            batches.iter().map(|batch| self.inputs(batch, seed)).collect::<Result<Vec<_>>>()?;
+        let unet = &self.base.unet;
+        gradients(&self.control, inputs, config.train.threads, |control, inputs: Inputs| {
+            Ok(inputs.loss(unet, control))
+        })
+    }
+
+    /// Everything of a batch that has no gradient: latents, noise, texts, pictures.
+    fn inputs(&mut self, batch: &[TrainingSample], seed: u64) -> Result<Inputs> {
+        let clean = Tensor::cat(batch.iter().map(|sample| self.latents.of(&self.base, sample, &self.device)).collect(), 0);
+        let [_, channels, height, width] = clean.dims();
+        let (mut timesteps, mut noises) = (Vec::new(), Vec::new());
+        for sample in batch {
+            let mut rng = rng(seed, "diffusion", sample.n);
+            timesteps.push(rng.random_range(0..self.schedule.num_train_timesteps()));
+            noises.push(noise(&mut rng, [channels, height, width], &self.device));
+        }
+        let noise = Tensor::cat(noises, 0);
+        let semantic: Vec<_> = batch.iter().map(|sample| &sample.semantic).collect();
+        let restoration: Vec<_> = batch.iter().map(|sample| &sample.restoration).collect();
+        let times: Vec<f32> = timesteps.iter().map(|&timestep| timestep as f32).collect();
+        Ok(Inputs {
+            noisy: self.schedule.add_noise(clean.clone(), noise.clone(), &timesteps)?,
+            target: self.schedule.target(clean, noise, &timesteps)?,
+            timesteps: Tensor::from_floats(times.as_slice(), &self.device),
+            semantic: self.base.prompts.encode(&semantic),
+            restoration: self.base.prompts.encode(&restoration),
+            degraded: pictures::to_tensor(batch.iter().map(|sample| &sample.degraded), &self.device),
+        })
+    }
+
+    fn update(&mut self, gradients: GradientsParams, norm: f64, ema_decay: f64) {
+        self.control = self.optimizer.step(self.step, self.control.clone(), gradients, norm);
+        let decay = ema::decay_at(ema_decay, self.step);
+        self.average = ema::update(self.average.clone(), &self.control, decay);
+    }
+
+    /// The moving average's loss on held-out samples, with the same timesteps and noise every time.
+    fn validate(&mut self, config: &RunConfig) -> Result<f64> {
+        let count = config.evaluate.validation_samples as u64;
+        let (mut total, mut cache) = (0.0, Latents::new(false));
+        std::mem::swap(&mut cache, &mut self.latents);
+        for n in 0..count {
+            let sample = self.held_out.sample(n)?;
+            let inputs = self.inputs(&[sample], config.evaluate.seed)?;
+            total += f64::from(inputs.loss(&self.base.unet, &self.average).into_scalar::<f32>());
+        }
+        std::mem::swap(&mut cache, &mut self.latents);
+        Ok(total / count as f64)
+    }
+
+    fn save(&self, checkpoints: &CheckpointStore, score: Option<f64>) -> Result<PathBuf> {
+        let state = State { step: self.step, position: self.loader.position() };
+        let files = [
+            (CONFIG, serde_json::to_vec_pretty(&self.control_config)?),
+            (AVERAGE, weights::to_bytes(&self.average, DType::F32)?),
+            (WEIGHTS, weights::to_bytes(&self.control, DType::F32)?),
+            (OPTIMIZER, self.optimizer.to_bytes()?),
+            (STATE, serde_json::to_vec_pretty(&state)?),
+        ];
+        Ok(checkpoints.save(self.step, &files, score)?)
+    }
+
+    fn lost(&self, bad_steps: u32, checkpoints: &CheckpointStore) -> String {
+        let last = match checkpoints.latest() {
+            Ok(Some(checkpoint)) => format!("the last good checkpoint is {}", checkpoint.dir.display()),
+            _ => "there is no checkpoint yet".into(),
+        };
+        format!("the loss was not finite for {bad_steps} steps in a row; {last}; lower train.learning_rate")
+    }
+
+    fn finish(&mut self, config: &RunConfig, folder: &RunFolder) -> Result<()> {
+        let control = folder.control();
+        std::fs::create_dir_all(&control).with_context(|| format!("can't create {}", control.display()))?;
+        write_atomic(&control.join(CONFIG), &serde_json::to_vec_pretty(&self.control_config)?)?;
+        write_atomic(&control.join(AVERAGE), &weights::to_bytes(&self.average, DType::F32)?)?;
+        let steps = metrics_log::read(&folder.metrics())?;
+        let (first, last) = smoothed_ends(steps.iter().map(|metrics| metrics.loss));
+        let rate: f64 = steps.iter().map(|metrics| 1.0 / metrics.images_per_second).sum();
+        let mut summary = json!({
+            "steps": self.step,
+            "first_smoothed_loss": first,
+            "last_smoothed_loss": last,
+            "images_per_second": steps.len() as f64 / rate,
+            "skipped_samples": self.loader.samples().skipped().len(),
+            "parameters": { "trained": self.control.num_params(), "frozen_unet": self.base.unet.num_params() },
+        });
+        if config.evaluate.samples > 0 {
+            let (degraded, restored) =
+                evaluate(&self.base, &self.average, &self.held_out, &config.evaluate, self.image_space.as_ref())?;
+            summary["held_out"] = json!({
+                "samples": config.evaluate.samples,
+                "sampling": config.evaluate.sampling,
+                "degraded": degraded,
+                "restored": restored,
+            });
+        }
+        // Last, so that the evaluation counts.
+        summary["peak_memory_bytes"] = json!(memory::peak());
+        write_atomic(&folder.summary(), serde_json::to_string_pretty(&summary)?.as_bytes())?;
+        Ok(())
+    }
+}
+
+/// The network's inputs and target of one batch.
+struct Inputs {
+    noisy: Tensor<4>,
+    target: Tensor<4>,
+    timesteps: Tensor<1>,
+    semantic: Tensor<3>,
+    restoration: Tensor<3>,
+    degraded: Tensor<4>,
+}
+
+impl Inputs {
+    /// Mean squared error of the prediction, `[1]`.
+    fn loss(self, unet: &spire_model::unet::UNet, control: &Control) -> Tensor<1> {
+        let predicted =
+            predict(unet, control, self.noisy, self.timesteps, self.semantic, self.restoration, self.degraded);
+        (predicted - self.target).square().mean()
+    }
+}
+
+/// Latents of clean pictures, by their position in the source; kept only where a picture is cut the same way every time.
+struct Latents {
+    kept: Option<HashMap<usize, Tensor<4>>>,
+}
+
+impl Latents {
+    fn new(keep: bool) -> Self {
+        Self { kept: keep.then(HashMap::new) }
+    }
+
+    /// `[1, 4, height / 8, width / 8]`. One picture at a time: a batch of another size may round differently, and a run
+    /// that goes on meets other batches of unseen pictures.
+    fn of(&mut self, base: &Base, sample: &TrainingSample, device: &Device) -> Tensor<4> {
+        let encode = || base.encode_pictures(pictures::to_tensor([&sample.clean], device));
+        match &mut self.kept {
+            Some(kept) => kept.entry(sample.index).or_insert_with(encode).clone(),
+            None => encode(),
+        }
+    }
+}
+
+/// Mean loss of the first and of the last twentieth of the steps.
+fn smoothed_ends(losses: impl Iterator<Item = f64>) -> (f64, f64) {
+    let losses: Vec<f64> = losses.filter(|loss| loss.is_finite()).collect();
+    let window = (losses.len() / 20).max(1).min(losses.len());
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    (mean(&losses[..window]), mean(&losses[losses.len() - window..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ends_of_the_loss_are_means_of_finite_values() {
+        let losses = (0..40).map(|step| if step == 0 { f64::NAN } else { f64::from(step) });
+        assert_eq!(smoothed_ends(losses), (1.0, 39.0));
+    }
+}
