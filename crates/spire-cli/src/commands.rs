@@ -12,7 +12,7 @@ use spire_data::degrade;
 use spire_data::prompt::{self, Fragment};
 use spire_data::rng::rng;
 use spire_model::base::Base;
-use spire_model::control::Control;
+use spire_model::control::{Control, ControlConfig};
 use spire_model::restore::{Request, restore};
 use spire_model::scheduler::SamplerKind;
 use spire_train::config::RunConfig;
@@ -198,6 +198,7 @@ fn restore_picture(args: Restore) -> Result<ExitCode> {
         Some(run) => format!("the model that {} was trained on", run.display()),
         None => format!("the model that comes with the program, {BUILT_IN} in its repository"),
     })?;
+    ControlConfig::read(&control)?.check_fits(&base.unet_config)?;
     let control = Control::load(&control, &device)?;
     let mut sampling = config.evaluate.sampling;
     sampling.steps = args.steps.unwrap_or(sampling.steps);

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -117,8 +117,18 @@ fn a_killed_run_resumes_exactly_and_a_finished_one_restores() {
 
     let picture = scratch.path().join("restored.png");
     ok(spire(&[
-        "restore", "--run", killed.to_str().unwrap(), "tests/pictures/scene.png", "--semantic", "a red star",
-        "--restoration", "Deblur with sigma 3.0", "--steps", "2", "-o", picture.to_str().unwrap(),
+        "restore",
+        "--run",
+        killed.to_str().unwrap(),
+        "tests/pictures/scene.png",
+        "--semantic",
+        "a red star",
+        "--restoration",
+        "Deblur with sigma 3.0",
+        "--steps",
+        "2",
+        "-o",
+        picture.to_str().unwrap(),
     ]));
     assert_eq!(spire_data::Picture::open(&picture).unwrap().width, 70);
 
@@ -126,13 +136,70 @@ fn a_killed_run_resumes_exactly_and_a_finished_one_restores() {
     assert!(error(again).contains("--resume"));
 }
 
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_writes_a_checkpoint_and_ends_well() {
+    let scratch = TempDir::new().unwrap();
+    let run = scratch.path().join("run");
+    let child = train(&run, 1_000_000).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    while losses(&run).is_empty() {
+        assert!(start.elapsed() < Duration::from_secs(300), "no step after five minutes");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let signal = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(signal.success());
+    let said = ok(child.wait_with_output().unwrap());
+    assert!(said.contains("--resume"), "{said}");
+    assert_eq!(checkpoints(&run).len(), 1);
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_the_run_and_names_the_last_checkpoint() {
+    let scratch = TempDir::new().unwrap();
+    let run = scratch.path().join("run");
+    let mut command = train(&run, 40);
+    for set in ["train.learning_rate=1e30", "train.max_grad_norm=1e30", "train.max_bad_steps=3", "train.warmup_steps=0"]
+    {
+        command.arg("--set").arg(set);
+    }
+    let said = error(command.arg("--set").arg("train.checkpoint_every=1").output().unwrap());
+    assert!(said.contains("not finite for 3 steps in a row"), "{said}");
+    assert!(said.contains("step-"), "{said}");
+}
+
+#[test]
+fn broken_pictures_are_left_out_and_counted() {
+    let scratch = TempDir::new().unwrap();
+    let folder = scratch.path().join("pictures");
+    fs::create_dir(&folder).unwrap();
+    let good = fs::read("../../tests/pictures/scene.png").unwrap();
+    for name in ["a", "b", "torn", "uncaptioned"] {
+        fs::write(folder.join(name).with_extension("png"), if name == "torn" { &good[..200] } else { &good }).unwrap();
+        if name != "uncaptioned" {
+            fs::write(folder.join(name).with_extension("txt"), "a cup of coffee").unwrap();
+        }
+    }
+    let run = scratch.path().join("run");
+    let mut command = train(&run, 2);
+    let path = format!("data.source.path={}", folder.display());
+    for set in ["data.source.kind=folder", &path, "evaluate.samples=2"] {
+        command.arg("--set").arg(set);
+    }
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ok(output);
+    assert!(said.contains("torn.png") && said.contains("uncaptioned"), "{said}");
+    let summary: Value = serde_json::from_slice(&fs::read(run.join("summary.json")).unwrap()).unwrap();
+    assert_eq!(summary["skipped_samples"], 2);
+}
+
 #[test]
 fn degrading_does_what_the_prompt_would_undo() {
     let scratch = TempDir::new().unwrap();
     let degrade = |prompt: &str, name: &str| {
         let path = scratch.path().join(name);
-        let output =
-            spire(&["degrade", "tests/pictures/scene.png", "--prompt", prompt, "-o", path.to_str().unwrap()]);
+        let output = spire(&["degrade", "tests/pictures/scene.png", "--prompt", prompt, "-o", path.to_str().unwrap()]);
         (output, path)
     };
     let (output, path) = degrade("Deblur with sigma 3.0; Dejpeg with quality 40", "once.png");

@@ -81,7 +81,7 @@ mod tests {
     fn checkered(width: usize, height: usize, low: f32, high: f32) -> Picture {
         let mut picture = Picture::filled(width, height, [low; 3]);
         for (i, value) in picture.data.iter_mut().enumerate() {
-            if (i % width + i / width) % 3 == 0 {
+            if (i % width + i / width).is_multiple_of(3) {
                 *value = high;
             }
         }

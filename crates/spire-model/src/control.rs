@@ -17,9 +17,9 @@ use serde::{Deserialize, Serialize};
 use crate::fusion::{Fusion, ScaleAndBias, zero_conv};
 use crate::nn::resnet::conv3x3;
 use crate::nn::timestep::{TimestepEmbedding, Timesteps};
+use crate::unet::UNet;
 use crate::unet::blocks::{self, DownBlock, Features, MidBlock};
 use crate::unet::config::{UNetConfig, check_fixed_settings};
-use crate::unet::UNet;
 use crate::weights::{self, read_config};
 
 /// `config.json` of a control branch: diffusers' `ControlNetModel` configuration and two keys more.
@@ -93,6 +93,16 @@ impl ControlConfig {
             None if self.class_name == "ControlNetModel" => Fusion::Add,
             None => Fusion::default(),
         }
+    }
+
+    /// Whether the branch's features meet the UNet's skips.
+    ///
+    /// # Errors
+    /// They do not.
+    pub fn check_fits(&self, unet: &UNetConfig) -> Result<()> {
+        let (skips, branch) = (unet.skip_channels(), self.encoder.skip_channels());
+        ensure!(skips == branch, "the UNet's skips have {skips:?} channels, the control branch's features {branch:?}");
+        Ok(())
     }
 
     fn check(&self) -> Result<()> {

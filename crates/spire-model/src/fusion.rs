@@ -43,4 +43,3 @@ impl ScaleAndBias {
 pub fn zero_conv(from: usize, to: usize, device: &Device) -> Conv2d {
     Conv2dConfig::new([from, to], [1, 1]).with_initializer(Initializer::Zeros).init(device)
 }
-

@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::Result;
 use burn::tensor::{Device, Tensor};
 
-use crate::control::Control;
-use crate::unet::UNet;
+use crate::control::{Control, ControlConfig};
+use crate::unet::{UNet, UNetConfig};
 
 /// A frozen UNet and its control branch.
 #[derive(Clone, Debug)]
@@ -22,8 +22,9 @@ impl Spire {
     /// From a folder with `unet/` and `control/`.
     ///
     /// # Errors
-    /// As [`UNet::load`] and [`Control::load`].
+    /// As [`UNet::load`] and [`Control::load`]; the two do not fit together.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        ControlConfig::read(&folder.join("control"))?.check_fits(&UNetConfig::read(&folder.join("unet"))?)?;
         Ok(Self {
             unet: UNet::load(&folder.join("unet"), device)?,
             control: Control::load(&folder.join("control"), device)?,

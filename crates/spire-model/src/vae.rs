@@ -98,12 +98,8 @@ impl VaeConfig {
     }
 
     fn resnet(&self, from: usize, to: usize, device: &Device) -> ResnetBlock2d {
-        let config = ResnetConfig {
-            time_width: None,
-            groups: self.norm_num_groups,
-            epsilon: 1e-6,
-            output_scale_factor: 1.0,
-        };
+        let config =
+            ResnetConfig { time_width: None, groups: self.norm_num_groups, epsilon: 1e-6, output_scale_factor: 1.0 };
         ResnetBlock2d::new(from, to, config, device)
     }
 }

@@ -36,9 +36,7 @@ pub fn weights_file(folder: &Path) -> Result<PathBuf> {
         .map(|name| folder.join(name))
         .into_iter()
         .find(|path| path.is_file())
-        .with_context(|| {
-            format!("no diffusion_pytorch_model.safetensors or model.safetensors in {}", folder.display())
-        })
+        .with_context(|| format!("no diffusion_pytorch_model.safetensors or model.safetensors in {}", folder.display()))
 }
 
 /// Fills every parameter of `module` from a safetensors file of any float type, converted to `f32`.

@@ -215,7 +215,8 @@ impl RunConfig {
             ensure!(value > 0, "{key} must be at least 1");
         }
         ensure!(train.max_bad_steps > 0, "train.max_bad_steps must be at least 1");
-        for (key, value) in [("train.learning_rate", train.learning_rate), ("train.max_grad_norm", train.max_grad_norm)] {
+        for (key, value) in [("train.learning_rate", train.learning_rate), ("train.max_grad_norm", train.max_grad_norm)]
+        {
             ensure!(value.is_finite() && value > 0.0, "{key} must be a number above 0");
         }
         for (key, value) in [("train.ema_decay", train.ema_decay), ("train.final_ratio", train.final_ratio)] {

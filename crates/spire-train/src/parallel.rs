@@ -111,7 +111,11 @@ mod tests {
     fn a_part_that_fails_is_an_error() {
         let module = LinearConfig::new(1, 1).init(&Device::flex().autodiff());
         let error = gradients(&module, vec![1, 2, 3], 2, |_, part| {
-            if part == 2 { Err(anyhow!("part 2")) } else { Ok(module.forward(Tensor::<2>::ones([1, 1], &Device::flex())).sum()) }
+            if part == 2 {
+                Err(anyhow!("part 2"))
+            } else {
+                Ok(module.forward(Tensor::<2>::ones([1, 1], &Device::flex())).sum())
+            }
         });
         assert_eq!(error.unwrap_err().to_string(), "part 2");
     }

@@ -133,6 +133,7 @@ impl Trainer {
                 (fitting, control)
             }
         };
+        control_config.check_fits(&base.unet_config)?;
         let mut optimizer = Optimizer::new(config.train.optimizer());
         let (mut step, mut position) = (0, 0);
         let mut average = None;
@@ -237,17 +238,15 @@ impl Trainer {
 
     fn gradients(&mut self, batches: Vec<Vec<TrainingSample>>, config: &RunConfig) -> Result<(f64, GradientsParams)> {
         let seed = config.run.seed;
-        let inputs =
-            batches.iter().map(|batch| self.inputs(batch, seed)).collect::<Result<Vec<_>>>()?;
+        let inputs = batches.iter().map(|batch| self.inputs(batch, seed)).collect::<Result<Vec<_>>>()?;
         let unet = &self.base.unet;
-        gradients(&self.control, inputs, config.train.threads, |control, inputs: Inputs| {
-            Ok(inputs.loss(unet, control))
-        })
+        gradients(&self.control, inputs, config.train.threads, |control, inputs: Inputs| Ok(inputs.loss(unet, control)))
     }
 
     /// Everything of a batch that has no gradient: latents, noise, texts, pictures.
     fn inputs(&mut self, batch: &[TrainingSample], seed: u64) -> Result<Inputs> {
-        let clean = Tensor::cat(batch.iter().map(|sample| self.latents.of(&self.base, sample, &self.device)).collect(), 0);
+        let clean =
+            Tensor::cat(batch.iter().map(|sample| self.latents.of(&self.base, sample, &self.device)).collect(), 0);
         let [_, channels, height, width] = clean.dims();
         let (mut timesteps, mut noises) = (Vec::new(), Vec::new());
         for sample in batch {

@@ -127,9 +127,7 @@ impl ClipText {
         config.check()?;
         let width = config.hidden_size;
         let embedding = |count, std| {
-            EmbeddingConfig::new(count, width)
-                .with_initializer(Initializer::Normal { mean: 0.0, std })
-                .init(device)
+            EmbeddingConfig::new(count, width).with_initializer(Initializer::Normal { mean: 0.0, std }).init(device)
         };
         let projected = config.architectures.iter().any(|name| name.ends_with("WithProjection"));
         Ok(Self {

@@ -1,8 +1,8 @@
 //! The blocks that the UNet, the control branch and the VAE are built from, one a file, named as in diffusers.
 
 pub mod attention;
-pub mod resnet;
 pub mod resample;
+pub mod resnet;
 pub mod timestep;
 pub mod transformer;
 

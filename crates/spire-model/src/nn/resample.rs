@@ -22,7 +22,12 @@ impl Downsample2d {
             0 => PaddingConfig2d::Explicit(0, 0, 1, 1),
             p => PaddingConfig2d::Explicit(p, p, p, p),
         };
-        Self { conv: Conv2dConfig::new([channels, channels], [3, 3]).with_stride([2, 2]).with_padding(padding).init(device) }
+        Self {
+            conv: Conv2dConfig::new([channels, channels], [3, 3])
+                .with_stride([2, 2])
+                .with_padding(padding)
+                .init(device),
+        }
     }
 
     /// `[batch, channels, height, width]` to half the size, rounded up.

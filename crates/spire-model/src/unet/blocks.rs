@@ -72,7 +72,13 @@ impl DownBlock {
     }
 
     /// Appends every intermediate output to `skips` and returns the last.
-    fn forward(&self, mut x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
+    fn forward(
+        &self,
+        mut x: Tensor<4>,
+        time: &Tensor<2>,
+        context: &Tensor<3>,
+        skips: &mut Vec<Tensor<4>>,
+    ) -> Tensor<4> {
         for (layer, resnet) in self.resnets.iter().enumerate() {
             x = resnet.forward(x, Some(time.clone()));
             if let Some(attentions) = &self.attentions {

@@ -79,9 +79,10 @@ pub enum Stage {
 /// The device is unknown, a configuration contradicts itself, or a file can't be written.
 pub fn pretrain(config: &PretrainConfig, stages: &[Stage]) -> Result<()> {
     let device = spire_model::device::device(&config.device)?;
-    device.seed(config.seed);
     write_tokenizer(&config.out)?;
     for stage in stages {
+        // Each stage starts from the same state, whether or not others ran before it.
+        device.seed(config.seed);
         match stage {
             Stage::Clip => clip::run(config, &device)?,
             Stage::Vae => vae::run(config, &device)?,
@@ -106,7 +107,13 @@ fn done(folder: &Path) -> bool {
 }
 
 /// Writes `config.json` and the weights, half precision, the weights last: they say that the stage is done.
-fn write_part<M: Module>(folder: &Path, config: &impl Serialize, class: (&str, &str), file: &str, module: &M) -> Result<()> {
+fn write_part<M: Module>(
+    folder: &Path,
+    config: &impl Serialize,
+    class: (&str, &str),
+    file: &str,
+    module: &M,
+) -> Result<()> {
     create(folder)?;
     let mut json = serde_json::to_value(config)?;
     json[class.0] = class.1.into();
