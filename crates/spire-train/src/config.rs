@@ -204,6 +204,7 @@ impl RunConfig {
             ("train.threads", train.threads),
             ("train.keep_checkpoints", train.keep_checkpoints),
             ("evaluate.batch_size", self.evaluate.batch_size),
+            ("evaluate.validation_samples", self.evaluate.validation_samples),
         ] {
             ensure!(value > 0, "{key} must be at least 1");
         }
