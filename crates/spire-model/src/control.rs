@@ -230,8 +230,9 @@ impl Control {
         let copied = PathFilter::new().with_regex("^(time_embedding|down_blocks|mid_block)[.]");
         let result = control.apply(unet.collect(Some(copied), None, true), None, None, true);
         ensure!(result.errors.is_empty(), "the control branch does not fit the UNet: {}", result.errors[0]);
-        // Copied by hand: it grows by the channels of e(y).
-        let weight = unet.conv_in().weight.val().to_device(device);
+        // Copied by hand: it grows by the channels of e(y). Through data, since moving a tensor to the same hardware does
+        // not give it the autodiff of `device`.
+        let weight = Tensor::<4>::from_data(unet.conv_in().weight.val().into_data(), device);
         let [to, from, height, width] = weight.dims();
         let [_, all, _, _] = control.conv_in.weight.dims();
         ensure!(all >= from, "the control branch's conv_in takes {all} channels, the UNet's {from}");
@@ -241,7 +242,8 @@ impl Control {
             weight
         };
         control.conv_in.weight = Param::from_tensor(weight);
-        control.conv_in.bias = unet.conv_in().bias.as_ref().map(|b| Param::from_tensor(b.val().to_device(device)));
+        let bias = unet.conv_in().bias.as_ref().map(|bias| bias.val().into_data());
+        control.conv_in.bias = bias.map(|bias| Param::from_tensor(Tensor::from_data(bias, device)));
         Ok(control)
     }
 

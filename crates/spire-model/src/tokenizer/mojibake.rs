@@ -87,7 +87,7 @@ impl Encoding {
             '\u{fffd}' if self.sloppy => Some(0x1a),
             '\u{1a}' if self.sloppy => None,
             '\0'..='\x7f' => Some(character as u8),
-            _ => self.high.chars().zip(0x80..).find_map(|(high, byte)| (high == character).then_some(byte)),
+            _ => self.high.chars().zip(0x80..=0xff).find_map(|(high, byte)| (high == character).then_some(byte)),
         };
         text.chars().map(byte).collect()
     }
