@@ -245,7 +245,7 @@ fn verify(args: Verify) -> Result<ExitCode> {
 
 fn pretrain_model(args: Pretrain) -> Result<ExitCode> {
     let config: PretrainConfig = settings::load(&args.config, &args.overrides)?;
-    let stages = if args.stages.is_empty() { &StageName::value_variants()[..] } else { &args.stages };
+    let stages = if args.stages.is_empty() { StageName::value_variants() } else { &args.stages };
     let stages: Vec<_> = stages
         .iter()
         .map(|stage| match stage {

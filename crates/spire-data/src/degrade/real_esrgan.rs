@@ -223,7 +223,7 @@ impl<const ORDER: usize> OrderConfig<ORDER> {
 
     fn validate(&self, section: &Section) -> Result<(), InvalidSetting> {
         let around_one = |key, [low, high]: [f64; 2], least: f64| {
-            let good = least <= low && low <= 1.0 && 1.0 <= high && high <= 100.0;
+            let good = least <= low && low <= 1.0 && (1.0..=100.0).contains(&high);
             section.check(key, &[low, high], good, &format!("[low, high] with {least} <= low <= 1 <= high <= 100"))
         };
         section.probability("sinc_probability", self.sinc_probability)?;

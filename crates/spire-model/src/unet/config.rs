@@ -164,7 +164,7 @@ impl UNetConfig {
             self.cross_attention_dim.get(i).context("\"cross_attention_dim\" has too few entries")?;
             self.transformer_layers_per_block.get(i).context("\"transformer_layers_per_block\" has too few entries")?;
         }
-        ensure!(self.block_out_channels[0] % 2 == 0, "the first of \"block_out_channels\" is odd");
+        ensure!(self.block_out_channels[0].is_multiple_of(2), "the first of \"block_out_channels\" is odd");
         Ok(())
     }
 
