@@ -194,7 +194,7 @@ fn restore_picture(args: Restore) -> Result<ExitCode> {
     };
     let picture = Picture::open(&args.image)?;
     let device = spire_model::device::device(args.device.as_deref().unwrap_or(&config.run.device))?;
-    let base = Base::load(&config.model.base, &device).with_context(|| match &args.run {
+    let base = Base::load(&config.model.base, config.model.precision, &device).with_context(|| match &args.run {
         Some(run) => format!("the model that {} was trained on", run.display()),
         None => format!("the model that comes with the program, {BUILT_IN} in its repository"),
     })?;

@@ -5,6 +5,7 @@
 pub mod degrade;
 pub mod loader;
 pub mod picture;
+pub mod png_text;
 pub mod prompt;
 pub mod rng;
 pub mod source;

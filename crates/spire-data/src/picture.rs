@@ -83,21 +83,27 @@ impl Picture {
     /// # Errors
     /// The file can't be read, is no picture, is cut short, or would take more than 1 GiB decoded.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, PictureError> {
-        let path = path.as_ref();
-        let io = |source| PictureError::Io { path: path.to_owned(), source };
-        let decode = |source| PictureError::Decode { path: path.to_owned(), source };
-        let file = std::fs::File::open(path).map_err(io)?;
-        let mut reader = ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(io)?;
-        let mut limits = Limits::default();
-        limits.max_alloc = Some(DECODE_LIMIT);
-        reader.limits(limits);
-        let mut decoder = reader.into_decoder().map_err(decode)?;
-        let orientation = decoder.orientation().map_err(decode)?;
-        let mut image = DynamicImage::from_decoder(decoder).map_err(decode)?;
-        image.apply_orientation(orientation);
-        Ok(Self::from_rgb8(&over_white(image)))
+        Ok(Self::from_rgb8(&over_white(decode(path.as_ref())?)))
     }
 
+    /// As [`Self::open`], but with the colours as they are and the opacity by itself: `height * width` values in
+    /// \[0, 1\], `None` where all is opaque. Where nothing is to be seen, the colour is white.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with_alpha(path: impl AsRef<Path>) -> Result<(Self, Option<Vec<f32>>), PictureError> {
+        let image = decode(path.as_ref())?;
+        if !image.color().has_alpha() {
+            return Ok((Self::from_rgb8(&image.into_rgb8()), None));
+        }
+        let mut rgba = image.into_rgba8();
+        for pixel in rgba.pixels_mut().filter(|pixel| pixel[3] == 0) {
+            pixel.0 = [255, 255, 255, 0];
+        }
+        let alpha: Vec<f32> = rgba.pixels().map(|pixel| f32::from(pixel[3]) / 255.0).collect();
+        let transparent = alpha.iter().any(|&alpha| alpha < 1.0);
+        Ok((Self::from_rgb8(&DynamicImage::from(rgba).into_rgb8()), transparent.then_some(alpha)))
+    }
     /// Writes an 8-bit PNG.
     ///
     /// # Errors
@@ -141,6 +147,22 @@ impl Picture {
             *value = value.clamp(0.0, 1.0);
         }
     }
+}
+
+/// With EXIF orientation applied.
+fn decode(path: &Path) -> Result<DynamicImage, PictureError> {
+    let io = |source| PictureError::Io { path: path.to_owned(), source };
+    let decode = |source| PictureError::Decode { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(io)?;
+    let mut reader = ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(io)?;
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(DECODE_LIMIT);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(decode)?;
+    let orientation = decoder.orientation().map_err(decode)?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(decode)?;
+    image.apply_orientation(orientation);
+    Ok(image)
 }
 
 fn over_white(image: DynamicImage) -> RgbImage {

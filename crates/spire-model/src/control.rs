@@ -252,9 +252,7 @@ impl Control {
     /// # Errors
     /// Unreadable, unsupported, or weights that do not fit the configuration.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let mut control = Self::new(&ControlConfig::read(folder)?, device)?;
-        weights::load(&mut control, &weights::weights_file(folder)?)?;
-        Ok(control)
+        weights::load(Self::new(&ControlConfig::read(folder)?, device)?, folder)
     }
 
     /// c_i and c_mid: `sample` `[batch, 4, height, width]`, `timestep` `[batch]`, `context` `[batch, tokens, width]` of

@@ -3,7 +3,7 @@
 
 use burn::nn::Initializer;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// How the control branch acts on the frozen UNet.
@@ -31,6 +31,11 @@ impl ScaleAndBias {
     pub fn new(both: Tensor<4>) -> Self {
         let halves = both.chunk(2, 1);
         Self { gamma: halves[0].clone(), beta: halves[1].clone() }
+    }
+
+    /// Both in another float type.
+    pub fn cast(self, dtype: DType) -> Self {
+        Self { gamma: self.gamma.cast(dtype), beta: self.beta.cast(dtype) }
     }
 
     /// `(1 + γ)·f + β`.

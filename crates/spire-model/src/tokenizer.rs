@@ -130,6 +130,11 @@ impl Tokenizer {
         self.pad
     }
 
+    /// With another padding token.
+    pub fn with_pad_id(self, pad: u32) -> Self {
+        Self { pad, ..self }
+    }
+
     fn encode_to(&self, text: &str, context_length: usize) -> Vec<u32> {
         let words = self
             .words

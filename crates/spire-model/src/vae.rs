@@ -6,13 +6,13 @@ use anyhow::{Context, Result, ensure};
 use burn::module::{Module, Param};
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig};
-use burn::tensor::{Device, Tensor, activation::silu};
+use burn::tensor::{DType, Device, Tensor, activation::silu};
 use serde::{Deserialize, Serialize};
 
 use crate::nn::attention::attend;
 use crate::nn::resample::{Downsample2d, Upsample2d};
 use crate::nn::resnet::{ResnetBlock2d, ResnetConfig, conv1x1, conv3x3};
-use crate::weights;
+use crate::weights::{self, Precision, Tensors};
 
 /// The range to which the encoder's log-variance is clamped, as in diffusers.
 const LOGVAR_RANGE: (f64, f64) = (-30.0, 20.0);
@@ -74,7 +74,11 @@ impl VaeConfig {
         Ok(config)
     }
 
-    fn check(&self) -> Result<()> {
+    /// Whether the sizes fit together.
+    ///
+    /// # Errors
+    /// Names the setting that does not.
+    pub fn check(&self) -> Result<()> {
         ensure!(!self.block_out_channels.is_empty(), "\"block_out_channels\" is empty");
         ensure!(self.layers_per_block > 0, "\"layers_per_block\" is 0");
         ensure!(self.act_fn == "silu", "\"act_fn\": \"{}\" is not supported, only \"silu\" is", self.act_fn);
@@ -102,6 +106,20 @@ impl VaeConfig {
             ResnetConfig { time_width: None, groups: self.norm_num_groups, epsilon: 1e-6, output_scale_factor: 1.0 };
         ResnetBlock2d::new(from, to, config, device)
     }
+}
+
+/// The weights in a VAE's folder. The attention of checkpoints from before 2023, Stable Diffusion 1.5's among them, has
+/// older names.
+///
+/// # Errors
+/// As [`Tensors::in_folder`].
+pub fn tensors_in_folder(folder: &Path) -> Result<Tensors> {
+    let current = [(".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")];
+    let rename = |name: &str| match name.contains(".attentions.") {
+        true => current.iter().fold(name.to_owned(), |name, (old, new)| name.replace(old, new)),
+        false => name.to_owned(),
+    };
+    Ok(Tensors::in_folder(folder)?.renamed(|name| Some(rename(name))))
 }
 
 /// Self-attention over the positions, one head, with its own normalisation and residual.
@@ -308,9 +326,12 @@ impl Vae {
     /// # Errors
     /// Unreadable, or weights that do not fit the configuration.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let mut vae = Self::new(&VaeConfig::read(folder)?, device)?;
-        weights::load(&mut vae, &weights::weights_file(folder)?)?;
-        Ok(vae)
+        weights::fill(Self::new(&VaeConfig::read(folder)?, device)?, tensors_in_folder(folder)?, Precision::F32)
+    }
+
+    /// The float type of the weights, in which the VAE computes.
+    pub fn dtype(&self) -> DType {
+        self.decoder.conv_in.weight.dtype()
     }
 
     /// Mean and log-variance of the latent, each `[batch, latent, height / 8, width / 8]`, of `picture`

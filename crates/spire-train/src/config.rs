@@ -9,6 +9,7 @@ use spire_data::loader::DataConfig;
 use spire_data::source::SourceConfig;
 use spire_model::fusion::Fusion;
 use spire_model::restore::SamplingConfig;
+use spire_model::weights::Precision;
 
 use crate::learning_rate::{LearningRate, Schedule};
 use crate::optimizer::OptimizerSettings;
@@ -53,8 +54,11 @@ impl Default for RunSection {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSection {
-    /// Folder of the frozen text-to-image model, in the Hugging Face layout.
+    /// The frozen text-to-image model: a folder in the Hugging Face layout, a single `.safetensors` or `.ckpt` file, or a
+    /// name on the Hugging Face Hub, `owner/name`.
     pub base: PathBuf,
+    /// The float type in which the frozen model is kept and computes: `f32`, `bf16` or `f16`.
+    pub precision: Precision,
     /// Folder of CLIP's image tower, for the Fréchet distance; `image_encoder` in the base folder if not set.
     pub image_encoder: Option<PathBuf>,
     /// Folder of a control branch to start from; a copy of the UNet's encoder if not set.
@@ -69,6 +73,7 @@ impl Default for ModelSection {
     fn default() -> Self {
         Self {
             base: "assets/tiny".into(),
+            precision: Precision::default(),
             image_encoder: None,
             control: None,
             fusion: Fusion::default(),

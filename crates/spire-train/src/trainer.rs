@@ -18,13 +18,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use spire_data::loader::{Crop, Loader, Samples, TrainingSample};
 use spire_data::rng::rng;
-use spire_model::base::Base;
+use spire_model::base::{Base, locate};
 use spire_model::control::{Control, ControlConfig};
 use spire_model::pictures;
 use spire_model::restore::noise;
 use spire_model::scheduler::NoiseSchedule;
 use spire_model::spire::predict;
-use spire_model::weights;
+use spire_model::weights::{self, Precision, Tensors, fill};
 
 use crate::checkpoint::{Checkpoint, CheckpointStore, write_atomic};
 use crate::config::RunConfig;
@@ -71,7 +71,8 @@ pub enum Outcome {
 pub fn train(mut config: RunConfig, interrupted: &AtomicBool) -> Result<Outcome> {
     config.validate()?;
     // So that the run can be used from any folder.
-    for path in [Some(&mut config.model.base), config.model.control.as_mut(), config.model.image_encoder.as_mut()] {
+    config.model.base = locate(&config.model.base)?;
+    for path in [config.model.control.as_mut(), config.model.image_encoder.as_mut()] {
         let Some(path) = path else { continue };
         *path = path.canonicalize().with_context(|| format!("there is no model folder {}", path.display()))?;
     }
@@ -117,7 +118,7 @@ impl Trainer {
         let training = device.clone().autodiff();
         let samples = Samples::open(config.data.clone(), config.degradation.clone(), config.run.seed)?;
         let held_out = held_out(config)?;
-        let base = Base::load(&config.model.base, &device)?;
+        let base = Base::load(&config.model.base, config.model.precision, &device)?;
         let side = base.side_multiple();
         ensure!(
             config.data.size.is_multiple_of(side),
@@ -139,9 +140,9 @@ impl Trainer {
         let mut average = None;
         if let Some(checkpoint) = checkpoint {
             let origin = checkpoint.dir.display().to_string();
-            weights::load_bytes(&mut control, checkpoint.read(WEIGHTS)?, &origin)?;
-            let mut loaded = Control::new(&control_config, &device)?;
-            weights::load_bytes(&mut loaded, checkpoint.read(AVERAGE)?, &origin)?;
+            control = fill(control, Tensors::from_bytes(checkpoint.read(WEIGHTS)?, &origin)?, Precision::F32)?;
+            let loaded = Control::new(&control_config, &device)?;
+            let loaded = fill(loaded, Tensors::from_bytes(checkpoint.read(AVERAGE)?, &origin)?, Precision::F32)?;
             average = Some(number_parameters(loaded));
             optimizer = optimizer.with_bytes(checkpoint.read(OPTIMIZER)?).context(origin)?;
             let state: State = serde_json::from_slice(&checkpoint.read(STATE)?)?;

@@ -4,5 +4,6 @@ mod encoder;
 mod text;
 mod vision;
 
+pub use encoder::HiddenAct;
 pub use text::{ClipText, ClipTextConfig, ClipTextOutput};
 pub use vision::{ClipVision, ClipVisionConfig};

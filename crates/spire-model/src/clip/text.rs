@@ -150,9 +150,7 @@ impl ClipText {
     /// # Errors
     /// Unreadable, or weights that do not fit the configuration.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let mut text = Self::new(&ClipTextConfig::read(folder)?, device)?;
-        weights::load(&mut text, &weights::weights_file(folder)?)?;
-        Ok(text)
+        weights::load(Self::new(&ClipTextConfig::read(folder)?, device)?, folder)
     }
 
     /// `input_ids` `[batch, length]`, `length` at most `max_position_embeddings`.
@@ -162,7 +160,7 @@ impl ClipText {
         let positions = Tensor::<1, Int>::arange(0..length as i64, &input_ids.device()).unsqueeze::<2>();
         let x = model.embeddings.token_embedding.forward(input_ids.clone())
             + model.embeddings.position_embedding.forward(positions);
-        let mask = causal_mask(length, &x.device());
+        let mask = causal_mask(length, &x.device()).cast(x.dtype());
         let (last, penultimate) = model.encoder.forward(x, Some(mask));
         let last_hidden_state = model.final_layer_norm.forward(last);
         let text_embeds = self.text_projection.as_ref().map(|projection| {

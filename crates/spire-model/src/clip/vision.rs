@@ -150,9 +150,7 @@ impl ClipVision {
     /// # Errors
     /// Unreadable, or weights that do not fit the configuration.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let mut vision = Self::new(&ClipVisionConfig::read(folder)?, device)?;
-        weights::load(&mut vision, &weights::weights_file(folder)?)?;
-        Ok(vision)
+        weights::load(Self::new(&ClipVisionConfig::read(folder)?, device)?, folder)
     }
 
     /// `[batch, 3, image_size, image_size]`, normalised, to embeddings `[batch, projection_dim]`, not normalised.

@@ -2,6 +2,8 @@
 
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
+use burn::tensor::module::attention;
+use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Device, Tensor, activation::softmax};
 
 /// `softmax(q·kᵀ/√d + bias)·v` over `heads` heads; `query` `[batch, queries, width]`, `key` and `value`
@@ -13,14 +15,23 @@ pub fn attend(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, heads: usize, 
         let [_, length, _] = x.dims();
         x.reshape([batch, length, heads, depth]).swap_dims(1, 2)
     };
-    // Scaling the queries, not the scores: the smaller of the two.
-    let query = split(query).mul_scalar((depth as f64).powf(-0.5));
-    let scores = query.matmul(split(key).swap_dims(2, 3));
-    let scores = match bias {
-        Some(bias) => scores + bias,
-        None => scores,
+    let scale = (depth as f64).powf(-0.5);
+    let tracked = [&query, &key, &value].iter().any(|x| x.is_autodiff());
+    let (query, key, value) = (split(query), split(key), split(value));
+    let attended = if tracked {
+        // Scaling the queries, not the scores: the smaller of the two.
+        let scores = query.mul_scalar(scale).matmul(key.swap_dims(2, 3));
+        let scores = match bias {
+            Some(bias) => scores + bias,
+            None => scores,
+        };
+        softmax(scores, 3).matmul(value)
+    } else {
+        // Tile by tile where there are many keys: the scores of a 512×512 picture alone would take half a gigabyte.
+        let options = AttentionModuleOptions { scale: Some(scale), ..Default::default() };
+        attention(query, key, value, None, bias, options)
     };
-    softmax(scores, 3).matmul(split(value)).swap_dims(1, 2).reshape([batch, queries, width])
+    attended.swap_dims(1, 2).reshape([batch, queries, width])
 }
 
 /// diffusers' `Attention`: self-attention, or cross-attention to a context of another width.

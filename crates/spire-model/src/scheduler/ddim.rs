@@ -77,6 +77,11 @@ impl Sampler for Ddim {
         1.0
     }
 
+    fn noisy(&self, clean: Tensor<4>, noise: Tensor<4>, step_index: usize) -> Tensor<4> {
+        let (alpha, _) = self.alphas[step_index];
+        clean * alpha.sqrt() + noise * (1.0 - alpha).sqrt()
+    }
+
     fn scale_model_input(&self, sample: Tensor<4>, _step_index: usize) -> Tensor<4> {
         sample
     }

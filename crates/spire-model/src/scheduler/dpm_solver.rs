@@ -95,6 +95,11 @@ impl Sampler for DpmSolverPp {
         1.0
     }
 
+    fn noisy(&self, clean: Tensor<4>, noise: Tensor<4>, step_index: usize) -> Tensor<4> {
+        let (signal, sigma) = signal_and_noise(self.sigmas[step_index]);
+        clean * signal + noise * sigma
+    }
+
     fn scale_model_input(&self, sample: Tensor<4>, _step_index: usize) -> Tensor<4> {
         sample
     }

@@ -59,6 +59,10 @@ impl Sampler for EulerDiscrete {
         self.init_noise_sigma
     }
 
+    fn noisy(&self, clean: Tensor<4>, noise: Tensor<4>, step_index: usize) -> Tensor<4> {
+        clean + noise * self.sigmas[step_index]
+    }
+
     fn scale_model_input(&self, sample: Tensor<4>, step_index: usize) -> Tensor<4> {
         let sigma = self.sigmas[step_index];
         sample / (sigma * sigma + 1.0).sqrt()

@@ -38,6 +38,9 @@ pub trait Sampler: Send {
     /// Standard deviation of the noise that a run starts from.
     fn init_noise_sigma(&self) -> f32;
 
+    /// `clean` with as much `noise` as there is before step `step_index`: where a run that skips the steps before starts.
+    fn noisy(&self, clean: Tensor<4>, noise: Tensor<4>, step_index: usize) -> Tensor<4>;
+
     /// What the network sees of `sample` at `step_index`, which is less than the number of timesteps.
     fn scale_model_input(&self, sample: Tensor<4>, step_index: usize) -> Tensor<4>;
 

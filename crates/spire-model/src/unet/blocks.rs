@@ -1,7 +1,7 @@
 //! The UNet's encoder, middle and decoder blocks.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use super::config::UNetConfig;
 use crate::fusion::ScaleAndBias;
@@ -16,6 +16,13 @@ pub struct Features {
     pub down: Vec<Tensor<4>>,
     /// The middle block's output.
     pub mid: Tensor<4>,
+}
+
+impl Features {
+    /// All in another float type.
+    pub fn cast(self, dtype: DType) -> Self {
+        Self { down: self.down.into_iter().map(|skip| skip.cast(dtype)).collect(), mid: self.mid.cast(dtype) }
+    }
 }
 
 impl UNetConfig {

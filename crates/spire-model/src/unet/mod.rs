@@ -9,7 +9,7 @@ use anyhow::Result;
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, GroupNormConfig};
-use burn::tensor::{Device, Tensor, activation::silu};
+use burn::tensor::{DType, Device, Tensor, activation::silu};
 
 pub use blocks::Features;
 use blocks::{DownBlock, MidBlock, UpBlock};
@@ -61,9 +61,7 @@ impl UNet {
     /// # Errors
     /// Unreadable, unsupported, or weights that do not fit the configuration.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let mut unet = Self::new(&UNetConfig::read(folder)?, device)?;
-        weights::load(&mut unet, &weights::weights_file(folder)?)?;
-        Ok(unet)
+        weights::load(Self::new(&UNetConfig::read(folder)?, device)?, folder)
     }
 
     /// `sample` `[batch, in_channels, height, width]`, `timestep` `[batch]`, `context`
@@ -94,14 +92,21 @@ impl UNet {
         &self.conv_in
     }
 
+    /// The float type of the weights, in which the UNet computes. What goes in and comes out has 32 bits.
+    pub fn dtype(&self) -> DType {
+        self.conv_in.weight.dtype()
+    }
+
     /// `[batch]` to `[batch, time_width]`.
     pub fn embed_time(&self, timestep: Tensor<1>) -> Tensor<2> {
-        self.time_embedding.forward(self.time_proj.forward(timestep))
+        self.time_embedding.forward(self.time_proj.forward(timestep).cast(self.dtype()))
     }
 
     /// The encoder and the middle block.
     pub fn encode(&self, sample: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>) -> Features {
-        blocks::encode(&self.down_blocks, &self.mid_block, self.conv_in.forward(sample), time, context)
+        let x = self.conv_in.forward(sample.cast(self.dtype()));
+        let context = context.clone().cast(self.dtype());
+        blocks::encode(&self.down_blocks, &self.mid_block, x, time, &context).cast(DType::F32)
     }
 
     /// The decoder, on features that may have been fused with a control branch's.
@@ -112,7 +117,9 @@ impl UNet {
         time: &Tensor<2>,
         context: &Tensor<3>,
     ) -> Tensor<4> {
-        let x = blocks::decode(&self.up_blocks, features, up, time, context);
-        self.conv_out.forward(silu(self.conv_norm_out.forward(x)))
+        let up = up.map(|up| up.into_iter().map(|modulation| modulation.cast(self.dtype())).collect());
+        let context = context.clone().cast(self.dtype());
+        let x = blocks::decode(&self.up_blocks, features.cast(self.dtype()), up, time, &context);
+        self.conv_out.forward(silu(self.conv_norm_out.forward(x))).cast(DType::F32)
     }
 }

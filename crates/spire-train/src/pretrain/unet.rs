@@ -149,7 +149,7 @@ fn draw_prompts(base: &Base, config: &SamplingConfig, seed: u64, device: &Device
     let side = base.unet_config.sample_size.unwrap_or(8);
     let shape = [base.unet_config.in_channels, side, side];
     let noise = (0..prompts.len()).map(|i| initial_noise(seed + i as u64, shape, device)).collect();
-    let latents = sample(base, config, &prompts, Tensor::cat(noise, 0), |sample, time, states, _| {
+    let latents = sample(base, config, &prompts, Tensor::cat(noise, 0).into(), |sample, time, states, _| {
         base.unet.forward(sample, time, states)
     })?;
     Ok(pictures::from_tensor(base.decode_latents(latents)).into_iter().zip(prompts).collect())

@@ -1,6 +1,10 @@
 //! Restoration (paper section 3.1): deterministic sampling from noise, guided by the semantic prompt and conditioned on
 //! the degraded picture and the restoration prompt.
 
+mod colour;
+mod sample;
+mod tiles;
+
 use anyhow::{Result, ensure};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::RngExt;
@@ -9,10 +13,15 @@ use serde::{Deserialize, Serialize};
 use spire_data::Picture;
 use spire_data::rng::rng;
 
+pub use colour::ColourFix;
+pub use sample::{Start, sample};
+use tiles::{Tile, blend, tiles};
+
 use crate::base::Base;
 use crate::control::Control;
 use crate::pictures;
 use crate::scheduler::SamplerKind;
+use crate::spire::predict;
 
 /// How a picture is sampled.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -26,11 +35,28 @@ pub struct SamplingConfig {
     pub guidance_scale: f64,
     /// Replaces the empty prompt in the unconditional half.
     pub negative: String,
+    /// Share of the steps that are taken, from the degraded picture with as much noise; 1 starts from noise alone. SDEdit,
+    /// <https://arxiv.org/abs/2108.01073>.
+    pub strength: f64,
+    /// `none`, `wavelet` or `adain`: colours from the degraded picture.
+    pub colour_fix: ColourFix,
+    /// Pictures with a longer side are restored in tiles of this side, in pixels; if not set, the side that the UNet was
+    /// made for. 0: never in tiles.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tile: Option<usize>,
 }
 
 impl Default for SamplingConfig {
     fn default() -> Self {
-        Self { sampler: SamplerKind::Ddim, steps: 50, guidance_scale: 2.0, negative: String::new() }
+        Self {
+            sampler: SamplerKind::Ddim,
+            steps: 50,
+            guidance_scale: 2.0,
+            negative: String::new(),
+            strength: 1.0,
+            colour_fix: ColourFix::None,
+            tile: None,
+        }
     }
 }
 
@@ -42,6 +68,7 @@ impl SamplingConfig {
     pub fn validate(&self) -> Result<()> {
         ensure!(self.steps > 0, "steps must be at least 1");
         ensure!(self.guidance_scale.is_finite(), "guidance_scale must be a number");
+        ensure!(self.strength > 0.0 && self.strength <= 1.0, "strength must be above 0 and at most 1");
         Ok(())
     }
 }
@@ -70,58 +97,16 @@ pub fn noise(rng: &mut spire_data::rng::Rng, [channels, height, width]: [usize; 
     Tensor::from_data(TensorData::new(values, [1, channels, height, width]), device)
 }
 
-/// Samples latents from `noise` `[batch, channels, height, width]`: `predict(sample, timestep, semantic, halves)` gives
-/// ε (or v) for `halves · batch` samples, `semantic` their prompts' states. With guidance the unconditional and the
-/// conditional half go through the network in one batch:
-/// `ε = ε("") + w·(ε(cs) − ε(""))`.
-///
-/// # Errors
-/// The scheduler's settings and the sampler do not go together.
-pub fn sample(
-    base: &Base,
-    config: &SamplingConfig,
-    semantic: &[String],
-    noise: Tensor<4>,
-    predict: impl Fn(Tensor<4>, Tensor<1>, Tensor<3>, usize) -> Tensor<4>,
-) -> Result<Tensor<4>> {
-    config.validate()?;
-    let batch = noise.dims()[0];
-    let device = noise.device();
-    let guided = config.guidance_scale != 1.0;
-    let conditional = base.prompts.encode(semantic);
-    let states = if guided {
-        Tensor::cat(vec![base.prompts.encode(&vec![config.negative.clone(); batch]), conditional], 0)
-    } else {
-        conditional
-    };
-    let mut sampler = config.sampler.build(&base.scheduler, config.steps)?;
-    let timesteps = sampler.timesteps().to_vec();
-    let mut latent = noise.mul_scalar(sampler.init_noise_sigma());
-    for (i, &timestep) in timesteps.iter().enumerate() {
-        let input = sampler.scale_model_input(latent.clone(), i);
-        let halves = if guided { 2 } else { 1 };
-        let input = if guided { Tensor::cat(vec![input.clone(), input], 0) } else { input };
-        let time = Tensor::full([halves * batch], timestep, &device);
-        let output = predict(input, time, states.clone(), halves);
-        let output = if guided {
-            let parts = output.chunk(2, 0);
-            parts[0].clone() + (parts[1].clone() - parts[0].clone()).mul_scalar(config.guidance_scale)
-        } else {
-            output
-        };
-        latent = sampler.step(output, i, latent);
-    }
-    Ok(latent)
-}
-
 /// Restores pictures of one size, in one batch. The sides may be any: pictures are padded by repeating their edges and
-/// cropped back.
+/// cropped back, and large ones are done in tiles.
 ///
 /// # Errors
 /// There are none, their sizes differ, or the sampler and the scheduler do not go together.
 pub fn restore(base: &Base, control: &Control, config: &SamplingConfig, requests: &[Request]) -> Result<Vec<Picture>> {
+    config.validate()?;
     ensure!(!requests.is_empty(), "there is nothing to restore");
     let (width, height) = (requests[0].degraded.width, requests[0].degraded.height);
+    ensure!(width > 0 && height > 0, "a picture without pixels can't be restored");
     ensure!(
         requests.iter().all(|request| (request.degraded.width, request.degraded.height) == (width, height)),
         "pictures that are restored in one batch must have one size"
@@ -131,24 +116,41 @@ pub fn restore(base: &Base, control: &Control, config: &SamplingConfig, requests
     let degraded = pictures::to_tensor(&padded, &device);
     let [_, _, padded_height, padded_width] = degraded.dims();
     let downscale = base.vae_config.downscale();
-    let shape = [base.unet_config.in_channels, padded_height / downscale, padded_width / downscale];
+    let size = [padded_height / downscale, padded_width / downscale];
+    let tiles = tiles(size[0], size[1], tile_side(base, config));
+
+    let shape = [base.unet_config.in_channels, size[0], size[1]];
     let noise = Tensor::cat(requests.iter().map(|request| initial_noise(request.seed, shape, &device)).collect(), 0);
+    let clean = (config.strength < 1.0)
+        .then(|| blend(&tiles, size, 1, |tile| base.encode_pictures(tile.cut(&degraded, downscale))));
     let semantic: Vec<_> = requests.iter().map(|request| request.semantic.clone()).collect();
     let restoration: Vec<_> = requests.iter().map(|request| request.restoration.as_str()).collect();
     let restoration = base.prompts.encode(&restoration);
-    let latent = sample(base, config, &semantic, noise, |sample, time, states, halves| {
-        crate::spire::predict(
-            &base.unet,
-            control,
-            sample,
-            time,
-            states,
-            restoration.clone().repeat_dim(0, halves),
-            degraded.clone().repeat_dim(0, halves),
-        )
+    let latent = sample(base, config, &semantic, Start { noise, clean }, |sample, time, states, halves| {
+        let restoration = restoration.clone().repeat_dim(0, halves);
+        blend(&tiles, size, 1, |tile: &Tile| {
+            let condition = tile.cut(&degraded, downscale).repeat_dim(0, halves);
+            let sample = tile.cut(&sample, 1);
+            predict(&base.unet, control, sample, time.clone(), states.clone(), restoration.clone(), condition)
+        })
     })?;
-    let restored = pictures::from_tensor(base.decode_latents(latent));
-    Ok(restored.into_iter().map(|picture| picture.crop(0, 0, width, height)).collect())
+    let decoded = blend(&tiles, size, downscale, |tile| base.decode_latents(tile.cut(&latent, 1)));
+    let restored = pictures::from_tensor(decoded).into_iter().zip(requests);
+    Ok(restored
+        .map(|(picture, request)| {
+            config.colour_fix.apply(picture.crop(0, 0, width, height), &request.degraded)
+        })
+        .collect())
+}
+
+/// The side of a tile in latent positions, as the UNet can halve it.
+fn tile_side(base: &Base, config: &SamplingConfig) -> usize {
+    let (downscale, multiple) = (base.vae_config.downscale(), base.side_multiple());
+    let made_for = base.unet_config.sample_size.unwrap_or(64) * downscale;
+    match config.tile.unwrap_or(made_for) {
+        0 => usize::MAX,
+        side => side.next_multiple_of(multiple) / downscale,
+    }
 }
 
 /// Extends a picture to the right and downwards to multiples of `multiple` by repeating its last column and row.

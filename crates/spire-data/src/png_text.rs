@@ -1,0 +1,67 @@
+//! PNG files that say how they were made: 8-bit pictures with a text chunk.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
+use crate::Picture;
+
+/// The bytes of an 8-bit PNG of `picture`, with `alpha` (`height * width` values in \[0, 1\]) if there is any, and an
+/// international text chunk for each of `texts`, keyword and text.
+///
+/// # Errors
+/// A keyword is empty, longer than 79 characters or not Latin-1.
+pub fn encode(picture: &Picture, alpha: Option<&[f32]>, texts: &[(&str, &str)]) -> Result<Vec<u8>, png::EncodingError> {
+    let rgb = picture.to_rgb8();
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, picture.width as u32, picture.height as u32);
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder.set_color(if alpha.is_some() { png::ColorType::Rgba } else { png::ColorType::Rgb });
+    for (keyword, text) in texts {
+        encoder.add_itxt_chunk((*keyword).to_owned(), (*text).to_owned())?;
+    }
+    let mut writer = encoder.write_header()?;
+    match alpha {
+        None => writer.write_image_data(rgb.as_raw())?,
+        Some(alpha) => {
+            let opacity = alpha.iter().map(|alpha| (alpha.clamp(0.0, 1.0) * 255.0).round() as u8);
+            let rgba: Vec<u8> = rgb.pixels().zip(opacity).flat_map(|(p, a)| [p[0], p[1], p[2], a]).collect();
+            writer.write_image_data(&rgba)?;
+        }
+    }
+    writer.finish()?;
+    Ok(bytes)
+}
+
+/// The text under `keyword` in the PNG at `path`; `None` where the file is no PNG, is cut off, or has no such text.
+pub fn read(path: &Path, keyword: &str) -> Option<String> {
+    let mut reader = png::Decoder::new(BufReader::new(File::open(path).ok()?)).read_info().ok()?;
+    // To the end: a text may come after the pixels, and a file that was cut off must not pass for whole.
+    reader.finish().ok()?;
+    let chunk = reader.info().utf8_text.iter().find(|chunk| chunk.keyword == keyword)?;
+    chunk.get_text().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_and_alpha_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        let picture = Picture::filled(3, 2, [0.2, 0.4, 0.6]);
+        let alpha = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0];
+        let bytes = encode(&picture, Some(&alpha), &[("prompt", "ein Bär — 熊"), ("seed", "7")]).unwrap();
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(read(&path, "prompt").unwrap(), "ein Bär — 熊");
+        assert_eq!(read(&path, "seed").unwrap(), "7");
+        assert_eq!(read(&path, "other"), None);
+        let (back, opacity) = Picture::open_with_alpha(&path).unwrap();
+        assert_eq!(opacity.unwrap(), alpha);
+        assert_eq!(back.plane(0)[0], 1.0, "what can't be seen is white");
+        assert_eq!(back.plane(2)[5], 153.0 / 255.0);
+        std::fs::write(&path, &bytes[..bytes.len() - 20]).unwrap();
+        assert_eq!(read(&path, "prompt"), None, "a file that is cut off does not count");
+    }
+}

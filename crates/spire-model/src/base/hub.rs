@@ -1,0 +1,140 @@
+//! Models by their name on the Hugging Face Hub: in its local cache, or downloaded into it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use anyhow::{Context, Result, bail};
+
+/// What of a model is downloaded: no second copy in half precision, no safety checker.
+const WANTED: &str = "--include 'unet/*' 'vae/*' 'text_encoder/*' 'tokenizer/*' 'scheduler/*' --exclude '*.fp16.*' \
+                      '*.non_ema.*'";
+
+/// `owner/name`, and the revision if one is given.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HubName {
+    owner: String,
+    name: String,
+    revision: String,
+}
+
+impl HubName {
+    /// Of `owner/name` or `owner/name@revision`; `None` where the text can't be a name on the Hub.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (path, revision) = text.split_once('@').unwrap_or((text, "main"));
+        let (owner, name) = path.split_once('/')?;
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let is_word = |word: &str| !word.is_empty() && !word.starts_with('.') && word.chars().all(allowed);
+        let is_name = is_word(owner) && is_word(name) && is_word(revision);
+        is_name.then(|| Self { owner: owner.into(), name: name.into(), revision: revision.into() })
+    }
+
+    /// The newest snapshot of the revision in the cache.
+    fn cached(&self, cache: &Path) -> Option<PathBuf> {
+        let repository = cache.join(format!("models--{}--{}", self.owner, self.name));
+        let commit = fs::read_to_string(repository.join("refs").join(&self.revision));
+        let commit = commit.unwrap_or_else(|_| self.revision.clone());
+        let snapshot = repository.join("snapshots").join(commit.trim());
+        snapshot.is_dir().then_some(snapshot)
+    }
+}
+
+impl fmt::Display for HubName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.owner, self.name)
+    }
+}
+
+/// The folder of a model of which `missing` finds nothing missing.
+///
+/// # Errors
+/// It is not complete in the cache and can't be downloaded.
+pub fn find(name: &HubName, missing: impl Fn(&Path) -> Vec<String>) -> Result<PathBuf> {
+    let cache = cache_folder()?;
+    let found = name.cached(&cache);
+    let mut lacking = match &found {
+        Some(folder) => missing(folder),
+        None => vec![],
+    };
+    if let (Some(folder), true) = (&found, lacking.is_empty()) {
+        return Ok(folder.clone());
+    }
+    let failure = match download(name) {
+        Ok(folder) => {
+            lacking = missing(&folder);
+            if lacking.is_empty() {
+                return Ok(folder);
+            }
+            "the repository does not have them".to_owned()
+        }
+        Err(error) => format!("it can't be downloaded: {error:#}"),
+    };
+    let state = match &found {
+        Some(folder) => format!("the copy in {} lacks {}", folder.display(), lacking.join(", ")),
+        None => format!("there is no folder or file of that name, and no copy in {}", cache.display()),
+    };
+    bail!(
+        "model {name}: {state}; {failure}. Where there is a network: hf download {name} --revision {} {WANTED}",
+        name.revision
+    )
+}
+
+/// As huggingface_hub finds it: `HF_HUB_CACHE`, `$HF_HOME/hub`, `$XDG_CACHE_HOME/huggingface/hub`,
+/// `~/.cache/huggingface/hub`.
+fn cache_folder() -> Result<PathBuf> {
+    let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("HF_HUB_CACHE")
+        .or_else(|| Some(variable("HF_HOME")?.join("hub")))
+        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("huggingface/hub")))
+        .or_else(|| Some(env::home_dir()?.join(".cache/huggingface/hub")))
+        .context("there is no home folder; set HF_HOME to the Hugging Face cache")
+}
+
+#[cfg(feature = "hub")]
+fn download(name: &HubName) -> Result<PathBuf> {
+    if env::var("HF_HUB_OFFLINE").is_ok_and(|value| !["", "0"].contains(&value.as_str())) {
+        bail!("HF_HUB_OFFLINE is set");
+    }
+    let patterns = |patterns: &[&str]| Some(patterns.iter().map(ToString::to_string).collect());
+    let repository = hf_hub::HFClientSync::new()?.model(&name.owner, &name.name);
+    tracing::info!("downloading {name} from the Hugging Face Hub");
+    let folder = repository
+        .snapshot_download()
+        .revision(name.revision.clone())
+        .maybe_allow_patterns(patterns(&["unet/*", "vae/*", "text_encoder/*", "tokenizer/*", "scheduler/*"]))
+        .maybe_ignore_patterns(patterns(&["*.fp16.*", "*.non_ema.*", "*.msgpack", "*.onnx*"]))
+        .send()?;
+    Ok(folder)
+}
+
+#[cfg(not(feature = "hub"))]
+fn download(_name: &HubName) -> Result<PathBuf> {
+    bail!("this program was built without the feature hub")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_on_the_hub_are_told_from_paths() {
+        let name = HubName::parse("stable-diffusion-v1-5/stable-diffusion-v1-5@fp16").unwrap();
+        assert_eq!((name.to_string().as_str(), name.revision.as_str()), ("stable-diffusion-v1-5/stable-diffusion-v1-5", "fp16"));
+        for path in ["models", "/models/sd", "./sd", "../a/b", "a/b/c", "a/", "C:\\models\\sd", "a b/c"] {
+            assert_eq!(HubName::parse(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_cache_is_read_through_refs() {
+        let cache = tempfile::tempdir().unwrap();
+        let repository = cache.path().join("models--a--b");
+        fs::create_dir_all(repository.join("snapshots/0123")).unwrap();
+        fs::create_dir_all(repository.join("refs")).unwrap();
+        fs::write(repository.join("refs/main"), "0123\n").unwrap();
+        let snapshot = Some(repository.join("snapshots/0123"));
+        assert_eq!(HubName::parse("a/b").unwrap().cached(cache.path()), snapshot);
+        assert_eq!(HubName::parse("a/b@0123").unwrap().cached(cache.path()), snapshot);
+        assert_eq!(HubName::parse("a/b@other").unwrap().cached(cache.path()), None);
+    }
+}

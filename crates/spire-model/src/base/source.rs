@@ -1,0 +1,156 @@
+//! Where a text-to-image model is read from: a folder in the Hugging Face layout, a single file, or a name on the
+//! Hugging Face Hub.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::hub::{self, HubName};
+use crate::clip::ClipTextConfig;
+use crate::scheduler::SchedulerConfig;
+use crate::tokenizer::Tokenizer;
+use crate::unet::UNetConfig;
+use crate::vae::{self, VaeConfig};
+use crate::weights::single_file::SingleFile;
+use crate::weights::{Tensors, weights_file};
+
+/// A file that may lie beside a single-file model, to say what the file itself does not.
+const SCHEDULER_FILE: &str = "scheduler_config.json";
+
+/// The parts of a text-to-image model, opened one by one.
+#[derive(Clone, Debug)]
+pub enum BaseSource {
+    /// `unet/`, `vae/`, `text_encoder/`, `tokenizer/`, `scheduler/`.
+    Folder(PathBuf),
+    /// All in one file, in the original layout.
+    File(PathBuf, SingleFile),
+}
+
+impl BaseSource {
+    /// Opens what [`locate`] found.
+    ///
+    /// # Errors
+    /// There is no such model, or parts of it are missing.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.is_file() {
+            return Ok(Self::File(path.to_owned(), SingleFile::new(Tensors::open(path)?)?));
+        }
+        ensure!(path.is_dir(), "there is no model folder or file {}", path.display());
+        let missing = missing_files(path);
+        ensure!(missing.is_empty(), "the model folder {} lacks {}", path.display(), missing.join(", "));
+        Ok(Self::Folder(path.to_owned()))
+    }
+
+    /// The UNet's configuration and weights.
+    ///
+    /// # Errors
+    /// Unreadable or unsupported.
+    pub fn unet(&self) -> Result<(UNetConfig, Tensors)> {
+        match self {
+            Self::Folder(folder) => {
+                let part = folder.join("unet");
+                Ok((UNetConfig::read(&part)?, Tensors::in_folder(&part)?))
+            }
+            Self::File(_, file) => file.unet(),
+        }
+    }
+
+    /// The VAE's configuration and weights.
+    ///
+    /// # Errors
+    /// Unreadable or unsupported.
+    pub fn vae(&self) -> Result<(VaeConfig, Tensors)> {
+        match self {
+            Self::Folder(folder) => {
+                let part = folder.join("vae");
+                Ok((VaeConfig::read(&part)?, vae::tensors_in_folder(&part)?))
+            }
+            Self::File(_, file) => file.vae(),
+        }
+    }
+
+    /// The text encoder's configuration and weights.
+    ///
+    /// # Errors
+    /// Unreadable or unsupported.
+    pub fn text_encoder(&self) -> Result<(ClipTextConfig, Tensors)> {
+        match self {
+            Self::Folder(folder) => {
+                let part = folder.join("text_encoder");
+                Ok((ClipTextConfig::read(&part)?, Tensors::in_folder(&part)?))
+            }
+            Self::File(_, file) => file.text_encoder(),
+        }
+    }
+
+    /// The tokenizer: for a single file CLIP's own, with the padding that the version was trained with.
+    ///
+    /// # Errors
+    /// Unreadable.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        match self {
+            Self::Folder(folder) => Ok(Tokenizer::from_folder(folder.join("tokenizer"))?),
+            Self::File(_, file) if file.is_version_2() => Ok(Tokenizer::clip().clone().with_pad_id(0)),
+            Self::File(..) => Ok(Tokenizer::clip().clone()),
+        }
+    }
+
+    /// The noise schedule and what the UNet predicts. A single file does not say: unless `scheduler_config.json` lies
+    /// beside it, SD 1.x is taken to predict ε and SD 2.x v, with a warning.
+    ///
+    /// # Errors
+    /// Unreadable or unsupported.
+    pub fn scheduler(&self) -> Result<SchedulerConfig> {
+        let read = |path: &Path| SchedulerConfig::from_file(path).context("the scheduler's settings");
+        match self {
+            Self::Folder(folder) => read(&folder.join("scheduler")),
+            Self::File(path, file) => {
+                let beside = path.with_file_name(SCHEDULER_FILE);
+                if beside.is_file() {
+                    return read(&beside);
+                }
+                if file.is_version_2() {
+                    tracing::warn!(
+                        "{} does not say what its UNet predicts; v is assumed. If it predicts noise, as \
+                         stable-diffusion-2-base does, put its {SCHEDULER_FILE} beside it",
+                        path.display()
+                    );
+                }
+                Ok(file.scheduler())
+            }
+        }
+    }
+}
+
+/// The folder or file that `base` stands for: itself, if it exists, or else the model of that name
+/// (`owner/name` or `owner/name@revision`) on the Hugging Face Hub, from the local cache or, where there is a network,
+/// downloaded into it.
+///
+/// # Errors
+/// It is neither; the message says what is missing and how to get it.
+pub fn locate(base: &Path) -> Result<PathBuf> {
+    if let Ok(path) = base.canonicalize() {
+        return Ok(path);
+    }
+    match base.to_str().and_then(HubName::parse) {
+        Some(name) => hub::find(&name, missing_files),
+        None => bail!("there is no model folder or file {}", base.display()),
+    }
+}
+
+/// What a model folder lacks, as paths within it.
+pub fn missing_files(folder: &Path) -> Vec<String> {
+    let mut missing = vec![];
+    for part in ["unet", "vae", "text_encoder"] {
+        if !folder.join(part).join("config.json").is_file() {
+            missing.push(format!("{part}/config.json"));
+        }
+        if weights_file(&folder.join(part)).is_err() {
+            let stem = if part == "text_encoder" { "model" } else { "diffusion_pytorch_model" };
+            missing.push(format!("{part}/{stem}.safetensors"));
+        }
+    }
+    let files = ["tokenizer/vocab.json", "tokenizer/merges.txt", "scheduler/scheduler_config.json"];
+    missing.extend(files.iter().filter(|file| !folder.join(file).is_file()).map(ToString::to_string));
+    missing
+}

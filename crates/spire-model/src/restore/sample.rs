@@ -1,0 +1,73 @@
+//! The sampling loop with classifier-free guidance (paper section 3.1).
+
+use anyhow::Result;
+use burn::tensor::Tensor;
+
+use super::SamplingConfig;
+use crate::base::Base;
+
+/// What sampling starts from, each `[batch, channels, height, width]`.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// Standard normal noise.
+    pub noise: Tensor<4>,
+    /// The latent that the noise is added to, where not all steps are taken.
+    pub clean: Option<Tensor<4>>,
+}
+
+impl From<Tensor<4>> for Start {
+    fn from(noise: Tensor<4>) -> Self {
+        Self { noise, clean: None }
+    }
+}
+
+/// Samples latents: `predict(sample, timestep, semantic, halves)` gives ε (or v) for `halves · batch` samples, `semantic`
+/// their prompts' states. With guidance the unconditional and the conditional half go through the network in one batch:
+/// `ε = ε("") + w·(ε(cs) − ε(""))`.
+///
+/// # Errors
+/// The scheduler's settings and the sampler do not go together.
+pub fn sample(
+    base: &Base,
+    config: &SamplingConfig,
+    semantic: &[String],
+    start: Start,
+    predict: impl Fn(Tensor<4>, Tensor<1>, Tensor<3>, usize) -> Tensor<4>,
+) -> Result<Tensor<4>> {
+    config.validate()?;
+    let batch = start.noise.dims()[0];
+    let device = start.noise.device();
+    let guided = config.guidance_scale != 1.0;
+    let conditional = base.prompts.encode(semantic);
+    let states = if guided {
+        Tensor::cat(vec![base.prompts.encode(&vec![config.negative.clone(); batch]), conditional], 0)
+    } else {
+        conditional
+    };
+    let mut sampler = config.sampler.build(&base.scheduler, config.steps)?;
+    let timesteps = sampler.timesteps().to_vec();
+    let (first, mut latent) = match start.clean {
+        // As diffusers' image-to-image: so many of the steps, rounded down, but at least one.
+        Some(clean) => {
+            let taken = ((timesteps.len() as f64 * config.strength) as usize).max(1);
+            let first = timesteps.len() - taken;
+            (first, sampler.noisy(clean, start.noise, first))
+        }
+        None => (0, start.noise.mul_scalar(sampler.init_noise_sigma())),
+    };
+    for (i, &timestep) in timesteps.iter().enumerate().skip(first) {
+        let input = sampler.scale_model_input(latent.clone(), i);
+        let halves = if guided { 2 } else { 1 };
+        let input = if guided { Tensor::cat(vec![input.clone(), input], 0) } else { input };
+        let time = Tensor::full([halves * batch], timestep, &device);
+        let output = predict(input, time, states.clone(), halves);
+        let output = if guided {
+            let parts = output.chunk(2, 0);
+            parts[0].clone() + (parts[1].clone() - parts[0].clone()).mul_scalar(config.guidance_scale)
+        } else {
+            output
+        };
+        latent = sampler.step(output, i, latent);
+    }
+    Ok(latent)
+}

@@ -1,0 +1,144 @@
+//! Pictures larger than the model was made for, in overlapping tiles: each step's prediction is the average of the
+//! tiles' predictions under Gaussian weights (as in Mixture of Diffusers and StableSR), and so is what the VAE encodes
+//! and decodes. All in units of latent positions.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+/// Part of a side that neighbouring tiles have in common, at least.
+const OVERLAP: f64 = 0.25;
+
+/// Variance of the weights in units of the tile's side: at the edge a tile counts for 4 millionths of its middle.
+const VARIANCE: f64 = 0.01;
+
+/// A part of the latent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Tile {
+    /// Rows above it.
+    pub top: usize,
+    /// Columns left of it.
+    pub left: usize,
+    /// Its rows.
+    pub height: usize,
+    /// Its columns.
+    pub width: usize,
+}
+
+impl Tile {
+    /// The tile's part of `map`, which is `scale` times as large as the latent: `[batch, channels, height, width]`.
+    pub fn cut(&self, map: &Tensor<4>, scale: usize) -> Tensor<4> {
+        let [batch, channels, _, _] = map.dims();
+        map.clone().slice([0..batch, 0..channels, self.rows(scale), self.columns(scale)])
+    }
+
+    fn rows(&self, scale: usize) -> std::ops::Range<usize> {
+        scale * self.top..scale * (self.top + self.height)
+    }
+
+    fn columns(&self, scale: usize) -> std::ops::Range<usize> {
+        scale * self.left..scale * (self.left + self.width)
+    }
+
+    /// Gaussian weights, `[1, 1, scale · height, scale · width]`.
+    fn weights(&self, scale: usize, device: &Device) -> Tensor<4> {
+        let (rows, columns) = (gaussian(scale * self.height), gaussian(scale * self.width));
+        let weights: Vec<f32> = rows.iter().flat_map(|row| columns.iter().map(move |column| (row * column) as f32)).collect();
+        Tensor::from_data(TensorData::new(weights, [1, 1, rows.len(), columns.len()]), device)
+    }
+}
+
+fn gaussian(side: usize) -> Vec<f64> {
+    let middle = (side as f64 - 1.0) / 2.0;
+    (0..side).map(|i| (-((i as f64 - middle) / side as f64).powi(2) / (2.0 * VARIANCE)).exp()).collect()
+}
+
+/// Tiles of at most `side` by `side` that cover `height` by `width`, evenly spaced.
+pub fn tiles(height: usize, width: usize, side: usize) -> Vec<Tile> {
+    let (rows, columns) = (starts(height, side), starts(width, side));
+    let (tile_height, tile_width) = (side.min(height), side.min(width));
+    rows.iter()
+        .flat_map(|&top| columns.iter().map(move |&left| Tile { top, left, height: tile_height, width: tile_width }))
+        .collect()
+}
+
+fn starts(length: usize, side: usize) -> Vec<usize> {
+    if length <= side {
+        return vec![0];
+    }
+    let stride = (side as f64 * (1.0 - OVERLAP)).floor().max(1.0) as usize;
+    let (room, count) = (length - side, (length - side).div_ceil(stride));
+    (0..=count).map(|i| (i * room + count / 2) / count).collect()
+}
+
+/// The weighted average of what `compute` gives for each tile: maps `scale` times as large as the tile, joined to one
+/// `scale` times as large as the latent of `[height, width]`. A single tile is passed through as it is.
+pub fn blend(tiles: &[Tile], [height, width]: [usize; 2], scale: usize, compute: impl Fn(&Tile) -> Tensor<4>) -> Tensor<4> {
+    if let [tile] = tiles {
+        return compute(tile);
+    }
+    let mut sums: Option<(Tensor<4>, Tensor<4>)> = None;
+    for tile in tiles {
+        let part = compute(tile);
+        let [batch, channels, _, _] = part.dims();
+        let device = part.device();
+        let (sum, weight) = sums.take().unwrap_or_else(|| {
+            let zeros = |batch, channels| Tensor::zeros([batch, channels, scale * height, scale * width], &device);
+            (zeros(batch, channels), zeros(1, 1))
+        });
+        let weights = tile.weights(scale, &device);
+        let add = |whole: Tensor<4>, part: Tensor<4>| {
+            let [batch, channels, _, _] = whole.dims();
+            let place = [0..batch, 0..channels, tile.rows(scale), tile.columns(scale)];
+            let before = whole.clone().slice(place.clone());
+            whole.slice_assign(place, before + part)
+        };
+        sums = Some((add(sum, part * weights.clone()), add(weight, weights)));
+    }
+    let (sum, weight) = sums.expect("a latent has at least one tile");
+    sum / weight
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_cover_everything_and_overlap() {
+        for (length, side) in [(64, 64), (65, 64), (96, 64), (200, 64), (1000, 64), (7, 1), (3, 2), (10, 64)] {
+            let starts = starts(length, side);
+            assert_eq!(starts[0], 0);
+            assert_eq!(starts.last().unwrap() + side.min(length), length, "{length} in tiles of {side}");
+            for pair in starts.windows(2) {
+                let overlap = (pair[0] + side) as f64 - pair[1] as f64;
+                assert!(pair[0] < pair[1] && overlap >= (side as f64 * OVERLAP).floor(), "{length} {side} {starts:?}");
+            }
+        }
+        assert_eq!(tiles(8, 20, 8).len(), starts(20, 8).len());
+    }
+
+    #[test]
+    fn blending_cuts_of_one_map_gives_the_map() {
+        let device = Device::flex();
+        let values: Vec<f32> = (0..2 * 3 * 20 * 34).map(|i| (i * 7 % 113) as f32).collect();
+        let map = Tensor::<4>::from_data(TensorData::new(values, [2, 3, 20, 34]), &device);
+        let tiles = tiles(10, 17, 6);
+        assert!(tiles.len() > 4);
+        let joined = blend(&tiles, [10, 17], 2, |tile| tile.cut(&map, 2));
+        let worst = (joined - map).abs().max().into_scalar::<f32>();
+        assert!(worst < 1e-4, "{worst}");
+    }
+
+    #[test]
+    fn tiles_of_different_height_leave_no_step() {
+        // Two flat tiles that differ by 1: the join must climb evenly, by the share of the overlap that a row is.
+        let device = Device::flex();
+        let tiles = tiles(1, 112, 64);
+        let levels = [0.0, 1.0];
+        let joined = blend(&tiles, [1, 112], 1, |tile| {
+            Tensor::full([1, 1, 1, 64], levels[usize::from(tile.left > 0)], &device)
+        });
+        let row: Vec<f32> = joined.into_data().iter::<f32>().collect();
+        assert!(row[0] == 0.0 && row[111] == 1.0);
+        let steepest = row.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f32::max);
+        assert!(row.windows(2).all(|pair| pair[1] >= pair[0]) && steepest < 0.4, "{steepest}");
+    }
+}

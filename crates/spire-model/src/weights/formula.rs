@@ -1,0 +1,80 @@
+//! Weights by formula: numbers that this program and the reference compute alike from a tensor's name, so that models of
+//! full size are compared without gigabytes being carried from one to the other.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use burn::tensor::DType;
+use burn_store::burn_pack::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::tensors::deferred;
+
+/// A `.formula.json` file: stands in a model folder where `.safetensors` would.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Formula {
+    /// `splitmix64`
+    pub formula: String,
+    /// Decides all numbers.
+    pub seed: u64,
+    /// The shape of each tensor, by its name in PyTorch's state dict.
+    pub tensors: BTreeMap<String, Vec<usize>>,
+}
+
+pub fn open(file: &Path) -> Result<Vec<Tensor>> {
+    let formula: Formula = serde_json::from_slice(&std::fs::read(file)?).context("not a weights formula")?;
+    ensure!(formula.formula == "splitmix64", "the formula \"{}\" is unknown", formula.formula);
+    let tensor = |(name, shape): (&String, &Vec<usize>)| {
+        let (key, sides, seed) = (name.clone(), shape.clone(), formula.seed);
+        deferred(name, DType::F32, shape, move || {
+            Ok(splitmix64(&key, &sides, seed).flat_map(f32::to_le_bytes).collect())
+        })
+    };
+    formula.tensors.iter().map(tensor).collect()
+}
+
+/// The numbers of the tensor `name`, in row-major order: with u uniform in \[-1, 1) from a splitmix64 sequence that
+/// starts at FNV-1a of the name, xor `seed`, a matrix or kernel holds u·√(3 / fan-in), a normalisation's weight
+/// 1 + 0.1·u, a bias 0.02·u. Activations keep about their size through networks of any depth.
+pub fn splitmix64(name: &str, shape: &[usize], seed: u64) -> impl Iterator<Item = f32> {
+    let state = fnv1a(name) ^ seed;
+    let (offset, scale) = match shape {
+        [_] if name.ends_with(".weight") => (1.0, 0.1),
+        [] | [_] => (0.0, 0.02),
+        [_, inputs @ ..] => (0.0, (3.0 / inputs.iter().product::<usize>() as f64).sqrt()),
+    };
+    (0..shape.iter().product::<usize>() as u64).map(move |i| {
+        let z = state.wrapping_add((i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        let u = ((z ^ (z >> 31)) >> 40) as f64 / f64::from(1 << 23) - 1.0;
+        (offset + scale * u) as f32
+    })
+}
+
+fn fnv1a(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_centred_and_scaled_by_fan_in() {
+        let weights: Vec<f32> = splitmix64("conv.weight", &[64, 32, 3, 3], 7).collect();
+        let variance = weights.iter().map(|w| f64::from(w * w)).sum::<f64>() / weights.len() as f64;
+        assert!((variance * 288.0 - 1.0).abs() < 0.05, "{variance}");
+        assert!(splitmix64("norm.weight", &[100], 7).all(|w| (0.9..1.1).contains(&w)));
+        assert!(splitmix64("norm.bias", &[100], 7).all(|w| w.abs() <= 0.02));
+        assert_ne!(splitmix64("a.bias", &[1], 7).next(), splitmix64("a.bias", &[1], 8).next());
+    }
+
+    #[test]
+    fn hash_is_the_published_one() {
+        // From the FNV reference's test vectors.
+        assert_eq!(fnv1a("foobar"), 0x8594_4171_f739_67e8);
+    }
+}

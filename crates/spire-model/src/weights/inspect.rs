@@ -1,0 +1,184 @@
+//! What a model on disk holds, and whether it fits: `spire weights inspect`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use burn::module::Module;
+use burn::tensor::Device;
+use serde::Deserialize;
+
+use super::single_file::SingleFile;
+use super::{Misfits, Tensors, read_config, weights_file};
+use crate::clip::{ClipText, ClipTextConfig, ClipVision, ClipVisionConfig};
+use crate::control::{Control, ControlConfig};
+use crate::unet::{UNet, UNetConfig};
+use crate::vae::{self, Vae, VaeConfig};
+
+/// The sub-folders in which models keep their parts.
+const PARTS: [&str; 5] = ["text_encoder", "vae", "unet", "image_encoder", "control"];
+
+/// One network of a model.
+#[derive(Debug)]
+pub struct Part {
+    /// As its folder, or what a single file calls it.
+    pub name: String,
+    /// The network that its configuration describes.
+    pub kind: String,
+    /// Its weights, under diffusers' names.
+    pub tensors: Tensors,
+    /// What does not fit the network; `None` where no network is known.
+    pub misfits: Option<Misfits>,
+}
+
+/// What was found; displayed as a table.
+#[derive(Debug)]
+pub struct Inspection {
+    /// Parts that could be read.
+    pub parts: Vec<Part>,
+    /// Parts that could not, with the reason.
+    pub unreadable: Vec<(String, anyhow::Error)>,
+    /// Whether the display lists every tensor.
+    pub list_tensors: bool,
+}
+
+impl Inspection {
+    /// Whether everything can be read and fits.
+    pub fn fits(&self) -> bool {
+        let fit = |part: &Part| part.misfits.as_ref().is_none_or(Misfits::is_empty);
+        self.unreadable.is_empty() && self.parts.iter().all(fit)
+    }
+}
+
+/// Looks at a model folder, the folder of one part of it, a single-file model or a file of weights. Reads no numbers.
+///
+/// # Errors
+/// There is nothing there to look at.
+pub fn inspect(path: &Path, list_tensors: bool, device: &Device) -> Result<Inspection> {
+    let mut inspection = Inspection { parts: vec![], unreadable: vec![], list_tensors };
+    let mut add = |name: &str, part: Result<Part>| match part {
+        Ok(part) => inspection.parts.push(part),
+        Err(error) => inspection.unreadable.push((name.to_owned(), error)),
+    };
+    if path.is_file() {
+        let tensors = Tensors::open(path)?;
+        if SingleFile::recognise(&tensors) {
+            let file = SingleFile::new(tensors)?;
+            add("text_encoder", text_encoder(file.text_encoder(), device));
+            add("vae", file.vae().and_then(|(config, tensors)| part("vae", Vae::new(&config, device)?, tensors)));
+            add("unet", file.unet().and_then(|(config, tensors)| part("unet", UNet::new(&config, device)?, tensors)));
+        } else {
+            let kind = "tensors without config.json".to_owned();
+            add("weights", Ok(Part { name: "weights".into(), kind, tensors, misfits: None }));
+        }
+        return Ok(inspection);
+    }
+    ensure!(path.is_dir(), "there is no folder or file {}", path.display());
+    for name in PARTS.into_iter().filter(|name| path.join(name).is_dir()) {
+        add(name, folder(name, &path.join(name), device));
+    }
+    if path.join("config.json").is_file() || weights_file(path).is_ok() {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        add(&name, folder(&name, path, device));
+    }
+    ensure!(
+        !inspection.parts.is_empty() || !inspection.unreadable.is_empty(),
+        "{} is not a model: it has none of {} and no config.json",
+        path.display(),
+        PARTS.map(|name| format!("{name}/")).join(", ")
+    );
+    Ok(inspection)
+}
+
+/// What `config.json` says of the kind of network.
+#[derive(Deserialize)]
+struct Kind {
+    #[serde(rename = "_class_name", default)]
+    class_name: Option<String>,
+    #[serde(default)]
+    architectures: Vec<String>,
+}
+
+fn folder(name: &str, folder: &Path, device: &Device) -> Result<Part> {
+    let kind: Kind = read_config(folder, "config.json")?;
+    let class = kind.class_name.or_else(|| kind.architectures.first().cloned()).unwrap_or_default();
+    let tensors = Tensors::in_folder(folder)?;
+    match class.as_str() {
+        "UNet2DConditionModel" => part(name, UNet::new(&UNetConfig::read(folder)?, device)?, tensors),
+        "AutoencoderKL" => {
+            part(name, Vae::new(&VaeConfig::read(folder)?, device)?, vae::tensors_in_folder(folder)?)
+        }
+        "ControlNetModel" | "SpireControl" => {
+            part(name, Control::new(&ControlConfig::read(folder)?, device)?, tensors)
+        }
+        class if class.starts_with("CLIPText") => {
+            text_encoder(Ok((ClipTextConfig::read(folder)?, tensors)), device)
+                .map(|part| Part { name: name.to_owned(), ..part })
+        }
+        class if class.starts_with("CLIPVision") => {
+            part(name, ClipVision::new(&ClipVisionConfig::read(folder)?, device)?, tensors)
+        }
+        other => {
+            let kind = format!("{other}, which is not a network of this program");
+            Ok(Part { name: name.to_owned(), kind, tensors, misfits: None })
+        }
+    }
+}
+
+fn text_encoder(part_of: Result<(ClipTextConfig, Tensors)>, device: &Device) -> Result<Part> {
+    let (config, tensors) = part_of?;
+    part("text_encoder", ClipText::new(&config, device)?, tensors)
+}
+
+fn part<M: Module>(name: &str, module: M, tensors: Tensors) -> Result<Part> {
+    let misfits = Some(Misfits::between(&module, &tensors));
+    let path = std::any::type_name::<M>();
+    let kind = path.rsplit("::").next().unwrap_or(path).to_owned();
+    Ok(Part { name: name.to_owned(), kind, tensors, misfits })
+}
+
+impl fmt::Display for Inspection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.list_tensors {
+            for part in &self.parts {
+                writeln!(f, "{}", part.name)?;
+                for tensor in part.tensors.iter() {
+                    writeln!(f, "  {:<90} {:?} {:?}", tensor.name, tensor.shape.to_vec(), tensor.dtype)?;
+                }
+            }
+            writeln!(f)?;
+        }
+        writeln!(f, "{:<14} {:<12} {:>8} {:>14}  {:<16} file", "part", "network", "tensors", "parameters", "types")?;
+        for part in &self.parts {
+            let count = |tensor: &burn_store::burn_pack::Tensor| tensor.shape.iter().product::<usize>();
+            let mut types: BTreeMap<String, usize> = BTreeMap::new();
+            for tensor in part.tensors.iter() {
+                *types.entry(format!("{:?}", tensor.dtype)).or_default() += 1;
+            }
+            writeln!(
+                f,
+                "{:<14} {:<12} {:>8} {:>14}  {:<16} {}",
+                part.name,
+                part.kind,
+                part.tensors.len(),
+                part.tensors.iter().map(count).sum::<usize>(),
+                types.into_keys().collect::<Vec<_>>().join(" "),
+                part.tensors.origin()
+            )?;
+        }
+        for part in &self.parts {
+            match &part.misfits {
+                Some(misfits) if !misfits.is_empty() => writeln!(f, "{}: does not fit: {misfits}", part.name)?,
+                _ => {}
+            }
+        }
+        for (name, error) in &self.unreadable {
+            writeln!(f, "{name}: {error:#}")?;
+        }
+        if self.fits() {
+            write!(f, "everything fits")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,90 @@
+//! Weights in and out, under the names and in the layouts that diffusers and transformers use.
+//!
+//! What lies on disk is opened as [`Tensors`]: names, types and shapes at once, the numbers of each tensor only when a
+//! module takes it. [`fill`] moves them into a module, one after the other, so that loading needs little more memory
+//! than the module itself.
+
+mod fit;
+mod folder;
+mod formula;
+pub mod inspect;
+mod safetensors_file;
+pub mod single_file;
+mod tensors;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use burn::module::Module;
+use burn::tensor::DType;
+use burn_store::{BurnToPyTorchAdapter, FloatCastAdapter, ModuleAdapter, ModuleSnapshot, SafetensorsStore};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+pub use fit::{Misfits, Parameter, fill, parameters};
+pub use folder::weights_file;
+pub use formula::{Formula, splitmix64};
+pub use tensors::Tensors;
+
+/// The float type in which weights are kept and computed with.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits with the range of `f32` and 8 bits of mantissa.
+    Bf16,
+    /// 16 bits with 11 bits of mantissa, up to 65504.
+    F16,
+}
+
+impl Precision {
+    /// Burn's name for it.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+            Self::F16 => DType::F16,
+        }
+    }
+}
+
+/// Reads `config.json` of a model folder.
+///
+/// # Errors
+/// The file is missing or does not have the expected form; the message names the file.
+pub fn read_config<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<T> {
+    let path = folder.join(name);
+    let text = fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is not as expected", path.display()))
+}
+
+/// `module` with the weights in `folder`, in 32 bits: see [`fill`].
+///
+/// # Errors
+/// There are no weights in the folder, they can't be read, or they do not fit the module.
+pub fn load<M: Module>(module: M, folder: &Path) -> Result<M> {
+    fill(module, Tensors::in_folder(folder)?, Precision::F32)
+}
+
+/// The module's parameters as the bytes of a safetensors file under diffusers' names, `f32` or `f16`.
+///
+/// # Errors
+/// A tensor can't be read back from its device.
+pub fn to_bytes<M: Module>(module: &M, dtype: DType) -> Result<Vec<u8>> {
+    let mut store = SafetensorsStore::from_bytes(None)
+        .with_to_adapter(BurnToPyTorchAdapter.chain(FloatCastAdapter::to(dtype)))
+        .skip_enum_variants(true)
+        .clear_metadata()
+        // What diffusers and transformers look for before they open a file.
+        .metadata("format", "pt");
+    if let Err(error) = module.save_into(&mut store) {
+        bail!("can't collect the weights: {error}");
+    }
+    match store.get_bytes() {
+        Ok(bytes) => Ok(bytes),
+        Err(error) => bail!("can't collect the weights: {error}"),
+    }
+}

@@ -1,0 +1,132 @@
+//! The UNet of latent-diffusion: `input_blocks`, `middle_block` and `output_blocks`, one entry a layer, where diffusers
+//! groups the layers by resolution.
+
+use anyhow::{Result, ensure};
+
+use super::{count, replace_prefix};
+use crate::nn::PerBlock;
+use crate::unet::UNetConfig;
+use crate::weights::Tensors;
+
+/// Width of a head in SD 2.x.
+const HEAD_WIDTH: usize = 64;
+
+/// Number of heads in SD 1.x.
+const HEADS: usize = 8;
+
+pub fn convert(tensors: &Tensors) -> Result<(UNetConfig, Tensors)> {
+    let config = config(tensors)?;
+    let layers = config.layers_per_block.get(0).unwrap_or(1);
+    Ok((config, tensors.renamed(|name| Some(diffusers_name(name, layers)))))
+}
+
+fn config(tensors: &Tensors) -> Result<UNetConfig> {
+    let [first_width, in_channels, _, _] = tensors.shape("input_blocks.0.0.weight")?;
+    let [out_channels, _, _, _] = tensors.shape("out.2.weight")?;
+    let inputs = count(tensors, "input_blocks.");
+    // Every resolution but the last ends with a layer that halves.
+    let halving: Vec<_> = (1..inputs).filter(|i| tensors.has(&format!("input_blocks.{i}.0.op."))).collect();
+    let layers = halving.first().map_or(inputs, |&first| first).saturating_sub(1);
+    ensure!(
+        layers > 0 && inputs == (halving.len() + 1) * (layers + 1),
+        "{inputs} input blocks, of which {halving:?} halve, are not a regular encoder"
+    );
+    let mut block_out_channels = vec![];
+    let mut attends = vec![];
+    for block in 0..=halving.len() {
+        let layer = format!("input_blocks.{}.", block * (layers + 1) + 1);
+        let [channels, _, _, _] = tensors.shape(&format!("{layer}0.out_layers.3.weight"))?;
+        block_out_channels.push(channels);
+        attends.push(tensors.has(&format!("{layer}1.transformer_blocks.")));
+    }
+    let transformer = "middle_block.1.";
+    let [_, cross_attention_dim] = tensors.shape(&format!("{transformer}transformer_blocks.0.attn2.to_k.weight"))?;
+    let projection = tensors.get(&format!("{transformer}proj_in.weight"));
+    let linear = projection.is_some_and(|tensor| tensor.shape.len() == 2);
+    let heads = if linear {
+        PerBlock::Each(block_out_channels.iter().map(|channels| (channels / HEAD_WIDTH).max(1)).collect())
+    } else {
+        PerBlock::All(HEADS)
+    };
+    let block_type = |attends: &bool, kind: &str| {
+        if *attends { format!("CrossAttn{kind}Block2D") } else { format!("{kind}Block2D") }
+    };
+    let config = UNetConfig {
+        in_channels,
+        out_channels,
+        layers_per_block: PerBlock::All(layers),
+        down_block_types: attends.iter().map(|attends| block_type(attends, "Down")).collect(),
+        up_block_types: attends.iter().rev().map(|attends| block_type(attends, "Up")).collect(),
+        attention_head_dim: heads,
+        cross_attention_dim: PerBlock::All(cross_attention_dim),
+        transformer_layers_per_block: PerBlock::All(count(tensors, &format!("{transformer}transformer_blocks."))),
+        use_linear_projection: linear,
+        block_out_channels,
+        ..UNetConfig::default()
+    };
+    ensure!(config.block_out_channels[0] == first_width, "the first convolution has {first_width} channels");
+    config.check()?;
+    config.check_decoder()?;
+    Ok(config)
+}
+
+/// `layers` a resolution; a name that is not of this layout is left as it is.
+fn diffusers_name(name: &str, layers: usize) -> String {
+    let renamed = || {
+        let (group, rest) = name.split_once('.')?;
+        let (index, rest) = match group {
+            "input_blocks" | "middle_block" | "output_blocks" => rest.split_once('.')?,
+            _ => return None,
+        };
+        let index: usize = index.parse().ok()?;
+        if group == "middle_block" {
+            return match index {
+                0 | 2 => Some(format!("mid_block.resnets.{}.{}", index / 2, resnet_name(rest))),
+                1 => Some(format!("mid_block.attentions.0.{rest}")),
+                _ => None,
+            };
+        }
+        let (place, rest) = rest.split_once('.')?;
+        if group == "input_blocks" {
+            let Some(index) = index.checked_sub(1) else { return Some(format!("conv_in.{rest}")) };
+            let (block, layer) = (index / (layers + 1), index % (layers + 1));
+            return match (place, rest.strip_prefix("op.")) {
+                ("0", Some(rest)) => Some(format!("down_blocks.{block}.downsamplers.0.conv.{rest}")),
+                ("0", None) => Some(format!("down_blocks.{block}.resnets.{layer}.{}", resnet_name(rest))),
+                _ => Some(format!("down_blocks.{block}.attentions.{layer}.{rest}")),
+            };
+        }
+        let (block, layer) = (index / (layers + 1), index % (layers + 1));
+        // What doubles comes after the attention, or in its place where there is none.
+        match (place, rest.strip_prefix("conv.")) {
+            ("0", _) => Some(format!("up_blocks.{block}.resnets.{layer}.{}", resnet_name(rest))),
+            (_, Some(rest)) => Some(format!("up_blocks.{block}.upsamplers.0.conv.{rest}")),
+            _ => Some(format!("up_blocks.{block}.attentions.{layer}.{rest}")),
+        }
+    };
+    renamed().unwrap_or_else(|| {
+        replace_prefix(
+            name,
+            &[
+                ("time_embed.0.", "time_embedding.linear_1."),
+                ("time_embed.2.", "time_embedding.linear_2."),
+                ("out.0.", "conv_norm_out."),
+                ("out.2.", "conv_out."),
+            ],
+        )
+    })
+}
+
+fn resnet_name(name: &str) -> String {
+    replace_prefix(
+        name,
+        &[
+            ("in_layers.0.", "norm1."),
+            ("in_layers.2.", "conv1."),
+            ("emb_layers.1.", "time_emb_proj."),
+            ("out_layers.0.", "norm2."),
+            ("out_layers.3.", "conv2."),
+            ("skip_connection.", "conv_shortcut."),
+        ],
+    )
+}

@@ -1,0 +1,104 @@
+"""Cases `clip-text` and `clip-vision`: the towers of CLIP as transformers computes them."""
+
+from pathlib import Path
+
+import numpy
+import torch
+from numpy.random import Generator
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+
+import bundle
+import formula
+from bundle import choice, new_seed, normal, whole
+
+
+def state_dict(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Under the names that Stable Diffusion's folders use: transformers 5 has dropped `text_model.` from the plain tower."""
+    prefix = "text_model." if isinstance(model, CLIPTextModel) else ""
+    return {prefix + name.removeprefix(prefix): tensor for name, tensor in model.state_dict().items()}
+
+
+def save(folder: Path, model, tensors: dict[str, torch.Tensor], seed: int | None = None) -> Path:
+    model.config.architectures = [type(model).__name__]
+    return bundle.weights(folder, model.config.to_json_string(use_diff=False).rstrip(), "model", tensors, seed)
+
+
+def draw_widths(random: Generator) -> dict:
+    heads = choice(random, 1, 2, 4)
+    width = heads * 8 * whole(random, 1, 3)
+    return {
+        "hidden_size": width,
+        "intermediate_size": 2 * whole(random, 8, 2 * width),
+        "num_hidden_layers": whole(random, 2, 5),
+        "num_attention_heads": heads,
+        "projection_dim": 4 * whole(random, 2, 10),
+    }
+
+
+def texts(random: Generator, length: int, count: int, words: int, start: int, end: int, pad: int) -> torch.Tensor:
+    """Token ids: start, words below `words`, end, padding; the first text fills the whole length."""
+    ids = numpy.full((count, length), pad)
+    for i, row in enumerate(ids):
+        stop = length - 1 if i == 0 else whole(random, 1, length - 1)
+        row[:stop] = random.integers(words, size=stop)
+        row[0], row[stop] = start, end
+    return torch.from_numpy(ids)
+
+
+def run_text(model, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    output = model(ids, output_hidden_states=True)
+    tensors = {
+        "in.input_ids": ids,
+        "out.last_hidden_state": output.last_hidden_state,
+        "out.penultimate_hidden_state": output.hidden_states[-2],
+    }
+    if isinstance(model, CLIPTextModelWithProjection):
+        tensors["out.text_embeds"] = output.text_embeds
+    return tensors
+
+
+def clip_text(out: Path, random: Generator) -> None:
+    for act in ("quick_gelu", "gelu"):
+        for kind in (CLIPTextModel, CLIPTextModelWithProjection):
+            words = whole(random, 100, 600)
+            length = whole(random, 5, 77)
+            # With an end token of 2, as in old configurations, the end of a text is where the ids are largest.
+            end = words + 1
+            config = CLIPTextConfig(
+                vocab_size=words + 2,
+                max_position_embeddings=length,
+                hidden_act=act,
+                bos_token_id=words,
+                eos_token_id=choice(random, end, 2),
+                pad_token_id=end,
+                **draw_widths(random),
+            )
+            model = kind(config).eval()
+            tensors = state_dict(model)
+            formula.fill(tensors, new_seed(random))
+            name = f"{act}-projection" if kind is CLIPTextModelWithProjection else act
+            weights = save(out / f"clip-text-{name}", model, tensors)
+            pad = choice(random, end, 0)
+            ids = texts(random, whole(random, 3, length), whole(random, 1, 4), words, words, end, pad)
+            bundle.case(out / f"case-clip-text-{name}", "clip-text", run_text(model, ids), weights)
+
+
+def clip_vision(out: Path, random: Generator) -> None:
+    for act in ("quick_gelu", "gelu"):
+        patch = whole(random, 3, 10)
+        config = CLIPVisionConfig(
+            hidden_act=act, patch_size=patch, image_size=patch * whole(random, 2, 7), **draw_widths(random)
+        )
+        model = CLIPVisionModelWithProjection(config).eval()
+        tensors = state_dict(model)
+        formula.fill(tensors, new_seed(random))
+        weights = save(out / f"clip-vision-{act}", model, tensors)
+        pixels = normal(random, whole(random, 1, 3), 3, config.image_size, config.image_size)
+        tensors = {"in.pixel_values": pixels, "out.image_embeds": model(pixels).image_embeds}
+        bundle.case(out / f"case-clip-vision-{act}", "clip-vision", tensors, weights)

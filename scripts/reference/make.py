@@ -1,0 +1,75 @@
+"""Writes the bundles that `spire verify` reads: what the reference implementations compute, on random weights.
+
+    python make.py OUT --seed 11
+    python make.py OUT --kinds unet,spire
+    python make.py OUT --full sd15
+
+Widths, depths, head counts, picture sizes and settings are drawn from the seed. With `--full`, networks have the sizes of
+Stable Diffusion 1.5 or 2.1, and their weights are a formula.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy
+import torch
+
+import autoencoder
+import degradations
+import denoiser
+import encoders
+import formula
+import metrics
+import samplers
+import stable_diffusion
+import tokens
+
+KINDS = {
+    "unet": denoiser.unet,
+    "controlnet": denoiser.controlnet,
+    "spire": denoiser.spire,
+    "vae": autoencoder.vae,
+    "clip-text": encoders.clip_text,
+    "clip-vision": encoders.clip_vision,
+    "sampler": samplers.sampler,
+    "add-noise": samplers.add_noise,
+    "tokenizer": tokens.tokenizer,
+    "lpips": metrics.lpips,
+    "frechet": metrics.frechet,
+    "psnr-ssim": metrics.psnr_ssim,
+    "blur-kernels": degradations.blur_kernels,
+    "blur-resize": degradations.blur_resize,
+    "jpeg": degradations.jpeg,
+}
+FULL = {
+    "unet": stable_diffusion.unet,
+    "spire": stable_diffusion.spire,
+    "vae": stable_diffusion.vae,
+    "clip-text": stable_diffusion.clip_text,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder to write into")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", help=f"comma-separated, of {', '.join(KINDS)}; all where left out")
+    parser.add_argument("--full", choices=["sd15", "sd21"], help="full size: unet, spire, vae and clip-text")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+
+    torch.set_num_threads(arguments.threads)
+    torch.set_grad_enabled(False)
+    known = FULL if arguments.full else KINDS
+    kinds = arguments.kinds.split(",") if arguments.kinds else known
+    for kind in kinds:
+        if kind not in known:
+            parser.error(f"unknown kind {kind}; known are {', '.join(known)}")
+        # A stream of its own, so that a kind is the same whichever others are made.
+        random = numpy.random.default_rng([arguments.seed, formula.fnv1a(kind)])
+        known[kind](arguments.out, random, *([arguments.full] if arguments.full else []))
+        print(kind, flush=True)
+
+
+if __name__ == "__main__":
+    main()

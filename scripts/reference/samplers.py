@@ -1,0 +1,114 @@
+"""Cases `sampler` and `add-noise`: diffusers' schedulers, with settings drawn from those that they share with ours."""
+
+from pathlib import Path
+
+import numpy
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from numpy.random import Generator
+
+import bundle
+from bundle import choice, normal, whole
+
+STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def draw_schedule(random: Generator, prediction: str) -> dict:
+    schedule = choice(random, STABLE_DIFFUSION, STABLE_DIFFUSION, {"beta_schedule": "squaredcos_cap_v2"}, {})
+    return schedule | {"prediction_type": prediction, "num_train_timesteps": 1000}
+
+
+def draw_spacing(random: Generator) -> dict:
+    return {"timestep_spacing": choice(random, "leading", "linspace", "trailing"), "steps_offset": whole(random, 0, 1)}
+
+
+def ddim(random: Generator, prediction: str) -> DDIMScheduler:
+    # A schedule that ends in pure noise leaves nothing to divide by when noise is what is predicted.
+    zero_snr = prediction == "v_prediction" and choice(random, True, False)
+    return DDIMScheduler(
+        **draw_schedule(random, prediction),
+        **draw_spacing(random),
+        set_alpha_to_one=choice(random, True, False),
+        clip_sample=choice(random, True, False),
+        clip_sample_range=choice(random, 1.0, 2.5),
+        rescale_betas_zero_snr=zero_snr,
+    )
+
+
+def dpmpp2m(random: Generator, prediction: str) -> DPMSolverMultistepScheduler:
+    # Noise levels of their own and a spacing of the timesteps exclude each other.
+    sigmas = choice(random, {}, {}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True})
+    return DPMSolverMultistepScheduler(
+        **STABLE_DIFFUSION,
+        **draw_spacing(random),
+        **sigmas,
+        prediction_type=prediction,
+        solver_order=whole(random, 1, 2),
+        solver_type=choice(random, "midpoint", "heun"),
+        lower_order_final=choice(random, True, False),
+        # Without it, a second-order last step down to no noise at all divides by zero.
+        euler_at_final=True,
+        final_sigmas_type=choice(random, "zero", "sigma_min"),
+    )
+
+
+def euler(random: Generator, prediction: str) -> EulerDiscreteScheduler:
+    sigmas = choice(random, {}, {}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True})
+    return EulerDiscreteScheduler(
+        **STABLE_DIFFUSION,
+        **draw_spacing(random),
+        **sigmas,
+        prediction_type=prediction,
+        final_sigmas_type=choice(random, "zero", "sigma_min"),
+    )
+
+
+def save(folder: Path, scheduler) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "scheduler_config.json").write_text(scheduler.to_json_string())
+    return folder
+
+
+def sampler(out: Path, random: Generator) -> None:
+    for build in (ddim, dpmpp2m, euler):
+        for prediction in ("epsilon", "v_prediction"):
+            name = f"{build.__name__}-{prediction}"
+            scheduler = build(random, prediction)
+            steps = whole(random, 3, 25)
+            shape = whole(random, 1, 2), 4, whole(random, 2, 5), whole(random, 2, 5)
+            bundle.case(
+                out / f"case-sampler-{name}",
+                "sampler",
+                run(scheduler, steps, [normal(random, *shape) for _ in range(steps + 1)]),
+                save(out / f"scheduler-{name}", scheduler),
+                steps=steps,
+            )
+
+
+def run(scheduler, steps: int, draws: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A whole run on a given sequence of model outputs, every latent kept."""
+    scheduler.set_timesteps(steps)
+    latent = draws[0] * scheduler.init_noise_sigma
+    tensors = {"in.noise": latent, "out.timesteps": scheduler.timesteps.to(torch.float32)}
+    for i, timestep in enumerate(scheduler.timesteps):
+        tensors[f"out.model_input.{i}"] = scheduler.scale_model_input(latent, timestep)
+        latent = scheduler.step(draws[i + 1], timestep, latent).prev_sample
+        tensors[f"in.model_output.{i}"] = draws[i + 1]
+        tensors[f"out.latent.{i}"] = latent
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def add_noise(out: Path, random: Generator) -> None:
+    scheduler = DDIMScheduler(**draw_schedule(random, "epsilon"))
+    batch = whole(random, 2, 6)
+    shape = batch, 4, whole(random, 2, 6), whole(random, 2, 6)
+    sample, noise = normal(random, *shape), normal(random, *shape)
+    timestep = torch.from_numpy(numpy.concatenate([[0, 999], random.integers(1000, size=batch - 2)]))
+    tensors = {
+        "in.sample": sample,
+        "in.noise": noise,
+        "in.timestep": timestep,
+        "out.noisy": scheduler.add_noise(sample, noise, timestep),
+        "out.velocity": scheduler.get_velocity(sample, noise, timestep),
+    }
+    bundle.case(out / "case-add-noise", "add-noise", tensors, save(out / "scheduler-add-noise", scheduler))

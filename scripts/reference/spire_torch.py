@@ -1,0 +1,155 @@
+"""The modulated control branch in PyTorch, on diffusers' own blocks.
+
+Its state dict has the names and shapes of the files that `spire train` writes. It shares no code with the Rust
+implementation, so that agreement of the two means something.
+"""
+
+import inspect
+import json
+from pathlib import Path
+
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+
+class SpireControl(nn.Module):
+    """A control branch whose features scale and shift the frozen UNet's, from its `config.json`."""
+
+    def __init__(self, config: dict):
+        super().__init__()
+        self.settings = config
+        known = inspect.signature(ControlNetModel.__init__).parameters
+        encoder = ControlNetModel(**{key: value for key, value in config.items() if key in known})
+        condition_channels = config.get("condition_channels") or 4
+        width = encoder.config.block_out_channels[0]
+        self.swap_channels = encoder.config.controlnet_conditioning_channel_order == "bgr"
+        self.controlnet_cond_embedding = ControlNetConditioningEmbedding(
+            condition_channels,
+            encoder.config.conditioning_channels,
+            tuple(encoder.config.conditioning_embedding_out_channels),
+        )
+        self.conv_in = nn.Conv2d(encoder.config.in_channels + condition_channels, width, 3, padding=1)
+        self.time_proj = encoder.time_proj
+        self.time_embedding = encoder.time_embedding
+        self.down_blocks = encoder.down_blocks
+        self.mid_block = encoder.mid_block
+
+        # diffusers makes one zero convolution a skip: their widths are the skips'.
+        skips = [conv.out_channels for conv in encoder.controlnet_down_blocks]
+        self.modulation_skip = nn.ModuleList(zero_conv(channels, 2 * channels) for channels in skips)
+        self.modulation_mid = zero_conv(encoder.config.block_out_channels[-1], 2 * encoder.config.block_out_channels[-1])
+        self.modulation_up = None
+        if config.get("fusion") == "modulate_skip_and_up":
+            widths = decoder_widths(encoder.config)
+            self.modulation_up = nn.ModuleList(zero_conv(c, 2 * up) for c, up in zip(skips, widths, strict=True))
+
+    def forward(self, sample: Tensor, timestep: Tensor, restoration: Tensor, degraded: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The features c_i, outermost first, and c_mid."""
+        if self.swap_channels:
+            degraded = degraded.flip(1)
+        x = self.conv_in(torch.cat([sample, self.controlnet_cond_embedding(degraded)], 1))
+        return encode(self, x, embed_time(self, sample, timestep), restoration)
+
+
+def zero_conv(before: int, after: int) -> nn.Conv2d:
+    conv = nn.Conv2d(before, after, 1)
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+def decoder_widths(config) -> list[int]:
+    """Channels of the decoder feature that meets each skip, outermost skip first."""
+    widths, before = [], config.block_out_channels[-1]
+    for width in reversed(config.block_out_channels):
+        for _ in range(config.layers_per_block + 1):
+            widths.append(before)
+            before = width
+    return widths[::-1]
+
+
+def load(control: Path, unet: Path) -> tuple[UNet2DConditionModel, nn.Module]:
+    """The base UNet and a trained branch, in float32: a plain ControlNet where the branch's fusion is `add`."""
+    base = UNet2DConditionModel.from_pretrained(unet, torch_dtype=torch.float32)
+    config = json.loads((control / "config.json").read_text())
+    if config["_class_name"] == "ControlNetModel":
+        return base.eval(), ControlNetModel.from_pretrained(control, torch_dtype=torch.float32).eval()
+    branch = SpireControl(config)
+    branch.load_state_dict(load_file(control / "diffusion_pytorch_model.safetensors"))
+    return base.eval(), branch.eval()
+
+
+def predict(
+    unet: UNet2DConditionModel,
+    control: nn.Module,
+    sample: Tensor,
+    timestep: Tensor,
+    semantic: Tensor,
+    restoration: Tensor,
+    degraded: Tensor,
+) -> Tensor:
+    """Noise or velocity: the UNet reads the semantic prompt, the branch the restoration prompt and the picture."""
+    if isinstance(control, ControlNetModel):
+        down, mid = control(sample, timestep, restoration, degraded, return_dict=False)
+        return unet(
+            sample,
+            timestep,
+            semantic,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=mid,
+            return_dict=False,
+        )[0]
+    time = embed_time(unet, sample, timestep)
+    skips, x = encode(unet, unet.conv_in(sample), time, semantic)
+    features, mid = control(sample, timestep, restoration, degraded)
+    x = modulate(x, control.modulation_mid, mid)
+    skips = [modulate(skip, conv, c) for skip, conv, c in zip(skips, control.modulation_skip, features, strict=True)]
+    # One pair (convolution, feature) a skip, or nothing to do.
+    up = [None] * len(skips) if control.modulation_up is None else list(zip(control.modulation_up, features, strict=True))
+    x = decode(unet, x, skips, up, time, semantic)
+    return unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
+
+
+def modulate(feature: Tensor, conv: nn.Conv2d, control: Tensor) -> Tensor:
+    scale, bias = conv(control).chunk(2, dim=1)
+    return (1 + scale) * feature + bias
+
+
+def embed_time(net: nn.Module, sample: Tensor, timestep: Tensor) -> Tensor:
+    return net.time_embedding(net.time_proj(timestep.expand(len(sample))).to(sample.dtype))
+
+
+def encode(net: nn.Module, x: Tensor, time: Tensor, context: Tensor) -> tuple[list[Tensor], Tensor]:
+    """From the output of `conv_in` through the encoder and the middle block: the skips, and the middle's output."""
+    skips = [x]
+    for block in net.down_blocks:
+        attentions = getattr(block, "attentions", [None] * len(block.resnets))
+        for resnet, attention in zip(block.resnets, attentions, strict=True):
+            x = resnet(x, time)
+            if attention is not None:
+                x = attention(x, context, return_dict=False)[0]
+            skips.append(x)
+        for downsampler in block.downsamplers or []:
+            x = downsampler(x)
+            skips.append(x)
+    return skips, net.mid_block(x, time, encoder_hidden_states=context)
+
+
+def decode(net: nn.Module, x: Tensor, skips: list[Tensor], up: list, time: Tensor, context: Tensor) -> Tensor:
+    """From the middle block through the decoder; `up` modulates the decoder feature that meets a skip."""
+    skips, up = list(skips), list(up)
+    for block in net.up_blocks:
+        attentions = getattr(block, "attentions", [None] * len(block.resnets))
+        for resnet, attention in zip(block.resnets, attentions, strict=True):
+            modulation = up.pop()
+            if modulation is not None:
+                x = modulate(x, *modulation)
+            x = resnet(torch.cat([x, skips.pop()], 1), time)
+            if attention is not None:
+                x = attention(x, context, return_dict=False)[0]
+        for upsampler in block.upsamplers or []:
+            x = upsampler(x, skips[-1].shape[2:])
+    return x
