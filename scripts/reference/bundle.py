@@ -32,7 +32,7 @@ def case(
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in (keys | more).items()]
     (folder / "case.toml").write_text("".join(lines))
     if tensors is not None:
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / "tensors.safetensors")
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "tensors.safetensors")
 
 
 def weights(folder: Path, config, stem: str, tensors: dict[str, torch.Tensor], seed: int | None = None) -> Path:

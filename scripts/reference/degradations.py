@@ -101,10 +101,11 @@ def jpeg(out: Path, random: Generator) -> None:
     pictures = [photograph(random, height, width) for _ in range(whole(random, 1, 3))]
     tensors = {"in.image": torch.stack([pixels(picture) for picture in pictures])}
     for quality in random.choice(numpy.arange(5, 101), 5, replace=False):
-        tensors[f"out.jpeg.{quality}"] = torch.stack([pixels(through_jpeg(picture, int(quality))) for picture in pictures])
+        decoded = [pixels(through_jpeg(picture, int(quality))) for picture in pictures]
+        tensors[f"out.jpeg.{quality}"] = torch.stack(decoded)
     source = (
-        f"Pillow {version('pillow')} (libjpeg-turbo), subsampling 4:2:0; tolerance is on the relative RMS difference of "
-        "decoded pixels"
+        f"Pillow {version('pillow')} (libjpeg-turbo), subsampling 4:2:0; tolerance is on the relative RMS difference "
+        "of decoded pixels"
     )
     bundle.case(out / "case-jpeg", "jpeg", tensors, tolerance=0.02, source=source)
 

@@ -19,7 +19,7 @@ from bundle import choice, new_seed, normal, whole
 
 
 def state_dict(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Under the names that Stable Diffusion's folders use: transformers 5 has dropped `text_model.` from the plain tower."""
+    """Under published folders' names: transformers 5 leaves `text_model.` out of the plain tower's."""
     prefix = "text_model." if isinstance(model, CLIPTextModel) else ""
     return {prefix + name.removeprefix(prefix): tensor for name, tensor in model.state_dict().items()}
 
@@ -82,11 +82,17 @@ def clip_text(out: Path, random: Generator) -> None:
             model = kind(config).eval()
             tensors = state_dict(model)
             formula.fill(tensors, new_seed(random))
-            name = f"{act}-projection" if kind is CLIPTextModelWithProjection else act
-            weights = save(out / f"clip-text-{name}", model, tensors)
-            pad = choice(random, end, 0)
-            ids = texts(random, whole(random, 3, length), whole(random, 1, 4), words, words, end, pad)
-            bundle.case(out / f"case-clip-text-{name}", "clip-text", run_text(model, ids), weights)
+            ids = texts(
+                random, whole(random, 3, length), whole(random, 1, 4), words, words, end, choice(random, end, 0)
+            )
+            outputs = run_text(model, ids)
+            # Both names of a plain tower's tensors are in use: published folders' and transformers 5's.
+            stored = {f"{act}-projection": tensors}
+            if kind is CLIPTextModel:
+                stored = {act: tensors, f"{act}-short-names": model.state_dict()}
+            for name, renamed in stored.items():
+                weights = save(out / f"clip-text-{name}", model, renamed)
+                bundle.case(out / f"case-clip-text-{name}", "clip-text", outputs, weights)
 
 
 def clip_vision(out: Path, random: Generator) -> None:

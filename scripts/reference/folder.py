@@ -1,10 +1,10 @@
 """Writes a whole model, its weights from the formula, in any of the layouts in which Stable Diffusion is published.
 
-    python folder.py OUT --model sd15 --dtype float16                    # folder: unet/ vae/ text_encoder/ tokenizer/ ...
+    python folder.py OUT --model sd15 --dtype float16          # folder: unet/ vae/ text_encoder/ tokenizer/ ...
     python folder.py OUT --model sd21 --layout sharded --shard-mb 2000
-    python folder.py OUT.ckpt --model tiny1 --layout ckpt                # one file with the original code's names
-    python folder.py --check                                             # holds those names to diffusers' own converters
-    python folder.py --fixtures ../../tests/layouts                      # the files that the tests read
+    python folder.py OUT.ckpt --model tiny1 --layout ckpt      # one file with the original code's names
+    python folder.py --check                                   # holds those names to diffusers' own converters
+    python folder.py --fixtures ../../tests/layouts            # the files that the tests read
 
 All layouts of one model and seed hold the same values.
 """
@@ -108,7 +108,8 @@ class Model:
 
     def part(self, part: str, dtype: torch.dtype) -> dict[str, Entry]:
         """The tensors of one folder."""
-        return {name: Entry(shape, dtype, partial(self.values, name, shape)) for name, shape in self.shapes[part].items()}
+        shapes = self.shapes[part]
+        return {name: Entry(shape, dtype, partial(self.values, name, shape)) for name, shape in shapes.items()}
 
     def single_file(self, dtype: torch.dtype) -> dict[str, Entry]:
         """The tensors of the single file."""
@@ -180,8 +181,10 @@ def write_sharded(folder: Path, stem: str, entries: dict[str, Entry], limit: int
     (folder / f"{stem}.safetensors.index{variant}.json").write_text(json.dumps(index, indent=1))
 
 
-def write_part(model: Model, part: str, folder: Path, layout: str, dtype: torch.dtype, limit: int, variant: str) -> None:
-    """One component's folder; `variant` is empty or `.fp16`."""
+def write_part(
+    model: Model, part: str, folder: Path, layout: str, dtype: torch.dtype, limit: int = 0, variant: str = ""
+) -> None:
+    """One component's folder; `limit` is the largest shard in bytes, `variant` is empty or `.fp16`."""
     folder.mkdir(parents=True, exist_ok=True)
     module, stem, entries = model.modules[part], STEM[part], model.part(part, dtype)
     if part == "text_encoder":
@@ -265,8 +268,8 @@ def check() -> None:
 
 
 def save_names(model: Model, path: Path) -> None:
-    """`ldm`: shapes in the single file. `parts`: the single file's tensor for each of a folder's, or that with the first
-    row and the number of rows. `reshaped`: the folder's shape where it is not that of those rows."""
+    """`ldm`: shapes in the single file. `parts`: the single file's tensor for each of a folder's, or that with the
+    first row and the number of rows. `reshaped`: the folder's shape where it is not that of those rows."""
     parts, reshaped = {}, {}
     for part, sources in model.layout.sources.items():
         parts[part], reshaped[part] = {}, {}
@@ -289,22 +292,23 @@ def fixtures(out: Path) -> None:
     tiny1 = Model.tiny(1, [32, 32], [32, 32], vocabulary=512, seed=1)
     write_single_file(tiny1, out / "tiny1.ckpt", "ckpt", torch.float16)
     write_pipeline(tiny1, out / "tiny1", with_tokenizer=False)
-    write_part(tiny1, "unet", out / "tiny1" / "unet", "sharded", torch.float16, 300_000, "")
-    write_part(tiny1, "vae", out / "tiny1" / "vae", "diffusers", torch.float16, 0, ".fp16")
-    write_part(tiny1, "text_encoder", out / "tiny1" / "text_encoder", "bin", torch.float16, 0, "")
+    write_part(tiny1, "unet", out / "tiny1" / "unet", "sharded", torch.float16, limit=300_000)
+    write_part(tiny1, "vae", out / "tiny1" / "vae", "diffusers", torch.float16, variant=".fp16")
+    write_part(tiny1, "text_encoder", out / "tiny1" / "text_encoder", "bin", torch.float16)
 
     tiny2 = Model.tiny(2, [64, 128], [32, 64], vocabulary=512, seed=2)
     save_names(tiny2, out / "tiny2.json")
     write_pipeline(tiny2, out / "tiny2", with_tokenizer=False)
     for part in STEM:
-        write_part(tiny2, part, out / "tiny2" / part, "formula", torch.float32, 0, "")
+        write_part(tiny2, part, out / "tiny2" / part, "formula", torch.float32)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, nargs="?", help="folder to write, or for ldm and ckpt the file")
     parser.add_argument("--model", choices=["sd15", "sd21", "tiny1", "tiny2"], default="tiny1")
-    parser.add_argument("--layout", choices=["diffusers", "sharded", "bin", "formula", "ldm", "ckpt"], default="diffusers")
+    layouts = ["diffusers", "sharded", "bin", "formula", "ldm", "ckpt"]
+    parser.add_argument("--layout", choices=layouts, default="diffusers")
     parser.add_argument("--dtype", choices=["float16", "float32"], default="float32")
     parser.add_argument("--variant", choices=["fp16"], help="in file names, as in model.fp16.safetensors")
     parser.add_argument("--shard-mb", type=int, default=1000, help="largest file of the sharded layout")

@@ -4,8 +4,8 @@
     python make.py OUT --kinds unet,spire
     python make.py OUT --full sd15
 
-Widths, depths, head counts, picture sizes and settings are drawn from the seed. With `--full`, networks have the sizes of
-Stable Diffusion 1.5 or 2.1, and their weights are a formula.
+Widths, depths, head counts, picture sizes and settings are drawn from the seed. With `--full`, networks have the sizes
+of Stable Diffusion 1.5 or 2.1, and their weights are a formula.
 """
 
 import argparse

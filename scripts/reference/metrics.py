@@ -42,7 +42,8 @@ def frechet(out: Path, random: Generator) -> None:
 
     def draw() -> numpy.ndarray:
         rows = random.standard_normal((whole(random, 2 * features, 8 * features), features))
-        return (rows @ random.standard_normal((features, features)) + random.standard_normal(features)).astype("float32")
+        rows = rows @ random.standard_normal((features, features)) + random.standard_normal(features)
+        return rows.astype(numpy.float32)
 
     a, b = draw(), draw()
     statistics = [(x.mean(0), numpy.cov(x, rowvar=False)) for x in (a.astype(float), b.astype(float))]

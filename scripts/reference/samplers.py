@@ -46,8 +46,7 @@ def dpmpp2m(random: Generator, prediction: str) -> DPMSolverMultistepScheduler:
         solver_order=whole(random, 1, 2),
         solver_type=choice(random, "midpoint", "heun"),
         lower_order_final=choice(random, True, False),
-        # Without it, a second-order last step down to no noise at all divides by zero.
-        euler_at_final=True,
+        euler_at_final=choice(random, True, False),
         final_sigmas_type=choice(random, "zero", "sigma_min"),
     )
 

@@ -40,13 +40,16 @@ class SpireControl(nn.Module):
         # diffusers makes one zero convolution a skip: their widths are the skips'.
         skips = [conv.out_channels for conv in encoder.controlnet_down_blocks]
         self.modulation_skip = nn.ModuleList(zero_conv(channels, 2 * channels) for channels in skips)
-        self.modulation_mid = zero_conv(encoder.config.block_out_channels[-1], 2 * encoder.config.block_out_channels[-1])
+        inner = encoder.config.block_out_channels[-1]
+        self.modulation_mid = zero_conv(inner, 2 * inner)
         self.modulation_up = None
         if config.get("fusion") == "modulate_skip_and_up":
             widths = decoder_widths(encoder.config)
             self.modulation_up = nn.ModuleList(zero_conv(c, 2 * up) for c, up in zip(skips, widths, strict=True))
 
-    def forward(self, sample: Tensor, timestep: Tensor, restoration: Tensor, degraded: Tensor) -> tuple[list[Tensor], Tensor]:
+    def forward(
+        self, sample: Tensor, timestep: Tensor, restoration: Tensor, degraded: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
         """The features c_i, outermost first, and c_mid."""
         if self.swap_channels:
             degraded = degraded.flip(1)
@@ -73,10 +76,10 @@ def decoder_widths(config) -> list[int]:
 
 def load(control: Path, unet: Path) -> tuple[UNet2DConditionModel, nn.Module]:
     """The base UNet and a trained branch, in float32: a plain ControlNet where the branch's fusion is `add`."""
-    base = UNet2DConditionModel.from_pretrained(unet, torch_dtype=torch.float32)
+    base = UNet2DConditionModel.from_pretrained(unet, dtype=torch.float32)
     config = json.loads((control / "config.json").read_text())
     if config["_class_name"] == "ControlNetModel":
-        return base.eval(), ControlNetModel.from_pretrained(control, torch_dtype=torch.float32).eval()
+        return base.eval(), ControlNetModel.from_pretrained(control, dtype=torch.float32).eval()
     branch = SpireControl(config)
     branch.load_state_dict(load_file(control / "diffusion_pytorch_model.safetensors"))
     return base.eval(), branch.eval()
@@ -107,8 +110,9 @@ def predict(
     features, mid = control(sample, timestep, restoration, degraded)
     x = modulate(x, control.modulation_mid, mid)
     skips = [modulate(skip, conv, c) for skip, conv, c in zip(skips, control.modulation_skip, features, strict=True)]
-    # One pair (convolution, feature) a skip, or nothing to do.
-    up = [None] * len(skips) if control.modulation_up is None else list(zip(control.modulation_up, features, strict=True))
+    up = [None] * len(skips)
+    if control.modulation_up is not None:
+        up = list(zip(control.modulation_up, features, strict=True))
     x = decode(unet, x, skips, up, time, semantic)
     return unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
 

@@ -13,9 +13,9 @@ from bundle import choice, whole
 CONTEXT = 77
 WORDS = (
     "a the panda bamboo photograph of sitting by unbelievably street-light it's they've don't 35mm f/1.8 3.14 10% #tag "
-    "@name e.g. C++ naïve café ÅNGSTRÖM Straße İstanbul русский ελληνικά עברית العربية हिन्दी 日本語 中文 한국어 ไทย 🐼 👩‍👩‍👧 ❤️ ½ Ⅷ "
-    "² ﬁne １２３ “quoted” ‘single’ — … &amp; &lt;b&gt; &nbsp; <br/> cafÃ© â€œoddâ€\u009d \\n ^_^ :) _under_score_ x=1;y=[2,3] "
-    "<|endoftext|> antidisestablishmentarianism"
+    "@name e.g. C++ naïve café ÅNGSTRÖM Straße İstanbul русский ελληνικά עברית العربية हिन्दी 日本語 中文 한국어 ไทย "
+    "🐼 👩‍👩‍👧 ❤️ ½ Ⅷ ² ﬁne １２３ “quoted” ‘single’ — … &amp; &lt;b&gt; &nbsp; <br/> cafÃ© â€œoddâ€\u009d \\n ^_^ :) "
+    "_under_score_ x=1;y=[2,3] <|endoftext|> antidisestablishmentarianism"
 ).split(" ")
 SPACES = " ", " ", " ", "  ", "\t", "\n", "\u00a0", "\u3000", ""
 

@@ -145,6 +145,15 @@ impl Step {
         }
     }
 
+    /// How much: a sigma, a factor or a quality.
+    pub fn number(self) -> f32 {
+        match self {
+            Self::Blur { sigma } | Self::Noise { sigma } => sigma,
+            Self::Downsample { factor } => factor,
+            Self::Jpeg { quality } => f32::from(quality),
+        }
+    }
+
     /// The step with its number as a prompt prints it (one decimal for blur and downsampling, two for noise), so that
     /// the number printed is the number used.
     pub fn rounded(self) -> Self {

@@ -11,6 +11,7 @@ pub mod optimizer;
 pub mod parallel;
 pub mod pretrain;
 pub mod progress;
+pub mod restore_files;
 pub mod run_folder;
 pub mod settings;
 pub mod sheet;

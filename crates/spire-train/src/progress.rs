@@ -72,6 +72,38 @@ impl Progress {
     }
 }
 
+/// The progress through a list of files, on stderr; without a terminal, nothing but what is [said](Self::say).
+pub struct FileProgress {
+    bar: ProgressBar,
+}
+
+impl FileProgress {
+    /// Before the first of `total` files.
+    pub fn new(total: u64) -> Self {
+        let style = ProgressStyle::with_template("{pos}/{len} {wide_bar:.cyan/8} {msg}  ETA {eta}");
+        let bar = ProgressBar::new(total).with_style(style.expect("the template is valid").progress_chars("━╸─"));
+        bar.enable_steady_tick(Duration::from_millis(500));
+        Self { bar }
+    }
+
+    /// One file more is done.
+    pub fn advance(&self, name: &str) {
+        self.bar.set_message(name.to_owned());
+        self.bar.inc(1);
+    }
+
+    /// Says something without tearing the bar.
+    pub fn say(&self, text: &str) {
+        self.bar.suspend(|| print(text));
+    }
+}
+
+impl Drop for FileProgress {
+    fn drop(&mut self) {
+        self.bar.abandon();
+    }
+}
+
 /// A log whose reader is gone is no reason to stop training, so failures to print are ignored.
 fn print(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");

@@ -57,13 +57,7 @@ impl ParameterizedConfig {
     pub fn draw(&self, rng: &mut Rng) -> Vec<Step> {
         let mut steps = Vec::new();
         for kind in StepKind::ALL {
-            let probability = match kind {
-                StepKind::Blur => self.blur_probability,
-                StepKind::Downsample => self.downsample_probability,
-                StepKind::Noise => self.noise_probability,
-                StepKind::Jpeg => self.jpeg_probability,
-            };
-            if chance(probability, rng) {
+            if chance(self.trained(kind).0, rng) {
                 steps.push(self.draw_step(kind, rng));
             }
         }
@@ -96,6 +90,38 @@ impl ParameterizedConfig {
             Fragment::Bare(kind) => self.draw_step(kind, rng),
         };
         fragments.iter().map(step).collect()
+    }
+
+    /// What a model that was trained with these settings has never seen of a restoration prompt, a sentence each.
+    pub fn untrained(&self, prompt: &str) -> Vec<String> {
+        let fragments = match prompt::parse(prompt) {
+            Ok(fragments) => fragments,
+            Err(error) => return vec![error.to_string()],
+        };
+        let judge = |fragment: &Fragment| {
+            let (kind, number) = match *fragment {
+                Fragment::Bare(kind) => (kind, None),
+                Fragment::Numbered(step) => (step.kind(), Some(f64::from(step.number()))),
+            };
+            let (probability, [low, high]) = self.trained(kind);
+            if probability == 0.0 {
+                return Some(format!("\"{fragment}\" was not trained"));
+            }
+            // What is printed has been rounded: 0.3 as f32 is not quite 0.3.
+            let outside = number.is_some_and(|number| number < low - 1e-6 || number > high + 1e-6);
+            outside.then(|| format!("\"{fragment}\" is outside what was trained, {low} to {high}"))
+        };
+        fragments.iter().filter_map(judge).collect()
+    }
+
+    /// Probability and range of one kind of degradation.
+    fn trained(&self, kind: StepKind) -> (f64, [f64; 2]) {
+        match kind {
+            StepKind::Blur => (self.blur_probability, self.blur_sigma),
+            StepKind::Downsample => (self.downsample_probability, self.downsample_factor),
+            StepKind::Noise => (self.noise_probability, self.noise_sigma),
+            StepKind::Jpeg => (self.jpeg_probability, self.jpeg_quality.map(f64::from)),
+        }
     }
 
     pub(super) fn validate(&self) -> Result<(), InvalidSetting> {
@@ -143,6 +169,18 @@ fn downsample(picture: &Picture, factor: f32, filter: Filter) -> Picture {
 mod tests {
     use super::*;
     use crate::rng::rng;
+
+    #[test]
+    fn says_what_of_a_prompt_was_never_trained() {
+        let config = ParameterizedConfig { jpeg_probability: 0.0, ..ParameterizedConfig::default() };
+        for trained in ["Deblur with sigma 5.0", "deblur; Denoise with sigma 0.30", "Remove all degradation"] {
+            assert_eq!(config.untrained(trained), Vec::<String>::new());
+        }
+        let blur = &config.untrained("Deblur with sigma 300; Denoise with sigma 0.1")[..];
+        assert!(matches!(blur, [one] if one.contains("sigma 300") && one.contains("0.2 to 5")), "{blur:?}");
+        assert!(config.untrained("Dejpeg")[0].contains("not trained"));
+        assert!(config.untrained("make it pretty")[0].contains("make it pretty"));
+    }
 
     #[test]
     fn each_step_comes_half_of_the_time_within_its_range() {

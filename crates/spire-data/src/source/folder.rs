@@ -30,30 +30,45 @@ impl FolderSource {
         if !root.is_dir() {
             return Err(SourceError::NoFolder { path: root, key: "path" });
         }
-        let files = WalkDir::new(&root)
-            .follow_links(true)
-            .sort_by_file_name()
-            .into_iter()
-            .filter_entry(|entry| entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b"."));
-        let mut pictures = Vec::new();
-        for file in files {
-            match file {
-                Ok(file) if !file.file_type().is_dir() && is_picture(file.path()) => pictures.push(file.into_path()),
-                Ok(_) => {}
-                // A picture behind a dangling link is a broken sample, not a broken folder.
-                Err(error) => match error.path() {
-                    Some(path) if is_named_as_picture(path) => pictures.push(path.to_owned()),
-                    path => {
-                        return Err(SourceError::List { path: path.unwrap_or(&root).to_owned(), source: error });
-                    }
-                },
-            }
-        }
+        let pictures = list_pictures(&root)?;
         if pictures.is_empty() {
             return Err(SourceError::Empty { place: format!("{} (data.source.path)", root.display()) });
         }
         Ok(Self { root, pictures })
     }
+}
+
+/// The pictures in a folder and below, sorted by path: see [`FolderSource`].
+///
+/// # Errors
+/// The folder can't be searched.
+pub fn list_pictures(root: &Path) -> Result<Vec<PathBuf>, SourceError> {
+    let files = WalkDir::new(root)
+        .follow_links(true)
+        .sort_by_file_name()
+        .into_iter()
+        .filter_entry(|entry| entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b"."));
+    let mut pictures = Vec::new();
+    for file in files {
+        match file {
+            Ok(file) if !file.file_type().is_dir() && is_picture(file.path()) => pictures.push(file.into_path()),
+            Ok(_) => {}
+            // A picture behind a dangling link is a broken sample, not a broken folder.
+            Err(error) => match error.path() {
+                Some(path) if is_named_as_picture(path) => pictures.push(path.to_owned()),
+                path => return Err(SourceError::List { path: path.unwrap_or(root).to_owned(), source: error }),
+            },
+        }
+    }
+    Ok(pictures)
+}
+
+/// The caption beside a picture: `a/b.txt` of `a/b.png`.
+///
+/// # Errors
+/// There is none, it is empty, or it is not UTF-8.
+pub fn caption_of(picture: &Path) -> Result<String, SampleError> {
+    read_caption(&picture.display().to_string(), picture.with_extension("txt"))
 }
 
 impl Source for FolderSource {

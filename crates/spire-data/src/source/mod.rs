@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use coco::CocoSource;
-pub use folder::FolderSource;
+pub use folder::{FolderSource, caption_of, list_pictures};
 pub use world::WorldSource;
 
 use crate::{Picture, PictureError};

@@ -67,7 +67,7 @@ pub fn find(name: &HubName, missing: impl Fn(&Path) -> Vec<String>) -> Result<Pa
             }
             "the repository does not have them".to_owned()
         }
-        Err(error) => format!("it can't be downloaded: {error:#}"),
+        Err(error) => format!("it can't be downloaded: {}", error.root_cause()),
     };
     let state = match &found {
         Some(folder) => format!("the copy in {} lacks {}", folder.display(), lacking.join(", ")),

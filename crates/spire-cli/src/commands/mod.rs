@@ -1,23 +1,21 @@
 //! The subcommands: arguments and wiring.
 
-use std::path::{Path, PathBuf};
+mod restore;
+mod weights;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use spire_data::Picture;
 use spire_data::degrade;
 use spire_data::prompt::{self, Fragment};
 use spire_data::rng::rng;
-use spire_model::base::Base;
-use spire_model::control::{Control, ControlConfig};
-use spire_model::restore::{Request, restore};
-use spire_model::scheduler::SamplerKind;
 use spire_train::config::RunConfig;
 use spire_train::pretrain::{self, PretrainConfig, Stage};
-use spire_train::run_folder::RunFolder;
 use spire_train::settings;
 use spire_train::trainer::{self, Outcome};
 
@@ -30,17 +28,19 @@ pub struct Cli {
 }
 
 /// What `spire train --help` ends with: every key, from the one commented reference.
-const REFERENCE: &str = include_str!("../../../configs/reference.toml");
+const REFERENCE: &str = include_str!("../../../../configs/reference.toml");
 
 #[derive(Subcommand)]
 enum Command {
     /// Train a control branch on a frozen text-to-image model, evaluate it, write a run folder
     #[command(after_long_help = format!("Every key of a configuration, with its default:\n\n{REFERENCE}"))]
     Train(Train),
-    /// Restore a picture
-    Restore(Restore),
+    /// Restore a picture, or a folder of them
+    Restore(restore::Restore),
     /// Degrade a picture with what a restoration prompt would undo
     Degrade(Degrade),
+    /// Look at weights on disk
+    Weights(weights::Weights),
     /// Compare what this program computes with reference bundles
     Verify(Verify),
     /// Train the small text-to-image model of assets/tiny: CLIP, then the VAE, then the UNet
@@ -58,42 +58,6 @@ struct Train {
     /// Override a key of the configuration, such as train.learning_rate=1e-4; may be given more than once
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-}
-
-#[derive(clap::Args)]
-struct Restore {
-    /// The picture
-    image: PathBuf,
-    /// Where the restored picture is written, as PNG
-    #[arg(short, long, value_name = "PNG")]
-    output: PathBuf,
-    /// Run whose model is used; without it the one that comes with the program
-    #[arg(long, value_name = "RUN")]
-    run: Option<PathBuf>,
-    /// What the picture shows; may be empty
-    #[arg(long, default_value = "")]
-    semantic: String,
-    /// What is to be undone
-    #[arg(long, default_value = prompt::REMOVE_ALL)]
-    restoration: String,
-    /// Replaces the empty prompt in classifier-free guidance
-    #[arg(long)]
-    negative: Option<String>,
-    /// Denoising steps
-    #[arg(long)]
-    steps: Option<usize>,
-    /// Weight of the semantic prompt; 1 is no guidance
-    #[arg(long)]
-    guidance: Option<f64>,
-    /// ddim, dpm++2m or euler
-    #[arg(long)]
-    sampler: Option<SamplerKind>,
-    /// Decides the initial noise
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-    /// flex (the CPU), cuda:0, vulkan, …
-    #[arg(long)]
-    device: Option<String>,
 }
 
 #[derive(clap::Args)]
@@ -145,8 +109,9 @@ impl Cli {
     pub fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Train(args) => train(args),
-            Command::Restore(args) => restore_picture(args),
+            Command::Restore(args) => restore::run(args),
             Command::Degrade(args) => degrade_picture(args),
+            Command::Weights(args) => weights::run(args),
             Command::Verify(args) => verify(args),
             Command::Pretrain(args) => pretrain_model(args),
         }
@@ -178,38 +143,6 @@ fn train(args: Train) -> Result<ExitCode> {
             println!("stopped after step {step}; go on with: spire train --resume {}", dir.display());
         }
     }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The model that comes with the program.
-const BUILT_IN: &str = "assets/tiny";
-
-fn restore_picture(args: Restore) -> Result<ExitCode> {
-    let (config, control) = match &args.run {
-        Some(run) => {
-            let (folder, config) = RunFolder::open(run, &[])?;
-            (config, folder.trained_control()?)
-        }
-        None => (RunConfig::default(), Path::new(BUILT_IN).join("control")),
-    };
-    let picture = Picture::open(&args.image)?;
-    let device = spire_model::device::device(args.device.as_deref().unwrap_or(&config.run.device))?;
-    let base = Base::load(&config.model.base, config.model.precision, &device).with_context(|| match &args.run {
-        Some(run) => format!("the model that {} was trained on", run.display()),
-        None => format!("the model that comes with the program, {BUILT_IN} in its repository"),
-    })?;
-    ControlConfig::read(&control)?.check_fits(&base.unet_config)?;
-    let control = Control::load(&control, &device)?;
-    let mut sampling = config.evaluate.sampling;
-    sampling.steps = args.steps.unwrap_or(sampling.steps);
-    sampling.guidance_scale = args.guidance.unwrap_or(sampling.guidance_scale);
-    sampling.sampler = args.sampler.unwrap_or(sampling.sampler);
-    sampling.negative = args.negative.unwrap_or(sampling.negative);
-    let request =
-        Request { degraded: picture, semantic: args.semantic, restoration: args.restoration, seed: args.seed };
-    let restored = restore(&base, &control, &sampling, &[request])?;
-    restored[0].save_png(&args.output)?;
-    println!("{}", args.output.display());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,0 +1,252 @@
+//! Restoring picture files: one, or a folder of them into another, each written with what it was made from.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use spire_data::degrade::resize::resize_plane;
+use spire_data::degrade::{Filter, ParameterizedConfig, resize};
+use spire_data::source::{caption_of, list_pictures};
+use spire_data::{Picture, png_text};
+use spire_model::base::Base;
+use spire_model::control::Control;
+use spire_model::restore::{Request, SamplingConfig, restore};
+
+use crate::checkpoint::write_atomic;
+use crate::progress::FileProgress;
+use crate::sheet;
+
+/// The text chunk that says how a picture was made.
+pub const KEYWORD: &str = "spire";
+
+/// The most pixels of a restored picture: beyond, a picture takes more than 3 GiB.
+const MOST_PIXELS: f64 = (1_u64 << 28) as f64;
+
+/// Where the semantic prompt comes from.
+#[derive(Clone, Debug)]
+pub enum Semantic {
+    /// The same for all pictures; may be empty.
+    Text(String),
+    /// The `.txt` file beside each picture.
+    Captions,
+}
+
+/// What is asked of every picture.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// What the pictures show.
+    pub semantic: Semantic,
+    /// What is to be undone.
+    pub restoration: String,
+    /// Decides the initial noise.
+    pub seed: u64,
+    /// How many restorations of each picture, with seeds from `seed` on.
+    pub variants: u64,
+    /// How many times larger the restored picture is than the file, at least 1.
+    pub upscale: f64,
+    /// How pictures are sampled.
+    pub sampling: SamplingConfig,
+    /// Variants that are restored together.
+    pub batch_size: usize,
+    /// Restore again what was restored the same way before.
+    pub overwrite: bool,
+}
+
+impl Task {
+    /// Whether the numbers make sense.
+    ///
+    /// # Errors
+    /// Names the one that does not.
+    pub fn validate(&self) -> Result<()> {
+        ensure!(self.upscale.is_finite() && self.upscale >= 1.0, "upscale must be at least 1");
+        ensure!(self.variants > 0, "variants must be at least 1");
+        ensure!(self.batch_size > 0, "the batch must hold at least 1 picture");
+        self.sampling.validate()
+    }
+}
+
+/// A model that is ready to restore.
+#[derive(Debug)]
+pub struct Restorer {
+    /// The frozen model.
+    pub base: Base,
+    /// The trained branch.
+    pub control: Control,
+    /// Where the two are from, for the record.
+    pub run: String,
+    /// What the branch was trained on; says which prompts it knows.
+    pub trained: ParameterizedConfig,
+}
+
+/// How a restored picture was made; written into it as JSON.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Provenance {
+    /// `spire` and its version.
+    pub program: String,
+    /// The run whose model was used.
+    pub run: String,
+    /// The degraded picture's SHA-256.
+    pub input_sha256: String,
+    /// The semantic prompt.
+    pub semantic: String,
+    /// The restoration prompt.
+    pub restoration: String,
+    /// Decides the initial noise.
+    pub seed: u64,
+    /// How many times larger than the file.
+    pub upscale: f64,
+    /// Everything else.
+    pub sampling: SamplingConfig,
+}
+
+impl Provenance {
+    /// Of a PNG that this program wrote; `None` for any other file.
+    pub fn read(path: &Path) -> Option<Self> {
+        serde_json::from_str(&png_text::read(path, KEYWORD)?).ok()
+    }
+}
+
+/// What became of one picture.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The restored pictures, one a variant.
+    pub files: Vec<PathBuf>,
+    /// They were there already, restored the same way.
+    pub kept: bool,
+}
+
+/// What became of the pictures of a folder.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Restored now.
+    pub restored: usize,
+    /// Found restored the same way already.
+    pub kept: usize,
+    /// Files that could not be restored, with the reason.
+    pub failed: Vec<(PathBuf, String)>,
+}
+
+impl Restorer {
+    /// Restores `input` to the PNG `output`, or to `output`'s name with `-seed7` and so on for each of several variants,
+    /// with a contact sheet beside them (`-sheet`).
+    ///
+    /// # Errors
+    /// The picture can't be read, is too large, or a file can't be written.
+    pub fn restore_file(&self, task: &Task, input: &Path, output: &Path) -> Result<Outcome> {
+        task.validate()?;
+        let bytes = fs::read(input).with_context(|| format!("can't read {}", input.display()))?;
+        let semantic = match &task.semantic {
+            Semantic::Text(text) => text.clone(),
+            Semantic::Captions => caption_of(input)?,
+        };
+        let provenance = |seed: u64| Provenance {
+            program: concat!("spire ", env!("CARGO_PKG_VERSION")).into(),
+            run: self.run.clone(),
+            input_sha256: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
+            semantic: semantic.clone(),
+            restoration: task.restoration.clone(),
+            seed,
+            upscale: task.upscale,
+            sampling: task.sampling.clone(),
+        };
+        let seeds: Vec<u64> = (0..task.variants).map(|i| task.seed.wrapping_add(i)).collect();
+        let place = |seed: u64| match task.variants {
+            1 => output.to_owned(),
+            _ => beside(output, &format!("seed{seed}")),
+        };
+        let done = |&seed: &u64| !task.overwrite && Provenance::read(&place(seed)) == Some(provenance(seed));
+        let files = seeds.iter().map(|&seed| place(seed)).collect();
+        if seeds.iter().all(done) {
+            return Ok(Outcome { files, kept: true });
+        }
+
+        let (picture, alpha) = Picture::open_with_alpha(input)?;
+        let degraded = upscaled(&picture, task.upscale)?;
+        let size = (picture.width, picture.height);
+        let alpha = alpha.map(|alpha| resize_plane(&alpha, size, degraded.width, degraded.height, Filter::Bicubic));
+        let mut cells = vec![(degraded.clone(), "degraded".to_owned())];
+        for seeds in seeds.chunks(task.batch_size) {
+            let request = |&seed: &u64| Request {
+                degraded: degraded.clone(),
+                semantic: semantic.clone(),
+                restoration: task.restoration.clone(),
+                seed,
+            };
+            let requests: Vec<_> = seeds.iter().map(request).collect();
+            for (&seed, restored) in seeds.iter().zip(restore(&self.base, &self.control, &task.sampling, &requests)?) {
+                let text = serde_json::to_string(&provenance(seed))?;
+                let place = place(seed);
+                if let Some(folder) = place.parent() {
+                    fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
+                }
+                let png = png_text::encode(&restored, alpha.as_deref(), &[(KEYWORD, &text)])?;
+                write_atomic(&place, &png)?;
+                cells.push((restored, format!("seed {seed}")));
+            }
+        }
+        if task.variants > 1 {
+            let columns = (cells.len() as f64).sqrt().ceil() as usize;
+            sheet::save_png(&sheet::grid(columns, &cells), &beside(output, "sheet"))?;
+        }
+        Ok(Outcome { files, kept: false })
+    }
+
+    /// Restores every picture in `input` and below to a PNG in the same place in `output`. What was restored the same way
+    /// before is kept, so an interrupted folder goes on where it stopped; a broken file is reported and passed over.
+    ///
+    /// # Errors
+    /// The folder can't be searched or has no pictures.
+    pub fn restore_folder(&self, task: &Task, input: &Path, output: &Path) -> Result<Tally> {
+        task.validate()?;
+        fs::create_dir_all(output).with_context(|| format!("can't create {}", output.display()))?;
+        let (input, output) = (&input.canonicalize()?, &output.canonicalize()?);
+        ensure!(input != output, "restored pictures need another folder than {}", input.display());
+        let mut pictures = list_pictures(input)?;
+        // The folder of the restored pictures may lie in that of the degraded ones.
+        pictures.retain(|picture| !picture.starts_with(output));
+        ensure!(!pictures.is_empty(), "there are no pictures in {}", input.display());
+        let mut tally = Tally::default();
+        let mut taken = HashSet::new();
+        let progress = FileProgress::new(pictures.len() as u64);
+        for picture in pictures {
+            let name = picture.strip_prefix(input).unwrap_or(&picture);
+            let mut place = output.join(name.with_extension("png"));
+            if !taken.insert(place.clone()) {
+                // `a.jpg` and `a.png`: the second keeps its ending.
+                let ending = picture.extension().unwrap_or_default().to_string_lossy().into_owned();
+                place = output.join(name.with_extension(format!("{ending}.png")));
+            }
+            match self.restore_file(task, &picture, &place) {
+                Ok(outcome) if outcome.kept => tally.kept += 1,
+                Ok(_) => tally.restored += 1,
+                Err(error) => {
+                    progress.say(&format!("{}: {error:#}", name.display()));
+                    tally.failed.push((picture.clone(), format!("{error:#}")));
+                }
+            }
+            progress.advance(&name.display().to_string());
+        }
+        Ok(tally)
+    }
+}
+
+/// `a/b.png` with `-name` before its ending.
+fn beside(output: &Path, name: &str) -> PathBuf {
+    let stem = output.file_stem().unwrap_or_default().to_string_lossy();
+    output.with_file_name(format!("{stem}-{name}.png"))
+}
+
+fn upscaled(picture: &Picture, factor: f64) -> Result<Picture> {
+    let side = |side: usize| (side as f64 * factor).round();
+    let (width, height) = (side(picture.width), side(picture.height));
+    ensure!(width * height <= MOST_PIXELS, "{width} by {height} pixels are more than can be restored");
+    if factor == 1.0 {
+        return Ok(picture.clone());
+    }
+    let mut upscaled = resize(picture, width as usize, height as usize, Filter::Bicubic);
+    upscaled.clamp();
+    Ok(upscaled)
+}
