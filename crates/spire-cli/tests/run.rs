@@ -1,35 +1,15 @@
-//! The real program, driven as a user drives it: train, kill, resume, restore, degrade.
+//! Training with the real program: train, kill, resume, restore, degrade.
+
+mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::{command, error, ok, spire};
 use serde_json::Value;
 use tempfile::TempDir;
-
-fn spire(args: &[&str]) -> Output {
-    command(args).output().unwrap()
-}
-
-fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_spire"));
-    command.args(args).current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
-    command
-}
-
-fn ok(output: Output) -> String {
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{error}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn error(output: Output) -> String {
-    assert!(!output.status.success());
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert!(!error.contains("panicked"), "{error}");
-    error
-}
 
 /// `spire train configs/tiny.toml`, cut down to `steps` steps.
 fn train(dir: &Path, steps: u32) -> Command {

@@ -3,6 +3,7 @@
 //! the trainer ([`loader`]). Nothing here knows of tensors.
 
 pub mod degrade;
+mod jpeg_end;
 pub mod loader;
 pub mod picture;
 pub mod png_text;

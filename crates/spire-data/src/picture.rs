@@ -1,10 +1,12 @@
 //! A picture in memory: planar RGB, `f32` in \[0, 1\].
 
-use std::io::BufReader;
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 use thiserror::Error;
+
+use crate::jpeg_end::is_whole;
 
 /// Planar RGB picture, `data[channel * height * width + y * width + x]`, values in \[0, 1\], sRGB-encoded.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +29,12 @@ pub enum PictureError {
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// A JPEG that ends before its picture does.
+    #[error("{path}: not a readable picture: it is cut short")]
+    CutShort {
+        /// The file.
+        path: PathBuf,
     },
     /// The file is not a picture that can be decoded, or is larger than the limits allow.
     #[error("{path}: not a readable picture: {source}")]
@@ -153,8 +161,11 @@ impl Picture {
 fn decode(path: &Path) -> Result<DynamicImage, PictureError> {
     let io = |source| PictureError::Io { path: path.to_owned(), source };
     let decode = |source| PictureError::Decode { path: path.to_owned(), source };
-    let file = std::fs::File::open(path).map_err(io)?;
-    let mut reader = ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(io)?;
+    let bytes = std::fs::read(path).map_err(io)?;
+    let mut reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format().map_err(io)?;
+    if reader.format() == Some(ImageFormat::Jpeg) && !is_whole(&bytes) {
+        return Err(PictureError::CutShort { path: path.to_owned() });
+    }
     let mut limits = Limits::default();
     limits.max_alloc = Some(DECODE_LIMIT);
     reader.limits(limits);

@@ -4,17 +4,18 @@
 //! One type serves every fusion. With [`Fusion::Add`] it is diffusers' `ControlNetModel`, names and shapes included:
 //! e(y) has as many channels as `conv_in` gives and is added to its output. Otherwise `conv_in` takes `[zt, e(y)]`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use burn::module::{Module, Param};
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::tensor::{Device, Tensor, activation::silu};
-use burn_store::{ModuleSnapshot, PathFilter};
+use burn::tensor::{DType, Device, Tensor, activation::silu};
+use burn_store::{FloatCastAdapter, ModuleAdapter, ModuleSnapshot, PathFilter};
 use serde::{Deserialize, Serialize};
 
 use crate::fusion::{Fusion, ScaleAndBias, zero_conv};
+use crate::hub::{self, HubName};
 use crate::nn::resnet::conv3x3;
 use crate::nn::timestep::{TimestepEmbedding, Timesteps};
 use crate::unet::UNet;
@@ -117,6 +118,31 @@ impl ControlConfig {
             self.controlnet_conditioning_channel_order
         );
         Ok(())
+    }
+}
+
+/// The folder that `control` stands for: itself, if it exists, or else the branch of that name on the Hugging Face Hub,
+/// such as `lllyasviel/control_v11f1e_sd15_tile`, from the local cache or downloaded into it.
+///
+/// # Errors
+/// It is neither; the message says what is missing and how to get it.
+pub fn locate(control: &Path) -> Result<PathBuf> {
+    if let Ok(path) = control.canonicalize() {
+        return Ok(path);
+    }
+    let missing = |folder: &Path| {
+        let mut missing = vec![];
+        if !folder.join("config.json").is_file() {
+            missing.push("config.json".to_owned());
+        }
+        if weights::weights_file(folder).is_err() {
+            missing.push("diffusion_pytorch_model.safetensors".to_owned());
+        }
+        missing
+    };
+    match control.to_str().and_then(HubName::parse) {
+        Some(name) => hub::find(&name, &["config.json", "diffusion_pytorch_model*"], missing),
+        None => bail!("there is no control branch in {}", control.display()),
     }
 }
 
@@ -228,11 +254,13 @@ impl Control {
     pub fn from_unet(config: &ControlConfig, unet: &UNet, device: &Device) -> Result<Self> {
         let mut control = Self::new(config, device)?;
         let copied = PathFilter::new().with_regex("^(time_embedding|down_blocks|mid_block)[.]");
-        let result = control.apply(unet.collect(Some(copied), None, true), None, None, true);
+        // What is trained has 32 bits, whatever the frozen UNet is kept in.
+        let cast = Some(Box::new(FloatCastAdapter::to(DType::F32)) as Box<dyn ModuleAdapter>);
+        let result = control.apply(unet.collect(Some(copied), None, true), None, cast, true);
         ensure!(result.errors.is_empty(), "the control branch does not fit the UNet: {}", result.errors[0]);
         // Copied by hand: it grows by the channels of e(y). Through data, since moving a tensor to the same hardware does
         // not give it the autodiff of `device`.
-        let weight = Tensor::<4>::from_data(unet.conv_in().weight.val().into_data(), device);
+        let weight = Tensor::<4>::from_data(unet.conv_in().weight.val().into_data().convert::<f32>(), device);
         let [to, from, height, width] = weight.dims();
         let [_, all, _, _] = control.conv_in.weight.dims();
         ensure!(all >= from, "the control branch's conv_in takes {all} channels, the UNet's {from}");
@@ -242,7 +270,7 @@ impl Control {
             weight
         };
         control.conv_in.weight = Param::from_tensor(weight);
-        let bias = unet.conv_in().bias.as_ref().map(|bias| bias.val().into_data());
+        let bias = unet.conv_in().bias.as_ref().map(|bias| bias.val().into_data().convert::<f32>());
         control.conv_in.bias = bias.map(|bias| Param::from_tensor(Tensor::from_data(bias, device)));
         Ok(control)
     }

@@ -9,6 +9,7 @@ pub mod clip;
 pub mod control;
 pub mod device;
 pub mod fusion;
+mod hub;
 pub mod nn;
 pub mod pictures;
 pub mod restore;

@@ -218,9 +218,12 @@ fn hostile_files_are_errors_that_name_them() {
     error("overflow.safetensors", &safetensors(|header| header["a"]["shape"] = json!([u64::MAX, u64::MAX])));
     error("negative.safetensors", &safetensors(|header| header["a"]["shape"] = json!([-1, 2])));
     assert!(
-        error("fp8.safetensors", &safetensors(|header| {
-            header["a"] = json!({ "dtype": "F8_E4M3", "shape": [16], "data_offsets": [0, 16] });
-        }))
+        error(
+            "fp8.safetensors",
+            &safetensors(|header| {
+                header["a"] = json!({ "dtype": "F8_E4M3", "shape": [16], "data_offsets": [0, 16] });
+            })
+        )
         .contains("F8_E4M3")
     );
     assert!(error("none.safetensors", &[&2_u64.to_le_bytes()[..], b"{}"].concat()).contains("no tensors"));

@@ -61,7 +61,7 @@ pub struct ModelSection {
     pub precision: Precision,
     /// Folder of CLIP's image tower, for the Fréchet distance; `image_encoder` in the base folder if not set.
     pub image_encoder: Option<PathBuf>,
-    /// Folder of a control branch to start from; a copy of the UNet's encoder if not set.
+    /// Control branch to start from, a folder or a name on the Hugging Face Hub; a copy of the UNet's encoder if not set.
     pub control: Option<PathBuf>,
     /// `modulate_skip`, `modulate_skip_and_up` or `add`.
     pub fusion: Fusion,

@@ -72,9 +72,11 @@ pub fn train(mut config: RunConfig, interrupted: &AtomicBool) -> Result<Outcome>
     config.validate()?;
     // So that the run can be used from any folder.
     config.model.base = locate(&config.model.base)?;
-    for path in [config.model.control.as_mut(), config.model.image_encoder.as_mut()] {
-        let Some(path) = path else { continue };
-        *path = path.canonicalize().with_context(|| format!("there is no model folder {}", path.display()))?;
+    if let Some(control) = &mut config.model.control {
+        *control = spire_model::control::locate(control)?;
+    }
+    if let Some(tower) = &mut config.model.image_encoder {
+        *tower = tower.canonicalize().with_context(|| format!("there is no model folder {}", tower.display()))?;
     }
     // Opened first: a run folder is not created for a run that can't start.
     let mut trainer = Trainer::new(&config, None)?;

@@ -1,7 +1,9 @@
 //! One case: what `case.toml` says, and how computed outputs are compared with the expected ones.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -16,6 +18,7 @@ pub struct Case {
     pub tolerance: f64,
     weights: Option<PathBuf>,
     steps: Option<usize>,
+    seconds: Cell<f64>,
 }
 
 /// `case.toml`. Keys beyond these describe where the numbers come from, and are for people.
@@ -46,7 +49,7 @@ impl Case {
             tolerance >= 0.0 && tolerance.is_finite(),
             "case.toml: tolerance = {tolerance} must be 0 or above, and finite"
         );
-        Ok(Self { folder: folder.to_owned(), kind, tolerance, weights, steps })
+        Ok(Self { folder: folder.to_owned(), kind, tolerance, weights, steps, seconds: Cell::new(0.0) })
     }
 
     /// The folder with the model or scheduler that the case is about.
@@ -62,6 +65,19 @@ impl Case {
         let steps = self.steps.context("case.toml: key steps is missing")?;
         ensure!(steps > 0, "case.toml: steps must be above 0");
         Ok(steps)
+    }
+
+    /// Runs a network and counts its time, apart from that of reading weights and inputs.
+    pub fn timed<T>(&self, compute: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let output = compute();
+        self.seconds.set(self.seconds.get() + start.elapsed().as_secs_f64());
+        output
+    }
+
+    /// The time of everything that was [timed](Self::timed).
+    pub fn seconds(&self) -> f64 {
+        self.seconds.get()
     }
 
     pub fn arrays(&self) -> Result<Arrays> {

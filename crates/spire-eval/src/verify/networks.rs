@@ -20,7 +20,7 @@ pub fn unet(case: &Case, device: &Device) -> Result<Worst> {
     let sample = sample(&arrays, &config, device)?;
     let timestep = timestep(&arrays, &sample, device)?;
     let context = context("in.context", &arrays, &config, &sample, device)?;
-    let output = unet.forward(sample, timestep, context);
+    let output = case.timed(|| unet.forward(sample, timestep, context));
     compare(&arrays, &Outputs::from([("out.sample".to_owned(), output.into())]), &[], relative_maximum)
 }
 
@@ -51,7 +51,7 @@ pub fn controlled_unet(case: &Case, device: &Device) -> Result<Worst> {
     let deepest = config.block_out_channels.last().context("config.json: no block_out_channels")?;
     let mid = residual("in.mid", *deepest)?;
 
-    let output = unet.forward_controlled(sample, timestep, context, down, mid);
+    let output = case.timed(|| unet.forward_controlled(sample, timestep, context, down, mid));
     compare(&arrays, &Outputs::from([("out.sample".to_owned(), output.into())]), &[], relative_maximum)
 }
 
@@ -65,7 +65,7 @@ pub fn controlnet(case: &Case, device: &Device) -> Result<Worst> {
     let timestep = timestep(&arrays, &sample, device)?;
     let context = context("in.context", &arrays, &config.encoder, &sample, device)?;
     let condition = condition("in.condition", &arrays, &config, &sample, device)?;
-    let residuals = control.residuals(control.features(sample, timestep, context, condition));
+    let residuals = case.timed(|| control.residuals(control.features(sample, timestep, context, condition)));
     compare(&arrays, &features("out.down", "out.mid", residuals), &[], relative_maximum)
 }
 
@@ -85,7 +85,7 @@ pub fn spire(case: &Case, device: &Device) -> Result<Worst> {
 
     let control = spire.control.features(sample.clone(), timestep.clone(), restoration.clone(), degraded.clone());
     let mut outputs = features("out.control", "out.control.mid", control);
-    let output = spire.predict(sample, timestep, semantic, restoration, degraded);
+    let output = case.timed(|| spire.predict(sample, timestep, semantic, restoration, degraded));
     outputs.insert("out.sample".to_owned(), output.into());
     compare(&arrays, &outputs, &["out.control."], relative_maximum)
 }
@@ -100,8 +100,8 @@ pub fn vae(case: &Case, device: &Device) -> Result<Worst> {
         (arrays.tensor("in.image", device)?, arrays.tensor("in.latent", device)?);
     check_channels("in.image", &image, config.in_channels)?;
     check_channels("in.latent", &latent, config.latent_channels)?;
-    let (mean, logvar) = vae.encode(image);
-    let image = vae.decode(latent);
+    let (mean, logvar) = case.timed(|| vae.encode(image));
+    let image = case.timed(|| vae.decode(latent));
     let outputs = Outputs::from([
         ("out.mean".to_owned(), mean.into()),
         ("out.logvar".to_owned(), logvar.into()),
@@ -122,7 +122,8 @@ pub fn clip_text(case: &Case, device: &Device) -> Result<Worst> {
     ensure!(length <= longest, "in.input_ids has texts of {length} tokens, the network takes {longest}");
     let vocabulary = 0.0..config.vocab_size as f64;
     ensure!(ids.iter().all(|id| vocabulary.contains(id)), "in.input_ids holds ids outside {vocabulary:?}");
-    let output = clip.forward(arrays.integers("in.input_ids", device)?);
+    let ids = arrays.integers("in.input_ids", device)?;
+    let output = case.timed(|| clip.forward(ids));
     let mut outputs = Outputs::from([
         ("out.last_hidden_state".to_owned(), output.last_hidden_state.into()),
         ("out.penultimate_hidden_state".to_owned(), output.penultimate_hidden_state.into()),
@@ -146,7 +147,7 @@ pub fn clip_vision(case: &Case, device: &Device) -> Result<Worst> {
         "in.pixel_values has shape {:?}, expected {expected:?} each",
         pixels.dims()
     );
-    let embeddings = clip.forward(pixels);
+    let embeddings = case.timed(|| clip.forward(pixels));
     compare(&arrays, &Outputs::from([("out.image_embeds".to_owned(), embeddings.into())]), &[], relative_maximum)
 }
 

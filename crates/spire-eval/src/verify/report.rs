@@ -23,6 +23,8 @@ pub struct Row {
     pub worst: f64,
     /// The largest difference that passes; NaN where `case.toml` does not say.
     pub tolerance: f64,
+    /// Seconds that the network took, without reading its weights; 0 for kinds without a network.
+    pub seconds: f64,
     /// Whether every output is within the tolerance.
     pub ok: bool,
     /// Why not.
@@ -38,6 +40,7 @@ impl Row {
             kind: case.kind.clone(),
             worst: worst.difference,
             tolerance: case.tolerance,
+            seconds: case.seconds(),
             ok,
             error,
         }
@@ -46,7 +49,7 @@ impl Row {
     pub(super) fn failed(path: PathBuf, case: Option<&Case>, error: &anyhow::Error) -> Self {
         let kind = case.map_or_else(String::new, |case| case.kind.clone());
         let tolerance = case.map_or(f64::NAN, |case| case.tolerance);
-        Self { path, kind, worst: f64::NAN, tolerance, ok: false, error: Some(format!("{error:#}")) }
+        Self { path, kind, worst: f64::NAN, tolerance, seconds: 0.0, ok: false, error: Some(format!("{error:#}")) }
     }
 }
 
@@ -59,19 +62,25 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let header = ["case", "kind", "worst", "tolerance"].map(str::to_owned);
-        let table: Vec<[String; 4]> = std::iter::once(header)
+        let header = ["case", "kind", "worst", "tolerance", "seconds"].map(str::to_owned);
+        let table: Vec<[String; 5]> = std::iter::once(header)
             .chain(self.rows.iter().map(|row| {
-                [row.path.display().to_string(), row.kind.clone(), number(row.worst), number(row.tolerance)]
+                [
+                    row.path.display().to_string(),
+                    row.kind.clone(),
+                    number(row.worst),
+                    number(row.tolerance),
+                    seconds(row.seconds),
+                ]
             }))
             .collect();
-        let [path, kind, worst, tolerance] =
-            [0, 1, 2, 3].map(|column| table.iter().map(|cells| cells[column].chars().count()).max().unwrap_or(0));
+        let [path, kind, worst, tolerance, seconds] =
+            [0, 1, 2, 3, 4].map(|column| table.iter().map(|cells| cells[column].chars().count()).max().unwrap_or(0));
         let results = std::iter::once(String::new()).chain(self.rows.iter().map(result));
         for (cells, result) in table.iter().zip(results) {
             let line = format!(
-                "{:path$}  {:kind$}  {:>worst$}  {:>tolerance$}  {result}",
-                cells[0], cells[1], cells[2], cells[3]
+                "{:path$}  {:kind$}  {:>worst$}  {:>tolerance$}  {:>seconds$}  {result}",
+                cells[0], cells[1], cells[2], cells[3], cells[4]
             );
             writeln!(f, "{}", line.trim_end())?;
         }
@@ -86,6 +95,10 @@ fn result(row: &Row) -> String {
         // One line a case, whatever the reason quotes.
         Some(error) => format!("FAILED: {}", error.split_whitespace().collect::<Vec<_>>().join(" ")),
     }
+}
+
+fn seconds(seconds: f64) -> String {
+    if seconds == 0.0 { String::new() } else { format!("{seconds:.2}") }
 }
 
 fn number(value: f64) -> String {
@@ -109,15 +122,16 @@ mod tests {
             kind: "unet".into(),
             worst,
             tolerance: 1e-4,
+            seconds: if error.is_none() { 12.5 } else { 0.0 },
             ok: error.is_none(),
             error: error.map(str::to_owned),
         };
         let report = Report { rows: vec![row("a", 2.5e-6, None), row("long/path", f64::NAN, Some("no\n tensor"))] };
         assert!(!report.passed());
         let expected = "\
-case       kind   worst  tolerance
-a          unet  2.5e-6     1.0e-4  ok
-long/path  unet       -     1.0e-4  FAILED: no tensor
+case       kind   worst  tolerance  seconds
+a          unet  2.5e-6     1.0e-4    12.50  ok
+long/path  unet       -     1.0e-4           FAILED: no tensor
 1 of 2 cases passed";
         assert_eq!(report.to_string(), expected);
     }

@@ -1,6 +1,5 @@
 //! A frozen text-to-image model: the text encoder, the VAE, the UNet and the noise schedule.
 
-mod hub;
 mod prompts;
 mod source;
 

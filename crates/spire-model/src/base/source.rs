@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::hub::{self, HubName};
-use crate::clip::ClipTextConfig;
+use crate::clip::{self, ClipTextConfig};
+use crate::hub::{self, HubName};
 use crate::scheduler::SchedulerConfig;
 use crate::tokenizer::Tokenizer;
 use crate::unet::UNetConfig;
@@ -16,6 +16,9 @@ use crate::weights::{Tensors, weights_file};
 
 /// A file that may lie beside a single-file model, to say what the file itself does not.
 const SCHEDULER_FILE: &str = "scheduler_config.json";
+
+/// What a model's repository on the Hub is downloaded for.
+const WANTED: [&str; 5] = ["unet/*", "vae/*", "text_encoder/*", "tokenizer/*", "scheduler/*"];
 
 /// The parts of a text-to-image model, opened one by one.
 #[derive(Clone, Debug)]
@@ -77,7 +80,7 @@ impl BaseSource {
         match self {
             Self::Folder(folder) => {
                 let part = folder.join("text_encoder");
-                Ok((ClipTextConfig::read(&part)?, Tensors::in_folder(&part)?))
+                Ok((ClipTextConfig::read(&part)?, clip::text::tensors_in_folder(&part)?))
             }
             Self::File(_, file) => file.text_encoder(),
         }
@@ -133,7 +136,7 @@ pub fn locate(base: &Path) -> Result<PathBuf> {
         return Ok(path);
     }
     match base.to_str().and_then(HubName::parse) {
-        Some(name) => hub::find(&name, missing_files),
+        Some(name) => hub::find(&name, &WANTED, missing_files),
         None => bail!("there is no model folder or file {}", base.display()),
     }
 }

@@ -1,7 +1,7 @@
 //! CLIP: a text tower that conditions the diffusion model, and an image tower for training and evaluation.
 
 mod encoder;
-mod text;
+pub(crate) mod text;
 mod vision;
 
 pub use encoder::HiddenAct;

@@ -9,7 +9,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::encoder::{Encoder, EncoderConfig, HiddenAct};
-use crate::weights;
+use crate::weights::{self, Precision, Tensors};
 
 /// transformers' `CLIPTextConfig`; the defaults are ViT-L/14's.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -86,6 +86,21 @@ impl ClipTextConfig {
     }
 }
 
+/// The weights in a text tower's folder. transformers leaves out the first part of the names since version 5, where
+/// there is no projection.
+///
+/// # Errors
+/// As [`Tensors::in_folder`].
+pub fn tensors_in_folder(folder: &Path) -> Result<Tensors> {
+    Ok(with_full_names(&Tensors::in_folder(folder)?))
+}
+
+/// With `text_model.` before every name that belongs to it.
+pub(crate) fn with_full_names(tensors: &Tensors) -> Tensors {
+    let full = |name: &str| ["text_model.", "text_projection."].iter().any(|prefix| name.starts_with(prefix));
+    tensors.renamed(|name| Some(if full(name) { name.to_owned() } else { format!("text_model.{name}") }))
+}
+
 /// What the text tower gives.
 #[derive(Clone, Debug)]
 pub struct ClipTextOutput {
@@ -150,7 +165,8 @@ impl ClipText {
     /// # Errors
     /// Unreadable, or weights that do not fit the configuration.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        weights::load(Self::new(&ClipTextConfig::read(folder)?, device)?, folder)
+        let config = ClipTextConfig::read(folder)?;
+        weights::fill(Self::new(&config, device)?, tensors_in_folder(folder)?, Precision::F32)
     }
 
     /// `input_ids` `[batch, length]`, `length` at most `max_position_embeddings`.

@@ -137,9 +137,7 @@ pub fn restore(base: &Base, control: &Control, config: &SamplingConfig, requests
     let decoded = blend(&tiles, size, downscale, |tile| base.decode_latents(tile.cut(&latent, 1)));
     let restored = pictures::from_tensor(decoded).into_iter().zip(requests);
     Ok(restored
-        .map(|(picture, request)| {
-            config.colour_fix.apply(picture.crop(0, 0, width, height), &request.degraded)
-        })
+        .map(|(picture, request)| config.colour_fix.apply(picture.crop(0, 0, width, height), &request.degraded))
         .collect())
 }
 

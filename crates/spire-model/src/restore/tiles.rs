@@ -41,7 +41,8 @@ impl Tile {
     /// Gaussian weights, `[1, 1, scale · height, scale · width]`.
     fn weights(&self, scale: usize, device: &Device) -> Tensor<4> {
         let (rows, columns) = (gaussian(scale * self.height), gaussian(scale * self.width));
-        let weights: Vec<f32> = rows.iter().flat_map(|row| columns.iter().map(move |column| (row * column) as f32)).collect();
+        let weights: Vec<f32> =
+            rows.iter().flat_map(|row| columns.iter().map(move |column| (row * column) as f32)).collect();
         Tensor::from_data(TensorData::new(weights, [1, 1, rows.len(), columns.len()]), device)
     }
 }
@@ -71,7 +72,12 @@ fn starts(length: usize, side: usize) -> Vec<usize> {
 
 /// The weighted average of what `compute` gives for each tile: maps `scale` times as large as the tile, joined to one
 /// `scale` times as large as the latent of `[height, width]`. A single tile is passed through as it is.
-pub fn blend(tiles: &[Tile], [height, width]: [usize; 2], scale: usize, compute: impl Fn(&Tile) -> Tensor<4>) -> Tensor<4> {
+pub fn blend(
+    tiles: &[Tile],
+    [height, width]: [usize; 2],
+    scale: usize,
+    compute: impl Fn(&Tile) -> Tensor<4>,
+) -> Tensor<4> {
     if let [tile] = tiles {
         return compute(tile);
     }
@@ -133,9 +139,8 @@ mod tests {
         let device = Device::flex();
         let tiles = tiles(1, 112, 64);
         let levels = [0.0, 1.0];
-        let joined = blend(&tiles, [1, 112], 1, |tile| {
-            Tensor::full([1, 1, 1, 64], levels[usize::from(tile.left > 0)], &device)
-        });
+        let joined =
+            blend(&tiles, [1, 112], 1, |tile| Tensor::full([1, 1, 1, 64], levels[usize::from(tile.left > 0)], &device));
         let row: Vec<f32> = joined.into_data().iter::<f32>().collect();
         assert!(row[0] == 0.0 && row[111] == 1.0);
         let steepest = row.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f32::max);

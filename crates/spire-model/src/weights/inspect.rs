@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::single_file::SingleFile;
 use super::{Misfits, Tensors, read_config, weights_file};
-use crate::clip::{ClipText, ClipTextConfig, ClipVision, ClipVisionConfig};
+use crate::clip::{self, ClipText, ClipTextConfig, ClipVision, ClipVisionConfig};
 use crate::control::{Control, ControlConfig};
 use crate::unet::{UNet, UNetConfig};
 use crate::vae::{self, Vae, VaeConfig};
@@ -67,9 +67,10 @@ pub fn inspect(path: &Path, list_tensors: bool) -> Result<Inspection> {
         let tensors = Tensors::open(path)?;
         if SingleFile::recognise(&tensors) {
             let file = SingleFile::new(tensors)?;
-            add("text_encoder", text_encoder(file.text_encoder(), device));
-            add("vae", file.vae().and_then(|(config, tensors)| part("vae", Vae::new(&config, device)?, tensors)));
-            add("unet", file.unet().and_then(|(config, tensors)| part("unet", UNet::new(&config, device)?, tensors)));
+            let text = file.text_encoder();
+            add("text_encoder", text.and_then(|(config, t)| part("text_encoder", ClipText::new(&config, device)?, t)));
+            add("vae", file.vae().and_then(|(config, t)| part("vae", Vae::new(&config, device)?, t)));
+            add("unet", file.unet().and_then(|(config, t)| part("unet", UNet::new(&config, device)?, t)));
         } else {
             let kind = "tensors without config.json".to_owned();
             add("weights", Ok(Part { name: "weights".into(), kind, tensors, misfits: None }));
@@ -108,15 +109,11 @@ fn folder(name: &str, folder: &Path, device: &Device) -> Result<Part> {
     let tensors = Tensors::in_folder(folder)?;
     match class.as_str() {
         "UNet2DConditionModel" => part(name, UNet::new(&UNetConfig::read(folder)?, device)?, tensors),
-        "AutoencoderKL" => {
-            part(name, Vae::new(&VaeConfig::read(folder)?, device)?, vae::tensors_in_folder(folder)?)
-        }
-        "ControlNetModel" | "SpireControl" => {
-            part(name, Control::new(&ControlConfig::read(folder)?, device)?, tensors)
-        }
+        "AutoencoderKL" => part(name, Vae::new(&VaeConfig::read(folder)?, device)?, vae::tensors_in_folder(folder)?),
+        "ControlNetModel" | "SpireControl" => part(name, Control::new(&ControlConfig::read(folder)?, device)?, tensors),
         class if class.starts_with("CLIPText") => {
-            text_encoder(Ok((ClipTextConfig::read(folder)?, tensors)), device)
-                .map(|part| Part { name: name.to_owned(), ..part })
+            let config = ClipTextConfig::read(folder)?;
+            part(name, ClipText::new(&config, device)?, clip::text::tensors_in_folder(folder)?)
         }
         class if class.starts_with("CLIPVision") => {
             part(name, ClipVision::new(&ClipVisionConfig::read(folder)?, device)?, tensors)
@@ -126,11 +123,6 @@ fn folder(name: &str, folder: &Path, device: &Device) -> Result<Part> {
             Ok(Part { name: name.to_owned(), kind, tensors, misfits: None })
         }
     }
-}
-
-fn text_encoder(part_of: Result<(ClipTextConfig, Tensors)>, device: &Device) -> Result<Part> {
-    let (config, tensors) = part_of?;
-    part("text_encoder", ClipText::new(&config, device)?, tensors)
 }
 
 fn part<M: Module>(name: &str, module: M, tensors: Tensors) -> Result<Part> {

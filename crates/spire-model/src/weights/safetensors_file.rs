@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::DType;
 use burn_store::burn_pack::Tensor;
-use safetensors::tensor::Metadata;
 use safetensors::Dtype;
+use safetensors::tensor::Metadata;
 
 use super::tensors::deferred;
 
@@ -45,7 +45,10 @@ fn read(mut source: impl Read + Seek + Send + 'static, length: u64) -> Result<Ve
     let metadata: Metadata = serde_json::from_slice(&header).context("the header is not that of safetensors")?;
     let start = PREFIX + header_length;
     let expected = start + metadata.data_len() as u64;
-    ensure!(expected == length, "{length} bytes, where the header announces {expected}: the file is cut off or damaged");
+    ensure!(
+        expected == length,
+        "{length} bytes, where the header announces {expected}: the file is cut off or damaged"
+    );
 
     let source = Arc::new(Mutex::new(source));
     let tensor = |(name, info): (String, &safetensors::tensor::TensorInfo)| {

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::{Bytes, DType, Shape};
-use burn_store::burn_pack::{Error, Tensor};
 use burn_store::bridge;
+use burn_store::burn_pack::{Error, Tensor};
 use burn_store::pytorch_reader::PytorchReader;
 use serde::Deserialize;
 
@@ -68,8 +68,7 @@ impl Tensors {
     /// # Errors
     /// It contradicts itself.
     pub fn from_bytes(bytes: Vec<u8>, origin: &str) -> Result<Self> {
-        let tensors =
-            safetensors_file::parse(bytes).with_context(|| format!("can't read the weights in {origin}"))?;
+        let tensors = safetensors_file::parse(bytes).with_context(|| format!("can't read the weights in {origin}"))?;
         Ok(Self::new(origin, tensors))
     }
 
@@ -111,7 +110,11 @@ impl Tensors {
         let tensor = self.get(name).with_context(|| format!("there is no tensor {name} in {}", self.origin))?;
         let shape: Result<[usize; N], _> = tensor.shape.to_vec().try_into();
         shape.ok().with_context(|| {
-            format!("{}: {name} has the shape {:?}, where {N} dimensions are expected", self.origin, tensor.shape.to_vec())
+            format!(
+                "{}: {name} has the shape {:?}, where {N} dimensions are expected",
+                self.origin,
+                tensor.shape.to_vec()
+            )
         })
     }
 
@@ -186,7 +189,9 @@ fn open_shards(file: &Path) -> Result<Vec<Tensor>> {
             shards.insert(shard, Tensors::open(&file.with_file_name(shard))?);
         }
         let tensor = shards[shard.as_str()].get(name);
-        tensors.push(tensor.with_context(|| format!("{shard} has no tensor {name}, which the index says it has"))?.clone());
+        tensors.push(
+            tensor.with_context(|| format!("{shard} has no tensor {name}, which the index says it has"))?.clone(),
+        );
     }
     Ok(tensors)
 }

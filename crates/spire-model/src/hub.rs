@@ -6,9 +6,8 @@ use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
 
-/// What of a model is downloaded: no second copy in half precision, no safety checker.
-const WANTED: &str = "--include 'unet/*' 'vae/*' 'text_encoder/*' 'tokenizer/*' 'scheduler/*' --exclude '*.fp16.*' \
-                      '*.non_ema.*'";
+/// Second copies of the same weights, which are not downloaded.
+const UNWANTED: [&str; 4] = ["*.fp16.*", "*.non_ema.*", "*.msgpack", "*.onnx*"];
 
 /// `owner/name`, and the revision if one is given.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -45,11 +44,12 @@ impl fmt::Display for HubName {
     }
 }
 
-/// The folder of a model of which `missing` finds nothing missing.
+/// The folder of a model of which `missing` finds nothing missing; `wanted` are the patterns of the files that belong to
+/// it.
 ///
 /// # Errors
 /// It is not complete in the cache and can't be downloaded.
-pub fn find(name: &HubName, missing: impl Fn(&Path) -> Vec<String>) -> Result<PathBuf> {
+pub fn find(name: &HubName, wanted: &[&str], missing: impl Fn(&Path) -> Vec<String>) -> Result<PathBuf> {
     let cache = cache_folder()?;
     let found = name.cached(&cache);
     let mut lacking = match &found {
@@ -59,7 +59,7 @@ pub fn find(name: &HubName, missing: impl Fn(&Path) -> Vec<String>) -> Result<Pa
     if let (Some(folder), true) = (&found, lacking.is_empty()) {
         return Ok(folder.clone());
     }
-    let failure = match download(name) {
+    let failure = match download(name, wanted) {
         Ok(folder) => {
             lacking = missing(&folder);
             if lacking.is_empty() {
@@ -73,9 +73,14 @@ pub fn find(name: &HubName, missing: impl Fn(&Path) -> Vec<String>) -> Result<Pa
         Some(folder) => format!("the copy in {} lacks {}", folder.display(), lacking.join(", ")),
         None => format!("there is no folder or file of that name, and no copy in {}", cache.display()),
     };
+    let quoted =
+        |patterns: &[&str]| patterns.iter().map(|pattern| format!("'{pattern}'")).collect::<Vec<_>>().join(" ");
     bail!(
-        "model {name}: {state}; {failure}. Where there is a network: hf download {name} --revision {} {WANTED}",
-        name.revision
+        "model {name}: {state}; {failure}. Where there is a network: hf download {name} --revision {} --include {} \
+         --exclude {}",
+        name.revision,
+        quoted(wanted),
+        quoted(&UNWANTED)
     )
 }
 
@@ -91,7 +96,7 @@ fn cache_folder() -> Result<PathBuf> {
 }
 
 #[cfg(feature = "hub")]
-fn download(name: &HubName) -> Result<PathBuf> {
+fn download(name: &HubName, wanted: &[&str]) -> Result<PathBuf> {
     if env::var("HF_HUB_OFFLINE").is_ok_and(|value| !["", "0"].contains(&value.as_str())) {
         bail!("HF_HUB_OFFLINE is set");
     }
@@ -101,14 +106,14 @@ fn download(name: &HubName) -> Result<PathBuf> {
     let folder = repository
         .snapshot_download()
         .revision(name.revision.clone())
-        .maybe_allow_patterns(patterns(&["unet/*", "vae/*", "text_encoder/*", "tokenizer/*", "scheduler/*"]))
-        .maybe_ignore_patterns(patterns(&["*.fp16.*", "*.non_ema.*", "*.msgpack", "*.onnx*"]))
+        .maybe_allow_patterns(patterns(wanted))
+        .maybe_ignore_patterns(patterns(&UNWANTED))
         .send()?;
     Ok(folder)
 }
 
 #[cfg(not(feature = "hub"))]
-fn download(_name: &HubName) -> Result<PathBuf> {
+fn download(_name: &HubName, _wanted: &[&str]) -> Result<PathBuf> {
     bail!("this program was built without the feature hub")
 }
 
@@ -119,7 +124,10 @@ mod tests {
     #[test]
     fn names_on_the_hub_are_told_from_paths() {
         let name = HubName::parse("stable-diffusion-v1-5/stable-diffusion-v1-5@fp16").unwrap();
-        assert_eq!((name.to_string().as_str(), name.revision.as_str()), ("stable-diffusion-v1-5/stable-diffusion-v1-5", "fp16"));
+        assert_eq!(
+            (name.to_string().as_str(), name.revision.as_str()),
+            ("stable-diffusion-v1-5/stable-diffusion-v1-5", "fp16")
+        );
         for path in ["models", "/models/sd", "./sd", "../a/b", "a/b/c", "a/", "C:\\models\\sd", "a b/c"] {
             assert_eq!(HubName::parse(path), None, "{path}");
         }

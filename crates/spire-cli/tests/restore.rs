@@ -1,0 +1,180 @@
+//! Restoring pictures with the real program and the model that comes with it.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use common::{command, error, ok, spire};
+use spire_data::{Picture, png_text};
+use spire_train::restore_files::{KEYWORD, Provenance};
+use tempfile::TempDir;
+
+fn restore(input: &str, output: &Path, options: &[&str]) -> Output {
+    command(&["restore", input, "-o", output.to_str().unwrap(), "--steps", "2"]).args(options).output().unwrap()
+}
+
+fn pictures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/pictures")
+}
+
+fn size(path: &Path) -> (usize, usize) {
+    let picture = Picture::open(path).unwrap();
+    (picture.width, picture.height)
+}
+
+#[test]
+fn a_restored_picture_says_how_it_was_made_and_is_made_again_the_same() {
+    let scratch = TempDir::new().unwrap();
+    let (first, second) = (scratch.path().join("first.png"), scratch.path().join("new/second.png"));
+    let options =
+        ["--semantic", "a cup — 茶", "--restoration", "Denoise with sigma 0.06", "--seed", "7", "--negative", "grey"];
+    ok(restore("tests/pictures/scene.png", &first, &options));
+    let made = Provenance::read(&first).unwrap();
+    assert_eq!((made.semantic.as_str(), made.restoration.as_str()), ("a cup — 茶", "Denoise with sigma 0.06"));
+    assert_eq!((made.seed, made.run.as_str(), made.sampling.steps), (7, "assets/tiny", 2));
+    assert_eq!(made.sampling.negative, "grey");
+    assert!(png_text::read(&first, KEYWORD).unwrap().contains(env!("CARGO_PKG_VERSION")));
+    ok(restore("tests/pictures/scene.png", &second, &options));
+    assert_eq!(fs::read(&first).unwrap(), fs::read(&second).unwrap());
+
+    // The same again is not done again; anything else is.
+    let written = || fs::metadata(&first).unwrap().modified().unwrap();
+    let before = written();
+    assert!(ok(restore("tests/pictures/scene.png", &first, &options)).contains("there already"));
+    assert_eq!(written(), before);
+    ok(restore("tests/pictures/scene.png", &first, &[&options[..], &["--strength", "0.5"]].concat()));
+    assert_ne!(fs::read(&first).unwrap(), fs::read(&second).unwrap());
+}
+
+#[test]
+fn pictures_of_every_sort_are_restored() {
+    let scratch = TempDir::new().unwrap();
+    for (name, expected) in [
+        ("grey16.png", (40, 32)),
+        ("grey.jpg", (40, 32)),
+        ("palette.png", (40, 32)),
+        ("cmyk.jpg", (40, 32)),
+        ("rotated.jpg", (32, 40)),
+        ("alpha.png", (40, 32)),
+    ] {
+        let output = scratch.path().join(name).with_extension("png");
+        ok(restore(pictures().join(name).to_str().unwrap(), &output, &[]));
+        assert_eq!(size(&output), expected, "{name}");
+    }
+    let (_, alpha) = Picture::open_with_alpha(scratch.path().join("alpha.png")).unwrap();
+    assert_eq!(alpha, Picture::open_with_alpha(pictures().join("alpha.png")).unwrap().1);
+
+    for (width, height) in [(1, 1), (3, 70), (200, 2)] {
+        let (input, output) = (scratch.path().join("odd.png"), scratch.path().join("odd-restored.png"));
+        Picture::filled(width, height, [0.3, 0.5, 0.7]).save_png(&input).unwrap();
+        ok(restore(input.to_str().unwrap(), &output, &["--colour-fix", "adain"]));
+        assert_eq!(size(&output), (width, height));
+    }
+    let said = error(restore(pictures().join("truncated.jpg").to_str().unwrap(), &scratch.path().join("t.png"), &[]));
+    assert!(said.contains("truncated.jpg"), "{said}");
+}
+
+#[test]
+fn a_folder_goes_on_where_it_stopped_and_passes_over_broken_files() {
+    let scratch = TempDir::new().unwrap();
+    let (input, output) = (scratch.path().join("in"), scratch.path().join("in/restored"));
+    fs::create_dir_all(input.join("deeper")).unwrap();
+    fs::copy(pictures().join("grey.jpg"), input.join("a.jpg")).unwrap();
+    fs::copy(pictures().join("alpha.png"), input.join("a.png")).unwrap();
+    fs::copy(pictures().join("truncated.jpg"), input.join("b.jpg")).unwrap();
+    fs::copy(pictures().join("palette.png"), input.join("deeper/c.png")).unwrap();
+    fs::write(input.join("a.txt"), "a cup of coffee").unwrap();
+    fs::write(input.join("b.txt"), "a cup of coffee").unwrap();
+    fs::write(input.join("deeper/c.txt"), "a red star").unwrap();
+
+    let run = |options: &[&str]| restore(input.to_str().unwrap(), &output, &[&["--captions"], options].concat());
+    let first = run(&[]);
+    assert!(String::from_utf8_lossy(&first.stdout).contains("3 restored, 0 there already, 1 failed"), "{first:?}");
+    assert!(error(first).contains("b.jpg"));
+    assert_eq!(Provenance::read(&output.join("deeper/c.png")).unwrap().semantic, "a red star");
+    for name in ["a.png", "a.png.png", "deeper/c.png"] {
+        assert!(output.join(name).is_file(), "{name}");
+    }
+
+    // One is lost, one was cut off while it was written, one was restored otherwise.
+    fs::remove_file(output.join("a.png")).unwrap();
+    let whole = fs::read(output.join("deeper/c.png")).unwrap();
+    fs::write(output.join("deeper/c.png"), &whole[..whole.len() / 2]).unwrap();
+    fs::write(input.join("b.jpg"), fs::read(input.join("a.jpg")).unwrap()).unwrap();
+    let second = ok(run(&[]));
+    assert!(second.contains("3 restored, 1 there already, 0 failed"), "{second}");
+    assert_eq!(fs::read(output.join("deeper/c.png")).unwrap(), whole);
+    let third = ok(run(&["--seed", "1"]));
+    assert!(third.contains("4 restored, 0 there already"), "{third}");
+
+    let same = error(restore(input.to_str().unwrap(), &input, &[]));
+    assert!(same.contains("another folder"), "{same}");
+}
+
+#[test]
+fn variants_come_with_a_contact_sheet_and_enlarging_enlarges() {
+    let scratch = TempDir::new().unwrap();
+    let output = scratch.path().join("out.png");
+    let said = ok(restore(
+        "tests/pictures/scene.png",
+        &output,
+        &["--variants", "3", "--seed", "5", "--upscale", "1.5", "--colour-fix", "wavelet", "--sampler", "dpm++2m"],
+    ));
+    assert_eq!(said.lines().count(), 3);
+    let variants = [5, 6, 7].map(|seed| scratch.path().join(format!("out-seed{seed}.png")));
+    assert!(variants.iter().all(|variant| size(variant) == (105, 99)), "70 by 66, enlarged");
+    assert_ne!(fs::read(&variants[0]).unwrap(), fs::read(&variants[1]).unwrap());
+    assert!(scratch.path().join("out-sheet.png").is_file());
+
+    // A variant does not depend on the others.
+    ok(restore(
+        "tests/pictures/scene.png",
+        &output,
+        &["--seed", "6", "--upscale", "1.5", "--colour-fix", "wavelet", "--sampler", "dpm++2m"],
+    ));
+    let (alone, together) = (Picture::open(&output).unwrap(), Picture::open(&variants[1]).unwrap());
+    let worst = alone.data.iter().zip(&together.data).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst <= 2.0 / 255.0, "{worst}");
+}
+
+#[test]
+fn prompts_that_were_never_trained_get_a_warning() {
+    let scratch = TempDir::new().unwrap();
+    let warned = |prompt: &str| {
+        let output = restore("tests/pictures/grey.jpg", &scratch.path().join("out.png"), &["--restoration", prompt]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ok(output);
+        said
+    };
+    let said = warned("Deblur with sigma 300");
+    assert!(said.contains("Deblur with sigma 300") && said.contains("0.2 to 5"), "{said}");
+    assert!(warned("make it beautiful").contains("make it beautiful"));
+    assert!(!warned("Deblur with sigma 3.0; Dejpeg").contains("WARN"));
+}
+
+#[test]
+fn numbers_that_make_no_sense_are_refused_before_anything_is_loaded() {
+    let scratch = TempDir::new().unwrap();
+    for (option, value, said) in [
+        ("--steps", "0", "steps"),
+        ("--strength", "0", "strength"),
+        ("--strength", "nan", "strength"),
+        ("--upscale", "0.5", "upscale"),
+        ("--upscale", "inf", "upscale"),
+        ("--variants", "0", "variants"),
+        ("--guidance", "inf", "guidance_scale"),
+        ("--colour-fix", "sepia", "wavelet"),
+        ("--sampler", "magic", "magic"),
+    ] {
+        let output = scratch.path().join("out.png");
+        let args = ["restore", "tests/pictures/grey.jpg", "-o", output.to_str().unwrap(), option, value];
+        let answer = error(spire(&args));
+        assert!(answer.contains(said), "{option} {value}: {answer}");
+    }
+    let huge = error(restore("tests/pictures/grey.jpg", &scratch.path().join("out.png"), &["--upscale", "100000"]));
+    assert!(huge.contains("pixels"), "{huge}");
+    let absent = error(restore("no/such.png", &scratch.path().join("out.png"), &[]));
+    assert!(absent.contains("no/such.png"), "{absent}");
+}

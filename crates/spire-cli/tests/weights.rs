@@ -1,0 +1,98 @@
+//! Looking at weights with the real program, and finding models by name.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use common::{command, error, ok, spire};
+use tempfile::TempDir;
+
+/// With a Hugging Face cache of its own and no network.
+fn with_cache(home: &Path, args: &[&str]) -> Output {
+    command(args).env("HF_HOME", home).env_remove("HF_HUB_CACHE").env("HF_HUB_OFFLINE", "1").output().unwrap()
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn every_layout_is_listed() {
+    let folder = ok(spire(&["weights", "inspect", "tests/layouts/tiny1"]));
+    assert!(folder.contains("everything fits"), "{folder}");
+    // A line of the table for each part, and one for every tensor with its shape and type.
+    for text in ["370084", "218791", "104768", "down_blocks.0.resnets.0.conv1.weight", "F16"] {
+        assert!(folder.contains(text), "{text}");
+    }
+    assert!(folder.lines().any(|line| line.contains("conv_in.weight") && line.contains(", 4, 3, 3]")));
+    let file = ok(spire(&["weights", "inspect", "--summary", "tests/layouts/tiny1.ckpt"]));
+    assert!(file.contains("370084") && file.lines().count() < 8, "{file}");
+    let part = ok(spire(&["weights", "inspect", "--summary", "assets/tiny/control"]));
+    assert!(part.contains("Control"), "{part}");
+}
+
+#[test]
+fn what_does_not_fit_is_listed_and_fails() {
+    let scratch = TempDir::new().unwrap();
+    let model = scratch.path().join("model");
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/layouts/tiny2"), &model);
+    let config = model.join("unet/config.json");
+    let text = fs::read_to_string(&config).unwrap().replace("\"layers_per_block\": 1", "\"layers_per_block\": 2");
+    fs::write(&config, text).unwrap();
+    fs::write(model.join("vae/diffusion_pytorch_model.formula.json"), "{").unwrap();
+    let output = spire(&["weights", "inspect", "--summary", model.to_str().unwrap()]);
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("unet: does not fit:") && said.contains("missing: down_blocks.0"), "{said}");
+    assert!(said.contains("vae: can't read the weights"), "{said}");
+    assert!(said.contains("ClipText"), "the sound part is listed all the same: {said}");
+}
+
+#[test]
+fn a_name_is_found_in_the_cache_and_otherwise_the_way_to_get_it_is_said() {
+    let home = TempDir::new().unwrap();
+    let repository = home.path().join("hub/models--someone--small");
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny");
+    copy(&tiny, &repository.join("snapshots/0123abc"));
+    fs::create_dir_all(repository.join("refs")).unwrap();
+    fs::write(repository.join("refs/main"), "0123abc").unwrap();
+    let found = ok(with_cache(home.path(), &["weights", "inspect", "--summary", "someone/small"]));
+    assert!(found.contains("everything fits"), "{found}");
+
+    // A run on a model by its name.
+    let run = home.path().join("run");
+    let mut args: Vec<String> = ["train", "configs/tiny.toml"].map(Into::into).to_vec();
+    for set in [
+        &format!("run.dir={}", run.display()),
+        "model.base=someone/small",
+        "model.precision=f16",
+        "train.steps=1",
+        "train.batch_size=2",
+        "evaluate.samples=0",
+        "evaluate.rows=1",
+        "evaluate.validation_samples=1",
+        "evaluate.sampling.steps=1",
+    ] {
+        args.extend(["--set".into(), set.into()]);
+    }
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    ok(with_cache(home.path(), &args));
+    let config = fs::read_to_string(run.join("config.toml")).unwrap();
+    assert!(config.contains("0123abc") && config.contains("f16"), "{config}");
+
+    let said = error(with_cache(home.path(), &["weights", "inspect", "someone/else"]));
+    assert!(said.contains("hf download someone/else") && said.contains("HF_HUB_OFFLINE"), "{said}");
+    fs::remove_file(repository.join("snapshots/0123abc/unet/diffusion_pytorch_model.safetensors")).unwrap();
+    let said = error(with_cache(home.path(), &["weights", "inspect", "someone/small"]));
+    assert!(said.contains("lacks unet/diffusion_pytorch_model.safetensors"), "{said}");
+}

@@ -1,0 +1,69 @@
+//! A picture that is restored in tiles, against the same restored whole, with the model that comes with the program.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use spire_data::Picture;
+use spire_data::world::{World, WorldConfig};
+use spire_model::base::Base;
+use spire_model::control::Control;
+use spire_model::restore::{Request, SamplingConfig, restore};
+use spire_model::weights::Precision;
+
+/// Larger than the 64 by 64 that the model was made for: tiles begin at columns 0, 48, 96 and 144.
+const SIZE: (usize, usize) = (208, 128);
+
+fn scene() -> Picture {
+    let (width, height) = SIZE;
+    let side = width.max(height);
+    World::new(WorldConfig { size: side, ..WorldConfig::default() }).scene(3).draw(side).crop(0, 0, width, height)
+}
+
+/// Mean absolute step from each column but the last to the next.
+fn steps(picture: &Picture) -> Vec<f64> {
+    (1..picture.width)
+        .map(|x| {
+            let sum: f64 =
+                picture.data.chunks_exact(picture.width).map(|row| f64::from((row[x] - row[x - 1]).abs())).sum();
+            sum / (3 * picture.height) as f64
+        })
+        .collect()
+}
+
+fn psnr(a: &[f32], b: &[f32]) -> f64 {
+    let squares: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    -10.0 * (squares / a.len() as f64).log10()
+}
+
+#[test]
+fn tiles_agree_with_the_whole_and_leave_no_seams() {
+    let device = Device::flex();
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny");
+    let base = Base::load(&tiny, Precision::F32, &device).unwrap();
+    let control = Control::load(&tiny.join("control"), &device).unwrap();
+    let restored = |tile: usize| {
+        // A few steps from the picture itself: the small model knows only pictures of 64 by 64, and from pure noise it
+        // would dream of something else in a larger one.
+        let config =
+            SamplingConfig { steps: 10, strength: 0.3, guidance_scale: 1.0, tile: Some(tile), ..Default::default() };
+        let request = Request {
+            degraded: scene(),
+            semantic: String::new(),
+            restoration: "Remove all degradation".into(),
+            seed: 1,
+        };
+        restore(&base, &control, &config, &[request]).unwrap().remove(0)
+    };
+    let (whole, tiled) = (restored(0), restored(64));
+    assert_eq!((tiled.width, tiled.height), SIZE);
+    // Attention and normalisation see all of a picture or all of a tile, so the two can't be the same.
+    let agreement = psnr(&whole.data, &tiled.data);
+    assert!(agreement > 22.0, "{agreement} dB");
+    // A step at a tile's border is no higher than the steps around it.
+    let steps = steps(&tiled);
+    for border in [48, 64, 96, 112, 144, 160] {
+        let at = |x: usize| steps[x - 1];
+        let around = (1..=4).flat_map(|i| [at(border - i), at(border + i)]).fold(0.0, f64::max);
+        assert!(at(border) < 1.2 * around, "column {border}: {} beside {around}", at(border));
+    }
+}
