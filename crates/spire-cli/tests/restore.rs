@@ -140,6 +140,22 @@ fn variants_come_with_a_contact_sheet_and_enlarging_enlarges() {
 }
 
 #[test]
+fn a_branch_and_a_model_without_a_run_do_as_well() {
+    let scratch = TempDir::new().unwrap();
+    let (run, parts) = (scratch.path().join("run.png"), scratch.path().join("parts.png"));
+    ok(restore("tests/pictures/grey.jpg", &run, &[]));
+    let base_and_control = ["--base", "assets/tiny", "--control", "assets/tiny/control"];
+    ok(restore("tests/pictures/grey.jpg", &parts, &base_and_control));
+    assert_eq!(Picture::open(&run).unwrap(), Picture::open(&parts).unwrap());
+    assert!(Provenance::read(&parts).unwrap().run.contains("assets/tiny/control"));
+    ok(restore("tests/pictures/grey.jpg", &parts, &["--precision", "f16"]));
+    let half = Picture::open(&parts).unwrap();
+    let whole = Picture::open(&run).unwrap();
+    let mean = half.data.iter().zip(&whole.data).map(|(a, b)| (a - b).abs()).sum::<f32>() / half.data.len() as f32;
+    assert!(mean < 0.02, "{mean}");
+}
+
+#[test]
 fn prompts_that_were_never_trained_get_a_warning() {
     let scratch = TempDir::new().unwrap();
     let warned = |prompt: &str| {
@@ -164,6 +180,10 @@ fn numbers_that_make_no_sense_are_refused_before_anything_is_loaded() {
         ("--upscale", "0.5", "upscale"),
         ("--upscale", "inf", "upscale"),
         ("--variants", "0", "variants"),
+        ("--variants", "18446744073709551615", "variants"),
+        ("--tile", "18446744073709551615", "tile"),
+        ("--precision", "f8", "bf16"),
+        ("--base", "assets/tiny", "--control"),
         ("--guidance", "inf", "guidance_scale"),
         ("--colour-fix", "sepia", "wavelet"),
         ("--sampler", "magic", "magic"),

@@ -87,6 +87,22 @@ impl ControlConfig {
         Ok(config)
     }
 
+    /// `config.json`, without the decoder's settings, which a branch does not have, so that diffusers' `ControlNetModel`
+    /// knows every key of it where the fusion is [`Fusion::Add`].
+    ///
+    /// # Errors
+    /// None that can come up: all of it is plain data.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let mut json = serde_json::to_value(self)?;
+        if let Some(keys) = json.as_object_mut() {
+            keys.retain(|key, value| {
+                let decoder = ["out_channels", "up_block_types", "sample_size"].contains(&key.as_str());
+                !decoder && !(value.is_null() && ["fusion", "condition_channels"].contains(&key.as_str()))
+            });
+        }
+        Ok(serde_json::to_vec_pretty(&json)?)
+    }
+
     /// The fusion: a `ControlNetModel` adds, a `SpireControl` says.
     pub fn fusion(&self) -> Fusion {
         match self.fusion {

@@ -116,9 +116,16 @@ impl CheckpointStore {
     /// `score` is higher for better; the checkpoint with the highest is kept beside the newest. An existing checkpoint
     /// of the same step is replaced. Later ones, of a continuation that was abandoned, are left alone.
     ///
+    /// Each file is asked for when the one before is on the disk, so that they need not be in memory together.
+    ///
     /// # Errors
-    /// The disk is full or not writable, or a name is not a plain file name.
-    pub fn save(&self, step: u64, files: &[(&str, Vec<u8>)], score: Option<f64>) -> Result<PathBuf> {
+    /// The disk is full or not writable, a name is not a plain file name, or a file can't be made.
+    pub fn save<'a, E: From<CheckpointError>>(
+        &self,
+        step: u64,
+        files: impl IntoIterator<Item = Result<(&'a str, Vec<u8>), E>>,
+        score: Option<f64>,
+    ) -> Result<PathBuf, E> {
         fs::create_dir_all(&self.dir).map_err(io_error(&self.dir))?;
         self.remove_temporaries()?;
 
@@ -126,12 +133,13 @@ impl CheckpointStore {
         let temporary = self.dir.join(format!("{TEMPORARY}{name}"));
         fs::create_dir(&temporary).map_err(io_error(&temporary))?;
         let mut records = BTreeMap::new();
-        for (name, bytes) in files {
+        for file in files {
+            let (name, bytes) = file?;
             if !is_plain_name(name) {
-                return Err(CheckpointError::Name { name: (*name).to_owned() });
+                return Err(CheckpointError::Name { name: name.to_owned() }.into());
             }
-            write_synced(&temporary.join(name), bytes)?;
-            records.insert((*name).to_owned(), FileRecord { bytes: bytes.len() as u64, sha256: sha256(bytes) });
+            write_synced(&temporary.join(name), &bytes)?;
+            records.insert(name.to_owned(), FileRecord { bytes: bytes.len() as u64, sha256: sha256(&bytes) });
         }
         let manifest =
             Manifest { format: FORMAT, step, score: score.filter(|score| score.is_finite()), files: records };
@@ -347,10 +355,10 @@ fn sha256(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn files(step: u64) -> Vec<(&'static str, Vec<u8>)> {
-        vec![
-            ("control.safetensors", vec![step as u8; 1000]),
-            ("state.json", format!("{{\"step\":{step}}}").into_bytes()),
+    fn files(step: u64) -> [Result<(&'static str, Vec<u8>), CheckpointError>; 2] {
+        [
+            Ok(("control.safetensors", vec![step as u8; 1000])),
+            Ok(("state.json", format!("{{\"step\":{step}}}").into_bytes())),
         ]
     }
 
@@ -368,11 +376,11 @@ mod tests {
     fn what_is_saved_is_read_back() {
         let (_guard, store) = store(3);
         assert!(store.latest().unwrap().is_none());
-        let dir = store.save(100, &files(100), Some(21.5)).unwrap();
+        let dir = store.save(100, files(100), Some(21.5)).unwrap();
         assert!(dir.ends_with("checkpoints/step-00000100"));
         let checkpoint = store.latest().unwrap().unwrap();
         assert_eq!((checkpoint.step, checkpoint.score), (100, Some(21.5)));
-        for (name, bytes) in files(100) {
+        for (name, bytes) in files(100).map(Result::unwrap) {
             assert_eq!(checkpoint.read(name).unwrap(), bytes);
         }
         let message = checkpoint.read("ema.safetensors").unwrap_err().to_string();
@@ -382,8 +390,8 @@ mod tests {
     /// Damages the newest of two checkpoints; the one before must be used and the reason told.
     fn falls_back(damage: impl Fn(&Path), reason: &str) {
         let (_guard, store) = store(3);
-        store.save(1, &files(1), None).unwrap();
-        let newest = store.save(2, &files(2), None).unwrap();
+        store.save(1, files(1), None).unwrap();
+        let newest = store.save(2, files(2), None).unwrap();
         damage(&newest);
         let message = Checkpoint::open(&newest).unwrap_err().to_string();
         assert!(message.contains(reason) && message.contains("step-00000002"), "{message}");
@@ -453,8 +461,8 @@ mod tests {
         }
 
         let (_guard, store) = store(3);
-        store.save(1, &files(1), None).unwrap();
-        fs::write(store.save(2, &files(2), None).unwrap().join("state.json"), "{}").unwrap();
+        store.save(1, files(1), None).unwrap();
+        fs::write(store.save(2, files(2), None).unwrap().join("state.json"), "{}").unwrap();
         let messages = Messages::default();
         let heard = messages.0.clone();
         tracing::subscriber::with_default(messages, || store.latest().unwrap());
@@ -466,7 +474,7 @@ mod tests {
     fn all_damaged_is_an_error_that_names_each() {
         let (_guard, store) = store(3);
         for step in [1, 2] {
-            fs::remove_file(store.save(step, &files(step), None).unwrap().join(MANIFEST)).unwrap();
+            fs::remove_file(store.save(step, files(step), None).unwrap().join(MANIFEST)).unwrap();
         }
         let message = store.latest().unwrap_err().to_string();
         assert!(message.contains("step-00000001") && message.contains("step-00000002"), "{message}");
@@ -477,24 +485,24 @@ mod tests {
         let (_guard, store) = store(2);
         for (step, score) in [(1, Some(1.0)), (2, Some(9.0)), (3, None), (4, Some(f64::NAN)), (5, Some(8.0)), (6, None)]
         {
-            store.save(step, &files(step), score).unwrap();
+            store.save(step, files(step), score).unwrap();
         }
         assert_eq!(steps(&store), [2, 5, 6]);
         assert_eq!(store.best().unwrap().unwrap().step, 2);
-        store.save(7, &files(7), Some(10.0)).unwrap();
-        store.save(8, &files(8), None).unwrap();
+        store.save(7, files(7), Some(10.0)).unwrap();
+        store.save(8, files(8), None).unwrap();
         assert_eq!(steps(&store), [7, 8]);
     }
 
     #[test]
     fn a_damaged_later_checkpoint_does_not_push_out_the_one_just_saved() {
         let (_guard, store) = store(1);
-        store.save(1, &files(1), None).unwrap();
+        store.save(1, files(1), None).unwrap();
         let later = store.dir.join("step-00000009");
         fs::create_dir(&later).unwrap();
-        store.save(2, &files(2), None).unwrap();
+        store.save(2, files(2), None).unwrap();
         assert_eq!(store.latest().unwrap().unwrap().step, 2);
-        store.save(9, &files(9), None).unwrap();
+        store.save(9, files(9), None).unwrap();
         assert_eq!(store.latest().unwrap().unwrap().step, 9);
         assert_eq!(steps(&store), [9]);
     }
@@ -502,12 +510,12 @@ mod tests {
     #[test]
     fn leftovers_of_a_kill_are_never_seen_and_are_cleaned_up() {
         let (_guard, store) = store(2);
-        store.save(1, &files(1), None).unwrap();
+        store.save(1, files(1), None).unwrap();
         let leftover = store.dir.join(".tmp-step-00000002");
         fs::create_dir(&leftover).unwrap();
         fs::write(leftover.join("control.safetensors"), "half").unwrap();
         assert_eq!(store.latest().unwrap().unwrap().step, 1);
-        store.save(2, &files(2), None).unwrap();
+        store.save(2, files(2), None).unwrap();
         assert!(!leftover.exists());
         assert_eq!(store.latest().unwrap().unwrap().step, 2);
     }
@@ -516,7 +524,7 @@ mod tests {
     fn names_that_leave_the_directory_are_refused() {
         let (_guard, store) = store(2);
         for name in ["../x", "/x", "a/b", "", ".", "..", "a/", MANIFEST] {
-            let saved = store.save(1, &[(name, vec![])], None);
+            let saved = store.save(1, [Ok((name, vec![]))], None);
             assert!(matches!(saved, Err(CheckpointError::Name { .. })), "{name:?}");
         }
         assert!(store.latest().unwrap().is_none());

@@ -25,6 +25,9 @@ pub const KEYWORD: &str = "spire";
 /// The most pixels of a restored picture: beyond, a picture takes more than 3 GiB.
 const MOST_PIXELS: f64 = (1_u64 << 28) as f64;
 
+/// The most restorations of one picture: the contact sheet shows all of them.
+const MOST_VARIANTS: u64 = 1000;
+
 /// Where the semantic prompt comes from.
 #[derive(Clone, Debug)]
 pub enum Semantic {
@@ -62,7 +65,7 @@ impl Task {
     /// Names the one that does not.
     pub fn validate(&self) -> Result<()> {
         ensure!(self.upscale.is_finite() && self.upscale >= 1.0, "upscale must be at least 1");
-        ensure!(self.variants > 0, "variants must be at least 1");
+        ensure!((1..=MOST_VARIANTS).contains(&self.variants), "variants must be from 1 to {MOST_VARIANTS}");
         ensure!(self.batch_size > 0, "the batch must hold at least 1 picture");
         self.sampling.validate()
     }

@@ -241,15 +241,19 @@ impl Trainer {
 
     fn gradients(&mut self, batches: Vec<Vec<TrainingSample>>, config: &RunConfig) -> Result<(f64, GradientsParams)> {
         let seed = config.run.seed;
-        let inputs = batches.iter().map(|batch| self.inputs(batch, seed)).collect::<Result<Vec<_>>>()?;
+        let inputs = batches.iter().map(|batch| {
+            let latents = batch.iter().map(|sample| self.latents.of(&self.base, sample, &self.device)).collect();
+            self.inputs(batch, latents, seed)
+        });
+        let inputs = inputs.collect::<Result<Vec<_>>>()?;
         let unet = &self.base.unet;
         gradients(&self.control, inputs, config.train.threads, |control, inputs: Inputs| Ok(inputs.loss(unet, control)))
     }
 
-    /// Everything of a batch that has no gradient: latents, noise, texts, pictures.
-    fn inputs(&mut self, batch: &[TrainingSample], seed: u64) -> Result<Inputs> {
-        let clean =
-            Tensor::cat(batch.iter().map(|sample| self.latents.of(&self.base, sample, &self.device)).collect(), 0);
+    /// Everything of a batch that has no gradient: noisy latents, texts, pictures. `latents` are those of the clean
+    /// pictures.
+    fn inputs(&self, batch: &[TrainingSample], latents: Vec<Tensor<4>>, seed: u64) -> Result<Inputs> {
+        let clean = Tensor::cat(latents, 0);
         let [_, channels, height, width] = clean.dims();
         let (mut timesteps, mut noises) = (Vec::new(), Vec::new());
         for sample in batch {
@@ -278,29 +282,30 @@ impl Trainer {
     }
 
     /// The moving average's loss on held-out samples, with the same timesteps and noise every time.
-    fn validate(&mut self, config: &RunConfig) -> Result<f64> {
+    fn validate(&self, config: &RunConfig) -> Result<f64> {
         let count = config.evaluate.validation_samples as u64;
-        let (mut total, mut cache) = (0.0, Latents::new(false));
-        std::mem::swap(&mut cache, &mut self.latents);
+        let mut total = 0.0;
         for n in 0..count {
             let sample = self.held_out.sample(n)?;
-            let inputs = self.inputs(&[sample], config.evaluate.seed)?;
+            let latent = Latents::new(false).of(&self.base, &sample, &self.device);
+            let inputs = self.inputs(&[sample], vec![latent], config.evaluate.seed)?;
             total += f64::from(inputs.loss(&self.base.unet, &self.average).into_scalar::<f32>());
         }
-        std::mem::swap(&mut cache, &mut self.latents);
         Ok(total / count as f64)
     }
 
     fn save(&self, checkpoints: &CheckpointStore, score: Option<f64>) -> Result<PathBuf> {
-        let state = State { step: self.step, position: self.loader.position() };
-        let files = [
-            (CONFIG, serde_json::to_vec_pretty(&self.control_config)?),
-            (AVERAGE, weights::to_bytes(&self.average, DType::F32)?),
-            (WEIGHTS, weights::to_bytes(&self.control, DType::F32)?),
-            (OPTIMIZER, self.optimizer.to_bytes()?),
-            (STATE, serde_json::to_vec_pretty(&state)?),
-        ];
-        Ok(checkpoints.save(self.step, &files, score)?)
+        let file = |name| -> Result<(&str, Vec<u8>)> {
+            let bytes = match name {
+                CONFIG => self.control_config.to_json()?,
+                AVERAGE => weights::to_bytes(&self.average, DType::F32)?,
+                WEIGHTS => weights::to_bytes(&self.control, DType::F32)?,
+                OPTIMIZER => self.optimizer.to_bytes()?,
+                _ => serde_json::to_vec_pretty(&State { step: self.step, position: self.loader.position() })?,
+            };
+            Ok((name, bytes))
+        };
+        checkpoints.save(self.step, [CONFIG, AVERAGE, WEIGHTS, OPTIMIZER, STATE].into_iter().map(file), score)
     }
 
     fn lost(&self, bad_steps: u32, checkpoints: &CheckpointStore) -> String {
@@ -314,7 +319,7 @@ impl Trainer {
     fn finish(&mut self, config: &RunConfig, folder: &RunFolder) -> Result<()> {
         let control = folder.control();
         std::fs::create_dir_all(&control).with_context(|| format!("can't create {}", control.display()))?;
-        write_atomic(&control.join(CONFIG), &serde_json::to_vec_pretty(&self.control_config)?)?;
+        write_atomic(&control.join(CONFIG), &self.control_config.to_json()?)?;
         write_atomic(&control.join(AVERAGE), &weights::to_bytes(&self.average, DType::F32)?)?;
         let steps = metrics_log::read(&folder.metrics())?;
         let (first, last) = smoothed_ends(steps.iter().map(|metrics| metrics.loss));

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use spire_data::prompt;
 use spire_model::base::{Base, locate};
-use spire_model::control::{Control, ControlConfig};
+use spire_model::control::{self, Control, ControlConfig};
 use spire_model::restore::ColourFix;
 use spire_model::scheduler::SamplerKind;
+use spire_model::weights::Precision;
 use spire_train::config::RunConfig;
 use spire_train::restore_files::{Restorer, Semantic, Task};
 use spire_train::run_folder::RunFolder;
@@ -26,6 +27,15 @@ pub struct Restore {
     /// Run whose model is used; without it the one that comes with the program
     #[arg(long, value_name = "RUN")]
     run: Option<PathBuf>,
+    /// Without a run: the text-to-image model, a folder, a single file or a name on the Hugging Face Hub
+    #[arg(long, value_name = "MODEL", requires = "control", conflicts_with = "run")]
+    base: Option<PathBuf>,
+    /// Without a run: the control branch, or a public ControlNet, a folder or a name on the Hugging Face Hub
+    #[arg(long, value_name = "BRANCH", requires = "base")]
+    control: Option<PathBuf>,
+    /// f32, bf16 or f16: in which the text-to-image model is kept and computes
+    #[arg(long)]
+    precision: Option<Precision>,
     /// What the picture shows; may be empty
     #[arg(long, default_value = "")]
     semantic: String,
@@ -76,12 +86,18 @@ pub struct Restore {
 
 pub fn run(args: Restore) -> Result<ExitCode> {
     ensure!(args.input.exists(), "there is no picture or folder {}", args.input.display());
-    let (config, control) = match &args.run {
-        Some(run) => {
+    let (config, control, origin) = match (&args.run, args.base.zip(args.control)) {
+        (Some(run), _) => {
             let (folder, config) = RunFolder::open(run, &[])?;
-            (config, folder.trained_control()?)
+            (config, folder.trained_control()?, run.display().to_string())
         }
-        None => (RunConfig::default(), Path::new(BUILT_IN).join("control")),
+        (None, Some((base, control))) => {
+            let mut config = RunConfig::default();
+            let origin = format!("{} with {}", base.display(), control.display());
+            config.model.base = base;
+            (config, control::locate(&control)?, origin)
+        }
+        (None, None) => (RunConfig::default(), Path::new(BUILT_IN).join("control"), BUILT_IN.to_owned()),
     };
     let mut sampling = config.evaluate.sampling;
     sampling.steps = args.steps.unwrap_or(sampling.steps);
@@ -104,17 +120,15 @@ pub fn run(args: Restore) -> Result<ExitCode> {
     task.validate()?;
 
     let device = spire_model::device::device(args.device.as_deref().unwrap_or(&config.run.device))?;
+    let precision = args.precision.unwrap_or(config.model.precision);
     let base = locate(&config.model.base)
-        .and_then(|base| Base::load(&base, config.model.precision, &device))
-        .with_context(|| match &args.run {
-            Some(run) => format!("the model that {} was trained on", run.display()),
-            None => format!("the model that comes with the program, {BUILT_IN} in its repository"),
-        })?;
+        .and_then(|base| Base::load(&base, precision, &device))
+        .with_context(|| format!("the text-to-image model of {origin}"))?;
     ControlConfig::read(&control)?.check_fits(&base.unet_config)?;
     let restorer = Restorer {
         control: Control::load(&control, &device)?,
         base,
-        run: args.run.as_deref().unwrap_or(Path::new(BUILT_IN)).display().to_string(),
+        run: origin,
         trained: config.degradation.parameterized,
     };
     for unknown in restorer.trained.untrained(&task.restoration) {

@@ -23,6 +23,9 @@ use crate::pictures;
 use crate::scheduler::SamplerKind;
 use crate::spire::predict;
 
+/// The longest side of a tile, in pixels; no memory holds the attention over more.
+const LARGEST_TILE: usize = 1 << 16;
+
 /// How a picture is sampled.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -69,6 +72,7 @@ impl SamplingConfig {
         ensure!(self.steps > 0, "steps must be at least 1");
         ensure!(self.guidance_scale.is_finite(), "guidance_scale must be a number");
         ensure!(self.strength > 0.0 && self.strength <= 1.0, "strength must be above 0 and at most 1");
+        ensure!(self.tile.is_none_or(|side| side <= LARGEST_TILE), "tile must be at most {LARGEST_TILE} pixels");
         Ok(())
     }
 }

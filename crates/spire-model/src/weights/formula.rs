@@ -72,6 +72,15 @@ mod tests {
         assert_ne!(splitmix64("a.bias", &[1], 7).next(), splitmix64("a.bias", &[1], 8).next());
     }
 
+    /// scripts/reference/formula.py: `uniform(fnv1a("conv_in.weight") ^ 7, 0, 36)`.
+    #[test]
+    fn numbers_are_those_of_the_reference() {
+        let u: Vec<f32> = splitmix64("conv_in.weight", &[36], 7).map(|w| (w - 1.0) * 10.0).collect();
+        for (i, want) in [(0, -0.883_308_77), (1, -0.647_293_57), (35, 0.313_355_57)] {
+            assert!((u[i] - want).abs() < 2e-6, "{i}: {} {want}", u[i]);
+        }
+    }
+
     #[test]
     fn hash_is_the_published_one() {
         // From the FNV reference's test vectors.

@@ -40,6 +40,19 @@ pub enum Precision {
     F16,
 }
 
+impl std::str::FromStr for Precision {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            "f16" => Ok(Self::F16),
+            _ => Err(format!("\"{name}\" is unknown; choose f32, bf16 or f16")),
+        }
+    }
+}
+
 impl Precision {
     /// Burn's name for it.
     pub fn dtype(self) -> DType {
