@@ -69,7 +69,7 @@ pub enum CheckpointError {
     },
 }
 
-type Result<T> = std::result::Result<T, CheckpointError>;
+type Result<T, E = CheckpointError> = std::result::Result<T, E>;
 
 /// The checkpoints of one run. Only one process may save at a time; any number may read meanwhile.
 #[derive(Clone, Debug)]
