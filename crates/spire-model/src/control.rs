@@ -143,8 +143,8 @@ impl ControlConfig {
 /// # Errors
 /// It is neither; the message says what is missing and how to get it.
 pub fn locate(control: &Path) -> Result<PathBuf> {
-    if let Ok(path) = control.canonicalize() {
-        return Ok(path);
+    if control.exists() {
+        return Ok(std::path::absolute(control)?);
     }
     let missing = |folder: &Path| {
         let mut missing = vec![];

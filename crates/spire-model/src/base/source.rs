@@ -132,8 +132,9 @@ impl BaseSource {
 /// # Errors
 /// It is neither; the message says what is missing and how to get it.
 pub fn locate(base: &Path) -> Result<PathBuf> {
-    if let Ok(path) = base.canonicalize() {
-        return Ok(path);
+    if base.exists() {
+        // Not resolved: behind a link, as in the Hub's cache, a file has another name and no ending.
+        return Ok(std::path::absolute(base)?);
     }
     match base.to_str().and_then(HubName::parse) {
         Some(name) => hub::find(&name, &WANTED, missing_files),

@@ -8,6 +8,7 @@ mod fit;
 mod folder;
 mod formula;
 pub mod inspect;
+mod open;
 mod safetensors_file;
 pub mod single_file;
 mod tensors;
