@@ -10,6 +10,7 @@ pub mod png_text;
 pub mod prompt;
 pub mod rng;
 pub mod source;
+pub mod stats;
 pub mod world;
 
 pub use picture::{Picture, PictureError};

@@ -96,8 +96,9 @@ impl ControlConfig {
         let mut json = serde_json::to_value(self)?;
         if let Some(keys) = json.as_object_mut() {
             keys.retain(|key, value| {
-                let decoder = ["out_channels", "up_block_types", "sample_size"].contains(&key.as_str());
-                !decoder && !(value.is_null() && ["fusion", "condition_channels"].contains(&key.as_str()))
+                let of_decoder = ["out_channels", "up_block_types", "sample_size"].contains(&key.as_str());
+                let unused = ["fusion", "condition_channels"].contains(&key.as_str()) && value.is_null();
+                !of_decoder && !unused
             });
         }
         Ok(serde_json::to_vec_pretty(&json)?)

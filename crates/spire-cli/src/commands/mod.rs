@@ -1,5 +1,6 @@
 //! The subcommands: arguments and wiring.
 
+mod data;
 mod restore;
 mod weights;
 
@@ -36,9 +37,11 @@ enum Command {
     #[command(after_long_help = format!("Every key of a configuration, with its default:\n\n{REFERENCE}"))]
     Train(Train),
     /// Restore a picture, or a folder of them
-    Restore(restore::Restore),
+    Restore(Box<restore::Restore>),
     /// Degrade a picture with what a restoration prompt would undo
     Degrade(Degrade),
+    /// Look at what a run would read
+    Data(data::Data),
     /// Look at weights on disk
     Weights(weights::Weights),
     /// Compare what this program computes with reference bundles
@@ -109,8 +112,9 @@ impl Cli {
     pub fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Train(args) => train(args),
-            Command::Restore(args) => restore::run(args),
+            Command::Restore(args) => restore::run(*args),
             Command::Degrade(args) => degrade_picture(args),
+            Command::Data(args) => data::run(args),
             Command::Weights(args) => weights::run(args),
             Command::Verify(args) => verify(args),
             Command::Pretrain(args) => pretrain_model(args),

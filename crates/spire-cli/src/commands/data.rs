@@ -1,0 +1,128 @@
+//! `spire data`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Subcommand;
+use spire_data::loader::Samples;
+use spire_data::stats::{Stats, stats};
+use spire_train::config::RunConfig;
+use spire_train::settings;
+use spire_train::sheet::{Note, Row, Sheet, save_png};
+
+#[derive(clap::Args)]
+pub struct Data {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Read and degrade samples as a run would, and print counts, speed, broken files and how degraded they are
+    Stats(StatsArgs),
+    /// Print restoration prompts as a run would see them, with what was done to each picture
+    Prompts(Prompts),
+}
+
+#[derive(clap::Args)]
+struct StatsArgs {
+    /// Configuration of a run, TOML
+    config: PathBuf,
+    /// How many samples are made
+    #[arg(short = 'n', long, default_value_t = 256)]
+    samples: u64,
+    /// Threads that make them [default: data.workers]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Print JSON, with the figures of every sample
+    #[arg(long)]
+    json: bool,
+    /// Draw a contact sheet of the first samples
+    #[arg(long, value_name = "PNG")]
+    sheet: Option<PathBuf>,
+    /// Override a key of the configuration; may be given more than once
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+#[derive(clap::Args)]
+struct Prompts {
+    /// Configuration of a run, TOML
+    config: PathBuf,
+    /// How many
+    #[arg(short = 'n', default_value_t = 20)]
+    count: u64,
+    /// Override a key of the configuration; may be given more than once
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+/// Rows of a contact sheet.
+const ROWS: u64 = 12;
+
+pub fn run(args: Data) -> Result<ExitCode> {
+    match args.command {
+        Command::Stats(args) => print_stats(&args)?,
+        Command::Prompts(args) => print_prompts(&args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open(config: &PathBuf, overrides: &[String]) -> Result<(RunConfig, Samples)> {
+    let config: RunConfig = settings::load(config, overrides)?;
+    let samples = Samples::open(config.data.clone(), config.degradation.clone(), config.run.seed)?;
+    Ok((config, samples))
+}
+
+fn print_stats(args: &StatsArgs) -> Result<()> {
+    let (config, samples) = open(&args.config, &args.overrides)?;
+    let figures = stats(&samples, args.samples, args.threads.unwrap_or(config.data.workers))?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&figures)?);
+    } else {
+        print_table(&figures);
+    }
+    if let Some(path) = &args.sheet {
+        let mut sheet = Sheet::new(["clean", "degraded"]);
+        for n in 0..ROWS.min(args.samples) {
+            let sample = samples.sample(n)?;
+            sheet.rows.push(Row {
+                pictures: vec![sample.clean, sample.degraded],
+                notes: vec![
+                    Note::new("semantic prompt", sample.semantic),
+                    Note::new("restoration prompt", sample.restoration),
+                    Note::new("picture", sample.name),
+                ],
+            });
+        }
+        save_png(&sheet.draw(), path)?;
+        println!("{}", path.display());
+    }
+    Ok(())
+}
+
+fn print_table(figures: &Stats) {
+    let Stats { samples, pictures, source_pictures, threads, seconds, images_per_second, .. } = figures;
+    println!("source      {source_pictures} pictures");
+    println!("made        {samples} samples of {pictures} pictures in {seconds:.2} s on {threads} threads");
+    println!("speed       {images_per_second:.1} images/s");
+    for (pipeline, count) in &figures.pipelines {
+        println!("pipeline    {count} {pipeline}");
+    }
+    println!("prompts     {} blind, {} without a caption", figures.blind_prompts, figures.empty_captions);
+    println!("degraded    PSNR {:.2} dB, standard deviation {:.2}", figures.psnr.mean, figures.psnr.std);
+    println!("broken      {}", figures.broken.len());
+    for (name, reason) in &figures.broken {
+        println!("            {name}: {reason}");
+    }
+}
+
+fn print_prompts(args: &Prompts) -> Result<()> {
+    let (_, samples) = open(&args.config, &args.overrides)?;
+    for n in 0..args.count {
+        let sample = samples.sample(n)?;
+        println!("{:<70} {}", sample.restoration, serde_json::to_string(&sample.steps)?);
+    }
+    Ok(())
+}

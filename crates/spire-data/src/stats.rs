@@ -1,0 +1,155 @@
+//! What a run would read, measured: how many pictures, how fast, how broken, how degraded.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::Picture;
+use crate::degrade::Pipeline;
+use crate::loader::{LoaderError, Samples, TrainingSample};
+use crate::prompt::REMOVE_ALL;
+
+/// Figures over the first samples of a sequence.
+#[derive(Clone, Debug, Serialize)]
+pub struct Stats {
+    /// Pictures in the source: one pass over it.
+    pub source_pictures: usize,
+    /// Samples made.
+    pub samples: u64,
+    /// Different pictures among them.
+    pub pictures: usize,
+    /// Threads that made them.
+    pub threads: usize,
+    /// How long that took: reading, cutting, degrading.
+    pub seconds: f64,
+    /// Samples a second.
+    pub images_per_second: f64,
+    /// Broken files met, with what is wrong with each.
+    pub broken: Vec<(String, String)>,
+    /// Samples by the pipeline that degraded them.
+    pub pipelines: BTreeMap<&'static str, u64>,
+    /// Samples whose restoration prompt names nothing in particular.
+    pub blind_prompts: u64,
+    /// Samples without a semantic prompt.
+    pub empty_captions: u64,
+    /// Peak signal-to-noise ratio in dB of the degraded picture to the clean one.
+    pub psnr: Spread,
+}
+
+/// Mean and spread of a figure.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Spread {
+    /// The mean.
+    pub mean: f64,
+    /// The standard deviation.
+    pub std: f64,
+    /// One value a sample, in the order of the sequence.
+    pub values: Vec<f64>,
+}
+
+/// What an untouched picture's ratio is counted as: 8 bits can't tell more apart.
+const MOST_PSNR: f64 = 60.0;
+
+/// Makes the samples `0..count` on `threads` threads.
+///
+/// # Errors
+/// Too many pictures in a row are broken, or one can't be degraded.
+pub fn stats(samples: &Samples, count: u64, threads: usize) -> Result<Stats, LoaderError> {
+    let start = Instant::now();
+    let next = AtomicU64::new(0);
+    let work = || -> Result<Vec<(u64, Record)>, LoaderError> {
+        let mut records = vec![];
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            if n >= count {
+                return Ok(records);
+            }
+            records.push((n, Record::of(&samples.sample(n)?)));
+        }
+    };
+    let parts: Vec<_> = thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(work)).collect();
+        let joined = handles.into_iter().map(|handle| handle.join());
+        joined.map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    let mut records = vec![];
+    for part in parts {
+        records.extend(part?);
+    }
+    records.sort_by_key(|(n, _)| *n);
+    let seconds = start.elapsed().as_secs_f64();
+
+    let records: Vec<Record> = records.into_iter().map(|(_, record)| record).collect();
+    let mut pictures: Vec<_> = records.iter().map(|record| record.index).collect();
+    pictures.sort_unstable();
+    pictures.dedup();
+    let counted = |which: &dyn Fn(&Record) -> bool| records.iter().filter(|record| which(record)).count() as u64;
+    Ok(Stats {
+        source_pictures: samples.epoch_len(),
+        samples: count,
+        pictures: pictures.len(),
+        threads: threads.max(1),
+        seconds,
+        images_per_second: count as f64 / seconds,
+        broken: samples.skipped().into_iter().map(|skipped| (skipped.name, skipped.reason)).collect(),
+        pipelines: [("parameterized", Pipeline::Parameterized), ("real_esrgan", Pipeline::RealEsrgan)]
+            .map(|(name, pipeline)| (name, counted(&|record| record.pipeline == pipeline)))
+            .into(),
+        blind_prompts: counted(&|record| record.blind),
+        empty_captions: counted(&|record| record.uncaptioned),
+        psnr: spread(records.iter().map(|record| record.psnr).collect()),
+    })
+}
+
+/// What is kept of a sample.
+struct Record {
+    index: usize,
+    pipeline: Pipeline,
+    blind: bool,
+    uncaptioned: bool,
+    psnr: f64,
+}
+
+impl Record {
+    fn of(sample: &TrainingSample) -> Self {
+        Self {
+            index: sample.index,
+            pipeline: sample.pipeline,
+            blind: sample.restoration == REMOVE_ALL,
+            uncaptioned: sample.semantic.is_empty(),
+            psnr: psnr(&sample.clean, &sample.degraded),
+        }
+    }
+}
+
+fn psnr(clean: &Picture, degraded: &Picture) -> f64 {
+    let squares: f64 = clean.data.iter().zip(&degraded.data).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    (-10.0 * (squares / clean.data.len() as f64).log10()).min(MOST_PSNR)
+}
+
+fn spread(values: Vec<f64>) -> Spread {
+    let count = values.len().max(1) as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
+    Spread { mean, std: variance.sqrt(), values }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::degrade::DegradationConfig;
+    use crate::loader::DataConfig;
+
+    #[test]
+    fn figures_do_not_depend_on_the_number_of_threads() {
+        let samples = Samples::open(DataConfig::default(), DegradationConfig::default(), 3).unwrap();
+        let [one, three] = [1, 3].map(|threads| stats(&samples, 12, threads).unwrap());
+        assert_eq!(one.psnr.values, three.psnr.values);
+        assert_eq!((one.samples, one.pictures, one.broken.len()), (12, 12, 0));
+        assert_eq!(one.pipelines.values().sum::<u64>(), 12);
+        assert!(one.psnr.mean > 5.0 && one.psnr.std > 0.0 && one.images_per_second > 0.0);
+    }
+}
