@@ -62,24 +62,21 @@ impl Picture {
     /// From 8-bit RGB: `value / 255`.
     pub fn from_rgb8(image: &RgbImage) -> Self {
         let (width, height) = (image.width() as usize, image.height() as usize);
-        let area = width * height;
-        let mut data = vec![0.0; 3 * area];
-        for (i, pixel) in image.pixels().enumerate() {
-            for channel in 0..3 {
-                data[channel * area + i] = f32::from(pixel[channel]) / 255.0;
-            }
+        let mut data = Vec::with_capacity(3 * width * height);
+        for channel in 0..3 {
+            data.extend(image.as_raw().chunks_exact(3).map(|pixel| f32::from(pixel[channel]) / 255.0));
         }
         Self { width, height, data }
     }
 
     /// To 8-bit RGB: clamped to \[0, 1\], rounded to nearest.
     pub fn to_rgb8(&self) -> RgbImage {
-        let area = self.width * self.height;
-        let mut bytes = Vec::with_capacity(3 * area);
-        for i in 0..area {
-            for channel in 0..3 {
-                let value = self.data[channel * area + i].clamp(0.0, 1.0);
-                bytes.push((value * 255.0).round() as u8);
+        let mut bytes = vec![0; self.data.len()];
+        // Plus a half and cut off: rounding proper would be a call for every value.
+        let byte = |value: f32| (value.clamp(0.0, 1.0) * 255.0 + 0.5) as u8;
+        for (channel, plane) in self.planes().enumerate() {
+            for (pixel, &value) in bytes.chunks_exact_mut(3).zip(plane) {
+                pixel[channel] = byte(value);
             }
         }
         RgbImage::from_raw(self.width as u32, self.height as u32, bytes).expect("three bytes a pixel")

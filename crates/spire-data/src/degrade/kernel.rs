@@ -52,6 +52,9 @@ pub struct Kernel {
     pub weights: Vec<f32>,
 }
 
+/// How far a separated kernel may be from the kernel, relative to its largest weight.
+const SEPARABLE: f64 = 1e-6;
+
 /// Why a kernel can't be built or used.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum KernelError {
@@ -84,6 +87,24 @@ impl Kernel {
             return Err(KernelError::WeightCount { size, weights: weights.len() });
         }
         Ok(Self { size, weights })
+    }
+
+    /// A column and a row whose product is the kernel, to a millionth of its largest weight; `None` for most kernels that
+    /// are neither Gaussian nor upright.
+    pub fn separated(&self) -> Option<(Vec<f32>, Vec<f32>)> {
+        let size = self.size;
+        let largest =
+            (0..self.weights.len()).max_by(|&a, &b| self.weights[a].abs().total_cmp(&self.weights[b].abs()))?;
+        let (peak, at) = (f64::from(self.weights[largest]), |y: usize, x: usize| f64::from(self.weights[y * size + x]));
+        if peak == 0.0 {
+            return None;
+        }
+        let column: Vec<f64> = (0..size).map(|y| at(y, largest % size)).collect();
+        let row: Vec<f64> = (0..size).map(|x| at(largest / size, x) / peak).collect();
+        let fits = |y: usize, x: usize| (column[y] * row[x] - at(y, x)).abs() <= SEPARABLE * peak.abs();
+        let separable = (0..size).all(|y| (0..size).all(|x| fits(y, x)));
+        let narrow = |line: Vec<f64>| line.into_iter().map(|weight| weight as f32).collect();
+        separable.then(|| (narrow(column), narrow(row)))
     }
 }
 

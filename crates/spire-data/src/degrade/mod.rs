@@ -16,6 +16,7 @@ pub mod parameterized;
 pub mod real_esrgan;
 pub mod resize;
 pub mod setting;
+mod simd;
 
 pub use crate::prompt::Step;
 pub use jpeg::{JpegError, jpeg_round_trip};

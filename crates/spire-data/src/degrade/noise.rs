@@ -1,8 +1,9 @@
 //! Gaussian and Poisson noise, per colour or the same on all three, as in BasicSR's `degradations.py`.
 
 use rand::RngExt;
-use rand_distr::{Distribution, Poisson, StandardNormal};
+use rand_distr::StandardNormal;
 
+use super::simd::vectorized;
 use crate::Picture;
 use crate::rng::Rng;
 
@@ -21,36 +22,97 @@ pub fn gaussian_noise(picture: &Picture, sigma: f32, gray: bool, rng: &mut Rng) 
 /// The picture is rounded to 8 bits, and a value is counted as `value * levels` photons, `levels` being the number of
 /// different values in it, rounded up to a power of two.
 pub fn poisson_noise(picture: &Picture, scale: f32, gray: bool, rng: &mut Rng) -> Picture {
-    let bytes: Vec<u8> = if gray { luma(picture) } else { picture.data.iter().map(|&value| to_byte(value)).collect() };
+    let bytes: Vec<u8> =
+        vectorized(|| if gray { luma(picture) } else { picture.data.iter().map(|&value| to_byte(value)).collect() });
     let mut present = [false; 256];
     bytes.iter().for_each(|&byte| present[usize::from(byte)] = true);
     let levels = present.iter().filter(|&&seen| seen).count().next_power_of_two() as f64;
-    let counts: Vec<Option<Poisson<f64>>> =
-        (0..256).map(|byte| Poisson::new(f64::from(byte) / 255.0 * levels).ok()).collect();
+    let table = |byte: usize| present[byte].then(|| Counts::new(byte as f64 / 255.0 * levels));
+    let counts: Vec<Option<Counts>> = (0..256).map(table).collect();
     let noise: Vec<f32> = bytes
         .iter()
         .map(|&byte| {
-            let count = counts[usize::from(byte)].map_or(0.0, |poisson| poisson.sample(rng));
-            scale * (count / levels - f64::from(byte) / 255.0) as f32
+            let count = counts[usize::from(byte)].as_ref().map_or(0.0, |counts| counts.draw(rng.random()));
+            scale * (f64::from(count) / levels - f64::from(byte) / 255.0) as f32
         })
         .collect();
     add(picture, &noise)
 }
 
+/// The Poisson distribution of one mean as a table: a picture has few means and many draws.
+struct Counts {
+    lowest: usize,
+    /// Probability of at most `lowest + i`.
+    cumulative: Vec<f32>,
+    /// Where to start looking for each 64th of the probability.
+    guide: [u16; GUIDES],
+}
+
+const GUIDES: usize = 64;
+
+impl Counts {
+    /// Of a mean from 0 to 256. Counts that come once in 10¹⁵ draws are left out.
+    fn new(mean: f64) -> Self {
+        let mode = mean as usize;
+        let reach = (9.0 * mean.sqrt()) as usize + 20;
+        let lowest = mode.saturating_sub(reach);
+        // Relative to the most likely count, by the recursion p(k + 1) = p(k) · mean / (k + 1).
+        let mut below = vec![];
+        let mut relative = 1.0;
+        for count in (lowest..mode).rev() {
+            relative *= (count + 1) as f64 / mean;
+            below.push(relative);
+        }
+        let mut probabilities: Vec<f64> = below.into_iter().rev().chain([1.0]).collect();
+        relative = 1.0;
+        for count in mode + 1..=mode + reach {
+            relative *= mean / count as f64;
+            probabilities.push(relative);
+        }
+        let total: f64 = probabilities.iter().sum();
+        let mut sum = 0.0;
+        let mut cumulative: Vec<f32> = probabilities
+            .into_iter()
+            .map(|probability| {
+                sum += probability / total;
+                sum as f32
+            })
+            .collect();
+        // A draw below 1 always finds its count.
+        *cumulative.last_mut().expect("the mode at least") = 1.0;
+        let first = |share: f32| cumulative.partition_point(|&probability| probability <= share) as u16;
+        let guide = std::array::from_fn(|i| first(i as f32 / GUIDES as f32));
+        Self { lowest, cumulative, guide }
+    }
+
+    /// The count for `uniform` in \[0, 1).
+    fn draw(&self, uniform: f32) -> f32 {
+        let mut i = usize::from(self.guide[(uniform * GUIDES as f32) as usize]);
+        while self.cumulative[i] <= uniform {
+            i += 1;
+        }
+        (self.lowest + i) as f32
+    }
+}
+
 /// Adds noise for three planes, or that of one plane to all three.
 fn add(picture: &Picture, noise: &[f32]) -> Picture {
-    let data = picture.data.iter().zip(noise.iter().cycle());
-    let data = data.map(|(value, noise)| (value + noise).clamp(0.0, 1.0)).collect();
-    Picture { width: picture.width, height: picture.height, data }
+    let mut noisy = picture.clone();
+    for part in noisy.data.chunks_exact_mut(noise.len().max(1)) {
+        part.iter_mut().zip(noise).for_each(|(value, noise)| *value = (*value + noise).clamp(0.0, 1.0));
+    }
+    noisy
 }
 
 /// ITU-R 601 luma in 8 bits, with torchvision's coefficients.
+#[inline(always)]
 fn luma(picture: &Picture) -> Vec<u8> {
     let (red, green, blue) = (picture.plane(0), picture.plane(1), picture.plane(2));
     let pixels = red.iter().zip(green).zip(blue);
     pixels.map(|((r, g), b)| to_byte(0.2989 * r + 0.587 * g + 0.114 * b)).collect()
 }
 
+#[inline(always)]
 fn to_byte(value: f32) -> u8 {
     (value * 255.0).round_ties_even().clamp(0.0, 255.0) as u8
 }
@@ -99,6 +161,22 @@ mod tests {
                 let area = 64 * 64;
                 assert!((60..area).all(|i| (noise[i] - noise[area + i]).abs() < 1e-6));
             }
+        }
+    }
+
+    #[test]
+    fn the_table_is_the_poisson_distribution() {
+        for mean in [0.0_f64, 0.01, 1.0, 3.7, 40.0, 256.0] {
+            let counts = Counts::new(mean);
+            let draws = 200_000;
+            let drawn: Vec<f64> = (0..draws).map(|i| f64::from(counts.draw((i as f32 + 0.5) / draws as f32))).collect();
+            let average = drawn.iter().sum::<f64>() / f64::from(draws);
+            let variance = drawn.iter().map(|count| (count - average).powi(2)).sum::<f64>() / f64::from(draws);
+            assert!((average - mean).abs() < 1e-3 * mean.max(0.1), "{mean}: mean {average}");
+            assert!((variance - mean).abs() < 5e-3 * mean.max(0.1), "{mean}: variance {variance}");
+            let none = drawn.iter().filter(|&&count| count == 0.0).count() as f64 / f64::from(draws);
+            assert!((none - (-mean).exp()).abs() < 1e-4, "{mean}: {none}");
+            assert!(counts.draw(1.0_f32.next_down()).is_finite());
         }
     }
 

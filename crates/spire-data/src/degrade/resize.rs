@@ -5,6 +5,7 @@ use std::ops::Range;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
+use super::simd::vectorized;
 use crate::Picture;
 use crate::rng::Rng;
 
@@ -55,7 +56,8 @@ pub fn rescale(picture: &Picture, factor: f64, filter: Filter) -> Picture {
 }
 
 fn resample(picture: &Picture, columns: &Windows, rows: &Windows) -> Picture {
-    let data = picture.planes().flat_map(|plane| resample_plane(plane, picture.width, columns, rows)).collect();
+    let data =
+        picture.planes().map(|plane| resample_plane(plane, picture.width, columns, rows)).collect::<Vec<_>>().concat();
     Picture { width: columns.len(), height: rows.len(), data }
 }
 
@@ -140,6 +142,11 @@ impl Windows {
 
     /// Makes every new row of `width` pixels as a sum of old rows.
     fn across_rows(&self, plane: &[f32], width: usize) -> Vec<f32> {
+        vectorized(|| self.sum_rows(plane, width))
+    }
+
+    #[inline(always)]
+    fn sum_rows(&self, plane: &[f32], width: usize) -> Vec<f32> {
         let mut output = vec![0.0; self.len() * width];
         for (sums, Run { first, weights }) in output.chunks_exact_mut(width).zip(&self.runs) {
             for (row, &weight) in plane[first * width..].chunks_exact(width).zip(&self.weights[weights.clone()]) {
