@@ -1,6 +1,6 @@
 //! `spire data`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -69,7 +69,7 @@ pub fn run(args: Data) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn open(config: &PathBuf, overrides: &[String]) -> Result<(RunConfig, Samples)> {
+fn open(config: &Path, overrides: &[String]) -> Result<(RunConfig, Samples)> {
     let config: RunConfig = settings::load(config, overrides)?;
     let samples = Samples::open(config.data.clone(), config.degradation.clone(), config.run.seed)?;
     Ok((config, samples))
