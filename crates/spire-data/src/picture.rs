@@ -88,7 +88,8 @@ impl Picture {
     /// # Errors
     /// The file can't be read, is no picture, is cut short, or would take more than 1 GiB decoded.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, PictureError> {
-        Ok(Self::from_rgb8(&over_white(decode(path.as_ref())?)))
+        let path = path.as_ref();
+        Ok(Self::from_rgb8(&over_white(decode(&read(path)?, path)?)))
     }
 
     /// As [`Self::open`], but with the colours as they are and the opacity by itself: `height * width` values in
@@ -97,7 +98,16 @@ impl Picture {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_with_alpha(path: impl AsRef<Path>) -> Result<(Self, Option<Vec<f32>>), PictureError> {
-        let image = decode(path.as_ref())?;
+        let path = path.as_ref();
+        Self::decode_with_alpha(&read(path)?, path)
+    }
+
+    /// As [`Self::open_with_alpha`], of a file that has been read already; `path` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn decode_with_alpha(bytes: &[u8], path: &Path) -> Result<(Self, Option<Vec<f32>>), PictureError> {
+        let image = decode(bytes, path)?;
         if !image.color().has_alpha() {
             return Ok((Self::from_rgb8(&image.into_rgb8()), None));
         }
@@ -109,6 +119,7 @@ impl Picture {
         let transparent = alpha.iter().any(|&alpha| alpha < 1.0);
         Ok((Self::from_rgb8(&DynamicImage::from(rgba).into_rgb8()), transparent.then_some(alpha)))
     }
+
     /// Writes an 8-bit PNG.
     ///
     /// # Errors
@@ -154,13 +165,16 @@ impl Picture {
     }
 }
 
+fn read(path: &Path) -> Result<Vec<u8>, PictureError> {
+    std::fs::read(path).map_err(|source| PictureError::Io { path: path.to_owned(), source })
+}
+
 /// With EXIF orientation applied.
-fn decode(path: &Path) -> Result<DynamicImage, PictureError> {
+fn decode(bytes: &[u8], path: &Path) -> Result<DynamicImage, PictureError> {
     let io = |source| PictureError::Io { path: path.to_owned(), source };
     let decode = |source| PictureError::Decode { path: path.to_owned(), source };
-    let bytes = std::fs::read(path).map_err(io)?;
-    let mut reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format().map_err(io)?;
-    if reader.format() == Some(ImageFormat::Jpeg) && !is_whole(&bytes) {
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(io)?;
+    if reader.format() == Some(ImageFormat::Jpeg) && !is_whole(bytes) {
         return Err(PictureError::CutShort { path: path.to_owned() });
     }
     let mut limits = Limits::default();

@@ -11,15 +11,17 @@ pub type Rng = ChaCha8Rng;
 /// Different purposes ("order", "degrade", "caption", …) give independent sequences, so adding a draw to one never
 /// shifts another.
 pub fn rng(seed: u64, purpose: &str, index: u64) -> Rng {
-    // FNV-1a: a stable hash of the purpose, where std's hasher promises no stability between releases.
-    let purpose = purpose
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    let purpose = fnv1a(purpose);
     let mut key = [0_u8; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     key[8..16].copy_from_slice(&purpose.to_le_bytes());
     key[16..24].copy_from_slice(&index.to_le_bytes());
     ChaCha8Rng::from_seed(key)
+}
+
+/// FNV-1a of `text` in 64 bits: a stable hash, where std's hasher promises no stability between releases.
+pub fn fnv1a(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 #[cfg(test)]

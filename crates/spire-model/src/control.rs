@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use burn::module::{Module, Param};
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -15,13 +15,13 @@ use burn_store::{FloatCastAdapter, ModuleAdapter, ModuleSnapshot, PathFilter};
 use serde::{Deserialize, Serialize};
 
 use crate::fusion::{Fusion, ScaleAndBias, zero_conv};
-use crate::hub::{self, HubName};
+use crate::hub;
 use crate::nn::resnet::conv3x3;
 use crate::nn::timestep::{TimestepEmbedding, Timesteps};
 use crate::unet::UNet;
 use crate::unet::blocks::{self, DownBlock, Features, MidBlock};
 use crate::unet::config::{UNetConfig, check_fixed_settings};
-use crate::weights::{self, read_config};
+use crate::weights::{self, missing_in_part, read_config};
 
 /// `config.json` of a control branch: diffusers' `ControlNetModel` configuration and two keys more.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -144,23 +144,8 @@ impl ControlConfig {
 /// # Errors
 /// It is neither; the message says what is missing and how to get it.
 pub fn locate(control: &Path) -> Result<PathBuf> {
-    if control.exists() {
-        return Ok(std::path::absolute(control)?);
-    }
-    let missing = |folder: &Path| {
-        let mut missing = vec![];
-        if !folder.join("config.json").is_file() {
-            missing.push("config.json".to_owned());
-        }
-        if weights::weights_file(folder).is_err() {
-            missing.push("diffusion_pytorch_model.safetensors".to_owned());
-        }
-        missing
-    };
-    match control.to_str().and_then(HubName::parse) {
-        Some(name) => hub::find(&name, &["config.json", "diffusion_pytorch_model*"], missing),
-        None => bail!("there is no control branch in {}", control.display()),
-    }
+    let missing = |folder: &Path| missing_in_part(folder, "diffusion_pytorch_model").collect();
+    hub::locate(control, "control branch", &["config.json", "diffusion_pytorch_model*"], missing)
 }
 
 /// e(y): from the degraded picture down to the latent's size. diffusers' `ControlNetConditioningEmbedding`.

@@ -11,7 +11,7 @@ const UNWANTED: [&str; 4] = ["*.fp16.*", "*.non_ema.*", "*.msgpack", "*.onnx*"];
 
 /// `owner/name`, and the revision if one is given.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct HubName {
+struct HubName {
     owner: String,
     name: String,
     revision: String,
@@ -19,7 +19,7 @@ pub struct HubName {
 
 impl HubName {
     /// Of `owner/name` or `owner/name@revision`; `None` where the text can't be a name on the Hub.
-    pub fn parse(text: &str) -> Option<Self> {
+    fn parse(text: &str) -> Option<Self> {
         let (path, revision) = text.split_once('@').unwrap_or((text, "main"));
         let (owner, name) = path.split_once('/')?;
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
@@ -44,12 +44,28 @@ impl fmt::Display for HubName {
     }
 }
 
+/// The folder or file that `path` stands for: itself, if it exists, or else the repository of that name, of which `missing`
+/// must find nothing missing. `what` is what an error calls it.
+///
+/// # Errors
+/// It is neither; the message says what is missing and how to get it.
+pub fn locate(path: &Path, what: &str, wanted: &[&str], missing: impl Fn(&Path) -> Vec<String>) -> Result<PathBuf> {
+    if path.exists() {
+        // Not resolved: behind a link, as in the Hub's cache, a file has another name and no ending.
+        return Ok(std::path::absolute(path)?);
+    }
+    match path.to_str().and_then(HubName::parse) {
+        Some(name) => find(&name, wanted, missing),
+        None => bail!("there is no {what} {}", path.display()),
+    }
+}
+
 /// The folder of a model of which `missing` finds nothing missing; `wanted` are the patterns of the files that belong to
 /// it.
 ///
 /// # Errors
 /// It is not complete in the cache and can't be downloaded.
-pub fn find(name: &HubName, wanted: &[&str], missing: impl Fn(&Path) -> Vec<String>) -> Result<PathBuf> {
+fn find(name: &HubName, wanted: &[&str], missing: impl Fn(&Path) -> Vec<String>) -> Result<PathBuf> {
     let cache = cache_folder()?;
     let found = name.cached(&cache);
     let mut lacking = match &found {

@@ -108,18 +108,22 @@ impl VaeConfig {
     }
 }
 
-/// The weights in a VAE's folder. The attention of checkpoints from before 2023, Stable Diffusion 1.5's among them, has
-/// older names.
+/// The weights in a VAE's folder: see [`with_current_names`].
 ///
 /// # Errors
 /// As [`Tensors::in_folder`].
 pub fn tensors_in_folder(folder: &Path) -> Result<Tensors> {
+    Ok(with_current_names(&Tensors::in_folder(folder)?))
+}
+
+/// The attention of checkpoints from before 2023, Stable Diffusion 1.5's among them, has older names.
+pub(crate) fn with_current_names(tensors: &Tensors) -> Tensors {
     let current = [(".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")];
     let rename = |name: &str| match name.contains(".attentions.") {
         true => current.iter().fold(name.to_owned(), |name, (old, new)| name.replace(old, new)),
         false => name.to_owned(),
     };
-    Ok(Tensors::in_folder(folder)?.renamed(|name| Some(rename(name))))
+    tensors.renamed(|name| Some(rename(name)))
 }
 
 /// Self-attention over the positions, one head, with its own normalisation and residual.

@@ -347,7 +347,8 @@ fn is_plain_name(name: &str) -> bool {
     name != MANIFEST && matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name)
 }
 
-fn sha256(bytes: &[u8]) -> String {
+/// The hash in hexadecimal digits.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

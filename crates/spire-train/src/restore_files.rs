@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use spire_data::degrade::resize::resize_plane;
 use spire_data::degrade::{Filter, ParameterizedConfig, resize};
 use spire_data::source::{caption_of, list_pictures};
@@ -15,7 +14,7 @@ use spire_model::base::Base;
 use spire_model::control::Control;
 use spire_model::restore::{Request, SamplingConfig, restore};
 
-use crate::checkpoint::write_atomic;
+use crate::checkpoint::{sha256, write_atomic};
 use crate::progress::FileProgress;
 use crate::sheet;
 
@@ -141,6 +140,7 @@ impl Restorer {
     pub fn restore_file(&self, task: &Task, input: &Path, output: &Path) -> Result<Outcome> {
         task.validate()?;
         let bytes = fs::read(input).with_context(|| format!("can't read {}", input.display()))?;
+        let input_sha256 = sha256(&bytes);
         let semantic = match &task.semantic {
             Semantic::Text(text) => text.clone(),
             Semantic::Captions => caption_of(input)?,
@@ -148,7 +148,7 @@ impl Restorer {
         let provenance = |seed: u64| Provenance {
             program: concat!("spire ", env!("CARGO_PKG_VERSION")).into(),
             run: self.run.clone(),
-            input_sha256: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
+            input_sha256: input_sha256.clone(),
             semantic: semantic.clone(),
             restoration: task.restoration.clone(),
             seed,
@@ -166,7 +166,7 @@ impl Restorer {
             return Ok(Outcome { files, kept: true });
         }
 
-        let (picture, alpha) = Picture::open_with_alpha(input)?;
+        let (picture, alpha) = Picture::decode_with_alpha(&bytes, input)?;
         let degraded = upscaled(&picture, task.upscale)?;
         let size = (picture.width, picture.height);
         let alpha = alpha.map(|alpha| resize_plane(&alpha, size, degraded.width, degraded.height, Filter::Bicubic));

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use serde::de::{DeserializeOwned, IntoDeserializer};
 use spire_data::prompt;
 use spire_model::base::{Base, locate};
 use spire_model::control::{self, Control, ControlConfig};
@@ -34,7 +35,7 @@ pub struct Restore {
     #[arg(long, value_name = "BRANCH", requires = "base")]
     control: Option<PathBuf>,
     /// f32, bf16 or f16: in which the text-to-image model is kept and computes
-    #[arg(long)]
+    #[arg(long, value_parser = by_name::<Precision>)]
     precision: Option<Precision>,
     /// What the picture shows; may be empty
     #[arg(long, default_value = "")]
@@ -61,7 +62,7 @@ pub struct Restore {
     #[arg(long)]
     strength: Option<f64>,
     /// none, wavelet or adain: take colours from the degraded picture
-    #[arg(long, alias = "color-fix")]
+    #[arg(long, alias = "color-fix", value_parser = by_name::<ColourFix>)]
     colour_fix: Option<ColourFix>,
     /// Side of the tiles in which larger pictures are restored, in pixels; 0: never in tiles [default: the side that the
     /// model was made for]
@@ -82,6 +83,11 @@ pub struct Restore {
     /// flex (the CPU), cuda:0, vulkan, …
     #[arg(long)]
     device: Option<String>,
+}
+
+/// A value under the name that it has in a configuration.
+fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, serde::de::value::Error> {
+    T::deserialize(name.into_deserializer())
 }
 
 pub fn run(args: Restore) -> Result<ExitCode> {

@@ -3,16 +3,16 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::clip::{self, ClipTextConfig};
-use crate::hub::{self, HubName};
+use crate::hub;
 use crate::scheduler::SchedulerConfig;
 use crate::tokenizer::Tokenizer;
 use crate::unet::UNetConfig;
 use crate::vae::{self, VaeConfig};
 use crate::weights::single_file::SingleFile;
-use crate::weights::{Tensors, weights_file};
+use crate::weights::{Tensors, missing_in_part};
 
 /// A file that may lie beside a single-file model, to say what the file itself does not.
 const SCHEDULER_FILE: &str = "scheduler_config.json";
@@ -132,27 +132,15 @@ impl BaseSource {
 /// # Errors
 /// It is neither; the message says what is missing and how to get it.
 pub fn locate(base: &Path) -> Result<PathBuf> {
-    if base.exists() {
-        // Not resolved: behind a link, as in the Hub's cache, a file has another name and no ending.
-        return Ok(std::path::absolute(base)?);
-    }
-    match base.to_str().and_then(HubName::parse) {
-        Some(name) => hub::find(&name, &WANTED, missing_files),
-        None => bail!("there is no model folder or file {}", base.display()),
-    }
+    hub::locate(base, "model folder or file", &WANTED, missing_files)
 }
 
 /// What a model folder lacks, as paths within it.
 pub fn missing_files(folder: &Path) -> Vec<String> {
     let mut missing = vec![];
     for part in ["unet", "vae", "text_encoder"] {
-        if !folder.join(part).join("config.json").is_file() {
-            missing.push(format!("{part}/config.json"));
-        }
-        if weights_file(&folder.join(part)).is_err() {
-            let stem = if part == "text_encoder" { "model" } else { "diffusion_pytorch_model" };
-            missing.push(format!("{part}/{stem}.safetensors"));
-        }
+        let stem = if part == "text_encoder" { "model" } else { "diffusion_pytorch_model" };
+        missing.extend(missing_in_part(&folder.join(part), stem).map(|file| format!("{part}/{file}")));
     }
     let files = ["tokenizer/vocab.json", "tokenizer/merges.txt", "scheduler/scheduler_config.json"];
     missing.extend(files.iter().filter(|file| !folder.join(file).is_file()).map(ToString::to_string));

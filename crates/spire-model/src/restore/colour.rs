@@ -23,19 +23,6 @@ pub enum ColourFix {
     Adain,
 }
 
-impl std::str::FromStr for ColourFix {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        match name {
-            "none" => Ok(Self::None),
-            "wavelet" => Ok(Self::Wavelet),
-            "adain" => Ok(Self::Adain),
-            _ => Err(format!("\"{name}\" is unknown; choose none, wavelet or adain")),
-        }
-    }
-}
-
 impl ColourFix {
     /// `restored` with the colours of `degraded`, which has the same size; clamped to \[0, 1\].
     pub fn apply(self, restored: Picture, degraded: &Picture) -> Picture {

@@ -22,6 +22,13 @@ const ENDINGS: [&str; 11] = [
     ".formula.json",
 ];
 
+/// What the folder of one network lacks of `config.json` and weights; `stem` is how the latter are usually called.
+pub fn missing_in_part(folder: &Path, stem: &str) -> impl Iterator<Item = String> {
+    let config = (!folder.join("config.json").is_file()).then(|| "config.json".to_owned());
+    let weights = weights_file(folder).is_err().then(|| format!("{stem}.safetensors"));
+    config.into_iter().chain(weights)
+}
+
 /// The file with a model folder's weights, or the index of its shards: `diffusion_pytorch_model`, `model` or
 /// `pytorch_model`, as `.safetensors` or `.bin`, whole or in shards, or as the `fp16` variant of these.
 ///

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use burn::tensor::DType;
 use burn_store::burn_pack::Tensor;
 use serde::{Deserialize, Serialize};
+use spire_data::rng::fnv1a;
 
 use super::tensors::deferred;
 
@@ -52,10 +53,6 @@ pub fn splitmix64(name: &str, shape: &[usize], seed: u64) -> impl Iterator<Item 
         let u = ((z ^ (z >> 31)) >> 40) as f64 / f64::from(1 << 23) - 1.0;
         (offset + scale * u) as f32
     })
-}
-
-fn fnv1a(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 #[cfg(test)]

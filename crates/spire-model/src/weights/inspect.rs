@@ -109,11 +109,11 @@ fn folder(name: &str, folder: &Path, device: &Device) -> Result<Part> {
     let tensors = Tensors::in_folder(folder)?;
     match class.as_str() {
         "UNet2DConditionModel" => part(name, UNet::new(&UNetConfig::read(folder)?, device)?, tensors),
-        "AutoencoderKL" => part(name, Vae::new(&VaeConfig::read(folder)?, device)?, vae::tensors_in_folder(folder)?),
+        "AutoencoderKL" => part(name, Vae::new(&VaeConfig::read(folder)?, device)?, vae::with_current_names(&tensors)),
         "ControlNetModel" | "SpireControl" => part(name, Control::new(&ControlConfig::read(folder)?, device)?, tensors),
         class if class.starts_with("CLIPText") => {
             let config = ClipTextConfig::read(folder)?;
-            part(name, ClipText::new(&config, device)?, clip::text::tensors_in_folder(folder)?)
+            part(name, ClipText::new(&config, device)?, clip::text::with_full_names(&tensors))
         }
         class if class.starts_with("CLIPVision") => {
             part(name, ClipVision::new(&ClipVisionConfig::read(folder)?, device)?, tensors)

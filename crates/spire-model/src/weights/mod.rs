@@ -24,6 +24,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use fit::{Misfits, Parameter, fill, parameters};
+pub(crate) use folder::missing_in_part;
 pub use folder::weights_file;
 pub use formula::{Formula, splitmix64};
 pub use tensors::Tensors;
@@ -39,19 +40,6 @@ pub enum Precision {
     Bf16,
     /// 16 bits with 11 bits of mantissa, up to 65504.
     F16,
-}
-
-impl std::str::FromStr for Precision {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        match name {
-            "f32" => Ok(Self::F32),
-            "bf16" => Ok(Self::Bf16),
-            "f16" => Ok(Self::F16),
-            _ => Err(format!("\"{name}\" is unknown; choose f32, bf16 or f16")),
-        }
-    }
 }
 
 impl Precision {
