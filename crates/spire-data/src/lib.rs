@@ -5,6 +5,7 @@
 pub mod degrade;
 mod jpeg_end;
 pub mod loader;
+pub mod order;
 pub mod picture;
 pub mod png_text;
 pub mod prompt;

@@ -15,8 +15,9 @@ use thiserror::Error;
 
 use crate::Picture;
 use crate::degrade::{DegradationConfig, DegradeError, Degraded, Filter, InvalidSetting, Pipeline, Step, resize};
+use crate::order::Slice;
 use crate::rng::{Rng, rng};
-use crate::source::{self, Sample, SampleError, Source, SourceConfig, SourceError};
+use crate::source::{self, Sample, SampleError, Skipped, Source, SourceConfig, SourceError};
 
 /// The `[data]` section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,6 +89,8 @@ pub struct TrainingSample {
     pub index: usize,
     /// Its name in the source.
     pub name: String,
+    /// Width and height in pixels of the picture that it was cut from.
+    pub source_size: (usize, usize),
     /// The picture to be restored to, `size` × `size`.
     pub clean: Picture,
     /// The picture to restore, of the same size.
@@ -102,15 +105,6 @@ pub struct TrainingSample {
     pub steps: Vec<Step>,
     /// Which degradation pipeline was drawn.
     pub pipeline: Pipeline,
-}
-
-/// A sample that was left out, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Skipped {
-    /// Its name in the source.
-    pub name: String,
-    /// What is wrong with it.
-    pub reason: String,
 }
 
 /// Why there are no samples.
@@ -159,10 +153,16 @@ fn first_few(skipped: &[Skipped]) -> String {
 /// How many different pictures are tried for one sample before the whole source is called broken.
 const MOST_BROKEN: usize = 100;
 
+/// How many are drawn, with those that turned out broken before.
+const MOST_DRAWN: usize = 2000;
+
+/// A broken sample's stand-in is one of so many that come after it: from the same sources of a mixture, in the same
+/// proportions, and near it on the disk.
+const REPLACED_WITHIN: u64 = 1000;
+
 /// An endless sequence of training samples, each a function of the seed and its position alone.
 ///
-/// Every pass over the source is a permutation of it. A broken sample is replaced by one drawn from the whole source, and
-/// remembered.
+/// Every pass over the source is a permutation of it. A broken sample is replaced by another, and remembered.
 pub struct Samples {
     source: Arc<dyn Source>,
     degradation: DegradationConfig,
@@ -210,6 +210,7 @@ impl Samples {
     /// The picture that is due and those drawn in its stead are all broken.
     pub fn sample(&self, n: u64) -> Result<TrainingSample, LoaderError> {
         let (index, Sample { name, picture, captions }) = self.read(n)?;
+        let source_size = (picture.width, picture.height);
         let clean = cut(&picture, self.config.size, self.config.crop, &mut rng(self.seed, "crop", n));
         let caption = captions.choose(&mut rng(self.seed, "caption", n)).cloned().unwrap_or_default();
         let dropped = rng(self.seed, "prompt dropout", n).random_bool(self.config.prompt_dropout);
@@ -217,34 +218,48 @@ impl Samples {
         let degraded = self.degradation.degrade(&clean, &mut rng(self.seed, "degradation", n));
         let Degraded { picture: degraded, prompt: restoration, steps, pipeline } =
             degraded.map_err(|source| LoaderError::Degrade { name: name.clone(), source })?;
-        Ok(TrainingSample { n, index, name, clean, degraded, semantic, caption, restoration, steps, pipeline })
+        Ok(TrainingSample {
+            n,
+            index,
+            name,
+            source_size,
+            clean,
+            degraded,
+            semantic,
+            caption,
+            restoration,
+            steps,
+            pipeline,
+        })
     }
 
-    /// The broken samples met so far, each once, in the order of the source.
+    /// What the source had to leave out when it was opened, and the broken samples met so far, each once, in the order of
+    /// the source.
     pub fn skipped(&self) -> Vec<Skipped> {
-        self.registry().values().cloned().collect()
+        self.source.left_out().into_iter().chain(self.registry().values().cloned()).collect()
     }
 
     fn read(&self, n: u64) -> Result<(usize, Sample), LoaderError> {
         let len = self.source.len();
         let mut replacement = rng(self.seed, "replacement", n);
         let mut broken = BTreeSet::new();
-        let mut index = permuted(self.seed, n / len as u64, n % len as u64, len as u64) as usize;
-        loop {
-            match self.source.read(index) {
-                Ok(sample) => return Ok((index, sample)),
-                Err(error) => self.skip(index, &error),
+        let mut index = self.source.nth(self.seed, n);
+        for _ in 0..MOST_DRAWN {
+            if !broken.contains(&index) {
+                match self.source.read(index) {
+                    Ok(sample) => return Ok((index, sample)),
+                    Err(error) => self.skip(index, &error),
+                }
+                broken.insert(index);
+                if broken.len() == len.min(MOST_BROKEN) {
+                    break;
+                }
             }
-            broken.insert(index);
-            if broken.len() == len.min(MOST_BROKEN) {
-                let registry = self.registry();
-                let skipped = broken.iter().filter_map(|index| registry.get(index).cloned()).collect();
-                return Err(LoaderError::AllBroken { tried: broken.len(), skipped });
-            }
-            while broken.contains(&index) {
-                index = replacement.random_range(0..len);
-            }
+            index = self.source.nth(self.seed, n + replacement.random_range(1..=REPLACED_WITHIN));
         }
+        let registry = self.registry();
+        let skipped = broken.iter().filter_map(|index| registry.get(index).cloned()).collect();
+        Err(LoaderError::AllBroken { tried: broken.len(), skipped })
     }
 
     fn skip(&self, index: usize, error: &SampleError) {
@@ -258,31 +273,6 @@ impl Samples {
     fn registry(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Skipped>> {
         self.skipped.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
-}
-
-/// Where `position` of pass `epoch` goes in a pseudo-random permutation of `0..len`: a Feistel network on the next power
-/// of four, walked until it is back in range. It takes no memory, and any position can be asked for.
-fn permuted(seed: u64, epoch: u64, position: u64, len: u64) -> u64 {
-    let half = (u64::BITS - (len - 1).leading_zeros()).div_ceil(2).max(1);
-    let mask = (1_u64 << half) - 1;
-    let keys: [u64; 8] = rng(seed, "order", epoch).random();
-    let mut value = position;
-    loop {
-        for key in keys {
-            let (left, right) = (value >> half, value & mask);
-            value = right << half | (left ^ mix(right ^ key) & mask);
-        }
-        if value < len {
-            return value;
-        }
-    }
-}
-
-/// SplitMix64's finaliser: every bit of the result depends on every bit of the value.
-fn mix(value: u64) -> u64 {
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
 }
 
 /// The square of `picture` that `crop` names, `size` × `size`: scaled down by area, up by bicubic interpolation.
@@ -309,7 +299,9 @@ fn cut(picture: &Picture, size: usize, crop: Crop, rng: &mut Rng) -> Picture {
 pub struct Loader {
     samples: Arc<Samples>,
     start: u64,
-    position: u64,
+    slice: Slice,
+    /// How many were taken.
+    taken: u64,
     workers: Vec<Worker>,
 }
 
@@ -327,16 +319,24 @@ impl Loader {
     /// # Errors
     /// The system allows no more threads.
     pub fn new(samples: Arc<Samples>, start: u64) -> Result<Self, LoaderError> {
+        Self::slice(samples, start, Slice::WHOLE)
+    }
+
+    /// As [`new`](Self::new) for one rank of a distributed run: of the sequence from `start` on, the samples of `slice`.
+    ///
+    /// # Errors
+    /// The system allows no more threads.
+    pub fn slice(samples: Arc<Samples>, start: u64, slice: Slice) -> Result<Self, LoaderError> {
         let count = samples.config.workers;
         // A worker holds one sample in its hands and the rest of its share in the channel.
         let waiting = samples.config.prefetch.checked_div(count).unwrap_or(0).saturating_sub(1);
-        let mut loader = Self { samples, start, position: start, workers: Vec::with_capacity(count) };
+        let mut loader = Self { samples, start, slice, taken: 0, workers: Vec::with_capacity(count) };
         for worker in 0..count {
             let (give, made) = sync_channel(waiting);
             let samples = Arc::clone(&loader.samples);
             let thread = std::thread::Builder::new().name(format!("loader-{worker}")).spawn(move || {
-                for n in (start + worker as u64..).step_by(count) {
-                    if give.send(make(&samples, n)).is_err() {
+                for i in (worker as u64..).step_by(count) {
+                    if give.send(make(&samples, start + slice.nth(i))).is_err() {
                         break;
                     }
                 }
@@ -346,9 +346,10 @@ impl Loader {
         Ok(loader)
     }
 
-    /// The number of the sample that comes next: what a checkpoint must hold to go on from here.
+    /// The number of the sample that comes next, or after whole batches of a slice the first of all ranks': what a
+    /// checkpoint must hold to go on from here, with any number of ranks.
     pub fn position(&self) -> u64 {
-        self.position
+        self.start + self.slice.batches(self.taken)
     }
 
     /// The next `size` samples.
@@ -370,12 +371,12 @@ impl Iterator for Loader {
     type Item = Made;
 
     fn next(&mut self) -> Option<Made> {
-        let n = self.position;
-        self.position += 1;
+        let i = self.taken;
+        self.taken += 1;
         if self.workers.is_empty() {
-            return Some(make(&self.samples, n));
+            return Some(make(&self.samples, self.start + self.slice.nth(i)));
         }
-        let worker = (n - self.start) % self.workers.len() as u64;
+        let worker = i % self.workers.len() as u64;
         self.workers[worker as usize].made.recv().ok()
     }
 }
@@ -407,7 +408,6 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 mod tests {
     use super::*;
     use crate::source::{CocoSource, FolderSource};
-    use rand::seq::SliceRandom;
     use std::path::Path;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -477,40 +477,25 @@ mod tests {
     }
 
     #[test]
-    fn each_pass_visits_each_sample_once_in_its_own_order() {
-        for len in [1, 2, 3, 5, 12, 64, 65, 1000] {
-            let order = |epoch| (0..len).map(|i| permuted(3, epoch, i, len)).collect::<Vec<_>>();
-            for epoch in 0..3 {
-                let mut visited = order(epoch);
-                visited.sort_unstable();
-                assert_eq!(visited, (0..len).collect::<Vec<_>>(), "pass {epoch} over {len}");
-            }
-            assert!(len < 12 || order(0) != order(1));
-        }
-        let visited =
-            take(samples(Shades::of(10), 2), 10, 10).iter().map(|sample| sample.index).collect::<BTreeSet<_>>();
-        assert_eq!(visited.len(), 10);
+    fn each_pass_visits_each_sample_once() {
+        let visited = take(samples(Shades::of(10), 2), 10, 10);
+        assert_eq!(visited.iter().map(|sample| sample.index).collect::<BTreeSet<_>>().len(), 10);
     }
 
-    /// A shuffle has no favourite places: of 5 things in 6000 orders, each is in each place 1200 ± 31 times.
     #[test]
-    fn the_order_is_as_even_as_a_shuffle() {
-        let spread = |order: &dyn Fn(u64) -> Vec<u64>| {
-            let mut seen = [[0_i64; 5]; 5];
-            for epoch in 0..6000 {
-                for (place, thing) in order(epoch).into_iter().enumerate() {
-                    seen[place][thing as usize] += 1;
+    fn ranks_see_the_batches_of_one_process_in_parts() {
+        let all = take(samples(Shades::of(10), 0), 6, 24);
+        for ranks in [2, 3] {
+            for (rank, workers) in (0..ranks).zip([0, 1, 2]) {
+                let slice = Slice::new(12, rank, ranks).unwrap();
+                let mut loader = Loader::slice(samples(Shades::of(10), workers), 6, slice).unwrap();
+                let share = 12 / ranks;
+                for batch in [0, 12] {
+                    assert_eq!(loader.position(), 6 + batch as u64);
+                    assert_eq!(loader.batch(share).unwrap(), all[batch + rank * share..][..share], "{rank} of {ranks}");
                 }
             }
-            seen.iter().flatten().map(|count| (count - 1200).abs()).max().unwrap()
-        };
-        let shuffled = |epoch| {
-            let mut order: Vec<u64> = (0..5).collect();
-            order.shuffle(&mut rng(3, "shuffle", epoch));
-            order
-        };
-        assert!(spread(&shuffled) < 130);
-        assert!(spread(&|epoch| (0..5).map(|i| permuted(3, epoch, i, 5)).collect()) < 130);
+        }
     }
 
     #[test]
@@ -614,7 +599,7 @@ mod tests {
     #[test]
     fn broken_samples_are_replaced_and_counted_once() {
         let dir = partly_broken();
-        let open = |workers| samples(Arc::new(FolderSource::open(dir.path()).unwrap()), workers);
+        let open = |workers| samples(Arc::new(FolderSource::open(dir.path(), None).unwrap()), workers);
         let alone = open(0);
         let sequence = take(Arc::clone(&alone), 0, 40);
         assert!(sequence.iter().all(|sample| sample.name.starts_with("good") && sample.caption == "a red square"));
@@ -640,7 +625,7 @@ mod tests {
             for index in keep..130 {
                 std::fs::remove_file(dir.path().join(format!("{index}.png"))).unwrap();
             }
-            let source = Arc::new(FolderSource::open(dir.path()).unwrap());
+            let source = Arc::new(FolderSource::open(dir.path(), None).unwrap());
             for workers in [0, 2] {
                 let mut loader = Loader::new(samples(Arc::clone(&source) as _, workers), 0).unwrap();
                 let error = loader.batch(4).unwrap_err();

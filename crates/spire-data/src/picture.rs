@@ -89,7 +89,15 @@ impl Picture {
     /// The file can't be read, is no picture, is cut short, or would take more than 1 GiB decoded.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, PictureError> {
         let path = path.as_ref();
-        Ok(Self::from_rgb8(&over_white(decode(&read(path)?, path)?)))
+        Self::decode(&read(path)?, path)
+    }
+
+    /// As [`Self::open`], of a file that has been read already; `path` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn decode(bytes: &[u8], path: &Path) -> Result<Self, PictureError> {
+        Ok(Self::from_rgb8(&over_white(decode(bytes, path)?)))
     }
 
     /// As [`Self::open`], but with the colours as they are and the opacity by itself: `height * width` values in

@@ -27,8 +27,10 @@ pub struct Stats {
     pub seconds: f64,
     /// Samples a second.
     pub images_per_second: f64,
-    /// Broken files met, with what is wrong with each.
+    /// What is broken, with what is wrong with it: pictures met among the samples, and shards.
     pub broken: Vec<(String, String)>,
+    /// The smallest, the middle and the largest picture by its number of pixels: width and height.
+    pub sizes: [(usize, usize); 3],
     /// Samples by the pipeline that degraded them.
     pub pipelines: BTreeMap<&'static str, u64>,
     /// Samples whose restoration prompt names nothing in particular.
@@ -86,6 +88,9 @@ pub fn stats(samples: &Samples, count: u64, threads: usize) -> Result<Stats, Loa
     let mut pictures: Vec<_> = records.iter().map(|record| record.index).collect();
     pictures.sort_unstable();
     pictures.dedup();
+    let mut sizes: Vec<_> = records.iter().map(|record| record.size).collect();
+    sizes.sort_unstable_by_key(|(width, height)| width * height);
+    let size = |place: usize| sizes.get(place).copied().unwrap_or_default();
     let counted = |which: &dyn Fn(&Record) -> bool| records.iter().filter(|record| which(record)).count() as u64;
     Ok(Stats {
         source_pictures: samples.epoch_len(),
@@ -95,6 +100,7 @@ pub fn stats(samples: &Samples, count: u64, threads: usize) -> Result<Stats, Loa
         seconds,
         images_per_second: count as f64 / seconds,
         broken: samples.skipped().into_iter().map(|skipped| (skipped.name, skipped.reason)).collect(),
+        sizes: [size(0), size(sizes.len() / 2), size(sizes.len().saturating_sub(1))],
         pipelines: [("parameterized", Pipeline::Parameterized), ("real_esrgan", Pipeline::RealEsrgan)]
             .map(|(name, pipeline)| (name, counted(&|record| record.pipeline == pipeline)))
             .into(),
@@ -107,6 +113,7 @@ pub fn stats(samples: &Samples, count: u64, threads: usize) -> Result<Stats, Loa
 /// What is kept of a sample.
 struct Record {
     index: usize,
+    size: (usize, usize),
     pipeline: Pipeline,
     blind: bool,
     uncaptioned: bool,
@@ -117,6 +124,7 @@ impl Record {
     fn of(sample: &TrainingSample) -> Self {
         Self {
             index: sample.index,
+            size: sample.source_size,
             pipeline: sample.pipeline,
             blind: sample.restoration == REMOVE_ALL,
             uncaptioned: sample.semantic.is_empty(),
@@ -149,6 +157,7 @@ mod tests {
         let [one, three] = [1, 3].map(|threads| stats(&samples, 12, threads).unwrap());
         assert_eq!(one.psnr.values, three.psnr.values);
         assert_eq!((one.samples, one.pictures, one.broken.len()), (12, 12, 0));
+        assert_eq!(one.sizes, [(64, 64); 3]);
         assert_eq!(one.pipelines.values().sum::<u64>(), 12);
         assert!(one.psnr.mean > 5.0 && one.psnr.std > 0.0 && one.images_per_second > 0.0);
     }

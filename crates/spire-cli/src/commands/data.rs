@@ -32,6 +32,9 @@ struct StatsArgs {
     /// How many samples are made
     #[arg(short = 'n', long, default_value_t = 256)]
     samples: u64,
+    /// One pass over all pictures
+    #[arg(long, conflicts_with = "samples")]
+    all: bool,
     /// Threads that make them [default: data.workers]
     #[arg(long)]
     threads: Option<usize>,
@@ -77,7 +80,8 @@ fn open(config: &Path, overrides: &[String]) -> Result<(RunConfig, Samples)> {
 
 fn print_stats(args: &StatsArgs) -> Result<()> {
     let (config, samples) = open(&args.config, &args.overrides)?;
-    let figures = stats(&samples, args.samples, args.threads.unwrap_or(config.data.workers))?;
+    let count = if args.all { samples.epoch_len() as u64 } else { args.samples };
+    let figures = stats(&samples, count, args.threads.unwrap_or(config.data.workers))?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&figures)?);
     } else {
@@ -85,7 +89,7 @@ fn print_stats(args: &StatsArgs) -> Result<()> {
     }
     if let Some(path) = &args.sheet {
         let mut sheet = Sheet::new(["clean", "degraded"]);
-        for n in 0..ROWS.min(args.samples) {
+        for n in 0..ROWS.min(count) {
             let sample = samples.sample(n)?;
             sheet.rows.push(Row {
                 pictures: vec![sample.clean, sample.degraded],
@@ -106,6 +110,8 @@ fn print_table(figures: &Stats) {
     let Stats { samples, pictures, source_pictures, threads, seconds, images_per_second, .. } = figures;
     println!("source      {source_pictures} pictures");
     println!("made        {samples} samples of {pictures} pictures in {seconds:.2} s on {threads} threads");
+    let [smallest, middle, largest] = figures.sizes.map(|(width, height)| format!("{width}×{height}"));
+    println!("sizes       {smallest} to {largest}, half of them up to {middle}");
     println!("speed       {images_per_second:.1} images/s");
     for (pipeline, count) in &figures.pipelines {
         println!("pipeline    {count} {pipeline}");

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Sample, SampleError, Source, SourceError, tidy};
+use super::caption::tidy;
+use super::metadata::inside;
+use super::{Sample, SampleError, Source, SourceError};
 use crate::Picture;
 
 /// The pictures of a `captions_*.json` in the order of the file, each with all its captions in the order of their ids.
@@ -53,7 +55,7 @@ impl CocoSource {
         }
         let text = match std::fs::read(&annotations) {
             Ok(text) => text,
-            Err(source) => return Err(SourceError::Io { path: annotations, source }),
+            Err(source) => return Err(SourceError::Io { path: annotations, key: "annotations", source }),
         };
         let entries = match serde_json::from_slice(&text) {
             Ok(file) => entries(file),
@@ -92,7 +94,7 @@ impl Source for CocoSource {
         if captions.is_empty() {
             return Err(SampleError::NoCaption { name: file_name.clone(), path: self.annotations.clone() });
         }
-        let picture = Picture::open(self.images.join(file_name))?;
+        let picture = Picture::open(inside(&self.images, file_name, &self.annotations)?)?;
         Ok(Sample { name: file_name.clone(), picture, captions: captions.clone() })
     }
 }

@@ -1,4 +1,4 @@
-//! A folder of pictures with a `.txt` caption beside each.
+//! A folder of pictures with a `.txt` caption beside each, or with a `metadata.jsonl`.
 
 use std::fs::File;
 use std::io::{self, BufReader};
@@ -7,34 +7,48 @@ use std::path::{Path, PathBuf};
 use image::{ImageFormat, ImageReader};
 use walkdir::WalkDir;
 
-use super::{Sample, SampleError, Source, SourceError, tidy};
+use super::metadata::{METADATA, Metadata};
+use super::{Sample, SampleError, Source, SourceError, caption_of};
 use crate::Picture;
 
-/// Every picture in a folder and below, sorted by path; `a/b.png` has its caption in `a/b.txt`.
+/// The pictures that the folder's `metadata.jsonl` lists, in its order. Without one, every picture in the folder and below,
+/// sorted by path; `a/b.png` has its caption in `a/b.txt`.
 ///
 /// A file counts as a picture if its name says so or, where the name says nothing, if its content does. Hidden files and
 /// folders are left out; links are followed.
 #[derive(Debug)]
 pub struct FolderSource {
     root: PathBuf,
-    pictures: Vec<PathBuf>,
+    pictures: Pictures,
+}
+
+#[derive(Debug)]
+enum Pictures {
+    Found(Vec<PathBuf>),
+    Listed(Metadata),
 }
 
 impl FolderSource {
-    /// Lists the folder; pictures and captions are read later.
+    /// Lists the folder; pictures and captions are read later. `caption` is the key of the captions in `metadata.jsonl`,
+    /// unset any of the usual ones.
     ///
     /// # Errors
-    /// The folder does not exist, can't be searched, or has no pictures.
-    pub fn open(root: impl Into<PathBuf>) -> Result<Self, SourceError> {
+    /// The folder does not exist, can't be searched, or has no pictures; or a line of `metadata.jsonl` can't be understood.
+    pub fn open(root: impl Into<PathBuf>, caption: Option<&str>) -> Result<Self, SourceError> {
         let root = root.into();
         if !root.is_dir() {
             return Err(SourceError::NoFolder { path: root, key: "path" });
         }
-        let pictures = list_pictures(&root)?;
-        if pictures.is_empty() {
-            return Err(SourceError::Empty { place: format!("{} (data.source.path)", root.display()) });
+        let list = root.join(METADATA);
+        let pictures = match list.is_file() {
+            true => Pictures::Listed(Metadata::read(list, caption)?),
+            false => Pictures::Found(list_pictures(&root)?),
+        };
+        let source = Self { root, pictures };
+        if source.is_empty() {
+            return Err(SourceError::Empty { place: format!("{} (data.source.path)", source.root.display()) });
         }
-        Ok(Self { root, pictures })
+        Ok(source)
     }
 }
 
@@ -63,40 +77,29 @@ pub fn list_pictures(root: &Path) -> Result<Vec<PathBuf>, SourceError> {
     Ok(pictures)
 }
 
-/// The caption beside a picture: `a/b.txt` of `a/b.png`.
-///
-/// # Errors
-/// There is none, it is empty, or it is not UTF-8.
-pub fn caption_of(picture: &Path) -> Result<String, SampleError> {
-    read_caption(&picture.display().to_string(), picture.with_extension("txt"))
-}
-
 impl Source for FolderSource {
     fn len(&self) -> usize {
-        self.pictures.len()
+        match &self.pictures {
+            Pictures::Found(paths) => paths.len(),
+            Pictures::Listed(list) => list.entries.len(),
+        }
     }
 
     fn name(&self, index: usize) -> String {
-        let path = &self.pictures[index];
-        path.strip_prefix(&self.root).unwrap_or(path).display().to_string()
+        match &self.pictures {
+            Pictures::Found(paths) => {
+                paths[index].strip_prefix(&self.root).unwrap_or(&paths[index]).display().to_string()
+            }
+            Pictures::Listed(list) => list.entries[index].file_name.clone(),
+        }
     }
 
     fn read(&self, index: usize) -> Result<Sample, SampleError> {
-        let path = &self.pictures[index];
-        let name = self.name(index);
-        let caption = read_caption(&name, path.with_extension("txt"))?;
-        Ok(Sample { name, picture: Picture::open(path)?, captions: vec![caption] })
-    }
-}
-
-fn read_caption(name: &str, path: PathBuf) -> Result<String, SampleError> {
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(source) => return Err(SampleError::CaptionFile { path, source }),
-    };
-    match str::from_utf8(&bytes) {
-        Ok(text) => tidy(text).ok_or_else(|| SampleError::NoCaption { name: name.to_owned(), path }),
-        Err(error) => Err(SampleError::CaptionEncoding { path, offset: error.valid_up_to() }),
+        let (path, captions) = match &self.pictures {
+            Pictures::Found(paths) => (paths[index].clone(), vec![caption_of(&paths[index])?]),
+            Pictures::Listed(list) => list.get(&self.root, index)?,
+        };
+        Ok(Sample { name: self.name(index), picture: Picture::open(path)?, captions })
     }
 }
 
@@ -155,7 +158,7 @@ mod tests {
             (".hidden.png", &png(0.0)),
             (".cache/c.png", &png(0.0)),
         ]);
-        let source = FolderSource::open(dir.path()).unwrap();
+        let source = FolderSource::open(dir.path(), None).unwrap();
         assert_eq!(names(&source), ["a/z.png", "b.png", "bare", "misnamed.jpg"]);
         for (index, (red, caption)) in
             [(0, "a black square"), (255, "a red square"), (51, "a dark square"), (153, "a brown square")]
@@ -182,7 +185,7 @@ mod tests {
             ("e.png", cut_short),
             ("e.txt", b"cut short"),
         ]);
-        let source = FolderSource::open(dir.path()).unwrap();
+        let source = FolderSource::open(dir.path(), None).unwrap();
         let error = |index| source.read(index).unwrap_err();
         assert!(matches!(error(0), SampleError::CaptionFile { path, .. } if path.ends_with("a.txt")));
         assert!(matches!(error(1), SampleError::CaptionEncoding { path, offset: 3 } if path.ends_with("b.txt")));
@@ -198,7 +201,7 @@ mod tests {
     fn a_dangling_link_is_a_broken_sample() {
         let dir = folder_with(&[("a.png", &png(1.0)), ("a.txt", b"red"), ("b.txt", b"gone")]);
         std::os::unix::fs::symlink(dir.path().join("nowhere.png"), dir.path().join("b.png")).unwrap();
-        let source = FolderSource::open(dir.path()).unwrap();
+        let source = FolderSource::open(dir.path(), None).unwrap();
         assert_eq!(names(&source), ["a.png", "b.png"]);
         assert!(source.read(0).is_ok());
         assert!(source.read(1).unwrap_err().to_string().contains("b.png"));
@@ -207,9 +210,56 @@ mod tests {
     #[test]
     fn folders_without_pictures_do_not_open() {
         let dir = folder_with(&[("a.txt", b"a caption alone")]);
-        assert!(matches!(FolderSource::open(dir.path()).unwrap_err(), SourceError::Empty { .. }));
-        let missing = FolderSource::open(dir.path().join("missing")).unwrap_err();
+        assert!(matches!(FolderSource::open(dir.path(), None).unwrap_err(), SourceError::Empty { .. }));
+        let missing = FolderSource::open(dir.path().join("missing"), None).unwrap_err();
         assert!(matches!(&missing, SourceError::NoFolder { path, .. } if path.ends_with("missing")));
-        assert!(matches!(FolderSource::open(dir.path().join("a.txt")).unwrap_err(), SourceError::NoFolder { .. }));
+        assert!(matches!(
+            FolderSource::open(dir.path().join("a.txt"), None).unwrap_err(),
+            SourceError::NoFolder { .. }
+        ));
+    }
+
+    #[test]
+    fn a_list_names_pictures_and_captions() {
+        let list = concat!(
+            r#"{"file_name": "b.png", "text": "a red square"}"#,
+            "\n\n",
+            r#"{"file_name": "a/z.png", "text": ["black", "dark"], "extra": 3}"#,
+            "\r\n",
+            r#"{"file_name": "../b.png", "text": "outside"}"#,
+            "\n",
+            r#"{"file_name": "b.png", "text": ""}"#,
+            "\n",
+        );
+        let dir = folder_with(&[("b.png", &png(1.0)), ("a/z.png", &png(0.0)), ("metadata.jsonl", list.as_bytes())]);
+        let source = FolderSource::open(dir.path(), None).unwrap();
+        assert_eq!(names(&source), ["b.png", "a/z.png", "../b.png", "b.png"]);
+        assert_eq!(source.read(0).unwrap().captions, ["a red square"]);
+        assert_eq!(source.read(1).unwrap().captions, ["black", "dark"]);
+        assert!(matches!(source.read(2).unwrap_err(), SampleError::Outside { .. }));
+        assert!(source.read(3).unwrap_err().to_string().contains("metadata.jsonl"));
+        let other = FolderSource::open(dir.path(), Some("label")).unwrap();
+        assert!(matches!(other.read(0).unwrap_err(), SampleError::NoCaption { .. }));
+    }
+
+    #[test]
+    fn a_line_of_the_list_that_is_wrong_is_named() {
+        for (list, message) in [
+            (&b"{\"file_name\": \"a.png\"}\n{\"text\": \"cat\"}"[..], "metadata.jsonl:2: \"file_name\" is missing"),
+            (b"{\"file_name\": \"a.png\"", "metadata.jsonl:1: not JSON"),
+        ] {
+            let dir = folder_with(&[("metadata.jsonl", list)]);
+            let error = FolderSource::open(dir.path(), None).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn one_caption_that_is_no_text_does_not_lose_the_list() {
+        let list = b"{\"file_name\": \"a.png\", \"text\": \"caf\xe9\"}\n{\"file_name\": \"b.png\", \"text\": \"red\"}";
+        let dir = folder_with(&[("b.png", &png(1.0)), ("metadata.jsonl", list)]);
+        let source = FolderSource::open(dir.path(), None).unwrap();
+        assert!(matches!(source.read(0).unwrap_err(), SampleError::NoCaption { .. }));
+        assert_eq!(source.read(1).unwrap().captions, ["red"]);
     }
 }

@@ -1,20 +1,34 @@
-//! Where clean pictures and their captions come from: the drawn world, a folder, or MS-COCO.
+//! Where clean pictures and their captions come from: the drawn world, a folder, MS-COCO, WebDataset or Parquet shards,
+//! or a mixture of them.
 
+mod caption;
 mod coco;
+mod error;
 mod folder;
+mod metadata;
+mod mixture;
+mod parquet;
+mod shards;
+mod tar_index;
+mod webdataset;
 mod world;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
+pub use caption::caption_of;
 pub use coco::CocoSource;
-pub use folder::{FolderSource, caption_of, list_pictures};
+pub use error::{SampleError, SourceError};
+pub use folder::{FolderSource, list_pictures};
+pub use mixture::MixtureSource;
+pub use parquet::ParquetSource;
+pub use webdataset::WebDatasetSource;
 pub use world::WorldSource;
 
-use crate::{Picture, PictureError};
+use crate::Picture;
+use crate::order::permuted;
 
 /// A clean picture and what it shows.
 #[derive(Clone, Debug)]
@@ -27,36 +41,13 @@ pub struct Sample {
     pub captions: Vec<String>,
 }
 
-/// What is wrong with one sample; the others may be fine.
-#[derive(Debug, Error)]
-pub enum SampleError {
-    /// The picture's file is missing, unreadable or no picture.
-    #[error(transparent)]
-    Picture(#[from] PictureError),
-    /// The caption's file is missing or unreadable.
-    #[error("{path}: no caption: {source}")]
-    CaptionFile {
-        /// The caption's file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The caption is not text.
-    #[error("{path}: the caption is not UTF-8 (byte {offset})")]
-    CaptionEncoding {
-        /// The caption's file.
-        path: PathBuf,
-        /// How many bytes before the first that is wrong.
-        offset: usize,
-    },
-    /// There is no caption, or nothing but white space.
-    #[error("{path}: no caption for {name}")]
-    NoCaption {
-        /// The sample's name.
-        name: String,
-        /// The file that should hold the caption.
-        path: PathBuf,
-    },
+/// Something that was left out, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// The sample's name in the source, or a shard's.
+    pub name: String,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
 /// A fixed sequence of captioned pictures that can be read in any order, from any thread.
@@ -83,6 +74,21 @@ pub trait Source: Send + Sync {
     /// # Panics
     /// If `index` is not below [`len`](Self::len).
     fn read(&self, index: usize) -> Result<Sample, SampleError>;
+
+    /// Which sample is the n-th of the endless shuffled sequence of `seed`: every pass has every sample once, unless a
+    /// mixture's weights say otherwise.
+    ///
+    /// # Panics
+    /// If there are no samples.
+    fn nth(&self, seed: u64, n: u64) -> usize {
+        let len = self.len() as u64;
+        permuted(seed, "order", n / len, n % len, len) as usize
+    }
+
+    /// What could not be read when the source was opened, and is not counted among the samples.
+    fn left_out(&self) -> Vec<Skipped> {
+        Vec::new()
+    }
 }
 
 /// The kinds of [`Source`].
@@ -92,15 +98,21 @@ pub enum SourceKind {
     /// Scenes that the program draws.
     #[default]
     World,
-    /// A folder of pictures with `.txt` captions beside them.
+    /// A folder of pictures with `.txt` captions beside them, or a `metadata.jsonl`.
     Folder,
     /// MS-COCO: a folder of pictures and a `captions_*.json`.
     Coco,
+    /// WebDataset: tar files of pictures with `.txt` or `.json` captions beside them.
+    Webdataset,
+    /// Parquet files with a column of pictures and a column of captions, as Hugging Face's datasets are kept.
+    Parquet,
+    /// Several sources, each as often as its weight says.
+    Mixture,
 }
 
 /// The `[data.source]` section. One flat table rather than one per kind, so that `kind` can be changed from the command
 /// line and every key keeps its line in an error.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SourceConfig {
     /// Which source.
@@ -115,65 +127,40 @@ pub struct SourceConfig {
     pub images: Option<PathBuf>,
     /// `coco`: the `captions_*.json`.
     pub annotations: Option<PathBuf>,
+    /// `webdataset`, `parquet`: the files, as in `shards/{000000..000999}.tar` or `data/train-*.parquet`.
+    pub shards: Option<String>,
+    /// `webdataset`, `parquet`: within how many samples the order of a pass is mixed, besides that of the shards. The row
+    /// groups of so many samples of a Parquet file are held in memory.
+    pub shuffle_buffer: usize,
+    /// The key of the caption in JSON, or the column in Parquet; unset, the first of `caption`, `text`, `captions`, `txt`
+    /// and `prompt` that is there.
+    pub caption: Option<String>,
+    /// `parquet`: the column of the pictures, unset `image`, `img`, `jpg`, `png` or `webp`. `webdataset`: the extension of
+    /// the pictures, where a sample has several.
+    pub image: Option<String>,
+    /// `mixture`: the sources.
+    pub sources: Vec<SourceConfig>,
+    /// In a mixture: the source's share of the samples, relative to the others'. Kept to a thousandth.
+    pub weight: f64,
 }
 
 impl Default for SourceConfig {
     fn default() -> Self {
-        Self { kind: SourceKind::World, seed: 1, count: 20_000, path: None, images: None, annotations: None }
+        Self {
+            kind: SourceKind::World,
+            seed: 1,
+            count: 20_000,
+            path: None,
+            images: None,
+            annotations: None,
+            shards: None,
+            shuffle_buffer: 1000,
+            caption: None,
+            image: None,
+            sources: Vec::new(),
+            weight: 1.0,
+        }
     }
-}
-
-/// Why a source could not be opened at all.
-#[derive(Debug, Error)]
-pub enum SourceError {
-    /// A setting that this kind needs is missing.
-    #[error("data.source.{key} is not set: kind = \"{kind}\" needs {what}")]
-    Unset {
-        /// The missing key of `[data.source]`.
-        key: &'static str,
-        /// The kind that needs it.
-        kind: &'static str,
-        /// What it should be.
-        what: &'static str,
-    },
-    /// A folder is not there, or is a file.
-    #[error("{path}: no such folder (data.source.{key})")]
-    NoFolder {
-        /// The folder.
-        path: PathBuf,
-        /// The key of `[data.source]` that names it.
-        key: &'static str,
-    },
-    /// A folder can't be listed.
-    #[error("{path}: the folder can't be searched: {source}")]
-    List {
-        /// The folder, or one below it.
-        path: PathBuf,
-        /// What the system said.
-        source: walkdir::Error,
-    },
-    /// A file can't be read.
-    #[error("{path}: {source} (data.source.annotations)")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A file is not what MS-COCO's captions look like.
-    #[error("{path}: not MS-COCO captions (data.source.annotations should be a captions_*.json): {source}")]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, with line and column.
-        source: serde_json::Error,
-    },
-    /// There is nothing in it.
-    #[error("{place}: no pictures")]
-    Empty {
-        /// The folder, file or setting.
-        place: String,
-    },
 }
 
 /// Opens the source that `config` describes. Pictures that are drawn are drawn `size` × `size`; others keep their size.
@@ -181,25 +168,38 @@ pub enum SourceError {
 /// # Errors
 /// A setting is missing, a folder or file is not there or malformed, or there are no pictures.
 pub fn open(config: &SourceConfig, size: usize) -> Result<Arc<dyn Source>, SourceError> {
-    let needed = |value: &Option<PathBuf>, key, kind, what| value.clone().ok_or(SourceError::Unset { key, kind, what });
+    fn needed<T: Clone>(
+        value: &Option<T>,
+        key: &'static str,
+        kind: &'static str,
+        what: &'static str,
+    ) -> Result<T, SourceError> {
+        value.clone().ok_or(SourceError::Unset { key, kind, what })
+    }
+    let caption = config.caption.as_deref();
     Ok(match config.kind {
         SourceKind::World => Arc::new(WorldSource::new(size, config.count, config.seed)?),
         SourceKind::Folder => {
-            let path = needed(&config.path, "path", "folder", "a folder of pictures with .txt captions")?;
-            Arc::new(FolderSource::open(path)?)
+            let path = needed(&config.path, "path", "folder", "a folder of pictures with captions")?;
+            Arc::new(FolderSource::open(path, caption)?)
         }
         SourceKind::Coco => {
             let images = needed(&config.images, "images", "coco", "the folder of the pictures")?;
             let annotations = needed(&config.annotations, "annotations", "coco", "a captions_*.json")?;
             Arc::new(CocoSource::open(images, annotations)?)
         }
+        SourceKind::Webdataset => {
+            let shards = needed(&config.shards, "shards", "webdataset", "tar files, as in shards/{0000..0099}.tar")?;
+            let image = config.image.as_deref();
+            Arc::new(WebDatasetSource::open(&shards, image, caption, config.shuffle_buffer)?)
+        }
+        SourceKind::Parquet => {
+            let shards = needed(&config.shards, "shards", "parquet", "files, as in data/train-*.parquet")?;
+            let image = config.image.as_deref();
+            Arc::new(ParquetSource::open(&shards, image, caption, config.shuffle_buffer)?)
+        }
+        SourceKind::Mixture => Arc::new(MixtureSource::open(&config.sources, size)?),
     })
-}
-
-/// A caption on one line, without the white space around it; nothing if that is all there is.
-fn tidy(caption: &str) -> Option<String> {
-    let line = caption.trim_start_matches('\u{feff}').split_whitespace().collect::<Vec<_>>().join(" ");
-    (!line.is_empty()).then_some(line)
 }
 
 #[cfg(test)]
@@ -216,6 +216,12 @@ mod tests {
         assert!(message(&folder).contains("data.source.path"), "{}", message(&folder));
         let coco = SourceConfig { kind: SourceKind::Coco, images: Some("x".into()), ..Default::default() };
         assert!(message(&coco).contains("data.source.annotations"), "{}", message(&coco));
+        for kind in [SourceKind::Webdataset, SourceKind::Parquet] {
+            let shards = SourceConfig { kind, ..Default::default() };
+            assert!(message(&shards).contains("data.source.shards"), "{}", message(&shards));
+        }
+        let mixture = SourceConfig { kind: SourceKind::Mixture, ..Default::default() };
+        assert!(message(&mixture).contains("data.source.sources"), "{}", message(&mixture));
     }
 
     #[test]
@@ -231,11 +237,5 @@ mod tests {
         assert_eq!((folder.kind, folder.path), (SourceKind::Folder, Some("photos".into())));
         assert!(read(r#"{"pth": "photos"}"#).unwrap_err().to_string().contains("pth"));
         assert!(read(r#"{"kind": "imagenet"}"#).unwrap_err().to_string().contains("imagenet"));
-    }
-
-    #[test]
-    fn captions_are_tidied() {
-        assert_eq!(tidy("\u{feff} a red\r\n circle \n").as_deref(), Some("a red circle"));
-        assert_eq!(tidy(" \n\t"), None);
     }
 }

@@ -1,0 +1,91 @@
+//! Captions: from text files, and from JSON.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::SampleError;
+
+/// Names under which datasets keep captions, where the configuration does not say which.
+pub(super) const CAPTION_KEYS: [&str; 5] = ["caption", "text", "captions", "txt", "prompt"];
+
+/// The caption beside a picture: `a/b.txt` of `a/b.png`.
+///
+/// # Errors
+/// There is none, it is empty, or it is not UTF-8.
+pub fn caption_of(picture: &Path) -> Result<String, SampleError> {
+    let path = picture.with_extension("txt");
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(source) => return Err(SampleError::CaptionFile { path, source }),
+    };
+    from_text(&bytes, &picture.display().to_string(), &path)
+}
+
+/// The caption of sample `name` in the bytes of a text file; `path` is what errors call that.
+pub(super) fn from_text(bytes: &[u8], name: &str, path: &Path) -> Result<String, SampleError> {
+    match str::from_utf8(bytes) {
+        Ok(text) => tidy(text).ok_or_else(|| missing(name, path)),
+        Err(error) => Err(SampleError::CaptionEncoding { path: path.to_owned(), offset: error.valid_up_to() }),
+    }
+}
+
+/// The captions of sample `name` in the bytes of a JSON object.
+pub(super) fn from_json(bytes: &[u8], key: Option<&str>, name: &str, path: &Path) -> Result<Vec<String>, SampleError> {
+    if let Err(error) = str::from_utf8(bytes) {
+        return Err(SampleError::CaptionEncoding { path: path.to_owned(), offset: error.valid_up_to() });
+    }
+    let value: Value =
+        serde_json::from_slice(bytes).map_err(|source| SampleError::Json { path: path.to_owned(), source })?;
+    let captions = in_object(&value, key);
+    if captions.is_empty() { Err(missing(name, path)) } else { Ok(captions) }
+}
+
+/// The captions in a JSON object: a string or a list of strings under `key`, or else under the first of [`CAPTION_KEYS`]
+/// that is there.
+pub(super) fn in_object(object: &Value, key: Option<&str>) -> Vec<String> {
+    let found = match key {
+        Some(key) => object.get(key),
+        None => CAPTION_KEYS.iter().find_map(|key| object.get(key)),
+    };
+    match found {
+        Some(Value::String(caption)) => tidy(caption).into_iter().collect(),
+        Some(Value::Array(captions)) => captions.iter().filter_map(Value::as_str).filter_map(tidy).collect(),
+        _ => Vec::new(),
+    }
+}
+
+pub(super) fn missing(name: &str, path: &Path) -> SampleError {
+    SampleError::NoCaption { name: name.to_owned(), path: PathBuf::from(path) }
+}
+
+/// A caption on one line, without the white space around it; nothing if that is all there is.
+pub(super) fn tidy(caption: &str) -> Option<String> {
+    let line = caption.trim_start_matches('\u{feff}').split_whitespace().collect::<Vec<_>>().join(" ");
+    (!line.is_empty()).then_some(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn captions_are_tidied() {
+        assert_eq!(tidy("\u{feff} a red\r\n circle \n").as_deref(), Some("a red circle"));
+        assert_eq!(tidy(" \n\t"), None);
+    }
+
+    #[test]
+    fn json_has_one_caption_or_several() {
+        let captions = |json: &str, key| from_json(json.as_bytes(), key, "a", Path::new("a.json"));
+        assert_eq!(captions(r#"{"caption": " a  cat ", "text": "no"}"#, None).unwrap(), ["a cat"]);
+        assert_eq!(captions(r#"{"caption": "a cat", "text": "yes"}"#, Some("text")).unwrap(), ["yes"]);
+        assert_eq!(captions(r#"{"captions": ["one", "", 3, "two"]}"#, None).unwrap(), ["one", "two"]);
+        for empty in [r#"{"caption": ""}"#, r#"{"caption": null}"#, r#"{"url": "x"}"#, "[]", "3"] {
+            assert!(matches!(captions(empty, None), Err(SampleError::NoCaption { .. })), "{empty}");
+        }
+        assert!(matches!(captions("{", None), Err(SampleError::Json { .. })));
+        let latin = from_json(b"{\"caption\": \"caf\xe9\"}", None, "a", Path::new("a.json"));
+        assert!(matches!(latin, Err(SampleError::CaptionEncoding { offset: 16, .. })));
+    }
+}

@@ -1,0 +1,71 @@
+//! `metadata.jsonl`: a line of JSON for each picture of a folder, as Hugging Face's `imagefolder` has it.
+
+use std::path::{Component, Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{SampleError, SourceError, caption};
+
+/// The pictures that a `metadata.jsonl` lists, and their captions.
+#[derive(Debug)]
+pub(super) struct Metadata {
+    path: PathBuf,
+    pub entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Relative to the folder of the list.
+    pub file_name: String,
+    pub captions: Vec<String>,
+}
+
+/// What the list is called.
+pub(super) const METADATA: &str = "metadata.jsonl";
+
+impl Metadata {
+    /// Reads a list; `caption` is the key of the captions, `None` any of the usual ones.
+    pub fn read(path: PathBuf, caption: Option<&str>) -> Result<Self, SourceError> {
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(source) => return Err(SourceError::Io { path, key: "path", source }),
+        };
+        let mut entries = vec![];
+        for (number, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            let wrong = |message: String| SourceError::Line { path: path.clone(), line: number + 1, message };
+            let value: Value = match serde_json::from_slice(line) {
+                Ok(value) => value,
+                // The captions of a line in another encoding are broken, not the whole list.
+                Err(_) if str::from_utf8(line).is_err() => serde_json::from_str(&String::from_utf8_lossy(line))
+                    .map_err(|error| wrong(format!("not JSON: {error}")))?,
+                Err(error) => return Err(wrong(format!("not JSON: {error}"))),
+            };
+            let Some(file_name) = value.get("file_name").and_then(Value::as_str) else {
+                return Err(wrong(
+                    "\"file_name\" is missing: each line needs the picture's, relative to this file".into(),
+                ));
+            };
+            let captions = if str::from_utf8(line).is_ok() { caption::in_object(&value, caption) } else { vec![] };
+            entries.push(Entry { file_name: file_name.to_owned(), captions });
+        }
+        Ok(Self { path, entries })
+    }
+
+    /// The picture and the captions of entry `index`.
+    pub fn get(&self, root: &Path, index: usize) -> Result<(PathBuf, Vec<String>), SampleError> {
+        let Entry { file_name, captions } = &self.entries[index];
+        if captions.is_empty() {
+            return Err(caption::missing(file_name, &self.path));
+        }
+        Ok((inside(root, file_name, &self.path)?, captions.clone()))
+    }
+}
+
+/// The file `name` of the folder `root`, as a `list` names it: not one elsewhere.
+pub(super) fn inside(root: &Path, name: &str, list: &Path) -> Result<PathBuf, SampleError> {
+    let stays = Path::new(name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if stays { Ok(root.join(name)) } else { Err(SampleError::Outside { path: list.to_owned(), name: name.to_owned() }) }
+}

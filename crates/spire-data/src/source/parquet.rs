@@ -1,0 +1,254 @@
+//! Parquet files with a column of pictures, as bytes, and a column of captions: how Hugging Face keeps datasets.
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parquet::column::reader::get_typed_column_reader;
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::errors::ParquetError;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
+
+use super::caption::{self, CAPTION_KEYS};
+use super::shards::{Recent, expand};
+use super::{Sample, SampleError, Skipped, Source, SourceError};
+use crate::Picture;
+use crate::order::ShardOrder;
+
+/// The rows of Parquet files. A row group is decoded as a whole when the first of its rows is asked for, and kept as long
+/// as its neighbours in the shuffled order need it.
+pub struct ParquetSource {
+    groups: Vec<RowGroup>,
+    order: ShardOrder,
+    left_out: Vec<Skipped>,
+    decoded: Recent<Result<Rows, String>>,
+}
+
+/// One row group of one file.
+struct RowGroup {
+    file: Arc<Table>,
+    number: usize,
+    rows: usize,
+    /// The number in its file of its first row.
+    first_row: usize,
+}
+
+/// A file, and the leaf columns that are read.
+struct Table {
+    path: PathBuf,
+    image: usize,
+    caption: usize,
+}
+
+/// A row group's columns: for every row, the values that are not null.
+struct Rows {
+    pictures: Vec<Vec<ByteArray>>,
+    captions: Vec<Vec<ByteArray>>,
+}
+
+const IMAGE_COLUMNS: [&str; 5] = ["image", "img", "jpg", "png", "webp"];
+
+/// The most bytes of one row group's columns, decoded: so much is held at a time.
+const MOST_BYTES: i64 = 1 << 31;
+
+impl ParquetSource {
+    /// The files of a pattern such as `data/train-*.parquet`, mixed within `shuffle_buffer` rows. `image` and `caption` name
+    /// the columns; unset, the usual names are looked for. The picture's column holds bytes, or a struct with a field
+    /// `bytes`; the caption's holds a text, or a list of them.
+    ///
+    /// A file that can't be read, or has no such columns, is left out with a line in the log.
+    ///
+    /// # Errors
+    /// The pattern lists a file that is not there, no file can be read, or there are no rows.
+    pub fn open(
+        pattern: &str,
+        image: Option<&str>,
+        caption: Option<&str>,
+        shuffle_buffer: usize,
+    ) -> Result<Self, SourceError> {
+        let files = expand(pattern)?;
+        let mut groups = vec![];
+        let mut left_out = vec![];
+        for path in &files {
+            match guarded(|| row_groups(path, image, caption)) {
+                Ok(found) => groups.extend(found),
+                Err(reason) => {
+                    tracing::warn!(file = %path.display(), reason, "a broken file is skipped");
+                    left_out.push(Skipped { name: path.display().to_string(), reason });
+                }
+            }
+        }
+        let order = ShardOrder::new(groups.iter().map(|group| group.rows), shuffle_buffer);
+        if order.is_empty() {
+            return Err(match left_out.into_iter().next() {
+                Some(Skipped { name, reason }) => {
+                    SourceError::NoShard { shards: files.len(), first: format!("{name}: {reason}") }
+                }
+                None => SourceError::Empty { place: format!("{pattern} (data.source.shards)") },
+            });
+        }
+        // Those that a block of the order touches, and the one that the next begins with.
+        let in_use = shuffle_buffer.div_ceil((order.len() / groups.len()).max(1)) + 2;
+        Ok(Self { groups, order, left_out, decoded: Recent::new(in_use) })
+    }
+
+    /// What `look` sees in the row group of sample `index`, given the place there.
+    fn with_rows<R>(
+        &self,
+        index: usize,
+        look: impl FnOnce(&RowGroup, usize, &Rows) -> Result<R, SampleError>,
+    ) -> Result<R, SampleError> {
+        let (number, place) = self.order.locate(index);
+        let group = &self.groups[number];
+        let decode = || guarded(|| group.decode().map_err(|error| error.to_string()));
+        self.decoded.with(number, decode, |rows| match rows {
+            Ok(rows) => look(group, place, rows),
+            Err(message) => Err(SampleError::RowGroup {
+                path: group.file.path.clone(),
+                group: group.number,
+                message: message.clone(),
+            }),
+        })
+    }
+}
+
+/// The row groups of a file, from its footer.
+fn row_groups(path: &Path, image: Option<&str>, caption: Option<&str>) -> Result<Vec<RowGroup>, String> {
+    let reader = open(path).map_err(|error| error.to_string())?;
+    let metadata = reader.metadata();
+    let schema = metadata.file_metadata().schema_descr();
+    let file = Arc::new(Table {
+        path: path.to_owned(),
+        image: find(schema, "pictures (data.source.image)", image, &IMAGE_COLUMNS)?,
+        caption: find(schema, "captions (data.source.caption)", caption, &CAPTION_KEYS)?,
+    });
+    let mut first_row = 0;
+    let mut groups = vec![];
+    for (number, group) in metadata.row_groups().iter().enumerate() {
+        let bytes: i64 =
+            [file.image, file.caption].iter().map(|&column| group.column(column).uncompressed_size()).sum();
+        let rows =
+            usize::try_from(group.num_rows()).map_err(|_| format!("row group {number} has less than no rows"))?;
+        if bytes > MOST_BYTES {
+            return Err(format!(
+                "row group {number} holds {rows} rows in {bytes} bytes; the most are {MOST_BYTES}: write the file with smaller row groups"
+            ));
+        }
+        groups.push(RowGroup { file: Arc::clone(&file), number, rows, first_row });
+        first_row += rows;
+    }
+    Ok(groups)
+}
+
+/// What `read` gives; damaged files make the reader panic in places.
+fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("it is damaged".to_owned()))
+}
+
+fn open(path: &Path) -> Result<SerializedFileReader<File>, ParquetError> {
+    SerializedFileReader::new(File::open(path)?)
+}
+
+/// The leaf column of bytes called `wanted`, or else by the first of the usual names; a struct's `bytes` counts by the
+/// struct's name, a list's elements by the list's.
+fn find(schema: &SchemaDescriptor, what: &str, wanted: Option<&str>, usual: &[&str]) -> Result<usize, String> {
+    let names = wanted.map_or(usual.to_vec(), |name| vec![name]);
+    let fits = |column: &ColumnDescriptor, name: &str| {
+        let path = column.path().parts();
+        let bytes = column.physical_type() == parquet::basic::Type::BYTE_ARRAY;
+        let of_struct = path.len() == 2 && path[1] == "bytes";
+        bytes && path[0] == name && (path.len() == 1 || of_struct || column.max_rep_level() == 1)
+    };
+    let found = names.iter().find_map(|name| schema.columns().iter().position(|column| fits(column, name)));
+    found.ok_or_else(|| {
+        let there: Vec<String> = schema.columns().iter().map(|column| column.path().string()).collect();
+        format!("no column of {what} called {}: there are {}", names.join(" or "), there.join(", "))
+    })
+}
+
+impl RowGroup {
+    fn decode(&self) -> Result<Rows, ParquetError> {
+        let reader = open(&self.file.path)?;
+        let group = reader.get_row_group(self.number)?;
+        let column = |number: usize| {
+            let descriptor = reader.metadata().file_metadata().schema_descr().column(number);
+            let mut column = get_typed_column_reader::<ByteArrayType>(group.get_column_reader(number)?);
+            let (mut values, mut definitions, mut repetitions) = (vec![], vec![], vec![]);
+            while column.read_records(self.rows, Some(&mut definitions), Some(&mut repetitions), &mut values)?.0 > 0 {}
+            Ok::<_, ParquetError>(by_row(values, &definitions, &repetitions, descriptor.max_def_level(), self.rows))
+        };
+        Ok(Rows { pictures: column(self.file.image)?, captions: column(self.file.caption)? })
+    }
+}
+
+/// Sorts a column's values into rows. A level is written for every value or null: one that repeats nothing begins a row,
+/// and a value is there where all that is optional is defined. Without levels, every row has its one value.
+fn by_row(
+    values: Vec<ByteArray>,
+    definitions: &[i16],
+    repetitions: &[i16],
+    max_definition: i16,
+    rows: usize,
+) -> Vec<Vec<ByteArray>> {
+    let levels = definitions.len().max(repetitions.len()).max(values.len());
+    let mut sorted: Vec<Vec<ByteArray>> = Vec::with_capacity(rows);
+    let mut values = values.into_iter();
+    for i in 0..levels {
+        if repetitions.get(i).is_none_or(|&level| level == 0) {
+            sorted.push(vec![]);
+        }
+        if definitions.get(i).is_none_or(|&level| level == max_definition)
+            && let (Some(row), Some(value)) = (sorted.last_mut(), values.next())
+        {
+            row.push(value);
+        }
+    }
+    sorted
+}
+
+impl Source for ParquetSource {
+    fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    fn name(&self, index: usize) -> String {
+        let (group, place) = self.order.locate(index);
+        let RowGroup { file, first_row, .. } = &self.groups[group];
+        format!("{}/{}", file.path.display(), first_row + place)
+    }
+
+    fn read(&self, index: usize) -> Result<Sample, SampleError> {
+        let name = self.name(index);
+        let path = Path::new(&name);
+        let (picture, captions) = self.with_rows(index, |group, place, rows| {
+            let missing = || SampleError::RowGroup {
+                path: group.file.path.clone(),
+                group: group.number,
+                message: format!("it has no row {place}, though the file's footer says so"),
+            };
+            let picture = rows.pictures.get(place).ok_or_else(missing)?.first().cloned();
+            Ok((picture, rows.captions.get(place).ok_or_else(missing)?.clone()))
+        })?;
+        let captions: Vec<String> = captions
+            .iter()
+            .map(|caption| caption::from_text(caption.data(), &name, path))
+            .filter(|caption| !matches!(caption, Err(SampleError::NoCaption { .. })))
+            .collect::<Result<_, _>>()?;
+        if captions.is_empty() {
+            return Err(caption::missing(&name, path));
+        }
+        let wanted = || SampleError::NoPicture { path: path.to_owned(), wanted: "the row has no bytes".to_owned() };
+        let picture = Picture::decode(picture.ok_or_else(wanted)?.data(), path)?;
+        Ok(Sample { name, picture, captions })
+    }
+
+    fn nth(&self, seed: u64, n: u64) -> usize {
+        self.order.nth(seed, n)
+    }
+
+    fn left_out(&self) -> Vec<Skipped> {
+        self.left_out.clone()
+    }
+}

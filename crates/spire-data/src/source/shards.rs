@@ -1,0 +1,113 @@
+//! Lists of shards, and what was last read of them.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use lru::LruCache;
+
+use super::SourceError;
+
+/// The files that a pattern stands for: braces as in a shell (`{000..099}`, `{a,b}`), then `*`, `?` and `[…]`, which find
+/// what there is, sorted. What braces alone list has to be there.
+pub(super) fn expand(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
+    let wrong = |reason: String| SourceError::Pattern { pattern: pattern.to_owned(), reason };
+    let listed = match pattern.contains('{') {
+        true => bracoxide::explode(pattern).map_err(|error| wrong(format!("the braces: {error}")))?,
+        false => vec![pattern.to_owned()],
+    };
+    let mut files = vec![];
+    for name in listed {
+        if !name.contains(['*', '?', '[']) {
+            files.push(PathBuf::from(name));
+            continue;
+        }
+        let found = glob::glob(&name).map_err(|error| wrong(error.to_string()))?;
+        let before = files.len();
+        for file in found {
+            files.push(file.map_err(|error| wrong(error.to_string()))?);
+        }
+        if files.len() == before {
+            return Err(wrong(format!("no file is called {name}")));
+        }
+    }
+    let missing: Vec<&PathBuf> = files.iter().filter(|file| !file.is_file()).collect();
+    match missing.first() {
+        Some(&first) => {
+            Err(SourceError::MissingShards { first: first.clone(), missing: missing.len(), listed: files.len() })
+        }
+        None => Ok(files),
+    }
+}
+
+/// The last few things that were made, by number. Each is made once, by the first thread that asks; others wait for it,
+/// and not for each other.
+pub(super) struct Recent<T> {
+    things: Mutex<LruCache<usize, Arc<OnceLock<T>>>>,
+}
+
+impl<T> Recent<T> {
+    /// Holds at most `capacity` things, and at least one.
+    pub fn new(capacity: usize) -> Self {
+        let capacity = NonZeroUsize::new(capacity).unwrap_or(NonZeroUsize::MIN);
+        Self { things: Mutex::new(LruCache::new(capacity)) }
+    }
+
+    /// What `look` sees in thing `number`, which `make` makes if it is not at hand.
+    pub fn with<R>(&self, number: usize, make: impl FnOnce() -> T, look: impl FnOnce(&T) -> R) -> R {
+        let place = {
+            let mut things = self.things.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(things.get_or_insert(number, || Arc::new(OnceLock::new())))
+        };
+        look(place.get_or_init(make))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn patterns_list_files() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a-008.tar", "a-009.tar", "a-010.tar", "b-1.tar"] {
+            std::fs::write(dir.path().join(name), b"").unwrap();
+        }
+        let names = |pattern: &str| {
+            let files = expand(&format!("{}/{pattern}", dir.path().display()))?;
+            Ok::<_, SourceError>(
+                files.iter().map(|file| file.file_name().unwrap().to_str().unwrap().to_owned()).collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(names("a-{008..010}.tar").unwrap(), ["a-008.tar", "a-009.tar", "a-010.tar"]);
+        assert_eq!(names("{b-1,a-009}.tar").unwrap(), ["b-1.tar", "a-009.tar"]);
+        assert_eq!(names("a-*.tar").unwrap(), ["a-008.tar", "a-009.tar", "a-010.tar"]);
+        assert_eq!(names("{a-*,b-?}.tar").unwrap().len(), 4);
+        assert_eq!(names("b-1.tar").unwrap(), ["b-1.tar"]);
+        let missing = names("a-{008..013}.tar").unwrap_err().to_string();
+        assert!(missing.contains("a-011.tar") && missing.contains("3 of the 6"), "{missing}");
+        let none = names("c-*.tar").unwrap_err().to_string();
+        assert!(none.contains("no file is called") && none.contains("data.source.shards"), "{none}");
+        for senseless in ["a-{008..", "a-{}.tar", "a-[.tar"] {
+            assert!(names(senseless).is_err(), "{senseless}");
+        }
+    }
+
+    #[test]
+    fn recent_things_are_made_once() {
+        let recent = Recent::new(2);
+        let made = Cell::new(0);
+        let get = |number: usize| {
+            let make = || {
+                made.set(made.get() + 1);
+                number * 10
+            };
+            recent.with(number, make, |&thing| thing)
+        };
+        assert_eq!([1, 2, 1, 2, 1].map(get), [10, 20, 10, 20, 10]);
+        assert_eq!(made.get(), 2);
+        assert_eq!([3, 1, 2].map(get), [30, 10, 20]);
+        assert_eq!(made.get(), 4, "2 made room for 3");
+    }
+}

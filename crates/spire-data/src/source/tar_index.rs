@@ -1,0 +1,195 @@
+//! Where the samples of a tar shard lie, so that any of them can be read alone.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use image::ImageFormat;
+use serde::{Deserialize, Serialize};
+use tar::Archive;
+
+use crate::rng::fnv1a;
+
+/// The samples of one shard, in order: files with the same name up to the first dot, one after the other.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct TarIndex {
+    pub samples: Vec<Entry>,
+    /// What kept the rest of the shard from being read.
+    pub damage: Option<String>,
+}
+
+/// The files of one sample.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Entry {
+    /// The common name, with its folders.
+    pub key: String,
+    pub picture: Option<Member>,
+    pub text: Option<Member>,
+    pub json: Option<Member>,
+}
+
+/// One file inside the shard.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Member {
+    /// What follows the first dot of the name, in small letters.
+    pub extension: String,
+    /// The first byte in the shard.
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+impl TarIndex {
+    /// Of a shard, from the headers alone; `image` is the extension of the pictures, `None` any that is known.
+    ///
+    /// A shard that ends early, or goes on with something that is no header, has the samples up to there.
+    pub fn scan(shard: &Path, image: Option<&str>) -> io::Result<Self> {
+        let mut archive = Archive::new(File::open(shard)?);
+        let mut index = Self::default();
+        let mut entries = archive.entries_with_seek()?;
+        loop {
+            let entry = match entries.next() {
+                None => break,
+                Some(Ok(entry)) => entry,
+                Some(Err(error)) => {
+                    index.damage = Some(error.to_string());
+                    break;
+                }
+            };
+            if !entry.header().entry_type().is_file() {
+                continue;
+            }
+            // Names are only ever compared and printed: no path is made of them.
+            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            if let Some((key, extension)) = split(&name) {
+                let member = Member { extension, offset: entry.raw_file_position(), bytes: entry.size() };
+                index.add(key, member, image);
+            }
+        }
+        index.samples.retain(|entry| entry.picture.is_some() || entry.text.is_some() || entry.json.is_some());
+        Ok(index)
+    }
+
+    fn add(&mut self, key: &str, member: Member, image: Option<&str>) {
+        if self.samples.last().is_none_or(|last| last.key != key) {
+            self.samples.push(Entry { key: key.to_owned(), ..Entry::default() });
+        }
+        let Some(entry) = self.samples.last_mut() else { return };
+        let place = match member.extension.as_str() {
+            "txt" => &mut entry.text,
+            "json" => &mut entry.json,
+            extension if image.map_or_else(|| is_picture(extension), |image| image == extension) => &mut entry.picture,
+            _ => return,
+        };
+        place.get_or_insert(member);
+    }
+
+    /// [`scan`](Self::scan), or what it gave last time: that of a large shard is kept in the user's cache folder,
+    /// `spire/shards`, and holds as long as the shard's size and date stay.
+    pub fn load(shard: &Path, image: Option<&str>) -> io::Result<Self> {
+        let large = shard.metadata()?.len() >= LARGE;
+        let Some((cache, identity)) = dirs::cache_dir().filter(|_| large).and_then(|dir| cache_of(shard, image, &dir))
+        else {
+            return Self::scan(shard, image);
+        };
+        if let Some(cached) = read_cache(&cache, &identity) {
+            return Ok(cached);
+        }
+        let index = Self::scan(shard, image)?;
+        // A cache that can't be written costs the next start some time, and nothing else.
+        if let Err(error) = write_cache(&cache, &Cached { identity, index: index.clone() }) {
+            tracing::debug!(cache = %cache.display(), %error, "the index of a shard is not kept");
+        }
+        Ok(index)
+    }
+}
+
+/// The key and the extension of a member, as WebDataset splits them; `None` for what is hidden or has no extension.
+fn split(name: &str) -> Option<(&str, String)> {
+    let start = name.rfind('/').map_or(0, |slash| slash + 1);
+    let dot = start + name[start..].find('.')?;
+    (dot > start).then(|| (&name[..dot], name[dot + 1..].to_ascii_lowercase()))
+}
+
+fn is_picture(extension: &str) -> bool {
+    ImageFormat::from_extension(extension).is_some_and(|format| format.reading_enabled())
+}
+
+#[derive(Serialize, Deserialize)]
+struct Cached {
+    identity: Identity,
+    index: TarIndex,
+}
+
+/// What an index was made from.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Identity {
+    shard: PathBuf,
+    bytes: u64,
+    /// Nanoseconds since 1970.
+    modified: u128,
+    image: Option<String>,
+}
+
+/// Bytes from which on a shard's headers are worth not reading again.
+const LARGE: u64 = 1 << 26;
+
+/// The file in the cache folder `caches` that holds the index of `shard`, and what has to be true of it.
+fn cache_of(shard: &Path, image: Option<&str>, caches: &Path) -> Option<(PathBuf, Identity)> {
+    let folder = caches.join("spire").join("shards");
+    let shard = shard.canonicalize().ok()?;
+    let metadata = shard.metadata().ok()?;
+    let modified = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos();
+    let identity = Identity { bytes: metadata.len(), modified, image: image.map(str::to_owned), shard };
+    let name = format!("{:016x}.json", fnv1a(&identity.shard.to_string_lossy()));
+    Some((folder.join(name), identity))
+}
+
+fn read_cache(cache: &Path, identity: &Identity) -> Option<TarIndex> {
+    let cached: Cached = serde_json::from_slice(&std::fs::read(cache).ok()?).ok()?;
+    (cached.identity == *identity).then_some(cached.index)
+}
+
+/// Written beside and renamed, so that a program reading at the same time finds the old or the new.
+fn write_cache(cache: &Path, cached: &Cached) -> io::Result<()> {
+    std::fs::create_dir_all(cache.parent().unwrap_or(Path::new(".")))?;
+    let part = cache.with_extension(format!("{}.part", std::process::id()));
+    std::fs::write(&part, serde_json::to_vec(cached)?)?;
+    std::fs::rename(&part, cache)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_split_at_the_first_dot_of_the_last_part() {
+        assert_eq!(split("a/b.c/0001.seg.PNG"), Some(("a/b.c/0001", "seg.png".to_owned())));
+        assert_eq!(split("0001.jpg"), Some(("0001", "jpg".to_owned())));
+        assert_eq!(split("../../etc/passwd.txt"), Some(("../../etc/passwd", "txt".to_owned())));
+        for none in ["README", "a/.hidden.jpg", "a/", ""] {
+            assert_eq!(split(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn an_index_is_kept_until_the_shard_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let shard = dir.path().join("a.tar");
+        std::fs::write(&shard, [0; 1024]).unwrap();
+        let member = Member { extension: "jpg".to_owned(), offset: 512, bytes: 7 };
+        let entry = Entry { key: "a".to_owned(), picture: Some(member), ..Entry::default() };
+        let index = TarIndex { samples: vec![entry], damage: Some("cut".to_owned()) };
+        let cache = |image| cache_of(&shard, image, dir.path()).unwrap();
+
+        let (file, identity) = cache(None);
+        assert_eq!(read_cache(&file, &identity), None);
+        write_cache(&file, &Cached { identity, index: index.clone() }).unwrap();
+        assert_eq!(read_cache(&file, &cache(None).1), Some(index));
+        assert_eq!(read_cache(&file, &cache(Some("png")).1), None);
+        std::fs::write(&shard, [0; 2048]).unwrap();
+        assert_eq!(read_cache(&file, &cache(None).1), None);
+        std::fs::write(&file, b"{\"identity\"").unwrap();
+        assert_eq!(read_cache(&file, &cache(None).1), None);
+    }
+}

@@ -1,0 +1,179 @@
+//! WebDataset: tar files whose members `000001.jpg` and `000001.txt` (or `.json`) make a sample.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{io, thread};
+
+use super::shards::{Recent, expand};
+use super::tar_index::{Entry, Member, TarIndex};
+use super::{Sample, SampleError, Skipped, Source, SourceError, caption};
+use crate::Picture;
+use crate::order::ShardOrder;
+
+/// The samples of tar shards. The headers are read once (see the user's cache folder, `spire/shards`), every sample when it
+/// is asked for; nothing is unpacked.
+///
+/// A sample is what has the same name up to the first dot and follows one another: a picture, and a caption in `.txt` or
+/// else in `.json`.
+pub struct WebDatasetSource {
+    shards: Vec<PathBuf>,
+    image: Option<String>,
+    caption: Option<String>,
+    order: ShardOrder,
+    left_out: Vec<Skipped>,
+    indices: Recent<Result<TarIndex, (io::ErrorKind, String)>>,
+}
+
+/// Shards whose index is held in memory: about a megabyte for 10,000 samples.
+const INDICES: usize = 16;
+
+/// The most bytes of one file in a shard.
+const MOST_BYTES: u64 = 1 << 28;
+
+impl WebDatasetSource {
+    /// The shards of a pattern such as `train/{000000..000999}.tar` or `train/*.tar`, mixed within `shuffle_buffer` samples.
+    /// `image` is the extension of the pictures, unset any known one; `caption` is the key of the caption in JSON.
+    ///
+    /// A shard that can't be read at all is left out, with a line in the log.
+    ///
+    /// # Errors
+    /// The pattern lists a file that is not there, or no shard can be read, or there are no samples.
+    pub fn open(
+        pattern: &str,
+        image: Option<&str>,
+        caption: Option<&str>,
+        shuffle_buffer: usize,
+    ) -> Result<Self, SourceError> {
+        let shards = expand(pattern)?;
+        let mut lens = vec![];
+        let mut left_out = vec![];
+        for (shard, counted) in shards.iter().zip(count_samples(&shards, image)) {
+            let (len, damage) = counted.unwrap_or_else(|error| (0, Some(error.to_string())));
+            lens.push(len);
+            if let Some(damage) = damage {
+                let reason = format!("after {len} samples: {damage}");
+                tracing::warn!(shard = %shard.display(), reason, "the rest of a broken shard is skipped");
+                left_out.push(Skipped { name: shard.display().to_string(), reason });
+            }
+        }
+        let order = ShardOrder::new(lens, shuffle_buffer);
+        if order.is_empty() {
+            return Err(match left_out.into_iter().next() {
+                Some(Skipped { name, reason }) => {
+                    SourceError::NoShard { shards: shards.len(), first: format!("{name}: {reason}") }
+                }
+                None => SourceError::Empty { place: format!("{pattern} (data.source.shards)") },
+            });
+        }
+        let [image, caption] = [image, caption].map(|name| name.map(str::to_owned));
+        Ok(Self { shards, image, caption, order, left_out, indices: Recent::new(INDICES) })
+    }
+
+    fn with_entry<R>(&self, index: usize, look: impl FnOnce(&Path, &Entry) -> R) -> Result<R, SampleError> {
+        let (shard, place) = self.order.locate(index);
+        let path = &self.shards[shard];
+        let load = || TarIndex::load(path, self.image.as_deref()).map_err(|error| (error.kind(), error.to_string()));
+        self.indices.with(shard, load, |loaded| match loaded {
+            Ok(loaded) => match loaded.samples.get(place) {
+                Some(entry) => Ok(look(path, entry)),
+                // The file was replaced by a shorter one while the program ran.
+                None => Err(SampleError::CutShort { path: path.clone(), end: 0 }),
+            },
+            Err((kind, message)) => {
+                Err(SampleError::Io { path: path.clone(), source: io::Error::new(*kind, message.clone()) })
+            }
+        })
+    }
+}
+
+/// How many samples each shard has and what is wrong with its rest, by as many threads as there are processors.
+fn count_samples(shards: &[PathBuf], image: Option<&str>) -> Vec<io::Result<(usize, Option<String>)>> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut counted = vec![];
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(shard) = shards.get(number) else { return counted };
+            let count = TarIndex::load(shard, image).map(|index| (index.samples.len(), index.damage));
+            counted.push((number, count));
+        }
+    };
+    let mut counted: Vec<_> = thread::scope(|scope| {
+        let threads = thread::available_parallelism().map_or(1, usize::from).min(shards.len());
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let joined = threads.into_iter().map(thread::ScopedJoinHandle::join);
+        joined.flat_map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    counted.sort_by_key(|(number, _)| *number);
+    counted.into_iter().map(|(_, count)| count).collect()
+}
+
+impl Source for WebDatasetSource {
+    fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    fn name(&self, index: usize) -> String {
+        let (shard, _) = self.order.locate(index);
+        let named = self.with_entry(index, name_of);
+        named.unwrap_or_else(|_| self.shards[shard].display().to_string())
+    }
+
+    fn read(&self, index: usize) -> Result<Sample, SampleError> {
+        let (shard, entry) = self.with_entry(index, |path, entry| (path.to_owned(), entry.clone()))?;
+        let name = name_of(&shard, &entry);
+        let read = |member: &Member| {
+            let path = PathBuf::from(format!("{name}.{}", member.extension));
+            read_member(&shard, member, &path).map(|bytes| (bytes, path))
+        };
+        let Some(picture) = &entry.picture else {
+            let wanted = self
+                .image
+                .as_ref()
+                .map_or("no file with a picture's extension".to_owned(), |image| format!("no .{image}"));
+            return Err(SampleError::NoPicture { path: name.into(), wanted });
+        };
+        let captions = match (&entry.text, &entry.json) {
+            (Some(text), _) => {
+                let (bytes, path) = read(text)?;
+                vec![caption::from_text(&bytes, &name, &path)?]
+            }
+            (None, Some(json)) => {
+                let (bytes, path) = read(json)?;
+                caption::from_json(&bytes, self.caption.as_deref(), &name, &path)?
+            }
+            (None, None) => return Err(caption::missing(&name, &shard)),
+        };
+        let (bytes, path) = read(picture)?;
+        Ok(Sample { picture: Picture::decode(&bytes, &path)?, name, captions })
+    }
+
+    fn nth(&self, seed: u64, n: u64) -> usize {
+        self.order.nth(seed, n)
+    }
+
+    fn left_out(&self) -> Vec<Skipped> {
+        self.left_out.clone()
+    }
+}
+
+fn name_of(shard: &Path, entry: &Entry) -> String {
+    format!("{}/{}", shard.display(), entry.key)
+}
+
+fn read_member(shard: &Path, member: &Member, path: &Path) -> Result<Vec<u8>, SampleError> {
+    let io = |source| SampleError::Io { path: shard.to_owned(), source };
+    if member.bytes > MOST_BYTES {
+        return Err(SampleError::TooLarge { path: path.to_owned(), bytes: member.bytes, most: MOST_BYTES });
+    }
+    let mut file = File::open(shard).map_err(io)?;
+    file.seek(SeekFrom::Start(member.offset)).map_err(io)?;
+    let mut bytes = Vec::new();
+    file.take(member.bytes).read_to_end(&mut bytes).map_err(io)?;
+    if (bytes.len() as u64) < member.bytes {
+        return Err(SampleError::CutShort { path: path.to_owned(), end: member.offset + member.bytes });
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,395 @@
+//! Samples from tar and Parquet shards, whole and broken.
+
+use std::fs;
+use std::io::Cursor;
+use std::path::Path;
+use std::sync::Arc;
+
+use image::{ImageFormat, RgbImage};
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+use spire_data::degrade::DegradationConfig;
+use spire_data::loader::{DataConfig, Loader, Samples};
+use spire_data::source::{ParquetSource, SampleError, Source, SourceConfig, SourceError, SourceKind, WebDatasetSource};
+use tar::{Builder, EntryType, Header};
+use tempfile::TempDir;
+
+fn picture(shade: u8, format: ImageFormat) -> Vec<u8> {
+    let image = RgbImage::from_fn(20, 16, |x, y| image::Rgb([shade, (x * 12) as u8, (y * 15) as u8]));
+    let mut bytes = Cursor::new(vec![]);
+    image.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+fn shade(source: &dyn Source, index: usize) -> f32 {
+    (source.read(index).unwrap().picture.data[0] * 255.0).round()
+}
+
+fn add(tar: &mut Builder<Vec<u8>>, name: &str, bytes: &[u8]) {
+    let mut header = Header::new_gnu();
+    header.set_size(bytes.len() as u64);
+    header.set_mode(0o644);
+    // `set_path` would refuse what a hostile archive may hold.
+    if name.len() < 100 {
+        header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_cksum();
+        tar.append(&header, bytes).unwrap();
+    } else {
+        tar.append_data(&mut header, name, bytes).unwrap();
+    }
+}
+
+/// A tar file of `count` samples, shades from `first` on.
+fn shard(first: u8, count: u8) -> Vec<u8> {
+    let mut tar = Builder::new(vec![]);
+    for shade in first..first + count {
+        add(&mut tar, &format!("{shade:06}.png"), &picture(shade, ImageFormat::Png));
+        add(&mut tar, &format!("{shade:06}.txt"), format!("shade {shade}").as_bytes());
+    }
+    tar.into_inner().unwrap()
+}
+
+fn folder(files: &[(&str, Vec<u8>)]) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    dir
+}
+
+fn open(dir: &Path, pattern: &str) -> Result<WebDatasetSource, SourceError> {
+    WebDatasetSource::open(&format!("{}/{pattern}", dir.display()), None, None, 4)
+}
+
+#[test]
+fn tar_shards_are_read_in_any_order() {
+    let dir = folder(&[("s-00.tar", shard(0, 5)), ("s-01.tar", shard(5, 3)), ("s-02.tar", shard(8, 4))]);
+    for pattern in ["s-{00..02}.tar", "s-*.tar"] {
+        let source = open(dir.path(), pattern).unwrap();
+        assert_eq!((source.len(), source.left_out().len()), (12, 0));
+        for index in [11, 0, 7, 4, 5, 8] {
+            assert_eq!(shade(&source, index), index as f32);
+            let sample = source.read(index).unwrap();
+            assert_eq!(sample.captions, [format!("shade {index}")]);
+            assert_eq!(sample.name, source.name(index));
+            assert!(sample.name.ends_with(&format!("{index:06}")) && sample.name.contains(".tar/"), "{}", sample.name);
+        }
+    }
+}
+
+#[test]
+fn every_picture_format_and_both_kinds_of_captions() {
+    let mut tar = Builder::new(vec![]);
+    let long = format!("{}/deep", "folder".repeat(20));
+    for (key, format) in [("a", ImageFormat::Jpeg), ("b/b", ImageFormat::WebP), (&long, ImageFormat::Png)] {
+        let extension = format.extensions_str()[0].to_uppercase();
+        add(&mut tar, &format!("{key}.json"), br#"{"caption": " a  cat", "url": "x", "text": "a dog"}"#);
+        add(&mut tar, &format!("{key}.{extension}"), &picture(9, format));
+        add(&mut tar, &format!("{key}.cls"), b"3");
+    }
+    add(&mut tar, "c.txt", b"the text comes first");
+    add(&mut tar, "c.json", br#"{"caption": "and not this"}"#);
+    add(&mut tar, "c.png", &picture(9, ImageFormat::Png));
+    add(&mut tar, "c.seg.png", &picture(77, ImageFormat::Png));
+    add(&mut tar, "._c.png", b"what a Mac leaves behind");
+    let dir = folder(&[("a.tar", tar.into_inner().unwrap())]);
+
+    let source = open(dir.path(), "a.tar").unwrap();
+    let captions: Vec<_> = (0..source.len()).map(|index| source.read(index).unwrap().captions).collect();
+    assert_eq!(captions, [["a cat"], ["a cat"], ["a cat"], ["the text comes first"]]);
+    assert!(source.name(2).ends_with(&long));
+    assert_eq!(shade(&source, 3), 9.0);
+
+    let pattern = format!("{}/a.tar", dir.path().display());
+    let source = WebDatasetSource::open(&pattern, Some("seg.png"), Some("text"), 4).unwrap();
+    assert_eq!(shade(&source, 3), 77.0);
+    let source = WebDatasetSource::open(&pattern, None, Some("text"), 4).unwrap();
+    assert_eq!(source.read(0).unwrap().captions, ["a dog"]);
+}
+
+#[test]
+fn broken_samples_in_a_shard_are_named_and_the_others_read() {
+    let mut tar = Builder::new(vec![]);
+    add(&mut tar, "a.png", &picture(1, ImageFormat::Png));
+    add(&mut tar, "a.txt", b"fine");
+    add(&mut tar, "b.txt", b"a caption without a picture");
+    add(&mut tar, "c.png", &picture(1, ImageFormat::Png));
+    add(&mut tar, "d.png", b"");
+    add(&mut tar, "d.txt", b"no bytes");
+    add(&mut tar, "e.png", &picture(1, ImageFormat::Png));
+    add(&mut tar, "e.txt", b"caf\xe9");
+    add(&mut tar, "f.png", &picture(1, ImageFormat::Png));
+    add(&mut tar, "f.json", b"{\"caption\": ");
+    add(&mut tar, "../../../etc/g.png", &picture(5, ImageFormat::Png));
+    add(&mut tar, "../../../etc/g.txt", b"a name that leads outside is a name");
+    let dir = folder(&[("a.tar", tar.into_inner().unwrap())]);
+
+    let source = open(dir.path(), "a.tar").unwrap();
+    assert_eq!(source.len(), 7);
+    assert!(source.read(0).is_ok());
+    let error = |index| source.read(index).unwrap_err();
+    assert!(matches!(error(1), SampleError::NoPicture { .. }));
+    assert!(matches!(error(2), SampleError::NoCaption { .. }));
+    assert!(matches!(error(3), SampleError::Picture(_)));
+    assert!(matches!(error(4), SampleError::CaptionEncoding { offset: 3, .. }));
+    assert!(matches!(error(5), SampleError::Json { .. }));
+    for (index, name) in [(1, "a.tar/b"), (2, "c"), (3, "a.tar/d.png"), (4, "a.tar/e.txt"), (5, "a.tar/f.json")] {
+        assert!(error(index).to_string().contains(name), "{}", error(index));
+    }
+    assert_eq!(shade(&source, 6), 5.0);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is unpacked");
+}
+
+#[test]
+fn links_devices_and_folders_are_no_samples() {
+    let mut tar = Builder::new(vec![]);
+    for (kind, name) in [(EntryType::Symlink, "a.png"), (EntryType::Link, "b.png"), (EntryType::Directory, "c.png")] {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(0);
+        tar.append_link(&mut header, name, "/etc/passwd").unwrap();
+    }
+    add(&mut tar, "d.png", &picture(1, ImageFormat::Png));
+    add(&mut tar, "d.txt", b"one");
+    let dir = folder(&[("a.tar", tar.into_inner().unwrap())]);
+    let source = open(dir.path(), "a.tar").unwrap();
+    assert_eq!((source.len(), shade(&source, 0)), (1, 1.0));
+}
+
+/// Wherever a shard is cut, what lies before the cut is read and the rest is accounted for.
+#[test]
+fn a_shard_that_ends_early_gives_what_it_has() {
+    let whole = shard(1, 3);
+    for length in (0..whole.len()).step_by(97) {
+        let dir = folder(&[("a.tar", whole[..length].to_vec()), ("b.tar", shard(9, 1))]);
+        let source = open(dir.path(), "*.tar").unwrap();
+        let read: Vec<_> = (0..source.len()).map(|index| source.read(index)).collect();
+        let good = read.iter().filter(|sample| sample.is_ok()).count();
+        // A sample takes four blocks of 512 bytes: two headers, a picture in one block, a caption.
+        assert!(good > length / 2048 || good == 4, "{good} samples of {length} bytes");
+        assert!(source.len() <= 4 && source.len() - good <= 1 && source.left_out().len() <= 1, "{length}");
+    }
+}
+
+#[test]
+fn a_shard_that_is_none_is_left_out() {
+    let mut torn = shard(1, 3);
+    torn[2048 + 20] ^= 0xff;
+    let dir = folder(&[("a.tar", b"not a tar file, but a text".repeat(40)), ("b.tar", shard(9, 1)), ("c.tar", torn)]);
+    fs::write(dir.path().join("d.tar"), b"").unwrap();
+    let source = open(dir.path(), "*.tar").unwrap();
+    assert_eq!(source.len(), 2, "the sample of b, and the first of c");
+    let left_out: Vec<_> = source.left_out().iter().map(|skipped| skipped.name.clone()).collect();
+    assert!(left_out.len() == 2 && left_out[0].ends_with("a.tar") && left_out[1].ends_with("c.tar"), "{left_out:?}");
+
+    let error = |pattern| open(dir.path(), pattern).err().unwrap().to_string();
+    assert!(error("a.tar").contains("none of the 1 shards"), "{}", error("a.tar"));
+    assert!(error("d.tar").contains("no pictures"), "{}", error("d.tar"));
+    assert!(error("e.tar").contains("e.tar: no such shard"), "{}", error("e.tar"));
+}
+
+/// A header that claims exabytes must cost nothing.
+#[test]
+fn a_huge_member_is_not_read() {
+    let mut tar = Builder::new(vec![]);
+    add(&mut tar, "a.png", &picture(1, ImageFormat::Png));
+    add(&mut tar, "a.txt", b"one");
+    let mut bytes = tar.into_inner().unwrap();
+    bytes.truncate(4 * 512);
+    for size in [1 << 33, 1 << 62, u64::MAX] {
+        let mut header = Header::new_gnu();
+        header.set_path("b.png").unwrap();
+        header.set_size(size);
+        header.set_cksum();
+        let dir = folder(&[("a.tar", [&bytes[..], header.as_bytes(), &[7; 700]].concat())]);
+        let source = open(dir.path(), "a.tar").unwrap();
+        let broken = (1..source.len()).filter(|&index| source.read(index).is_err()).count();
+        assert_eq!((shade(&source, 0), source.len() - broken), (1.0, 1), "{size}");
+        assert_eq!(broken + source.left_out().len().min(1 - broken), 1, "{size}: it is counted");
+    }
+}
+
+#[test]
+fn the_sequence_over_shards_depends_on_the_seed_and_the_number_alone() {
+    let dir = folder(&[("s-0.tar", shard(0, 10)), ("s-1.tar", shard(10, 10)), ("s-2.tar", shard(20, 10))]);
+    let samples = |workers, pattern: &str| {
+        let shards = Some(format!("{}/{pattern}", dir.path().display()));
+        let source = SourceConfig { kind: SourceKind::Webdataset, shards, shuffle_buffer: 6, ..Default::default() };
+        let data = DataConfig { size: 12, workers, prefetch: 6, source, ..Default::default() };
+        Arc::new(Samples::open(data, DegradationConfig::default(), 3).unwrap())
+    };
+    let all = Loader::new(samples(0, "s-*.tar"), 0).unwrap().batch(70).unwrap();
+    for workers in [1, 3] {
+        assert_eq!(Loader::new(samples(workers, "s-{0..2}.tar"), 0).unwrap().batch(70).unwrap(), all);
+        assert_eq!(Loader::new(samples(workers, "s-*.tar"), 41).unwrap().batch(29).unwrap(), all[41..]);
+    }
+    for pass in [&all[..30], &all[30..60]] {
+        let mut visited: Vec<_> = pass.iter().map(|sample| sample.index).collect();
+        assert_ne!(visited, (0..30).collect::<Vec<_>>());
+        visited.sort_unstable();
+        assert_eq!(visited, (0..30).collect::<Vec<_>>());
+    }
+}
+
+/// Going on at n reads what n needs and no shard before it.
+#[test]
+fn resuming_reads_no_earlier_shard() {
+    let dir = folder(&[("s-0.tar", shard(0, 20)), ("s-1.tar", shard(20, 20)), ("s-2.tar", shard(40, 20))]);
+    let source = open(dir.path(), "s-*.tar").unwrap();
+    let last: Vec<usize> = (40..60).map(|n| source.nth(1, n)).collect();
+    let (shard, _) = (last[0] / 20, last.iter().for_each(|index| assert_eq!(index / 20, last[0] / 20)));
+    for other in (0..3).filter(|&other| other != shard) {
+        fs::remove_file(dir.path().join(format!("s-{other}.tar"))).unwrap();
+    }
+    assert!(last.iter().all(|&index| source.read(index).is_ok()));
+}
+
+/// One row of a table: the picture's bytes and the captions.
+type Row = (Option<Vec<u8>>, Vec<Vec<u8>>);
+
+fn rows(first: u8, count: u8) -> Vec<Row> {
+    let row = |shade| (Some(picture(shade, ImageFormat::Jpeg)), vec![format!("shade {shade}").into_bytes()]);
+    (first..first + count).map(row).collect()
+}
+
+/// A Parquet file as Hugging Face writes it: a struct of bytes and path, a caption or a list of them, a number.
+fn table(rows: &[Row], group: usize, list: bool, names: [&str; 2]) -> Vec<u8> {
+    let captions = match list {
+        true => format!(
+            "optional group {} (LIST) {{ repeated group list {{ optional binary element (STRING); }} }}",
+            names[1]
+        ),
+        false => format!("optional binary {} (STRING);", names[1]),
+    };
+    let schema = format!(
+        "message schema {{ optional group {} {{ optional binary bytes; optional binary path (STRING); }} {captions} required int64 id; }}",
+        names[0]
+    );
+    let schema = Arc::new(parse_message_type(&schema).unwrap());
+    let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
+    let mut bytes = vec![];
+    let mut writer = SerializedFileWriter::new(&mut bytes, schema, Arc::new(properties)).unwrap();
+    for rows in rows.chunks(group) {
+        let mut columns = writer.next_row_group().unwrap();
+        let mut column = columns.next_column().unwrap().unwrap();
+        let pictures: Vec<ByteArray> = rows.iter().filter_map(|(picture, _)| picture.clone().map(Into::into)).collect();
+        let levels: Vec<i16> = rows.iter().map(|(picture, _)| if picture.is_some() { 2 } else { 0 }).collect();
+        column.typed::<ByteArrayType>().write_batch(&pictures, Some(&levels), None).unwrap();
+        column.close().unwrap();
+        let mut column = columns.next_column().unwrap().unwrap();
+        column.typed::<ByteArrayType>().write_batch(&[], Some(&vec![0; rows.len()]), None).unwrap();
+        column.close().unwrap();
+        let mut column = columns.next_column().unwrap().unwrap();
+        let captions: Vec<ByteArray> =
+            rows.iter().flat_map(|(_, captions)| captions.iter().cloned().map(Into::into)).collect();
+        let (mut definitions, mut repetitions) = (vec![], vec![]);
+        let full = if list { 3 } else { 1 };
+        for (_, captions) in rows {
+            definitions.extend(if captions.is_empty() { vec![0] } else { vec![full; captions.len()] });
+            repetitions.extend((0..captions.len().max(1)).map(|i| i16::from(i > 0)));
+        }
+        let repetitions = list.then_some(&repetitions[..]);
+        column.typed::<ByteArrayType>().write_batch(&captions, Some(&definitions), repetitions).unwrap();
+        column.close().unwrap();
+        let mut column = columns.next_column().unwrap().unwrap();
+        column.typed::<Int64Type>().write_batch(&vec![7; rows.len()], None, None).unwrap();
+        column.close().unwrap();
+        columns.close().unwrap();
+    }
+    writer.close().unwrap();
+    bytes
+}
+
+fn open_parquet(dir: &Path, pattern: &str, caption: Option<&str>) -> Result<ParquetSource, SourceError> {
+    ParquetSource::open(&format!("{}/{pattern}", dir.display()), None, caption, 4)
+}
+
+#[test]
+fn parquet_rows_are_read_in_any_order() {
+    for list in [false, true] {
+        let names = ["image", "text"];
+        let dir = folder(&[
+            ("p-0.parquet", table(&rows(0, 7), 3, list, names)),
+            ("p-1.parquet", table(&rows(7, 5), 2, list, names)),
+        ]);
+        let source = open_parquet(dir.path(), "p-*.parquet", None).unwrap();
+        assert_eq!((source.len(), source.left_out().len()), (12, 0));
+        for index in [11, 0, 7, 3, 6, 9, 2] {
+            let sample = source.read(index).unwrap();
+            assert_eq!(sample.captions, [format!("shade {index}")]);
+            assert!((shade(&source, index) - index as f32).abs() < 8.0);
+            assert_eq!(sample.name, source.name(index));
+        }
+        assert!(source.name(9).ends_with("p-1.parquet/2"), "{}", source.name(9));
+    }
+}
+
+#[test]
+fn rows_without_a_picture_or_a_caption_are_named_and_the_others_read() {
+    let good = rows(1, 1).remove(0);
+    let table = |list| {
+        let mut rows = vec![good.clone(), (None, vec![b"no picture".to_vec()]), (good.0.clone(), vec![]), good.clone()];
+        rows.push((Some(b"no picture either".to_vec()), vec![b"text".to_vec()]));
+        rows.push((good.0.clone(), vec![b"caf\xe9".to_vec()]));
+        if list {
+            rows.push((good.0.clone(), vec![b"one".to_vec(), b" ".to_vec(), b"two".to_vec()]));
+        }
+        table(&rows, 4, list, ["image", "caption"])
+    };
+    for list in [false, true] {
+        let dir = folder(&[("a.parquet", table(list))]);
+        let source = open_parquet(dir.path(), "a.parquet", None).unwrap();
+        let error = |index: usize| source.read(index).unwrap_err();
+        assert!(source.read(0).is_ok() && source.read(3).is_ok());
+        assert!(matches!(error(1), SampleError::NoPicture { .. }), "{}", error(1));
+        assert!(matches!(error(2), SampleError::NoCaption { .. }), "{}", error(2));
+        assert!(matches!(error(4), SampleError::Picture(_)), "{}", error(4));
+        assert!(matches!(error(5), SampleError::CaptionEncoding { offset: 3, .. }), "{}", error(5));
+        assert!(error(5).to_string().contains("a.parquet/5"), "{}", error(5));
+        if list {
+            assert_eq!(source.read(6).unwrap().captions, ["one", "two"]);
+        }
+    }
+}
+
+#[test]
+fn files_without_the_columns_are_left_out() {
+    let dir = folder(&[
+        ("a.parquet", table(&rows(0, 2), 9, false, ["image", "caption"])),
+        ("b.parquet", table(&rows(2, 2), 9, false, ["photo", "caption"])),
+        ("c.parquet", b"PAR1 but not really PAR1".to_vec()),
+        ("d.parquet", vec![]),
+    ]);
+    let source = open_parquet(dir.path(), "*.parquet", None).unwrap();
+    assert_eq!(source.len(), 2);
+    let left_out = source.left_out();
+    assert_eq!(left_out.len(), 3);
+    assert!(
+        left_out[0].reason.contains("data.source.image") && left_out[0].reason.contains("photo.bytes"),
+        "{left_out:?}"
+    );
+
+    let error = open_parquet(dir.path(), "a.parquet", Some("label")).err().unwrap().to_string();
+    assert!(error.contains("label") && error.contains("caption"), "{error}");
+    let all = WebDatasetSource::open(&format!("{}/a.parquet", dir.path().display()), None, None, 4);
+    assert!(matches!(all, Err(SourceError::NoShard { .. })));
+}
+
+/// A damaged file is an error or other bytes, never a crash.
+#[test]
+fn damage_anywhere_in_a_parquet_file_is_survived() {
+    let whole = table(&rows(0, 4), 2, true, ["image", "caption"]);
+    for place in (0..whole.len()).step_by(61) {
+        let mut damaged = whole.clone();
+        damaged[place] ^= 0x55;
+        let dir = folder(&[("a.parquet", damaged)]);
+        if let Ok(source) = open_parquet(dir.path(), "a.parquet", None) {
+            for index in 0..source.len().min(6) {
+                let _ = source.read(index);
+            }
+        }
+    }
+}
