@@ -2,6 +2,7 @@
 //! are degraded ([`degrade`]), which restoration prompt undoes a degradation ([`prompt`]), and in which order they reach
 //! the trainer ([`loader`]). Nothing here knows of tensors.
 
+pub mod buffer;
 pub mod degrade;
 mod jpeg_end;
 pub mod loader;

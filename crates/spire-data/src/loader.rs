@@ -17,7 +17,7 @@ use crate::Picture;
 use crate::degrade::{DegradationConfig, DegradeError, Degraded, Filter, InvalidSetting, Pipeline, Step, resize};
 use crate::order::Slice;
 use crate::rng::{Rng, rng};
-use crate::source::{self, Sample, SampleError, Skipped, Source, SourceConfig, SourceError};
+use crate::source::{self, Pixels, Sample, SampleError, Skipped, Source, SourceConfig, SourceError};
 
 /// The `[data]` section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -210,7 +210,7 @@ impl Samples {
     /// The picture that is due and those drawn in its stead are all broken.
     pub fn sample(&self, n: u64) -> Result<TrainingSample, LoaderError> {
         let (index, Sample { name, picture, captions }) = self.read(n)?;
-        let source_size = (picture.width, picture.height);
+        let source_size = picture.size();
         let clean = cut(&picture, self.config.size, self.config.crop, &mut rng(self.seed, "crop", n));
         let caption = captions.choose(&mut rng(self.seed, "caption", n)).cloned().unwrap_or_default();
         let dropped = rng(self.seed, "prompt dropout", n).random_bool(self.config.prompt_dropout);
@@ -276,13 +276,14 @@ impl Samples {
 }
 
 /// The square of `picture` that `crop` names, `size` × `size`: scaled down by area, up by bicubic interpolation.
-fn cut(picture: &Picture, size: usize, crop: Crop, rng: &mut Rng) -> Picture {
-    let shorter = picture.width.min(picture.height);
+fn cut(picture: &Pixels, size: usize, crop: Crop, rng: &mut Rng) -> Picture {
+    let (width, height) = picture.size();
+    let shorter = width.min(height);
     let (side, left, top) = match crop {
-        Crop::Center => (shorter, (picture.width - shorter) / 2, (picture.height - shorter) / 2),
+        Crop::Center => (shorter, (width - shorter) / 2, (height - shorter) / 2),
         Crop::Random => {
             let side = shorter.min(size);
-            (side, rng.random_range(0..=picture.width - side), rng.random_range(0..=picture.height - side))
+            (side, rng.random_range(0..=width - side), rng.random_range(0..=height - side))
         }
     };
     let square = picture.crop(left, top, side, side);
@@ -438,7 +439,7 @@ mod tests {
             let mut picture = Picture::filled(20, 14, [index as f32 / self.len as f32, 0.5, 0.2]);
             picture.data.iter_mut().enumerate().for_each(|(i, value)| *value *= (i % 20) as f32 / 20.0);
             let captions = vec![format!("one {index}"), format!("two {index}"), format!("three {index}")];
-            Ok(Sample { name: self.name(index), picture, captions })
+            Ok(Sample { name: self.name(index), picture: Pixels::Values(picture), captions })
         }
     }
 
@@ -551,6 +552,7 @@ mod tests {
         for y in 0..10 {
             wide.data[y * 30 + 10..y * 30 + 20].fill(0.25);
         }
+        let wide = Pixels::Values(wide);
         for size in [4, 10, 16] {
             let cut = cut(&wide, size, Crop::Center, &mut draws);
             assert_eq!((cut.width, cut.height), (size, size));
@@ -564,13 +566,13 @@ mod tests {
         ramp.data.iter_mut().enumerate().for_each(|(i, value)| *value = (i % 72) as f32 / 72.0);
         let mut corners = BTreeSet::new();
         for n in 0..200 {
-            let cut = cut(&ramp, 6, Crop::Random, &mut rng(0, "crop", n));
+            let cut = cut(&Pixels::Values(ramp.clone()), 6, Crop::Random, &mut rng(0, "crop", n));
             let corner = (cut.data[0] * 72.0).round() as usize;
             assert_eq!(cut, ramp.crop(corner % 9, corner / 9, 6, 6));
             corners.insert(corner);
         }
         assert_eq!(corners.len(), 12);
-        let small = cut(&ramp, 16, Crop::Random, &mut rng(0, "crop", 0));
+        let small = cut(&Pixels::Values(ramp), 16, Crop::Random, &mut rng(0, "crop", 0));
         assert_eq!((small.width, small.height), (16, 16));
         assert!(small.data.iter().all(|value| (0.0..=1.0).contains(value)));
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 use thiserror::Error;
 
+use crate::buffer::Buffer;
 use crate::jpeg_end::is_whole;
 
 /// Planar RGB picture, `data[channel * height * width + y * width + x]`, values in \[0, 1\], sRGB-encoded.
@@ -16,7 +17,7 @@ pub struct Picture {
     /// Height in pixels.
     pub height: usize,
     /// `3 * height * width` values, one plane after the other.
-    pub data: Vec<f32>,
+    pub data: Buffer,
 }
 
 /// Why a picture could not be read or written.
@@ -52,7 +53,7 @@ const DECODE_LIMIT: u64 = 1 << 30;
 impl Picture {
     /// A picture of one colour.
     pub fn filled(width: usize, height: usize, rgb: [f32; 3]) -> Self {
-        let mut data = Vec::with_capacity(3 * width * height);
+        let mut data = Buffer::with_capacity(3 * width * height);
         for value in rgb {
             data.extend(std::iter::repeat_n(value, width * height));
         }
@@ -62,7 +63,7 @@ impl Picture {
     /// From 8-bit RGB: `value / 255`.
     pub fn from_rgb8(image: &RgbImage) -> Self {
         let (width, height) = (image.width() as usize, image.height() as usize);
-        let mut data = Vec::with_capacity(3 * width * height);
+        let mut data = Buffer::with_capacity(3 * width * height);
         for channel in 0..3 {
             data.extend(image.as_raw().chunks_exact(3).map(|pixel| f32::from(pixel[channel]) / 255.0));
         }
@@ -88,16 +89,7 @@ impl Picture {
     /// # Errors
     /// The file can't be read, is no picture, is cut short, or would take more than 1 GiB decoded.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, PictureError> {
-        let path = path.as_ref();
-        Self::decode(&read(path)?, path)
-    }
-
-    /// As [`Self::open`], of a file that has been read already; `path` is what errors call it.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub fn decode(bytes: &[u8], path: &Path) -> Result<Self, PictureError> {
-        Ok(Self::from_rgb8(&over_white(decode(bytes, path)?)))
+        Ok(Self::from_rgb8(&open_rgb8(path.as_ref())?))
     }
 
     /// As [`Self::open`], but with the colours as they are and the opacity by itself: `height * width` values in
@@ -156,7 +148,7 @@ impl Picture {
     /// If the cut reaches outside the picture.
     pub fn crop(&self, left: usize, top: usize, width: usize, height: usize) -> Self {
         assert!(left + width <= self.width && top + height <= self.height, "crop reaches outside the picture");
-        let mut data = Vec::with_capacity(3 * width * height);
+        let mut data = Buffer::with_capacity(3 * width * height);
         for plane in self.planes() {
             for row in plane.chunks_exact(self.width).skip(top).take(height) {
                 data.extend_from_slice(&row[left..left + width]);
@@ -171,6 +163,22 @@ impl Picture {
             *value = value.clamp(0.0, 1.0);
         }
     }
+}
+
+/// As [`Picture::open`], in the file's own 8 bits.
+///
+/// # Errors
+/// As [`Picture::open`].
+pub fn open_rgb8(path: &Path) -> Result<RgbImage, PictureError> {
+    decode_rgb8(&read(path)?, path)
+}
+
+/// As [`open_rgb8`], of a file that has been read already; `path` is what errors call it.
+///
+/// # Errors
+/// As [`Picture::open`].
+pub fn decode_rgb8(bytes: &[u8], path: &Path) -> Result<RgbImage, PictureError> {
+    Ok(over_white(decode(bytes, path)?))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, PictureError> {

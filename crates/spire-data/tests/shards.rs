@@ -25,7 +25,7 @@ fn picture(shade: u8, format: ImageFormat) -> Vec<u8> {
 }
 
 fn shade(source: &dyn Source, index: usize) -> f32 {
-    (source.read(index).unwrap().picture.data[0] * 255.0).round()
+    (source.read(index).unwrap().picture.to_picture().data[0] * 255.0).round()
 }
 
 fn add(tar: &mut Builder<Vec<u8>>, name: &str, bytes: &[u8]) {

@@ -1,15 +1,20 @@
 //! Filtering with a kernel: reflect padding and cross-correlation, as torch's `F.pad(reflect)` and `conv2d` compute it.
 
+use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd, bytemuck};
+
 use super::kernel::Kernel;
-use super::simd::vectorized;
 use crate::Picture;
+use crate::buffer::Buffer;
 
 /// The picture filtered with `kernel`, each colour by itself. Values may leave \[0, 1\] where weights are negative.
 ///
 /// The border is reflected without repeating the edge pixel; where the kernel is larger than the picture, the
 /// reflection is reflected again (torch refuses there).
 pub fn blur(picture: &Picture, kernel: &Kernel) -> Picture {
-    map_planes(picture, |plane| blur_plane(plane, picture.width, picture.height, kernel))
+    let filter = Filter::of(kernel);
+    map_planes(picture, |plane, output| filter.apply(plane, picture.width, output))
 }
 
 /// [`blur`] for one plane of `width * height` values.
@@ -17,23 +22,18 @@ pub fn blur(picture: &Picture, kernel: &Kernel) -> Picture {
 /// # Panics
 /// If `plane` has another number of values.
 pub fn blur_plane(plane: &[f32], width: usize, height: usize, kernel: &Kernel) -> Vec<f32> {
-    match kernel.separated() {
-        Some((column, row)) => {
-            correlate(&correlate(plane, width, height, &column, 1), width, height, &row, kernel.size)
-        }
-        None => correlate(plane, width, height, &kernel.weights, kernel.size),
-    }
+    assert_eq!(plane.len(), width * height, "a plane has width × height values");
+    let mut output = vec![0.0; plane.len()];
+    Filter::of(kernel).apply(plane, width, &mut output);
+    output
 }
 
 /// The picture blurred with an isotropic Gaussian of `sigma` pixels, cut off at 4 sigma (and at the picture's longer
 /// side). Nothing changes where sigma is not above 0.
 pub fn gaussian_blur(picture: &Picture, sigma: f32) -> Picture {
     let weights = gaussian_weights(f64::from(sigma), picture.width.max(picture.height));
-    let (width, height) = (picture.width, picture.height);
-    map_planes(picture, |plane| {
-        let columns = correlate(plane, width, height, &weights, 1);
-        correlate(&columns, width, height, &weights, weights.len())
-    })
+    let filter = Filter::Lines { column: Taps::new(&weights, 1), row: Taps::new(&weights, weights.len()) };
+    map_planes(picture, |plane, output| filter.apply(plane, picture.width, output))
 }
 
 fn gaussian_weights(sigma: f64, longest: usize) -> Vec<f32> {
@@ -46,53 +46,159 @@ fn gaussian_weights(sigma: f64, longest: usize) -> Vec<f32> {
     weights.iter().map(|weight| (weight / sum) as f32).collect()
 }
 
-fn map_planes(picture: &Picture, filter: impl Fn(&[f32]) -> Vec<f32>) -> Picture {
-    let data = picture.planes().map(filter).collect::<Vec<_>>().concat();
+fn map_planes(picture: &Picture, filter: impl Fn(&[f32], &mut [f32])) -> Picture {
+    let mut data = Buffer::zeroed(picture.data.len());
+    for (plane, output) in picture.planes().zip(data.chunks_exact_mut(picture.width * picture.height)) {
+        filter(plane, output);
+    }
     Picture { width: picture.width, height: picture.height, data }
 }
 
-/// How many neighbouring outputs are summed at once, in registers.
-const LANES: usize = 64;
-
-/// Cross-correlation with odd-sided `weights` of `kernel_width` columns, on the reflected plane.
-fn correlate(plane: &[f32], width: usize, height: usize, weights: &[f32], kernel_width: usize) -> Vec<f32> {
-    let kernel_height = weights.len() / kernel_width;
-    let padded = Padded::reflect(plane, width, height, kernel_width / 2, kernel_height / 2);
-    vectorized(|| sums(&padded, width, height, weights, kernel_width))
+/// A kernel, made ready.
+enum Filter {
+    Whole(Taps),
+    Lines { column: Taps, row: Taps },
 }
 
-#[inline(always)]
-fn sums(padded: &Padded, width: usize, height: usize, weights: &[f32], kernel_width: usize) -> Vec<f32> {
-    let mut output = Vec::with_capacity(width * height);
-    for y in 0..height {
-        for x in (0..width).step_by(LANES) {
-            let mut sums = [0.0_f32; LANES];
-            for (row, weights) in weights.chunks_exact(kernel_width).enumerate() {
-                let row = &padded.row(y + row)[x..x + LANES + kernel_width - 1];
-                for (window, &weight) in row.windows(LANES).zip(weights) {
-                    for (sum, &value) in sums.iter_mut().zip(window) {
-                        *sum += weight * value;
-                    }
-                }
-            }
-            output.extend_from_slice(&sums[..LANES.min(width - x)]);
+/// From this side on, two passes over the picture take less time than one with the whole kernel.
+const WORTH_SEPARATING: usize = 11;
+
+impl Filter {
+    fn of(kernel: &Kernel) -> Self {
+        match kernel.separated().filter(|_| kernel.size >= WORTH_SEPARATING) {
+            Some((column, row)) => Self::Lines { column: Taps::new(&column, 1), row: Taps::new(&row, kernel.size) },
+            None => Self::Whole(Taps::new(&kernel.weights, kernel.size)),
         }
     }
-    output
+
+    fn apply(&self, plane: &[f32], width: usize, output: &mut [f32]) {
+        match self {
+            Self::Whole(taps) => correlate(plane, width, taps, output),
+            Self::Lines { column, row } => {
+                let mut between = Buffer::zeroed(plane.len());
+                correlate(plane, width, column, &mut between);
+                correlate(&between, width, row, output);
+            }
+        }
+    }
 }
 
-/// A plane with its border reflected; rows are rounded up so that every block of [`LANES`] outputs has its inputs.
+/// Cross-correlation on the reflected plane.
+fn correlate(plane: &[f32], width: usize, taps: &Taps, output: &mut [f32]) {
+    let padded =
+        Padded::reflect(plane, width, plane.len() / width.max(1), taps.kernel_width / 2, taps.kernel_height() / 2);
+    Arch::new().dispatch(Correlate { padded: &padded, width, taps, output });
+}
+
+/// Rows of output that are summed at once, so that an input that was loaded serves each of them.
+const ROWS: usize = 2;
+
+/// Vectors of neighbouring outputs that are summed at once, in registers.
+const VECTORS: usize = 4;
+
+/// The most outputs of one row that are summed at once: those of [`VECTORS`] of the widest vectors.
+const LANES: usize = 16 * VECTORS;
+
+/// A kernel's weights in the order in which they are used: for each row of input, from the one that the first output row
+/// begins with to the one that the last ends with, the run of columns that matter and their weights for each output row.
+struct Taps {
+    kernel_width: usize,
+    rows: Vec<TapRow>,
+    weights: Vec<[f32; ROWS]>,
+}
+
+struct TapRow {
+    first_column: usize,
+    /// In [`Taps::weights`].
+    weights: Range<usize>,
+}
+
+/// Weights below this, of a kernel with sum 1, change no output by more than rounding does, all of them together.
+const NEGLIGIBLE: f32 = 2e-9;
+
+impl Taps {
+    fn new(weights: &[f32], kernel_width: usize) -> Self {
+        let kernel: Vec<&[f32]> = weights.chunks_exact(kernel_width).collect();
+        let mut taps = Self { kernel_width, rows: vec![], weights: vec![] };
+        for row in 0..kernel.len() + ROWS - 1 {
+            let at = |column: usize| -> [f32; ROWS] {
+                std::array::from_fn(|i| {
+                    row.checked_sub(i).and_then(|row| kernel.get(row)).map_or(0.0, |row| row[column])
+                })
+            };
+            let matters = |&column: &usize| at(column).iter().any(|weight| weight.abs() > NEGLIGIBLE);
+            let first_column = (0..kernel_width).find(matters).unwrap_or(kernel_width);
+            let end = (first_column..kernel_width).rfind(matters).map_or(first_column, |last| last + 1);
+            let start = taps.weights.len();
+            taps.weights.extend((first_column..end).map(at));
+            taps.rows.push(TapRow { first_column, weights: start..taps.weights.len() });
+        }
+        taps
+    }
+
+    fn kernel_height(&self) -> usize {
+        self.rows.len() - (ROWS - 1)
+    }
+}
+
+struct Correlate<'a> {
+    padded: &'a Padded,
+    width: usize,
+    taps: &'a Taps,
+    output: &'a mut [f32],
+}
+
+impl WithSimd for Correlate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        for (block, rows) in self.output.chunks_mut(ROWS * self.width).enumerate() {
+            for x in (0..self.width).step_by(VECTORS * S::F32_LANES) {
+                let sums = sums(simd, self.padded, self.taps, block * ROWS, x);
+                for (row, sums) in rows.chunks_exact_mut(self.width).zip(&sums) {
+                    let row = &mut row[x..];
+                    let sums: &[f32] = bytemuck::cast_slice(sums);
+                    let length = row.len().min(sums.len());
+                    row[..length].copy_from_slice(&sums[..length]);
+                }
+            }
+        }
+    }
+}
+
+/// The outputs of [`ROWS`] rows from `y` on, of [`VECTORS`] vectors from `x` on.
+#[inline(always)]
+fn sums<S: Simd>(simd: S, padded: &Padded, taps: &Taps, y: usize, x: usize) -> [[S::f32s; VECTORS]; ROWS] {
+    let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+    for (row, TapRow { first_column, weights }) in taps.rows.iter().enumerate() {
+        let input = &padded.row(y + row)[x + first_column..];
+        let weights = &taps.weights[weights.clone()];
+        for (window, weights) in input.windows(VECTORS * S::F32_LANES).zip(weights) {
+            let (values, _) = S::as_simd_f32s(window);
+            for (sums, &weight) in sums.iter_mut().zip(weights) {
+                let weight = simd.splat_f32s(weight);
+                for (sum, &value) in sums.iter_mut().zip(values) {
+                    *sum = simd.mul_add_f32s(weight, value, *sum);
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// A plane with its border reflected; rows and columns are rounded up so that every block of outputs has its inputs.
 struct Padded {
     stride: usize,
-    data: Vec<f32>,
+    data: Buffer,
 }
 
 impl Padded {
     fn reflect(plane: &[f32], width: usize, height: usize, radius_x: usize, radius_y: usize) -> Self {
-        assert_eq!(plane.len(), width * height, "a plane has width × height values");
         let columns: Vec<usize> = (0..width + 2 * radius_x).map(|x| reflected(x, radius_x, width)).collect();
         let stride = width.next_multiple_of(LANES) + 2 * radius_x;
-        let mut data = Vec::with_capacity(stride * (height + 2 * radius_y));
+        let rows = height.next_multiple_of(ROWS) + 2 * radius_y;
+        let mut data = Buffer::with_capacity(stride * rows);
         for y in 0..height + 2 * radius_y {
             let row = &plane[reflected(y, radius_y, height) * width..][..width];
             data.extend(columns[..radius_x].iter().map(|&x| row[x]));
@@ -100,6 +206,7 @@ impl Padded {
             data.extend(columns[radius_x + width..].iter().map(|&x| row[x]));
             data.resize((y + 1) * stride, 0.0);
         }
+        data.resize(rows * stride, 0.0);
         Self { stride, data }
     }
 
@@ -167,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_product_of_two_lines_is_filtered_line_by_line_and_nothing_else_is() {
-        let spec = |kind, theta| KernelSpec { kind, size: 9, sigma_x: 2.0, sigma_y: 0.8, theta, beta: 1.5 };
+        let spec = |kind, theta| KernelSpec { kind, size: 13, sigma_x: 2.0, sigma_y: 0.8, theta, beta: 1.5 };
         let picture = ramp(70, 20);
         for (spec, separable) in [
             (spec(KernelKind::Iso, 0.0), true),
@@ -178,7 +285,8 @@ mod tests {
         ] {
             let kernel = spec.build().unwrap();
             assert_eq!(kernel.separated().is_some(), separable, "{spec:?}");
-            let direct = map_planes(&picture, |plane| correlate(plane, 70, 20, &kernel.weights, kernel.size));
+            let whole = Filter::Whole(Taps::new(&kernel.weights, kernel.size));
+            let direct = map_planes(&picture, |plane, output| whole.apply(plane, 70, output));
             for (got, want) in blur(&picture, &kernel).data.iter().zip(&direct.data) {
                 assert!((got - want).abs() < 2e-6, "{spec:?}: {got} and {want}");
             }

@@ -5,6 +5,7 @@ use rand_distr::StandardNormal;
 
 use super::simd::vectorized;
 use crate::Picture;
+use crate::buffer::Buffer;
 use crate::rng::Rng;
 
 /// Adds Gaussian noise of standard deviation `sigma` (on a \[0, 1\] picture) and clamps to \[0, 1\]. `gray` noise is
@@ -12,7 +13,8 @@ use crate::rng::Rng;
 pub fn gaussian_noise(picture: &Picture, sigma: f32, gray: bool, rng: &mut Rng) -> Picture {
     let mut normal = || sigma * rng.sample::<f32, _>(StandardNormal);
     let drawn = if gray { picture.width * picture.height } else { picture.data.len() };
-    let noise: Vec<f32> = std::iter::repeat_with(&mut normal).take(drawn).collect();
+    let mut noise = Buffer::with_capacity(drawn);
+    noise.extend(std::iter::repeat_with(&mut normal).take(drawn));
     add(picture, &noise)
 }
 
@@ -27,80 +29,85 @@ pub fn poisson_noise(picture: &Picture, scale: f32, gray: bool, rng: &mut Rng) -
     let mut present = [false; 256];
     bytes.iter().for_each(|&byte| present[usize::from(byte)] = true);
     let levels = present.iter().filter(|&&seen| seen).count().next_power_of_two() as f64;
-    let table = |byte: usize| present[byte].then(|| Counts::new(byte as f64 / 255.0 * levels));
-    let counts: Vec<Option<Counts>> = (0..256).map(table).collect();
-    let noise: Vec<f32> = bytes
-        .iter()
-        .map(|&byte| {
-            let count = counts[usize::from(byte)].as_ref().map_or(0.0, |counts| counts.draw(rng.random()));
-            scale * (f64::from(count) / levels - f64::from(byte) / 255.0) as f32
-        })
-        .collect();
+    let table = |byte: usize| if present[byte] { Counts::new(byte as f64 / 255.0 * levels) } else { Counts::NONE };
+    let counts: Vec<Counts> = (0..256).map(table).collect();
+    let mut noise = Buffer::with_capacity(bytes.len());
+    noise.extend(bytes.iter().map(|&byte| {
+        let count = counts[usize::from(byte)].draw(rng.random());
+        scale * (count / levels as f32 - f32::from(byte) / 255.0)
+    }));
     add(picture, &noise)
 }
 
-/// The Poisson distribution of one mean as a table: a picture has few means and many draws.
+/// The Poisson distribution of one mean as an alias table (Walker 1977, Vose 1991): a picture has few means and many draws.
 struct Counts {
-    lowest: usize,
-    /// Probability of at most `lowest + i`.
-    cumulative: Vec<f32>,
-    /// Where to start looking for each 64th of the probability.
-    guide: [u16; GUIDES],
+    /// The count of the first column.
+    lowest: f32,
+    /// Each column stands for a 256th of the probability, and holds its own count up to a threshold (the low 24 bits) and
+    /// that of another column (the high 8) from there on.
+    columns: [u32; 256],
 }
 
-const GUIDES: usize = 64;
-
 impl Counts {
-    /// Of a mean from 0 to 256. Counts that come once in 10¹⁵ draws are left out.
+    /// Of a value that is not drawn.
+    const NONE: Self = Self { lowest: 0.0, columns: [0; 256] };
+
+    /// Of a mean from 0 to 256. Counts that come less than once in 10⁹ draws are left out.
     fn new(mean: f64) -> Self {
-        let mode = mean as usize;
-        let reach = (9.0 * mean.sqrt()) as usize + 20;
-        let lowest = mode.saturating_sub(reach);
+        // Below, the tail is that of a normal distribution or shorter; above, the columns reach farther than it.
+        let lowest = (mean - 6.0 * mean.sqrt()).max(0.0) as usize;
+        let mode = mean as usize - lowest;
         // Relative to the most likely count, by the recursion p(k + 1) = p(k) · mean / (k + 1).
-        let mut below = vec![];
-        let mut relative = 1.0;
-        for count in (lowest..mode).rev() {
-            relative *= (count + 1) as f64 / mean;
-            below.push(relative);
+        let mut shares = [0.0; 256];
+        shares[mode] = 1.0;
+        for i in (0..mode).rev() {
+            shares[i] = shares[i + 1] * (lowest + i + 1) as f64 / mean;
         }
-        let mut probabilities: Vec<f64> = below.into_iter().rev().chain([1.0]).collect();
-        relative = 1.0;
-        for count in mode + 1..=mode + reach {
-            relative *= mean / count as f64;
-            probabilities.push(relative);
+        for i in mode + 1..256 {
+            shares[i] = shares[i - 1] * mean / (lowest + i) as f64;
         }
-        let total: f64 = probabilities.iter().sum();
-        let mut sum = 0.0;
-        let mut cumulative: Vec<f32> = probabilities
-            .into_iter()
-            .map(|probability| {
-                sum += probability / total;
-                sum as f32
-            })
-            .collect();
-        // A draw below 1 always finds its count.
-        *cumulative.last_mut().expect("the mode at least") = 1.0;
-        let first = |share: f32| cumulative.partition_point(|&probability| probability <= share) as u16;
-        let guide = std::array::from_fn(|i| first(i as f32 / GUIDES as f32));
-        Self { lowest, cumulative, guide }
+        let total: f64 = shares.iter().sum();
+        shares.iter_mut().for_each(|share| *share *= 256.0 / total);
+        Self { lowest: lowest as f32, columns: aliases(shares) }
     }
 
-    /// The count for `uniform` in \[0, 1).
-    fn draw(&self, uniform: f32) -> f32 {
-        let mut i = usize::from(self.guide[(uniform * GUIDES as f32) as usize]);
-        while self.cumulative[i] <= uniform {
-            i += 1;
-        }
-        (self.lowest + i) as f32
+    /// The count for `uniform`, every value of which is as likely.
+    fn draw(&self, uniform: u32) -> f32 {
+        let column = uniform >> 24;
+        let entry = self.columns[column as usize];
+        let chosen = if uniform & FRACTION < entry & FRACTION { column } else { entry >> 24 };
+        self.lowest + chosen as f32
     }
+}
+
+/// The bits of a draw, and of a column's threshold, that are not the number of a column.
+const FRACTION: u32 = (1 << 24) - 1;
+
+/// Columns of equal height that hold `shares`, whose sum is 256: each that is too low is filled up from one that is too high.
+fn aliases(mut shares: [f64; 256]) -> [u32; 256] {
+    let (mut low, mut high): (Vec<usize>, Vec<usize>) = (0..256).partition(|&column| shares[column] < 1.0);
+    // A full column is its own alias.
+    let mut columns: [u32; 256] = std::array::from_fn(|column| (column as u32) << 24);
+    while let (Some(poor), Some(&rich)) = (low.pop(), high.last()) {
+        let threshold = (shares[poor] * f64::from(FRACTION + 1)) as u32;
+        columns[poor] = (rich as u32) << 24 | threshold.min(FRACTION);
+        shares[rich] -= 1.0 - shares[poor];
+        if shares[rich] < 1.0 {
+            high.pop();
+            low.push(rich);
+        }
+    }
+    columns
 }
 
 /// Adds noise for three planes, or that of one plane to all three.
 fn add(picture: &Picture, noise: &[f32]) -> Picture {
     let mut noisy = picture.clone();
-    for part in noisy.data.chunks_exact_mut(noise.len().max(1)) {
-        part.iter_mut().zip(noise).for_each(|(value, noise)| *value = (*value + noise).clamp(0.0, 1.0));
-    }
+    vectorized(|| {
+        for part in noisy.data.chunks_exact_mut(noise.len().max(1)) {
+            part.iter_mut().zip(noise).for_each(|(value, noise)| *value = (*value + noise).clamp(0.0, 1.0));
+        }
+    });
     noisy
 }
 
@@ -168,15 +175,14 @@ mod tests {
     fn the_table_is_the_poisson_distribution() {
         for mean in [0.0_f64, 0.01, 1.0, 3.7, 40.0, 256.0] {
             let counts = Counts::new(mean);
-            let draws = 200_000;
-            let drawn: Vec<f64> = (0..draws).map(|i| f64::from(counts.draw((i as f32 + 0.5) / draws as f32))).collect();
+            let draws = 1 << 20;
+            let drawn: Vec<f64> = (0..draws).map(|i| f64::from(counts.draw((i << 12) + (1 << 11)))).collect();
             let average = drawn.iter().sum::<f64>() / f64::from(draws);
             let variance = drawn.iter().map(|count| (count - average).powi(2)).sum::<f64>() / f64::from(draws);
             assert!((average - mean).abs() < 1e-3 * mean.max(0.1), "{mean}: mean {average}");
             assert!((variance - mean).abs() < 5e-3 * mean.max(0.1), "{mean}: variance {variance}");
             let none = drawn.iter().filter(|&&count| count == 0.0).count() as f64 / f64::from(draws);
             assert!((none - (-mean).exp()).abs() < 1e-4, "{mean}: {none}");
-            assert!(counts.draw(1.0_f32.next_down()).is_finite());
         }
     }
 

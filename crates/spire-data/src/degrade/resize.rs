@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::simd::vectorized;
 use crate::Picture;
+use crate::buffer::Buffer;
 use crate::rng::Rng;
 
 /// How pixels of another size are made.
@@ -43,7 +44,9 @@ pub fn resize_plane(plane: &[f32], size: (usize, usize), width: usize, height: u
     assert_eq!(plane.len(), size.0 * size.1, "a plane has width × height values");
     let columns = Windows::between(size.0, width, filter);
     let rows = Windows::between(size.1, height, filter);
-    resample_plane(plane, size.0, &columns, &rows)
+    let mut output = vec![0.0; columns.len() * rows.len()];
+    resample_plane(plane, size.0, &columns, &rows, &mut output);
+    output
 }
 
 /// The picture at `factor` times its size, rounded down to whole pixels (at least 1 × 1).
@@ -56,17 +59,23 @@ pub fn rescale(picture: &Picture, factor: f64, filter: Filter) -> Picture {
 }
 
 fn resample(picture: &Picture, columns: &Windows, rows: &Windows) -> Picture {
-    let data =
-        picture.planes().map(|plane| resample_plane(plane, picture.width, columns, rows)).collect::<Vec<_>>().concat();
+    let mut data = Buffer::zeroed(3 * columns.len() * rows.len());
+    for (plane, output) in picture.planes().zip(data.chunks_exact_mut(columns.len() * rows.len())) {
+        resample_plane(plane, picture.width, columns, rows, output);
+    }
     Picture { width: columns.len(), height: rows.len(), data }
 }
 
 /// The direction that leaves less for the other to do goes first.
-fn resample_plane(plane: &[f32], width: usize, columns: &Windows, rows: &Windows) -> Vec<f32> {
+fn resample_plane(plane: &[f32], width: usize, columns: &Windows, rows: &Windows, output: &mut [f32]) {
     if rows.len() * width < plane.len() {
-        columns.along_rows(&rows.across_rows(plane, width), width)
+        let mut between = Buffer::zeroed(rows.len() * width);
+        rows.across_rows(plane, width, &mut between);
+        columns.along_rows(&between, width, output);
     } else {
-        rows.across_rows(&columns.along_rows(plane, width), columns.len())
+        let mut between = Buffer::zeroed(plane.len() / width * columns.len());
+        columns.along_rows(plane, width, &mut between);
+        rows.across_rows(&between, columns.len(), output);
     }
 }
 
@@ -129,25 +138,22 @@ impl Windows {
     }
 
     /// Resamples every row of `width` pixels.
-    fn along_rows(&self, plane: &[f32], width: usize) -> Vec<f32> {
-        let mut output = Vec::with_capacity(plane.len() / width * self.len());
-        for row in plane.chunks_exact(width) {
-            for Run { first, weights } in &self.runs {
+    fn along_rows(&self, plane: &[f32], width: usize, output: &mut [f32]) {
+        for (row, output) in plane.chunks_exact(width).zip(output.chunks_exact_mut(self.len())) {
+            for (Run { first, weights }, output) in self.runs.iter().zip(output) {
                 let weights = &self.weights[weights.clone()];
-                output.push(row[*first..].iter().zip(weights).map(|(value, weight)| value * weight).sum());
+                *output = row[*first..].iter().zip(weights).map(|(value, weight)| value * weight).sum();
             }
         }
-        output
     }
 
     /// Makes every new row of `width` pixels as a sum of old rows.
-    fn across_rows(&self, plane: &[f32], width: usize) -> Vec<f32> {
-        vectorized(|| self.sum_rows(plane, width))
+    fn across_rows(&self, plane: &[f32], width: usize, output: &mut [f32]) {
+        vectorized(|| self.sum_rows(plane, width, output));
     }
 
     #[inline(always)]
-    fn sum_rows(&self, plane: &[f32], width: usize) -> Vec<f32> {
-        let mut output = vec![0.0; self.len() * width];
+    fn sum_rows(&self, plane: &[f32], width: usize, output: &mut [f32]) {
         for (sums, Run { first, weights }) in output.chunks_exact_mut(width).zip(&self.runs) {
             for (row, &weight) in plane[first * width..].chunks_exact(width).zip(&self.weights[weights.clone()]) {
                 for (sum, &value) in sums.iter_mut().zip(row) {
@@ -155,7 +161,6 @@ impl Windows {
                 }
             }
         }
-        output
     }
 }
 
@@ -209,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_scale_factor_rounds_down_and_keeps_its_own_step() {
-        let line = Picture { width: 5, height: 1, data: [0.0, 0.25, 0.5, 0.75, 1.0].repeat(3) };
+        let line = Picture { width: 5, height: 1, data: [0.0, 0.25, 0.5, 0.75, 1.0].repeat(3).into() };
         let scaled = rescale(&line, 0.5, Filter::Bilinear);
         assert_eq!((scaled.width, scaled.height), (2, 1));
         assert_eq!(scaled.plane(0), [0.125, 0.625]);

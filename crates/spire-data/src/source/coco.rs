@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use super::caption::tidy;
 use super::metadata::inside;
-use super::{Sample, SampleError, Source, SourceError};
-use crate::Picture;
+use super::{Pixels, Sample, SampleError, Source, SourceError};
+use crate::picture::open_rgb8;
 
 /// The pictures of a `captions_*.json` in the order of the file, each with all its captions in the order of their ids.
 #[derive(Debug)]
@@ -94,7 +94,7 @@ impl Source for CocoSource {
         if captions.is_empty() {
             return Err(SampleError::NoCaption { name: file_name.clone(), path: self.annotations.clone() });
         }
-        let picture = Picture::open(inside(&self.images, file_name, &self.annotations)?)?;
+        let picture = Pixels::Bytes(open_rgb8(&inside(&self.images, file_name, &self.annotations)?)?);
         Ok(Sample { name: file_name.clone(), picture, captions: captions.clone() })
     }
 }
@@ -102,6 +102,7 @@ impl Source for CocoSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Picture;
     use proptest::prelude::*;
     use std::path::Path;
 

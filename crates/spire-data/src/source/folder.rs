@@ -8,8 +8,8 @@ use image::{ImageFormat, ImageReader};
 use walkdir::WalkDir;
 
 use super::metadata::{METADATA, Metadata};
-use super::{Sample, SampleError, Source, SourceError, caption_of};
-use crate::Picture;
+use super::{Pixels, Sample, SampleError, Source, SourceError, caption_of};
+use crate::picture::open_rgb8;
 
 /// The pictures that the folder's `metadata.jsonl` lists, in its order. Without one, every picture in the folder and below,
 /// sorted by path; `a/b.png` has its caption in `a/b.txt`.
@@ -99,7 +99,7 @@ impl Source for FolderSource {
             Pictures::Found(paths) => (paths[index].clone(), vec![caption_of(&paths[index])?]),
             Pictures::Listed(list) => list.get(&self.root, index)?,
         };
-        Ok(Sample { name: self.name(index), picture: Picture::open(path)?, captions })
+        Ok(Sample { name: self.name(index), picture: Pixels::Bytes(open_rgb8(&path)?), captions })
     }
 }
 
@@ -121,6 +121,7 @@ fn starts_as_picture(path: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Picture;
     use std::fs;
 
     fn folder_with(files: &[(&str, &[u8])]) -> tempfile::TempDir {
@@ -166,7 +167,7 @@ mod tests {
                 .enumerate()
         {
             let sample = source.read(index).unwrap();
-            assert_eq!(sample.picture.to_rgb8().get_pixel(5, 3).0, [red, 0, 0]);
+            assert_eq!(sample.picture.to_picture().to_rgb8().get_pixel(5, 3).0, [red, 0, 0]);
             assert_eq!(sample.captions, [caption]);
         }
     }

@@ -8,6 +8,7 @@ mod folder;
 mod metadata;
 mod mixture;
 mod parquet;
+mod pixels;
 mod shards;
 mod tar_index;
 mod webdataset;
@@ -24,10 +25,10 @@ pub use error::{SampleError, SourceError};
 pub use folder::{FolderSource, list_pictures};
 pub use mixture::MixtureSource;
 pub use parquet::ParquetSource;
+pub use pixels::Pixels;
 pub use webdataset::WebDatasetSource;
 pub use world::WorldSource;
 
-use crate::Picture;
 use crate::order::permuted;
 
 /// A clean picture and what it shows.
@@ -36,7 +37,7 @@ pub struct Sample {
     /// What people call it: a path relative to its folder, or `world/{index}`.
     pub name: String,
     /// The picture, at its own size.
-    pub picture: Picture,
+    pub picture: Pixels,
     /// One caption or several that say the same in other words; never empty.
     pub captions: Vec<String>,
 }

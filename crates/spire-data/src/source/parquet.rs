@@ -13,9 +13,9 @@ use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
 
 use super::caption::{self, CAPTION_KEYS};
 use super::shards::{Recent, expand};
-use super::{Sample, SampleError, Skipped, Source, SourceError};
-use crate::Picture;
+use super::{Pixels, Sample, SampleError, Skipped, Source, SourceError};
 use crate::order::ShardOrder;
+use crate::picture::decode_rgb8;
 
 /// The rows of Parquet files. A row group is decoded as a whole when the first of its rows is asked for, and kept as long
 /// as its neighbours in the shuffled order need it.
@@ -240,7 +240,7 @@ impl Source for ParquetSource {
             return Err(caption::missing(&name, path));
         }
         let wanted = || SampleError::NoPicture { path: path.to_owned(), wanted: "the row has no bytes".to_owned() };
-        let picture = Picture::decode(picture.ok_or_else(wanted)?.data(), path)?;
+        let picture = Pixels::Bytes(decode_rgb8(picture.ok_or_else(wanted)?.data(), path)?);
         Ok(Sample { name, picture, captions })
     }
 

@@ -8,9 +8,9 @@ use std::{io, thread};
 
 use super::shards::{Recent, expand};
 use super::tar_index::{Entry, Member, TarIndex};
-use super::{Sample, SampleError, Skipped, Source, SourceError, caption};
-use crate::Picture;
+use super::{Pixels, Sample, SampleError, Skipped, Source, SourceError, caption};
 use crate::order::ShardOrder;
+use crate::picture::decode_rgb8;
 
 /// The samples of tar shards. The headers are read once (see the user's cache folder, `spire/shards`), every sample when it
 /// is asked for; nothing is unpacked.
@@ -147,7 +147,7 @@ impl Source for WebDatasetSource {
             (None, None) => return Err(caption::missing(&name, &shard)),
         };
         let (bytes, path) = read(picture)?;
-        Ok(Sample { picture: Picture::decode(&bytes, &path)?, name, captions })
+        Ok(Sample { picture: Pixels::Bytes(decode_rgb8(&bytes, &path)?), name, captions })
     }
 
     fn nth(&self, seed: u64, n: u64) -> usize {

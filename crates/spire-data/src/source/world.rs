@@ -1,6 +1,6 @@
 //! The drawn world as a source.
 
-use super::{Sample, SampleError, Source, SourceError};
+use super::{Pixels, Sample, SampleError, Source, SourceError};
 use crate::world::{World, WorldConfig};
 
 /// `count` scenes, drawn when they are read.
@@ -35,7 +35,11 @@ impl Source for WorldSource {
 
     fn read(&self, index: usize) -> Result<Sample, SampleError> {
         let scene = self.world.scene(index as u64);
-        Ok(Sample { name: self.name(index), picture: scene.draw(self.size), captions: vec![scene.caption] })
+        Ok(Sample {
+            name: self.name(index),
+            picture: Pixels::Values(scene.draw(self.size)),
+            captions: vec![scene.caption],
+        })
     }
 }
 
@@ -48,7 +52,7 @@ mod tests {
         let source = WorldSource::new(24, 3, 5).unwrap();
         let samples: Vec<_> = (0..3).map(|index| source.read(index).unwrap()).collect();
         for sample in &samples {
-            assert_eq!((sample.picture.width, sample.picture.height), (24, 24));
+            assert_eq!(sample.picture.size(), (24, 24));
             assert!(!sample.captions[0].is_empty());
         }
         assert_ne!(samples[0].picture, samples[1].picture);

@@ -31,7 +31,7 @@ impl ColourFix {
             Self::Wavelet => by_plane(&restored, degraded, wavelet),
             Self::Adain => by_plane(&restored, degraded, |restored, degraded, _| adain(restored, degraded)),
         };
-        let mut fixed = Picture { data: fixed, ..restored };
+        let mut fixed = Picture { data: fixed.into(), ..restored };
         fixed.clamp();
         fixed
     }

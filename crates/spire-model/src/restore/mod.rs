@@ -165,7 +165,7 @@ fn pad(picture: &Picture, multiple: usize) -> Picture {
             data.extend((0..width).map(|x| plane[y * picture.width + x.min(picture.width - 1)]));
         }
     }
-    Picture { width, height, data }
+    Picture { width, height, data: data.into() }
 }
 
 #[cfg(test)]
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn padding_repeats_the_edges() {
-        let picture = Picture { width: 2, height: 1, data: vec![0.1, 0.2, 0.3, 0.4, 0.5, 0.6] };
+        let picture = Picture { width: 2, height: 1, data: vec![0.1, 0.2, 0.3, 0.4, 0.5, 0.6].into() };
         let padded = pad(&picture, 3);
         assert_eq!((padded.width, padded.height), (3, 3));
         assert_eq!(padded.plane(1), [0.3, 0.4, 0.4].repeat(3));
