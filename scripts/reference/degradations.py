@@ -23,14 +23,14 @@ from photographs import photograph
 KINDS = "iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso", "sinc"
 
 
-def basicsr_degradations() -> ModuleType:
-    """BasicSR's `degradations.py` alone: importing the package needs a torchvision of years ago."""
+def basicsr_module(name: str) -> ModuleType:
+    """One file of BasicSR alone: importing the package needs a torchvision of years ago."""
     sys.modules.setdefault("torchvision.transforms.functional_tensor", torchvision.transforms.functional)
     package = importlib.util.find_spec("basicsr")
     if package is None:
-        sys.exit("blur-kernels needs BasicSR: pip install --no-deps --no-build-isolation basicsr==1.4.2")
-    path = Path(package.origin).parent / "data" / "degradations.py"
-    spec = importlib.util.spec_from_file_location("basicsr_degradations", path)
+        sys.exit("degradations need BasicSR: pip install --no-deps --no-build-isolation basicsr==1.4.2")
+    path = Path(package.origin).parent / name
+    spec = importlib.util.spec_from_file_location(f"basicsr_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -64,7 +64,7 @@ def kernel(basicsr: ModuleType, spec: dict) -> numpy.ndarray:
 
 
 def blur_kernels(out: Path, random: Generator) -> None:
-    basicsr = basicsr_degradations()
+    basicsr = basicsr_module("data/degradations.py")
     specs = [draw_kernel(random, kind) for kind in KINDS for _ in range(4)]
     tensors = {f"out.kernel.{i}": torch.from_numpy(kernel(basicsr, spec)).float() for i, spec in enumerate(specs)}
     folder = out / "case-blur-kernels"
@@ -74,7 +74,8 @@ def blur_kernels(out: Path, random: Generator) -> None:
 
 
 def blur_resize(out: Path, random: Generator) -> None:
-    height, width = whole(random, 24, 130), whole(random, 24, 130)
+    # MATLAB's resizing is by a factor: one that leaves whole pixels.
+    height, width = 12 * whole(random, 2, 11), 12 * whole(random, 2, 11)
     image = torch.stack([pixels(photograph(random, height, width)) for _ in range(whole(random, 1, 3))]) / 255
     weights = torch.from_numpy(random.uniform(0, 1, [2 * whole(random, 0, 10) + 1] * 2)).float()
     weights /= weights.sum()
@@ -89,9 +90,12 @@ def blur_resize(out: Path, random: Generator) -> None:
         size = whole(random, 5, 2 * height), whole(random, 5, 2 * width)
         corners = None if mode == "area" else False
         tensors[f"out.{mode}"] = interpolate(image, size, mode=mode, align_corners=corners)
+    imresize = basicsr_module("utils/matlab_functions.py").imresize
+    factor = float(random.choice([1 / 4, 1 / 3, 1 / 2, 2, 3]))
+    tensors["out.bicubic_antialiased"] = torch.stack([imresize(picture, factor) for picture in image])
     source = (
         f"torch {version('torch')}: F.pad(reflect) and conv2d; F.interpolate (area, bilinear, bicubic; align_corners "
-        "false, no antialias)"
+        f"false, no antialias); BasicSR {version('basicsr')}: imresize as MATLAB's (bicubic_antialiased)"
     )
     bundle.case(out / "case-blur-resize", "blur-resize", tensors, source=source)
 

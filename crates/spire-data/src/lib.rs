@@ -2,11 +2,14 @@
 //! are degraded ([`degrade`]), which restoration prompt undoes a degradation ([`prompt`]), and in which order they reach
 //! the trainer ([`loader`]). Nothing here knows of tensors.
 
+pub mod benchmark;
 pub mod buffer;
+pub mod checksum;
 pub mod degrade;
 mod jpeg_end;
 pub mod loader;
 pub mod order;
+pub mod parallel;
 pub mod picture;
 pub mod png_text;
 pub mod prompt;

@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::Picture;
-use crate::degrade::{DegradationConfig, DegradeError, Degraded, Filter, InvalidSetting, Pipeline, Step, resize};
+use crate::degrade::{
+    DegradationConfig, DegradeError, Degraded, Filter, InvalidSetting, Operation, Pipeline, Step, resize,
+};
 use crate::order::Slice;
 use crate::rng::{Rng, rng};
 use crate::source::{self, Pixels, Sample, SampleError, Skipped, Source, SourceConfig, SourceError};
@@ -103,6 +105,8 @@ pub struct TrainingSample {
     pub restoration: String,
     /// What was done to the picture, as far as the prompt can name it.
     pub steps: Vec<Step>,
+    /// All that was done to it.
+    pub operations: Vec<Operation>,
     /// Which degradation pipeline was drawn.
     pub pipeline: Pipeline,
 }
@@ -216,7 +220,7 @@ impl Samples {
         let dropped = rng(self.seed, "prompt dropout", n).random_bool(self.config.prompt_dropout);
         let semantic = if dropped { String::new() } else { caption.clone() };
         let degraded = self.degradation.degrade(&clean, &mut rng(self.seed, "degradation", n));
-        let Degraded { picture: degraded, prompt: restoration, steps, pipeline } =
+        let Degraded { picture: degraded, prompt: restoration, steps, operations, pipeline } =
             degraded.map_err(|source| LoaderError::Degrade { name: name.clone(), source })?;
         Ok(TrainingSample {
             n,
@@ -229,6 +233,7 @@ impl Samples {
             caption,
             restoration,
             steps,
+            operations,
             pipeline,
         })
     }
@@ -276,7 +281,7 @@ impl Samples {
 }
 
 /// The square of `picture` that `crop` names, `size` × `size`: scaled down by area, up by bicubic interpolation.
-fn cut(picture: &Pixels, size: usize, crop: Crop, rng: &mut Rng) -> Picture {
+pub(crate) fn cut(picture: &Pixels, size: usize, crop: Crop, rng: &mut Rng) -> Picture {
     let (width, height) = picture.size();
     let shorter = width.min(height);
     let (side, left, top) = match crop {

@@ -37,6 +37,16 @@ pub enum PictureError {
         /// The file.
         path: PathBuf,
     },
+    /// The file says that its picture is larger than can be sensible.
+    #[error("{path}: a picture of {width}×{height} would take more than 512 MiB")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+    },
     /// The file is not a picture that can be decoded, or is larger than the limits allow.
     #[error("{path}: not a readable picture: {source}")]
     Decode {
@@ -48,7 +58,7 @@ pub enum PictureError {
 }
 
 /// The most memory that decoding one file may take: a small file can declare a huge size.
-const DECODE_LIMIT: u64 = 1 << 30;
+const DECODE_LIMIT: u64 = 1 << 29;
 
 impl Picture {
     /// A picture of one colour.
@@ -87,7 +97,7 @@ impl Picture {
     /// laid over white, 16-bit and grey are converted.
     ///
     /// # Errors
-    /// The file can't be read, is no picture, is cut short, or would take more than 1 GiB decoded.
+    /// The file can't be read, is no picture, is cut short, or would take more than 512 MiB decoded.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, PictureError> {
         Ok(Self::from_rgb8(&open_rgb8(path.as_ref())?))
     }
@@ -197,6 +207,11 @@ fn decode(bytes: &[u8], path: &Path) -> Result<DynamicImage, PictureError> {
     limits.max_alloc = Some(DECODE_LIMIT);
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(decode)?;
+    // The decoders hold to the limit in what they need besides the picture.
+    if decoder.total_bytes() > DECODE_LIMIT {
+        let (width, height) = decoder.dimensions();
+        return Err(PictureError::TooLarge { path: path.to_owned(), width, height });
+    }
     let orientation = decoder.orientation().map_err(decode)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(decode)?;
     image.apply_orientation(orientation);

@@ -1,8 +1,6 @@
 //! What a run would read, measured: how many pictures, how fast, how broken, how degraded.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -10,6 +8,7 @@ use serde::Serialize;
 use crate::Picture;
 use crate::degrade::Pipeline;
 use crate::loader::{LoaderError, Samples, TrainingSample};
+use crate::parallel::in_order;
 use crate::prompt::REMOVE_ALL;
 
 /// Figures over the first samples of a sequence.
@@ -61,30 +60,9 @@ const MOST_PSNR: f64 = 60.0;
 /// Too many pictures in a row are broken, or one can't be degraded.
 pub fn stats(samples: &Samples, count: u64, threads: usize) -> Result<Stats, LoaderError> {
     let start = Instant::now();
-    let next = AtomicU64::new(0);
-    let work = || -> Result<Vec<(u64, Record)>, LoaderError> {
-        let mut records = vec![];
-        loop {
-            let n = next.fetch_add(1, Ordering::Relaxed);
-            if n >= count {
-                return Ok(records);
-            }
-            records.push((n, Record::of(&samples.sample(n)?)));
-        }
-    };
-    let parts: Vec<_> = thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(work)).collect();
-        let joined = handles.into_iter().map(|handle| handle.join());
-        joined.map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-    });
-    let mut records = vec![];
-    for part in parts {
-        records.extend(part?);
-    }
-    records.sort_by_key(|(n, _)| *n);
+    let records = in_order(count as usize, threads, |n| samples.sample(n as u64).map(|sample| Record::of(&sample)))?;
     let seconds = start.elapsed().as_secs_f64();
 
-    let records: Vec<Record> = records.into_iter().map(|(_, record)| record).collect();
     let mut pictures: Vec<_> = records.iter().map(|record| record.index).collect();
     pictures.sort_unstable();
     pictures.dedup();

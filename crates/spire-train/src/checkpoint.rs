@@ -14,7 +14,7 @@ use std::io::{self, Write};
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use spire_data::checksum::sha256;
 use thiserror::Error;
 use tracing::warn;
 
@@ -345,11 +345,6 @@ fn score_of(dir: &Path) -> Option<f64> {
 fn is_plain_name(name: &str) -> bool {
     let mut parts = Path::new(name).components();
     name != MANIFEST && matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name)
-}
-
-/// The hash in hexadecimal digits.
-pub(crate) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

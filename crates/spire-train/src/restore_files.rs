@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+use spire_data::checksum::sha256;
 use spire_data::degrade::resize::resize_plane;
 use spire_data::degrade::{Filter, ParameterizedConfig, resize};
 use spire_data::source::{caption_of, list_pictures};
@@ -14,7 +15,7 @@ use spire_model::base::Base;
 use spire_model::control::Control;
 use spire_model::restore::{Request, SamplingConfig, restore};
 
-use crate::checkpoint::{sha256, write_atomic};
+use crate::checkpoint::write_atomic;
 use crate::progress::FileProgress;
 use crate::sheet;
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use spire_data::benchmark::Recipe;
 use spire_train::config::RunConfig;
 use spire_train::pretrain::PretrainConfig;
 use spire_train::settings;
@@ -20,6 +21,33 @@ fn the_reference_gives_every_key_its_default() {
     for line in defaults.lines().filter(|line| line.contains(" = ")) {
         let key = line.split(" = ").next().unwrap();
         assert!(text.contains(&format!("{key} = ")), "{key} is not explained");
+    }
+}
+
+#[test]
+fn every_recipe_is_read_and_named_as_its_file() {
+    let mut recipes = 0;
+    for entry in std::fs::read_dir(file("benchmarks")).unwrap() {
+        let path = entry.unwrap().path();
+        let recipe: Recipe = settings::load(&path, &[]).unwrap();
+        recipe.validate().unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let stem = path.file_stem().unwrap().to_str().unwrap();
+        assert!(recipe.name.starts_with(stem) || text.contains("--set name="), "{stem} makes {}", recipe.name);
+        recipes += 1;
+    }
+    assert!(recipes >= 11, "{recipes}");
+}
+
+/// Table 1 compares its halves on the same pictures.
+#[test]
+fn both_halves_of_table_1_draw_the_same_pictures() {
+    for set in ["coco", "tiny"] {
+        let [left, right] = ["parameterized", "real-esrgan"].map(|half| {
+            let recipe: Recipe = settings::load(&file(&format!("benchmarks/{set}-{half}.toml")), &[]).unwrap();
+            (recipe.seed, recipe.count, recipe.size, recipe.crop, recipe.multiple, recipe.source)
+        });
+        assert_eq!(left, right);
     }
 }
 

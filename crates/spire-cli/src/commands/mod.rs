@@ -1,5 +1,6 @@
 //! The subcommands: arguments and wiring.
 
+mod benchmark;
 mod data;
 mod restore;
 mod weights;
@@ -40,6 +41,8 @@ enum Command {
     Restore(Box<restore::Restore>),
     /// Degrade a picture with what a restoration prompt would undo
     Degrade(Degrade),
+    /// Make test sets from recipes, and check them
+    Benchmark(benchmark::Benchmark),
     /// Look at what a run would read
     Data(data::Data),
     /// Look at weights on disk
@@ -114,6 +117,7 @@ impl Cli {
             Command::Train(args) => train(args),
             Command::Restore(args) => restore::run(*args),
             Command::Degrade(args) => degrade_picture(args),
+            Command::Benchmark(args) => benchmark::run(args),
             Command::Data(args) => data::run(args),
             Command::Weights(args) => weights::run(args),
             Command::Verify(args) => verify(args),
@@ -163,7 +167,7 @@ fn degrade_picture(args: Degrade) -> Result<ExitCode> {
         .collect::<Result<Vec<_>>>()?;
     ensure!(!steps.is_empty(), "\"{}\" names no degradation that could be applied", args.prompt);
     let clean = Picture::open(&args.image)?;
-    let degraded = degrade::apply(&steps, &clean, &mut rng(args.seed, "degrade", 0))?;
+    let (degraded, _) = degrade::apply(&steps, &clean, &mut rng(args.seed, "degrade", 0))?;
     let output = args.output.unwrap_or_else(|| {
         let stem = args.image.file_stem().unwrap_or_default().to_string_lossy();
         args.image.with_file_name(format!("{stem}-degraded.png"))

@@ -12,6 +12,7 @@ mod draw;
 pub mod jpeg;
 pub mod kernel;
 pub mod noise;
+pub mod operation;
 pub mod parameterized;
 pub mod real_esrgan;
 pub mod resize;
@@ -21,6 +22,7 @@ mod simd;
 pub use crate::prompt::Step;
 pub use jpeg::{JpegError, jpeg_round_trip};
 pub use kernel::{Kernel, KernelError, KernelKind, KernelSpec};
+pub use operation::Operation;
 pub use parameterized::{ParameterizedConfig, apply};
 pub use real_esrgan::{OrderConfig, RealEsrganConfig};
 pub use resize::{Filter, resize};
@@ -57,6 +59,8 @@ pub struct Degraded {
     pub prompt: String,
     /// What was done, in order; empty for Real-ESRGAN.
     pub steps: Vec<Step>,
+    /// All that was done, in order.
+    pub operations: Vec<Operation>,
     /// Which pipeline was drawn.
     pub pipeline: Pipeline,
 }
@@ -91,12 +95,12 @@ impl DegradationConfig {
         if draw::chance(self.parameterized_share, rng) {
             let steps = self.parameterized.draw(rng);
             let prompt = self.parameterized.draw_prompt(&steps, rng);
-            let picture = apply(&steps, clean, rng)?;
-            Ok(Degraded { picture, prompt, steps, pipeline: Pipeline::Parameterized })
+            let (picture, operations) = apply(&steps, clean, rng)?;
+            Ok(Degraded { picture, prompt, steps, operations, pipeline: Pipeline::Parameterized })
         } else {
-            let picture = self.real_esrgan.degrade(clean, rng)?;
+            let (picture, operations) = self.real_esrgan.degrade(clean, rng)?;
             let prompt = REMOVE_ALL.to_owned();
-            Ok(Degraded { picture, prompt, steps: Vec::new(), pipeline: Pipeline::RealEsrgan })
+            Ok(Degraded { picture, prompt, steps: Vec::new(), operations, pipeline: Pipeline::RealEsrgan })
         }
     }
 
@@ -130,7 +134,8 @@ mod tests {
         let all: Vec<Degraded> = (0..200).map(degraded).collect();
         let parameterized = all.iter().filter(|degraded| degraded.pipeline == Pipeline::Parameterized).count();
         assert!((70..130).contains(&parameterized), "{parameterized}");
-        for Degraded { picture, prompt, steps, pipeline } in &all {
+        for Degraded { picture, prompt, steps, operations, pipeline } in &all {
+            assert_eq!(operations.is_empty(), *picture == clean());
             assert_eq!((picture.width, picture.height), (48, 40));
             assert_eq!(prompt == REMOVE_ALL, steps.is_empty());
             assert_eq!(*picture == clean(), *pipeline == Pipeline::Parameterized && steps.is_empty());

@@ -2,11 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::blur::gaussian_blur;
+use super::DegradeError;
 use super::draw::{chance, uniform, whole};
-use super::jpeg::{JpegError, jpeg};
-use super::noise::gaussian_noise;
-use super::resize::{Filter, resize};
+use super::operation::{Course, Operation};
+use super::resize::Filter;
 use super::setting::{InvalidSetting, Section};
 use crate::Picture;
 use crate::prompt::{self, Fragment, Step, StepKind};
@@ -138,31 +137,31 @@ impl ParameterizedConfig {
     }
 }
 
-/// Applies `steps` to `clean`, in their order. The picture keeps its size and stays in \[0, 1\].
+/// Applies `steps` to `clean`, in their order, and says which operations that took. The picture keeps its size and stays in
+/// \[0, 1\].
 ///
 /// `rng` draws the noise and how the picture is made smaller (area, bilinear or bicubic).
 ///
 /// # Errors
 /// A step is JPEG and the picture has a side of more than 65535 pixels.
-pub fn apply(steps: &[Step], clean: &Picture, rng: &mut Rng) -> Result<Picture, JpegError> {
-    let mut picture = clean.clone();
+pub fn apply(steps: &[Step], clean: &Picture, rng: &mut Rng) -> Result<(Picture, Vec<Operation>), DegradeError> {
+    let mut course = Course::of(clean);
     for &step in steps {
-        picture = match step {
-            Step::Blur { sigma } => gaussian_blur(&picture, sigma),
-            Step::Downsample { factor } => downsample(&picture, factor, Filter::random(rng)),
-            Step::Noise { sigma } => gaussian_noise(&picture, sigma, false, rng),
-            Step::Jpeg { quality } => jpeg(&picture, quality)?,
-        };
+        match step {
+            Step::Blur { sigma } => course.apply(Operation::GaussianBlur { sigma }, rng)?,
+            Step::Downsample { factor } => {
+                let smaller = |size: usize| ((size as f32 / factor).round() as usize).max(1);
+                let (width, height) = (clean.width, clean.height);
+                let filter = Filter::random(rng);
+                course.apply(Operation::Resize { width: smaller(width), height: smaller(height), filter }, rng)?;
+                course.apply(Operation::Resize { width, height, filter: Filter::Bicubic }, rng)?;
+                course.picture.clamp();
+            }
+            Step::Noise { sigma } => course.apply(Operation::GaussianNoise { sigma, gray: false }, rng)?,
+            Step::Jpeg { quality } => course.apply(Operation::Jpeg { quality }, rng)?,
+        }
     }
-    Ok(picture)
-}
-
-fn downsample(picture: &Picture, factor: f32, filter: Filter) -> Picture {
-    let smaller = |size: usize| (size as f32 / factor).round() as usize;
-    let small = resize(picture, smaller(picture.width), smaller(picture.height), filter);
-    let mut back = resize(&small, picture.width, picture.height, Filter::Bicubic);
-    back.clamp();
-    back
+    Ok((course.picture, course.done))
 }
 
 #[cfg(test)]
@@ -230,7 +229,8 @@ mod tests {
         ];
         for (width, height) in [(1, 1), (1, 7), (5, 2), (64, 64), (70, 33)] {
             let clean = Picture::filled(width, height, [0.1, 0.5, 1.0]);
-            let degraded = apply(&steps, &clean, &mut rng(0, "test", 3)).unwrap();
+            let (degraded, operations) = apply(&steps, &clean, &mut rng(0, "test", 3)).unwrap();
+            assert_eq!(operations.len(), 5);
             assert_eq!((degraded.width, degraded.height), (width, height));
             assert_eq!(degraded.data.len(), clean.data.len());
             assert!(degraded.data.iter().all(|value| (0.0..=1.0).contains(value)));
@@ -241,7 +241,7 @@ mod tests {
     fn steps_act_in_the_order_given() {
         let clean = Picture::filled(16, 16, [0.5; 3]);
         let deviation = |steps: &[Step]| {
-            let picture = apply(steps, &clean, &mut rng(0, "test", 4)).unwrap();
+            let (picture, _) = apply(steps, &clean, &mut rng(0, "test", 4)).unwrap();
             picture.data.iter().map(|value| (value - 0.5).powi(2)).sum::<f32>()
         };
         let (blur, noise) = (Step::Blur { sigma: 2.0 }, Step::Noise { sigma: 0.1 });

@@ -9,12 +9,10 @@ use std::f64::consts::PI;
 use serde::{Deserialize, Serialize};
 
 use super::DegradeError;
-use super::blur::blur;
 use super::draw::{chance, choose, odd, uniform, whole};
-use super::jpeg::{JpegError, jpeg};
-use super::kernel::{Kernel, KernelError, KernelKind, KernelSpec};
-use super::noise::{gaussian_noise, poisson_noise};
-use super::resize::{Filter, rescale, resize};
+use super::kernel::{KernelKind, KernelSpec};
+use super::operation::{Course, Operation};
+use super::resize::Filter;
 use super::setting::{InvalidSetting, Section};
 use crate::Picture;
 use crate::rng::Rng;
@@ -119,43 +117,50 @@ impl Default for OrderConfig<2> {
 }
 
 impl RealEsrganConfig {
-    /// Degrades `clean`. The picture keeps its size and stays in \[0, 1\].
-    pub(super) fn degrade(&self, clean: &Picture, rng: &mut Rng) -> Result<Picture, DegradeError> {
-        let mut picture = blur(clean, &self.first.kernel(self.kernel_size, rng)?);
-        picture = rescale(&picture, self.first.factor(rng), Filter::random(rng));
-        picture = self.first.add_noise(&picture, rng);
-        picture = self.first.compress(&picture, rng)?;
+    /// Degrades `clean`, and says by which operations. The picture keeps its size and stays in \[0, 1\].
+    pub(crate) fn degrade(&self, clean: &Picture, rng: &mut Rng) -> Result<(Picture, Vec<Operation>), DegradeError> {
+        let mut course = Course::of(clean);
+        course.apply(self.first.blur(self.kernel_size, rng), rng)?;
+        let factor = self.first.factor(rng);
+        course.apply(Operation::Rescale { factor, filter: Filter::random(rng) }, rng)?;
+        course.apply(self.first.noise(rng), rng)?;
+        course.apply(self.first.jpeg(rng), rng)?;
 
         if chance(self.second_blur_probability, rng) {
-            picture = blur(&picture, &self.second.kernel(self.kernel_size, rng)?);
+            course.apply(self.second.blur(self.kernel_size, rng), rng)?;
         }
         let factor = self.second.factor(rng) / self.scale as f64;
-        let scaled = |size: usize| (size as f64 * factor) as usize;
-        picture = resize(&picture, scaled(clean.width), scaled(clean.height), Filter::random(rng));
-        picture = self.second.add_noise(&picture, rng);
+        let scaled = |size: usize| ((size as f64 * factor) as usize).max(1);
+        let (width, height) = (scaled(clean.width), scaled(clean.height));
+        course.apply(Operation::Resize { width, height, filter: Filter::random(rng) }, rng)?;
+        course.apply(self.second.noise(rng), rng)?;
 
         if chance(0.5, rng) {
-            picture = self.shrink_and_ring(&picture, clean, rng)?;
-            picture = self.second.compress(&picture, rng)?;
+            self.shrink_and_ring(&mut course, clean, rng)?;
+            course.apply(self.second.jpeg(rng), rng)?;
         } else {
-            picture = self.second.compress(&picture, rng)?;
-            picture = self.shrink_and_ring(&picture, clean, rng)?;
+            course.apply(self.second.jpeg(rng), rng)?;
+            self.shrink_and_ring(&mut course, clean, rng)?;
         }
 
-        let stored = Picture::from_rgb8(&picture.to_rgb8());
-        let mut back = resize(&stored, clean.width, clean.height, Filter::Bicubic);
-        back.clamp();
-        Ok(back)
+        // What is brought back to size is a file's 8 bits.
+        course.picture = Picture::from_rgb8(&course.picture.to_rgb8());
+        let back = Operation::Resize { width: clean.width, height: clean.height, filter: Filter::Bicubic };
+        course.apply(back, rng)?;
+        course.picture.clamp();
+        Ok((course.picture, course.done))
     }
 
     /// To the final small size, and the final sinc filter.
-    fn shrink_and_ring(&self, picture: &Picture, clean: &Picture, rng: &mut Rng) -> Result<Picture, KernelError> {
-        let (width, height) = (clean.width / self.scale.max(1), clean.height / self.scale.max(1));
-        let small = resize(picture, width, height, Filter::random(rng));
+    fn shrink_and_ring(&self, course: &mut Course, clean: &Picture, rng: &mut Rng) -> Result<(), DegradeError> {
+        let scale = self.scale.max(1);
+        let (width, height) = ((clean.width / scale).max(1), (clean.height / scale).max(1));
+        course.apply(Operation::Resize { width, height, filter: Filter::random(rng) }, rng)?;
         if chance(self.final_sinc_probability, rng) {
-            return Ok(blur(&small, &sinc(odd(self.kernel_size, rng), [PI / 3.0, PI], rng)?));
+            let size = odd(self.kernel_size, rng);
+            course.apply(sinc(size, [PI / 3.0, PI], rng), rng)?;
         }
-        Ok(small)
+        Ok(())
     }
 
     pub(super) fn validate(&self) -> Result<(), InvalidSetting> {
@@ -172,7 +177,7 @@ impl RealEsrganConfig {
 }
 
 impl<const ORDER: usize> OrderConfig<ORDER> {
-    fn kernel(&self, size: [usize; 2], rng: &mut Rng) -> Result<Kernel, KernelError> {
+    fn blur(&self, size: [usize; 2], rng: &mut Rng) -> Operation {
         let size = odd(size, rng);
         if chance(self.sinc_probability, rng) {
             let lowest = if size < 13 { PI / 3.0 } else { PI / 5.0 };
@@ -191,15 +196,14 @@ impl<const ORDER: usize> OrderConfig<ORDER> {
             KernelKind::PlateauIso | KernelKind::PlateauAniso => self.plateau_beta,
             _ => self.generalized_beta,
         };
-        KernelSpec {
+        Operation::Blur(KernelSpec {
             kind,
             size,
             sigma_x: uniform(self.blur_sigma, rng),
             sigma_y: uniform(self.blur_sigma, rng),
             theta: uniform([-PI, PI], rng),
             beta: if chance(0.5, rng) { uniform([low, 1.0], rng) } else { uniform([1.0, high], rng) },
-        }
-        .build()
+        })
     }
 
     fn factor(&self, rng: &mut Rng) -> f64 {
@@ -208,17 +212,17 @@ impl<const ORDER: usize> OrderConfig<ORDER> {
         uniform(range, rng)
     }
 
-    fn add_noise(&self, picture: &Picture, rng: &mut Rng) -> Picture {
+    fn noise(&self, rng: &mut Rng) -> Operation {
         let gray = chance(self.gray_noise_probability, rng);
         if chance(self.gaussian_noise_probability, rng) {
-            gaussian_noise(picture, (uniform(self.noise_sigma, rng) / 255.0) as f32, gray, rng)
+            Operation::GaussianNoise { sigma: (uniform(self.noise_sigma, rng) / 255.0) as f32, gray }
         } else {
-            poisson_noise(picture, uniform(self.poisson_scale, rng) as f32, gray, rng)
+            Operation::PoissonNoise { scale: uniform(self.poisson_scale, rng) as f32, gray }
         }
     }
 
-    fn compress(&self, picture: &Picture, rng: &mut Rng) -> Result<Picture, JpegError> {
-        jpeg(picture, whole(self.jpeg_quality, rng))
+    fn jpeg(&self, rng: &mut Rng) -> Operation {
+        Operation::Jpeg { quality: whole(self.jpeg_quality, rng) }
     }
 
     fn validate(&self, section: &Section) -> Result<(), InvalidSetting> {
@@ -241,9 +245,9 @@ impl<const ORDER: usize> OrderConfig<ORDER> {
     }
 }
 
-fn sinc(size: usize, cutoff: [f64; 2], rng: &mut Rng) -> Result<Kernel, KernelError> {
+fn sinc(size: usize, cutoff: [f64; 2], rng: &mut Rng) -> Operation {
     let theta = uniform(cutoff, rng);
-    KernelSpec { kind: KernelKind::Sinc, size, sigma_x: 1.0, sigma_y: 1.0, theta, beta: 1.0 }.build()
+    Operation::Blur(KernelSpec { kind: KernelKind::Sinc, size, sigma_x: 1.0, sigma_y: 1.0, theta, beta: 1.0 })
 }
 
 #[cfg(test)]
@@ -258,7 +262,7 @@ mod tests {
             let clean = Picture::filled(width, height, [0.0, 0.5, 1.0]);
             for repeat in 0..40 {
                 let mut rng = rng(repeat, "test", index as u64);
-                let degraded = config.degrade(&clean, &mut rng).unwrap();
+                let (degraded, _) = config.degrade(&clean, &mut rng).unwrap();
                 assert_eq!((degraded.width, degraded.height, degraded.data.len()), (width, height, clean.data.len()));
                 assert!(degraded.data.iter().all(|value| (0.0..=1.0).contains(value)));
             }
@@ -271,7 +275,8 @@ mod tests {
         clean.data.iter_mut().step_by(2).for_each(|value| *value = 0.8);
         let contrast = |picture: &Picture| picture.data.windows(2).map(|pair| (pair[0] - pair[1]).abs()).sum::<f32>();
         for index in 0..10 {
-            let degraded = RealEsrganConfig::default().degrade(&clean, &mut rng(0, "test", index)).unwrap();
+            let (degraded, done) = RealEsrganConfig::default().degrade(&clean, &mut rng(0, "test", index)).unwrap();
+            assert!((9..=11).contains(&done.len()), "{done:?}");
             assert!(contrast(&degraded) < 0.5 * contrast(&clean));
         }
     }

@@ -20,6 +20,9 @@ pub enum Filter {
     Bilinear,
     /// From the 4 × 4 nearest pixels, cubic convolution with a = -0.75. Overshoots at edges.
     Bicubic,
+    /// Cubic convolution with a = -0.5, widened where the picture becomes smaller so that nothing aliases: MATLAB's
+    /// `imresize`, by which super-resolution's test sets are made.
+    BicubicAntialiased,
 }
 
 impl Filter {
@@ -113,7 +116,17 @@ impl Windows {
                 }
                 Filter::Bicubic => {
                     let t = centre - centre.floor();
-                    windows.push(size, centre.floor() as i64 - 1, &[1.0 + t, t, 1.0 - t, 2.0 - t].map(cubic));
+                    let weights = [1.0 + t, t, 1.0 - t, 2.0 - t].map(|distance| cubic(distance, -0.75));
+                    windows.push(size, centre.floor() as i64 - 1, &weights);
+                }
+                Filter::BicubicAntialiased => {
+                    let widening = step.max(1.0);
+                    let first = (centre - 2.0 * widening).floor() as i64;
+                    let last = (centre + 2.0 * widening).ceil() as i64;
+                    let weight = |position: i64| cubic((position as f64 - centre).abs() / widening, -0.5);
+                    let weights: Vec<f64> = (first..=last).map(weight).collect();
+                    let sum: f64 = weights.iter().sum();
+                    windows.push_mirrored(size, first, &weights.iter().map(|weight| weight / sum).collect::<Vec<_>>());
                 }
             }
         }
@@ -129,6 +142,23 @@ impl Windows {
         self.weights.resize(base + end - start + 1, 0.0);
         for (position, &weight) in (first..).zip(weights) {
             self.weights[base + inside(position) - start] += weight as f32;
+        }
+        self.runs.push(Run { first: start, weights: base..self.weights.len() });
+    }
+
+    /// As [`push`](Self::push), but outside the line its pixels come again in reverse order.
+    fn push_mirrored(&mut self, size: usize, first: i64, weights: &[f64]) {
+        let inside = |position: i64| {
+            let around = position.rem_euclid(2 * size as i64) as usize;
+            around.min(2 * size - 1 - around)
+        };
+        let touched = || (first..).zip(weights).map(|(position, weight)| (inside(position), weight));
+        let start = touched().map(|(position, _)| position).min().unwrap_or(0);
+        let end = touched().map(|(position, _)| position).max().unwrap_or(0);
+        let base = self.weights.len();
+        self.weights.resize(base + end - start + 1, 0.0);
+        for (position, &weight) in touched() {
+            self.weights[base + position - start] += weight as f32;
         }
         self.runs.push(Run { first: start, weights: base..self.weights.len() });
     }
@@ -164,18 +194,21 @@ impl Windows {
     }
 }
 
-/// Keys' cubic convolution kernel at `distance` pixels (0 to 2), a = -0.75.
-fn cubic(distance: f64) -> f64 {
-    const A: f64 = -0.75;
+/// Keys' cubic convolution kernel at `distance` pixels from its middle.
+fn cubic(distance: f64, a: f64) -> f64 {
     let x = distance;
-    if x <= 1.0 { ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0 } else { ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A }
+    match x {
+        ..=1.0 => ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0,
+        ..2.0 => ((a * x - 5.0 * a) * x + 8.0 * a) * x - 4.0 * a,
+        _ => 0.0,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const FILTERS: [Filter; 3] = [Filter::Area, Filter::Bilinear, Filter::Bicubic];
+    const FILTERS: [Filter; 4] = [Filter::Area, Filter::Bilinear, Filter::Bicubic, Filter::BicubicAntialiased];
 
     fn ramp(width: usize, height: usize) -> Picture {
         let data = (0..3 * width * height).map(|i| (i * 37 % 101) as f32 / 101.0).collect();

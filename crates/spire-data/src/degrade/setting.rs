@@ -17,21 +17,21 @@ pub struct InvalidSetting {
 }
 
 /// Names the section that the checked keys are in.
-pub(super) struct Section<'a>(pub(super) &'a str);
+pub(crate) struct Section<'a>(pub(crate) &'a str);
 
 impl Section<'_> {
-    pub(super) fn probability(&self, key: &str, value: f64) -> Result<(), InvalidSetting> {
+    pub(crate) fn probability(&self, key: &str, value: f64) -> Result<(), InvalidSetting> {
         self.check(key, &value, (0.0..=1.0).contains(&value), "from 0 to 1")
     }
 
-    pub(super) fn probabilities<const N: usize>(&self, key: &str, values: [f64; N]) -> Result<(), InvalidSetting> {
+    pub(crate) fn probabilities<const N: usize>(&self, key: &str, values: [f64; N]) -> Result<(), InvalidSetting> {
         let each = values.iter().all(|value| (0.0..=1.0).contains(value));
         let sum = (values.iter().sum::<f64>() - 1.0).abs() < 1e-6;
         self.check(key, &values, each && sum, "from 0 to 1 each, with sum 1")
     }
 
     /// `[low, high]` with `least <= low <= high <= most`.
-    pub(super) fn range<T: Copy + PartialOrd + Debug>(
+    pub(crate) fn range<T: Copy + PartialOrd + Debug>(
         &self,
         key: &str,
         [low, high]: [T; 2],
@@ -41,7 +41,7 @@ impl Section<'_> {
         self.check(key, &[low, high], least <= low && low <= high && high <= most, &allowed)
     }
 
-    pub(super) fn check(&self, key: &str, value: &dyn Debug, good: bool, allowed: &str) -> Result<(), InvalidSetting> {
+    pub(crate) fn check(&self, key: &str, value: &dyn Debug, good: bool, allowed: &str) -> Result<(), InvalidSetting> {
         if good {
             return Ok(());
         }

@@ -20,6 +20,7 @@ use crate::picture::open_rgb8;
 pub struct FolderSource {
     root: PathBuf,
     pictures: Pictures,
+    uncaptioned: bool,
 }
 
 #[derive(Debug)]
@@ -44,11 +45,39 @@ impl FolderSource {
             true => Pictures::Listed(Metadata::read(list, caption)?),
             false => Pictures::Found(list_pictures(&root)?),
         };
-        let source = Self { root, pictures };
+        let source = Self { root, pictures, uncaptioned: false };
         if source.is_empty() {
             return Err(SourceError::Empty { place: format!("{} (data.source.path)", source.root.display()) });
         }
         Ok(source)
+    }
+
+    /// Whether pictures without a caption are taken as well.
+    pub fn uncaptioned(self, uncaptioned: bool) -> Self {
+        Self { uncaptioned, ..self }
+    }
+
+    /// A picture's file and its captions.
+    fn entry(&self, index: usize) -> Result<(PathBuf, Vec<String>), SampleError> {
+        match &self.pictures {
+            Pictures::Listed(list) => {
+                let path = list.picture(&self.root, index)?;
+                list.captions(index).or_else(|error| self.excuse(error)).map(|captions| (path, captions))
+            }
+            Pictures::Found(paths) => {
+                let captions = caption_of(&paths[index]).map(|caption| vec![caption]);
+                captions.or_else(|error| self.excuse(error)).map(|captions| (paths[index].clone(), captions))
+            }
+        }
+    }
+
+    /// No captions, where it is fine that there are none.
+    fn excuse(&self, error: SampleError) -> Result<Vec<String>, SampleError> {
+        let absent = match &error {
+            SampleError::CaptionFile { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            error => matches!(error, SampleError::NoCaption { .. }),
+        };
+        if self.uncaptioned && absent { Ok(vec![]) } else { Err(error) }
     }
 }
 
@@ -95,10 +124,7 @@ impl Source for FolderSource {
     }
 
     fn read(&self, index: usize) -> Result<Sample, SampleError> {
-        let (path, captions) = match &self.pictures {
-            Pictures::Found(paths) => (paths[index].clone(), vec![caption_of(&paths[index])?]),
-            Pictures::Listed(list) => list.get(&self.root, index)?,
-        };
+        let (path, captions) = self.entry(index)?;
         Ok(Sample { name: self.name(index), picture: Pixels::Bytes(open_rgb8(&path)?), captions })
     }
 }

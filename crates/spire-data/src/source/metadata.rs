@@ -54,13 +54,15 @@ impl Metadata {
         Ok(Self { path, entries })
     }
 
-    /// The picture and the captions of entry `index`.
-    pub fn get(&self, root: &Path, index: usize) -> Result<(PathBuf, Vec<String>), SampleError> {
+    /// The picture of entry `index` in the folder `root`.
+    pub fn picture(&self, root: &Path, index: usize) -> Result<PathBuf, SampleError> {
+        inside(root, &self.entries[index].file_name, &self.path)
+    }
+
+    /// The captions of entry `index`.
+    pub fn captions(&self, index: usize) -> Result<Vec<String>, SampleError> {
         let Entry { file_name, captions } = &self.entries[index];
-        if captions.is_empty() {
-            return Err(caption::missing(file_name, &self.path));
-        }
-        Ok((inside(root, file_name, &self.path)?, captions.clone()))
+        if captions.is_empty() { Err(caption::missing(file_name, &self.path)) } else { Ok(captions.clone()) }
     }
 }
 

@@ -38,7 +38,7 @@ pub struct Sample {
     pub name: String,
     /// The picture, at its own size.
     pub picture: Pixels,
-    /// One caption or several that say the same in other words; never empty.
+    /// One caption or several that say the same in other words; none only where the source was told that this is fine.
     pub captions: Vec<String>,
 }
 
@@ -124,6 +124,8 @@ pub struct SourceConfig {
     pub count: usize,
     /// `folder`: the folder, searched with everything below it.
     pub path: Option<PathBuf>,
+    /// `folder`: whether pictures without a caption are taken as well, with an empty one.
+    pub uncaptioned: bool,
     /// `coco`: the folder that the annotations' file names are relative to.
     pub images: Option<PathBuf>,
     /// `coco`: the `captions_*.json`.
@@ -152,6 +154,7 @@ impl Default for SourceConfig {
             seed: 1,
             count: 20_000,
             path: None,
+            uncaptioned: false,
             images: None,
             annotations: None,
             shards: None,
@@ -182,7 +185,7 @@ pub fn open(config: &SourceConfig, size: usize) -> Result<Arc<dyn Source>, Sourc
         SourceKind::World => Arc::new(WorldSource::new(size, config.count, config.seed)?),
         SourceKind::Folder => {
             let path = needed(&config.path, "path", "folder", "a folder of pictures with captions")?;
-            Arc::new(FolderSource::open(path, caption)?)
+            Arc::new(FolderSource::open(path, caption)?.uncaptioned(config.uncaptioned))
         }
         SourceKind::Coco => {
             let images = needed(&config.images, "images", "coco", "the folder of the pictures")?;

@@ -1,15 +1,15 @@
 //! WebDataset: tar files whose members `000001.jpg` and `000001.txt` (or `.json`) make a sample.
 
+use std::convert::Infallible;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::{io, thread};
 
 use super::shards::{Recent, expand};
 use super::tar_index::{Entry, Member, TarIndex};
 use super::{Pixels, Sample, SampleError, Skipped, Source, SourceError, caption};
 use crate::order::ShardOrder;
+use crate::parallel::{self, in_order};
 use crate::picture::decode_rgb8;
 
 /// The samples of tar shards. The headers are read once (see the user's cache folder, `spire/shards`), every sample when it
@@ -49,8 +49,12 @@ impl WebDatasetSource {
         let shards = expand(pattern)?;
         let mut lens = vec![];
         let mut left_out = vec![];
-        for (shard, counted) in shards.iter().zip(count_samples(&shards, image)) {
-            let (len, damage) = counted.unwrap_or_else(|error| (0, Some(error.to_string())));
+        let scanned = in_order(shards.len(), parallel::available(), |i| {
+            let index = TarIndex::load(&shards[i], image);
+            let counted = index.map(|index| (index.samples.len(), index.damage));
+            Ok::<_, Infallible>(counted.unwrap_or_else(|error| (0, Some(error.to_string()))))
+        });
+        for (shard, (len, damage)) in shards.iter().zip(scanned.unwrap_or_else(|never| match never {})) {
             lens.push(len);
             if let Some(damage) = damage {
                 let reason = format!("after {len} samples: {damage}");
@@ -86,28 +90,6 @@ impl WebDatasetSource {
             }
         })
     }
-}
-
-/// How many samples each shard has and what is wrong with its rest, by as many threads as there are processors.
-fn count_samples(shards: &[PathBuf], image: Option<&str>) -> Vec<io::Result<(usize, Option<String>)>> {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut counted = vec![];
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some(shard) = shards.get(number) else { return counted };
-            let count = TarIndex::load(shard, image).map(|index| (index.samples.len(), index.damage));
-            counted.push((number, count));
-        }
-    };
-    let mut counted: Vec<_> = thread::scope(|scope| {
-        let threads = thread::available_parallelism().map_or(1, usize::from).min(shards.len());
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        let joined = threads.into_iter().map(thread::ScopedJoinHandle::join);
-        joined.flat_map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-    });
-    counted.sort_by_key(|(number, _)| *number);
-    counted.into_iter().map(|(_, count)| count).collect()
 }
 
 impl Source for WebDatasetSource {

@@ -27,7 +27,7 @@ pub fn blur_kernels(case: &Case) -> Result<Worst> {
 }
 
 /// `in.image`, `[batch, channels, height, width]`, filtered with `in.kernel` to `out.blurred`, and resized to the size of
-/// each of `out.area`, `out.bilinear` and `out.bicubic`.
+/// each of `out.area`, `out.bilinear`, `out.bicubic` and, where it is there, `out.bicubic_antialiased`.
 pub fn blur_resize(case: &Case) -> Result<Worst> {
     let arrays = case.arrays()?;
     let ([batch, channels, height, width], values) = arrays.shaped::<4>("in.image")?;
@@ -42,9 +42,12 @@ pub fn blur_resize(case: &Case) -> Result<Worst> {
     let shape = vec![batch, channels, height, width];
     outputs.insert("out.blurred".to_owned(), Array { shape, values: blurred.collect() });
 
-    for (name, filter) in
-        [("out.area", Filter::Area), ("out.bilinear", Filter::Bilinear), ("out.bicubic", Filter::Bicubic)]
-    {
+    let mut filters =
+        vec![("out.area", Filter::Area), ("out.bilinear", Filter::Bilinear), ("out.bicubic", Filter::Bicubic)];
+    if expected_names(&arrays).any(|name| name == "out.bicubic_antialiased") {
+        filters.push(("out.bicubic_antialiased", Filter::BicubicAntialiased));
+    }
+    for (name, filter) in filters {
         let ([_, _, to_height, to_width], _) = arrays.shaped::<4>(name)?;
         let resized = planes().flat_map(|plane| {
             widened(&resize_plane(plane, (width, height), to_width, to_height, filter)).collect::<Vec<_>>()

@@ -1,0 +1,109 @@
+//! `spire benchmark`
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::OnceLock;
+
+use anyhow::{Result, ensure};
+use clap::Subcommand;
+use spire_data::Picture;
+use spire_data::benchmark::{Entry, Made, Recipe, check, make};
+use spire_data::parallel;
+use spire_train::progress::FileProgress;
+use spire_train::settings;
+use spire_train::sheet::{Note, Row, Sheet, save_png};
+
+#[derive(clap::Args)]
+pub struct Benchmark {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Draw and degrade the pictures of a recipe; write them with their prompts and checksums
+    Make(Make),
+    /// Compare a benchmark with its checksums
+    Check(Check),
+}
+
+#[derive(clap::Args)]
+struct Make {
+    /// The recipe, TOML, such as configs/benchmarks/coco-parameterized.toml
+    recipe: PathBuf,
+    /// The folder to write [default: benchmarks/NAME]
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Threads [default: as many as there are processors]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Draw a contact sheet of the first pictures
+    #[arg(long, value_name = "PNG")]
+    sheet: Option<PathBuf>,
+    /// Override a key of the recipe; may be given more than once
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+#[derive(clap::Args)]
+struct Check {
+    /// The benchmark's folder
+    folder: PathBuf,
+}
+
+/// Rows of a contact sheet.
+const ROWS: usize = 12;
+
+pub fn run(args: Benchmark) -> Result<ExitCode> {
+    match args.command {
+        Command::Make(args) => write(&args),
+        Command::Check(args) => compare(&args.folder),
+    }
+}
+
+fn write(args: &Make) -> Result<ExitCode> {
+    let recipe: Recipe = settings::load(&args.recipe, &args.overrides)?;
+    let folder = args.output.clone().unwrap_or_else(|| Path::new("benchmarks").join(&recipe.name));
+    let bar = OnceLock::new();
+    let advance = |wanted: usize, name: &str| bar.get_or_init(|| FileProgress::new(wanted as u64)).advance(name);
+    let made = make(&recipe, &folder, args.threads.unwrap_or_else(parallel::available), &advance)?;
+    drop(bar);
+
+    println!("{}: {} pictures", made.folder.display(), made.entries.len());
+    println!("skipped     {}", made.skipped.len());
+    for skipped in &made.skipped {
+        println!("            {}: {}", skipped.name, skipped.reason);
+    }
+    let (_, sum, _) = check(&made.folder, parallel::available())?;
+    println!("checksum    {sum}");
+    if let Some(path) = &args.sheet {
+        save_png(&sheet(&made)?.draw(), path)?;
+        println!("{}", path.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn sheet(made: &Made) -> Result<Sheet> {
+    let has_clean = made.folder.join("clean").is_dir();
+    let below: &[&str] = if has_clean { &["clean", "degraded"] } else { &["degraded"] };
+    let mut sheet = Sheet::new(below.iter().copied());
+    for Entry { id, semantic, restoration, .. } in made.entries.iter().take(ROWS) {
+        let open = |below: &&str| Picture::open(made.folder.join(below).join(format!("{id}.png")));
+        let notes = [("semantic prompt", semantic), ("restoration prompt", restoration), ("picture", id)];
+        sheet.rows.push(Row {
+            pictures: below.iter().map(open).collect::<Result<_, _>>()?,
+            notes: notes.map(|(title, text)| Note::new(title, text.clone())).into(),
+        });
+    }
+    Ok(sheet)
+}
+
+fn compare(folder: &Path) -> Result<ExitCode> {
+    ensure!(folder.is_dir(), "{}: no such folder", folder.display());
+    let (files, sum, problems) = check(folder, parallel::available())?;
+    for problem in &problems {
+        println!("{problem}");
+    }
+    println!("{files} files, {} problems, checksum {sum}", problems.len());
+    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

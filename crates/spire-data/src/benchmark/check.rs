@@ -1,0 +1,104 @@
+//! Whether a benchmark is still what was made.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+
+use walkdir::WalkDir;
+
+use super::{BenchmarkError, SUMS};
+use crate::checksum::sha256;
+use crate::parallel::in_order;
+
+/// What is wrong with a file of a benchmark; its name is relative to the folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// It is listed and not there, or can't be read.
+    Missing(String),
+    /// Its bytes are others.
+    Changed(String),
+    /// It is there and not listed.
+    Unlisted(String),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(name) => write!(formatter, "{name}: missing"),
+            Self::Changed(name) => write!(formatter, "{name}: changed"),
+            Self::Unlisted(name) => write!(formatter, "{name}: not part of the benchmark"),
+        }
+    }
+}
+
+/// Compares every file of the benchmark in `folder` with its checksum, on `threads` threads: how many files are listed, the
+/// checksum of the list, which stands for all, and what is wrong.
+///
+/// # Errors
+/// There is no list of checksums, or it is malformed.
+pub fn check(folder: &Path, threads: usize) -> Result<(usize, String, Vec<Problem>), BenchmarkError> {
+    let path = folder.join(SUMS);
+    let text = std::fs::read(&path).map_err(|source| BenchmarkError::Io { path: path.clone(), source })?;
+    let sums = parse(&text, &path)?;
+    let listed: Vec<(&String, &String)> = sums.iter().collect();
+    let compared = in_order(listed.len(), threads, |i| {
+        let (name, sum) = listed[i];
+        Ok::<_, std::convert::Infallible>(match std::fs::read(folder.join(name)) {
+            Err(_) => Some(Problem::Missing(name.clone())),
+            Ok(bytes) if sha256(&bytes) != *sum => Some(Problem::Changed(name.clone())),
+            Ok(_) => None,
+        })
+    });
+    let mut problems: Vec<Problem> = compared.unwrap_or_else(|never| match never {}).into_iter().flatten().collect();
+    for file in WalkDir::new(folder).sort_by_file_name().into_iter().filter_map(Result::ok) {
+        let name = file.path().strip_prefix(folder).unwrap_or(file.path());
+        let name = name.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/");
+        if !file.file_type().is_dir() && name != SUMS && !sums.contains_key(&name) {
+            problems.push(Problem::Unlisted(name));
+        }
+    }
+    Ok((sums.len(), sha256(&text), problems))
+}
+
+/// The lines of `sha256sum`: from names to checksums.
+fn parse(text: &[u8], path: &Path) -> Result<BTreeMap<String, String>, BenchmarkError> {
+    let wrong = |line: usize| BenchmarkError::Sums { path: path.to_owned(), line: line + 1 };
+    let mut sums = BTreeMap::new();
+    for (number, line) in text.split(|&byte| byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
+        let line = str::from_utf8(line).map_err(|_| wrong(number))?;
+        let (sum, name) = line.split_once("  ").ok_or_else(|| wrong(number))?;
+        let hexadecimal = sum.len() == 64 && sum.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let inside = PathBuf::from(name).components().all(|part| matches!(part, Component::Normal(_)));
+        if !hexadecimal || !inside || name.is_empty() {
+            return Err(wrong(number));
+        }
+        sums.insert(name.to_owned(), sum.to_ascii_lowercase());
+    }
+    Ok(sums)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn lines_that_are_none_are_named() {
+        let sum = "0".repeat(64);
+        let parsed = |text: String| parse(text.as_bytes(), Path::new("SHA256SUMS"));
+        assert_eq!(parsed(format!("{sum}  a/b.png\n")).unwrap().len(), 1);
+        for wrong in
+            [format!("{sum} a.png"), format!("{}  a.png", &sum[1..]), format!("{sum}  ../a.png"), format!("{sum}  /a")]
+        {
+            let error = parsed(format!("{sum}  fine.png\n{wrong}\n")).unwrap_err().to_string();
+            assert!(error.starts_with("SHA256SUMS:2:"), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_get_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = parse(&bytes, Path::new("SHA256SUMS"));
+        }
+    }
+}
