@@ -393,3 +393,34 @@ fn damage_anywhere_in_a_parquet_file_is_survived() {
         }
     }
 }
+
+/// What webdataset, tarfile, datasets and pyarrow write (scripts/reference/shards.py).
+#[test]
+fn what_other_programs_write_is_read() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/shards");
+    let expected: Vec<serde_json::Value> =
+        serde_json::from_slice(&fs::read(folder.join("expected.json")).unwrap()).unwrap();
+    let shards = |name: &str| Some(folder.join(name).display().to_string());
+    let source = |kind| SourceConfig { kind, ..Default::default() };
+    for (config, all_captions) in [
+        (SourceConfig { shards: shards("wds-{000000..000002}.tar"), ..source(SourceKind::Webdataset) }, true),
+        (SourceConfig { shards: shards("pax.tar"), ..source(SourceKind::Webdataset) }, true),
+        (SourceConfig { shards: shards("hf.parquet"), ..source(SourceKind::Parquet) }, false),
+        (SourceConfig { shards: shards("list.parquet"), ..source(SourceKind::Parquet) }, true),
+        (SourceConfig { path: Some(folder.clone()), ..source(SourceKind::Folder) }, true),
+    ] {
+        let source = spire_data::source::open(&config, 8).unwrap();
+        assert_eq!((source.len(), source.left_out().len()), (expected.len(), 0), "{config:?}");
+        for (index, expected) in expected.iter().enumerate() {
+            let sample = source.read(index).unwrap();
+            let picture = sample.picture.to_picture();
+            let sums: Vec<u64> =
+                picture.planes().map(|plane| plane.iter().map(|value| (value * 255.0).round() as u64).sum()).collect();
+            assert_eq!(serde_json::json!(sums), expected["sums"], "{}", sample.name);
+            assert_eq!(serde_json::json!([picture.width, picture.height]), expected["size"]);
+            let captions = expected["captions"].as_array().unwrap();
+            let count = if all_captions { captions.len() } else { 1 };
+            assert_eq!(serde_json::json!(sample.captions), serde_json::json!(captions[..count]), "{}", sample.name);
+        }
+    }
+}
