@@ -32,6 +32,7 @@ fn stats_count_what_a_run_would_read() {
 fn printed_prompts_read_back_as_what_was_done() {
     let said =
         ok(spire(&["data", "prompts", "configs/tiny.toml", "-n", "30", "--set", "degradation.parameterized_share=1"]));
+    assert_eq!(ok(spire(&["data", "prompts", "-n", "20"])).lines().count(), 20);
     assert_eq!(said.lines().count(), 30);
     for line in said.lines() {
         let (text, steps) = line.rsplit_once(" [").unwrap();

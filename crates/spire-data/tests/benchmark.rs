@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use spire_data::Picture;
-use spire_data::benchmark::{BenchmarkError, Entry, Made, Problem, Recipe, RecipeDegradation, RecipeKind, check, make};
+use spire_data::benchmark::{
+    Benchmark, BenchmarkError, Entry, Made, Problem, Recipe, RecipeDegradation, RecipeKind, check, make,
+};
 use spire_data::degrade::{Filter, Operation, Step};
 use spire_data::loader::Crop;
 use spire_data::prompt::{self, Fragment, REMOVE_ALL};
@@ -82,6 +84,9 @@ fn every_number_in_a_prompt_is_the_one_that_was_used() {
     let lines = fs::read_to_string(made.folder.join("prompts.jsonl")).unwrap();
     let written: Vec<Entry> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(written, made.entries);
+    let opened = Benchmark::open(&made.folder, 2).unwrap();
+    assert_eq!((&opened.entries, opened.has_clean), (&written, true));
+    assert!(opened.degraded(&written[0]).is_file() && opened.clean(&written[0]).is_file());
     assert!(written.is_sorted_by_key(|entry| entry.id.clone()));
     for Entry { restoration, steps, operations, semantic, .. } in &written {
         let fragments: Vec<Fragment> = steps.iter().copied().map(Fragment::Numbered).collect();
@@ -200,6 +205,7 @@ fn a_changed_byte_is_detected() {
     }
     fs::remove_file(&path).unwrap();
     assert_eq!(problems(), [Problem::Missing(name.clone())]);
+    assert!(Benchmark::open(&made.folder, 1).unwrap_err().to_string().contains(&name));
     fs::write(&path, &whole).unwrap();
     fs::write(made.folder.join("clean/extra.png"), b"").unwrap();
     assert_eq!(problems(), [Problem::Unlisted("clean/extra.png".to_owned())]);

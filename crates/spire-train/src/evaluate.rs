@@ -1,20 +1,15 @@
 //! Figures on a held-out set: PSNR, SSIM and the Fréchet distance in CLIP's image space, of the degraded pictures and of
 //! the restored ones.
 
-use std::path::Path;
-
-use anyhow::{Context, Result, ensure};
-use burn::tensor::{Device, Tensor};
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use spire_data::Picture;
-use spire_data::degrade::{Filter, resize};
 use spire_data::loader::{Samples, TrainingSample};
 use spire_data::source::SourceKind;
+use spire_eval::clip_space::ImageSpace;
 use spire_eval::{FeatureStatistics, frechet_distance, psnr, ssim};
 use spire_model::base::Base;
-use spire_model::clip::{ClipVision, ClipVisionConfig};
 use spire_model::control::Control;
-use spire_model::pictures;
 use spire_model::restore::{Request, restore};
 
 use crate::config::{EvaluateSection, RunConfig};
@@ -95,7 +90,8 @@ pub fn evaluate(
     image_space: Option<&ImageSpace>,
 ) -> Result<(Quality, Quality)> {
     let (mut degraded, mut restored) = (Tally::default(), Tally::default());
-    let mut features = image_space.map(|space| space.statistics()).transpose()?;
+    let mut features: Option<[_; 3]> =
+        image_space.map(|space| std::array::from_fn(|_| FeatureStatistics::new(space.dimensions())));
     restore_held_out(base, control, samples, config, config.samples, |sample, picture| {
         degraded.add(&sample.clean, &sample.degraded)?;
         restored.add(&sample.clean, picture)?;
@@ -131,42 +127,6 @@ impl Tally {
     fn quality(&self, clip_frechet: Option<f64>) -> Quality {
         let count = self.count as f64;
         Quality { psnr: self.psnr / count, ssim: self.ssim / count, clip_frechet }
-    }
-}
-
-/// CLIP's image tower as a space of features.
-#[derive(Debug)]
-pub struct ImageSpace {
-    tower: ClipVision,
-    config: ClipVisionConfig,
-    device: Device,
-}
-
-impl ImageSpace {
-    /// From a folder with `config.json` and weights.
-    ///
-    /// # Errors
-    /// Unreadable, or weights that do not fit the configuration.
-    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let tower = ClipVision::load(folder, device).context("CLIP's image tower")?;
-        Ok(Self { tower, config: ClipVisionConfig::read(folder)?, device: device.clone() })
-    }
-
-    /// The embedding of unit length.
-    pub fn features(&self, picture: &Picture) -> Vec<f32> {
-        let side = self.config.image_size;
-        let input = if (picture.width, picture.height) == (side, side) {
-            pictures::to_tensor([picture], &self.device)
-        } else {
-            pictures::to_tensor([&resize(picture, side, side, Filter::Area)], &self.device)
-        };
-        let embedding: Tensor<2> = self.tower.forward(input);
-        let norm = embedding.clone().square().sum().sqrt();
-        (embedding / norm.unsqueeze()).into_data().iter::<f32>().collect()
-    }
-
-    fn statistics(&self) -> Result<[FeatureStatistics; 3]> {
-        Ok(std::array::from_fn(|_| FeatureStatistics::new(self.config.projection_dim)))
     }
 }
 

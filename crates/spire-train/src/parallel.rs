@@ -62,7 +62,7 @@ where
 }
 
 /// Runs `compute` in a thread pool of its own, so that its operators do not wait for those of other parts.
-fn on_one_thread<T: Send>(compute: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+pub(crate) fn on_one_thread<T: Send>(compute: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     rayon::ThreadPoolBuilder::new().num_threads(1).build()?.install(compute)
 }
 

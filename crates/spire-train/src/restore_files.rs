@@ -1,14 +1,16 @@
 //! Restoring picture files: one, or a folder of them into another, each written with what it was made from.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use spire_data::checksum::sha256;
 use spire_data::degrade::resize::resize_plane;
 use spire_data::degrade::{Filter, ParameterizedConfig, resize};
+use spire_data::parallel::in_order;
 use spire_data::source::{caption_of, list_pictures};
 use spire_data::{Picture, png_text};
 use spire_model::base::Base;
@@ -16,6 +18,7 @@ use spire_model::control::Control;
 use spire_model::restore::{Request, SamplingConfig, restore};
 
 use crate::checkpoint::write_atomic;
+use crate::parallel::on_one_thread;
 use crate::progress::FileProgress;
 use crate::sheet;
 
@@ -183,11 +186,7 @@ impl Restorer {
             for (&seed, restored) in seeds.iter().zip(restore(&self.base, &self.control, &task.sampling, &requests)?) {
                 let text = serde_json::to_string(&provenance(seed))?;
                 let place = place(seed);
-                if let Some(folder) = place.parent() {
-                    fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
-                }
-                let png = png_text::encode(&restored, alpha.as_deref(), &[(KEYWORD, &text)])?;
-                write_atomic(&place, &png)?;
+                write_into(&place, &png_text::encode(&restored, alpha.as_deref(), &[(KEYWORD, &text)])?)?;
                 cells.push((restored, format!("seed {seed}")));
             }
         }
@@ -235,6 +234,120 @@ impl Restorer {
         }
         Ok(tally)
     }
+}
+
+/// One picture of a benchmark, and how it is to be restored.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The degraded picture.
+    pub input: PathBuf,
+    /// Where the restored picture is written, as PNG.
+    pub output: PathBuf,
+    /// What it shows; may be empty.
+    pub semantic: String,
+    /// What is to be undone.
+    pub restoration: String,
+    /// Decides the initial noise.
+    pub seed: u64,
+}
+
+/// A job, its degraded picture and the JSON of its provenance.
+type Open<'a> = (&'a Job, Picture, String);
+
+/// How a list of jobs is done.
+#[derive(Clone, Debug)]
+pub struct JobSettings {
+    /// How pictures are sampled.
+    pub sampling: SamplingConfig,
+    /// Pictures that are restored at once, where they have one size.
+    pub batch_size: usize,
+    /// Batches that are computed side by side, each on one core: faster than one on all cores where the model is small.
+    pub threads: usize,
+}
+
+/// Restored pictures by what they were made from, so that none is made twice.
+pub type Restored = Mutex<HashMap<String, PathBuf>>;
+
+impl Restorer {
+    /// Restores pictures, each with prompts of its own. What was restored the same way before, in its place or by an entry of
+    /// `restored`, is kept, so that what was interrupted goes on. `progress` is called after each picture.
+    ///
+    /// # Errors
+    /// A picture can't be read or written.
+    pub fn restore_jobs(
+        &self,
+        jobs: &[Job],
+        settings: &JobSettings,
+        restored: &Restored,
+        progress: &(dyn Fn(&Job) + Sync),
+    ) -> Result<()> {
+        let batches: Vec<&[Job]> = jobs.chunks(settings.batch_size).collect();
+        let work = |i: usize| self.restore_batch(batches[i], &settings.sampling, restored, progress);
+        match settings.threads {
+            0 | 1 => (0..batches.len()).try_for_each(work),
+            threads => in_order(batches.len(), threads, |i| on_one_thread(|| work(i))).map(|_| ()),
+        }
+    }
+
+    fn restore_batch(
+        &self,
+        jobs: &[Job],
+        sampling: &SamplingConfig,
+        restored: &Restored,
+        progress: &(dyn Fn(&Job) + Sync),
+    ) -> Result<()> {
+        let mut by_size: BTreeMap<(usize, usize), Vec<Open>> = BTreeMap::new();
+        for job in jobs {
+            let bytes = fs::read(&job.input).with_context(|| format!("can't read {}", job.input.display()))?;
+            let provenance = serde_json::to_string(&Provenance {
+                program: concat!("spire ", env!("CARGO_PKG_VERSION")).into(),
+                run: self.run.clone(),
+                input_sha256: sha256(&bytes),
+                semantic: job.semantic.clone(),
+                restoration: job.restoration.clone(),
+                seed: job.seed,
+                upscale: 1.0,
+                sampling: sampling.clone(),
+            })?;
+            let mut known = restored.lock().unwrap_or_else(PoisonError::into_inner);
+            if png_text::read(&job.output, KEYWORD).as_ref() == Some(&provenance) {
+                known.insert(provenance, job.output.clone());
+                progress(job);
+            } else if let Some(same) = known.get(&provenance) {
+                let bytes = fs::read(same).with_context(|| format!("can't read {}", same.display()))?;
+                write_into(&job.output, &bytes)?;
+                progress(job);
+            } else {
+                drop(known);
+                let (picture, _) = Picture::decode_with_alpha(&bytes, &job.input)?;
+                by_size.entry((picture.width, picture.height)).or_default().push((job, picture, provenance));
+            }
+        }
+        for batch in by_size.into_values() {
+            let request = |(job, degraded, _): &Open| Request {
+                degraded: degraded.clone(),
+                semantic: job.semantic.clone(),
+                restoration: job.restoration.clone(),
+                seed: job.seed,
+            };
+            let requests: Vec<_> = batch.iter().map(request).collect();
+            let pictures = restore(&self.base, &self.control, sampling, &requests)?;
+            for ((job, _, provenance), picture) in batch.into_iter().zip(pictures) {
+                write_into(&job.output, &png_text::encode(&picture, None, &[(KEYWORD, &provenance)])?)?;
+                restored.lock().unwrap_or_else(PoisonError::into_inner).insert(provenance, job.output.clone());
+                progress(job);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes a file, and the folders that it lies in.
+fn write_into(path: &Path, bytes: &[u8]) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
+    }
+    Ok(write_atomic(path, bytes)?)
 }
 
 /// `a/b.png` with `-name` before its ending.

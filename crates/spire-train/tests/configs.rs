@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use spire_data::benchmark::Recipe;
+use spire_eval::evaluation::EvalConfig;
 use spire_train::config::RunConfig;
 use spire_train::pretrain::PretrainConfig;
 use spire_train::settings;
@@ -25,13 +26,19 @@ fn the_reference_gives_every_key_its_default() {
 }
 
 #[test]
-fn every_recipe_is_read_and_named_as_its_file() {
+fn every_recipe_and_evaluation_is_read_and_named_as_its_file() {
     let mut recipes = 0;
     for entry in std::fs::read_dir(file("benchmarks")).unwrap() {
         let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        if text.contains("[[methods]]") {
+            let evaluation: EvalConfig = settings::load(&path, &[]).unwrap();
+            evaluation.validate().unwrap();
+            assert_eq!(path.file_stem().unwrap().to_str(), Some(evaluation.name.as_str()));
+            continue;
+        }
         let recipe: Recipe = settings::load(&path, &[]).unwrap();
         recipe.validate().unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
         let stem = path.file_stem().unwrap().to_str().unwrap();
         assert!(recipe.name.starts_with(stem) || text.contains("--set name="), "{stem} makes {}", recipe.name);
         recipes += 1;

@@ -51,8 +51,8 @@ struct StatsArgs {
 
 #[derive(clap::Args)]
 struct Prompts {
-    /// Configuration of a run, TOML
-    config: PathBuf,
+    /// Configuration of a run, TOML; without one, every key has its default
+    config: Option<PathBuf>,
     /// How many
     #[arg(short = 'n', default_value_t = 20)]
     count: u64,
@@ -72,14 +72,17 @@ pub fn run(args: Data) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn open(config: &Path, overrides: &[String]) -> Result<(RunConfig, Samples)> {
-    let config: RunConfig = settings::load(config, overrides)?;
+fn open(config: Option<&Path>, overrides: &[String]) -> Result<(RunConfig, Samples)> {
+    let config: RunConfig = match config {
+        Some(config) => settings::load(config, overrides)?,
+        None => settings::parse("", Path::new("the defaults"), overrides)?,
+    };
     let samples = Samples::open(config.data.clone(), config.degradation.clone(), config.run.seed)?;
     Ok((config, samples))
 }
 
 fn print_stats(args: &StatsArgs) -> Result<()> {
-    let (config, samples) = open(&args.config, &args.overrides)?;
+    let (config, samples) = open(Some(&args.config), &args.overrides)?;
     let count = if args.all { samples.epoch_len() as u64 } else { args.samples };
     let figures = stats(&samples, count, args.threads.unwrap_or(config.data.workers))?;
     if args.json {
@@ -125,7 +128,7 @@ fn print_table(figures: &Stats) {
 }
 
 fn print_prompts(args: &Prompts) -> Result<()> {
-    let (_, samples) = open(&args.config, &args.overrides)?;
+    let (_, samples) = open(args.config.as_deref(), &args.overrides)?;
     for n in 0..args.count {
         let sample = samples.sample(n)?;
         println!("{:<70} {}", sample.restoration, serde_json::to_string(&sample.steps)?);

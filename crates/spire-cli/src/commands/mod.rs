@@ -2,6 +2,8 @@
 
 mod benchmark;
 mod data;
+mod eval;
+mod model;
 mod restore;
 mod weights;
 
@@ -43,6 +45,8 @@ enum Command {
     Degrade(Degrade),
     /// Make test sets from recipes, and check them
     Benchmark(benchmark::Benchmark),
+    /// Measure methods on test sets, and write tables
+    Eval(eval::Eval),
     /// Look at what a run would read
     Data(data::Data),
     /// Look at weights on disk
@@ -118,6 +122,7 @@ impl Cli {
             Command::Restore(args) => restore::run(*args),
             Command::Degrade(args) => degrade_picture(args),
             Command::Benchmark(args) => benchmark::run(args),
+            Command::Eval(args) => eval::run(args),
             Command::Data(args) => data::run(args),
             Command::Weights(args) => weights::run(args),
             Command::Verify(args) => verify(args),

@@ -3,20 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use spire_data::prompt;
-use spire_model::base::{Base, locate};
-use spire_model::control::{self, Control, ControlConfig};
 use spire_model::restore::ColourFix;
 use spire_model::scheduler::SamplerKind;
 use spire_model::weights::Precision;
-use spire_train::config::RunConfig;
-use spire_train::restore_files::{Restorer, Semantic, Task};
-use spire_train::run_folder::RunFolder;
+use spire_train::restore_files::{Semantic, Task};
 
-/// The model that comes with the program.
-const BUILT_IN: &str = "assets/tiny";
+use super::model::Found;
 
 #[derive(clap::Args)]
 pub struct Restore {
@@ -92,20 +87,9 @@ fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, serde::de::value::Error
 
 pub fn run(args: Restore) -> Result<ExitCode> {
     ensure!(args.input.exists(), "there is no picture or folder {}", args.input.display());
-    let (config, control, origin) = match (&args.run, args.base.zip(args.control)) {
-        (Some(run), _) => {
-            let (folder, config) = RunFolder::open(run, &[])?;
-            (config, folder.trained_control()?, run.display().to_string())
-        }
-        (None, Some((base, control))) => {
-            let mut config = RunConfig::default();
-            let origin = format!("{} with {}", base.display(), control.display());
-            config.model.base = base;
-            (config, control::locate(&control)?, origin)
-        }
-        (None, None) => (RunConfig::default(), Path::new(BUILT_IN).join("control"), BUILT_IN.to_owned()),
-    };
-    let mut sampling = config.evaluate.sampling;
+    let found = Found::locate(args.run.as_deref(), args.base.as_deref().zip(args.control.as_deref()))?;
+    let config = &found.config;
+    let mut sampling = config.evaluate.sampling.clone();
     sampling.steps = args.steps.unwrap_or(sampling.steps);
     sampling.guidance_scale = args.guidance.unwrap_or(sampling.guidance_scale);
     sampling.sampler = args.sampler.unwrap_or(sampling.sampler);
@@ -125,18 +109,7 @@ pub fn run(args: Restore) -> Result<ExitCode> {
     };
     task.validate()?;
 
-    let device = spire_model::device::device(args.device.as_deref().unwrap_or(&config.run.device))?;
-    let precision = args.precision.unwrap_or(config.model.precision);
-    let base = locate(&config.model.base)
-        .and_then(|base| Base::load(&base, precision, &device))
-        .with_context(|| format!("the text-to-image model of {origin}"))?;
-    ControlConfig::read(&control)?.check_fits(&base.unet_config)?;
-    let restorer = Restorer {
-        control: Control::load(&control, &device)?,
-        base,
-        run: origin,
-        trained: config.degradation.parameterized,
-    };
+    let restorer = found.load(args.device.as_deref(), args.precision)?;
     for unknown in restorer.trained.untrained(&task.restoration) {
         tracing::warn!("the restoration prompt asks for what the model has never seen: {unknown}");
     }

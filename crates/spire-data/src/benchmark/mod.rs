@@ -10,6 +10,7 @@
 
 mod check;
 mod make;
+mod open;
 mod recipe;
 
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use thiserror::Error;
 
 pub use check::{Problem, check};
 pub use make::{Made, make};
+pub use open::Benchmark;
 pub use recipe::{Recipe, RecipeDegradation, RecipeKind};
 
 use crate::degrade::{DegradeError, InvalidSetting, Operation, Step};
@@ -103,6 +105,24 @@ pub enum BenchmarkError {
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// A benchmark is not what was made.
+    #[error("{path} is not the benchmark that was made: {first} (spire benchmark check lists all)")]
+    Damaged {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with the first file.
+        first: String,
+    },
+    /// A line of the list of pictures is malformed.
+    #[error("{path}:{line}: {source}")]
+    Entry {
+        /// The list.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        source: serde_json::Error,
     },
     /// A line of the list of checksums is none.
     #[error(

@@ -1,14 +1,16 @@
 //! Parquet files with a column of pictures, as bytes, and a column of captions: how Hugging Face keeps datasets.
 
 use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parquet::column::reader::get_typed_column_reader;
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
 
 use super::caption::{self, CAPTION_KEYS};
@@ -52,6 +54,12 @@ const IMAGE_COLUMNS: [&str; 5] = ["image", "img", "jpg", "png", "webp"];
 
 /// The most bytes of one row group's columns, decoded: so much is held at a time.
 const MOST_BYTES: i64 = 1 << 31;
+
+/// The most rows of one row group: more would be damage.
+const MOST_ROWS: usize = 1 << 24;
+
+/// Rows that the reader is asked for: it makes room for as many.
+const READ_AT_ONCE: usize = 1024;
 
 impl ParquetSource {
     /// The files of a pattern such as `data/train-*.parquet`, mixed within `shuffle_buffer` rows. `image` and `caption` name
@@ -129,8 +137,9 @@ fn row_groups(path: &Path, image: Option<&str>, caption: Option<&str>) -> Result
     for (number, group) in metadata.row_groups().iter().enumerate() {
         let bytes: i64 =
             [file.image, file.caption].iter().map(|&column| group.column(column).uncompressed_size()).sum();
+        let rows = usize::try_from(group.num_rows()).ok().filter(|&rows| rows <= MOST_ROWS);
         let rows =
-            usize::try_from(group.num_rows()).map_err(|_| format!("row group {number} has less than no rows"))?;
+            rows.ok_or_else(|| format!("row group {number} has {} rows; the most are {MOST_ROWS}", group.num_rows()))?;
         if bytes > MOST_BYTES {
             return Err(format!(
                 "row group {number} holds {rows} rows in {bytes} bytes; the most are {MOST_BYTES}: write the file with smaller row groups"
@@ -147,8 +156,43 @@ fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("it is damaged".to_owned()))
 }
 
-fn open(path: &Path) -> Result<SerializedFileReader<File>, ParquetError> {
-    SerializedFileReader::new(File::open(path)?)
+fn open(path: &Path) -> Result<SerializedFileReader<Bounded>, ParquetError> {
+    SerializedFileReader::new(Bounded(File::open(path)?))
+}
+
+/// A file whose end is an error to read past: the reader of damaged headers would go on there for ever.
+struct Bounded(File);
+
+impl Length for Bounded {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+}
+
+impl ChunkReader for Bounded {
+    type T = BufReader<Self>;
+
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        let mut file = self.0.try_clone()?;
+        file.seek(SeekFrom::Start(start))?;
+        Ok(BufReader::new(Self(file)))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        if start.checked_add(length as u64).is_none_or(|end| end > self.len()) {
+            return Err(ParquetError::EOF(format!("{length} bytes from byte {start} on are not in the file")));
+        }
+        self.0.get_bytes(start, length)
+    }
+}
+
+impl Read for Bounded {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(buffer)? {
+            0 if !buffer.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
+            count => Ok(count),
+        }
+    }
 }
 
 /// The leaf column of bytes called `wanted`, or else by the first of the usual names; a struct's `bytes` counts by the
@@ -176,8 +220,17 @@ impl RowGroup {
             let descriptor = reader.metadata().file_metadata().schema_descr().column(number);
             let mut column = get_typed_column_reader::<ByteArrayType>(group.get_column_reader(number)?);
             let (mut values, mut definitions, mut repetitions) = (vec![], vec![], vec![]);
-            while column.read_records(self.rows, Some(&mut definitions), Some(&mut repetitions), &mut values)?.0 > 0 {}
-            Ok::<_, ParquetError>(by_row(values, &definitions, &repetitions, descriptor.max_def_level(), self.rows))
+            let mut left = self.rows;
+            while left > 0 {
+                let most = left.min(READ_AT_ONCE);
+                let (rows, ..) =
+                    column.read_records(most, Some(&mut definitions), Some(&mut repetitions), &mut values)?;
+                if rows == 0 {
+                    break;
+                }
+                left -= rows;
+            }
+            Ok::<_, ParquetError>(by_row(values, &definitions, &repetitions, descriptor.max_def_level()))
         };
         Ok(Rows { pictures: column(self.file.image)?, captions: column(self.file.caption)? })
     }
@@ -190,10 +243,9 @@ fn by_row(
     definitions: &[i16],
     repetitions: &[i16],
     max_definition: i16,
-    rows: usize,
 ) -> Vec<Vec<ByteArray>> {
     let levels = definitions.len().max(repetitions.len()).max(values.len());
-    let mut sorted: Vec<Vec<ByteArray>> = Vec::with_capacity(rows);
+    let mut sorted: Vec<Vec<ByteArray>> = vec![];
     let mut values = values.into_iter();
     for i in 0..levels {
         if repetitions.get(i).is_none_or(|&level| level == 0) {

@@ -23,7 +23,8 @@ impl From<Tensor<4>> for Start {
 
 /// Samples latents: `predict(sample, timestep, semantic, halves)` gives ε (or v) for `halves · batch` samples, `semantic`
 /// their prompts' states. With guidance the unconditional and the conditional half go through the network in one batch:
-/// `ε = ε("") + w·(ε(cs) − ε(""))`.
+/// `ε = ε("") + w·(ε(cs) − ε(""))`. Where every semantic prompt is the unconditional one the halves are equal, and one is
+/// computed.
 ///
 /// # Errors
 /// The scheduler's settings and the sampler do not go together.
@@ -37,7 +38,8 @@ pub fn sample(
     config.validate()?;
     let batch = start.noise.dims()[0];
     let device = start.noise.device();
-    let guided = config.guidance_scale != 1.0;
+    // Towards the prompt that guidance leads away from there is nowhere to go.
+    let guided = config.guidance_scale != 1.0 && semantic.iter().any(|prompt| *prompt != config.negative);
     let conditional = base.prompts.encode(semantic);
     let states = if guided {
         Tensor::cat(vec![base.prompts.encode(&vec![config.negative.clone(); batch]), conditional], 0)

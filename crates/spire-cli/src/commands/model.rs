@@ -1,0 +1,64 @@
+//! Which model restores: a run's, a base with a control branch, or the one that comes with the program.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use spire_data::checksum::sha256;
+use spire_model::base::{Base, locate};
+use spire_model::control::{self, Control, ControlConfig};
+use spire_model::weights::{Precision, weights_file};
+use spire_train::config::RunConfig;
+use spire_train::restore_files::Restorer;
+use spire_train::run_folder::RunFolder;
+
+/// The model that comes with the program.
+const BUILT_IN: &str = "assets/tiny";
+
+/// Where a model is, before any of it is loaded.
+pub struct Found {
+    /// The run's configuration, or the default with the base.
+    pub config: RunConfig,
+    control: PathBuf,
+    origin: String,
+}
+
+impl Found {
+    /// Of a run, of a base and a branch, or of none: the one that comes with the program.
+    pub fn locate(run: Option<&Path>, base_and_control: Option<(&Path, &Path)>) -> Result<Self> {
+        Ok(match (run, base_and_control) {
+            (Some(run), _) => {
+                let (folder, config) = RunFolder::open(run, &[])?;
+                Self { config, control: folder.trained_control()?, origin: run.display().to_string() }
+            }
+            (None, Some((base, branch))) => {
+                let mut config = RunConfig::default();
+                config.model.base = base.to_owned();
+                let origin = format!("{} with {}", base.display(), branch.display());
+                Self { config, control: control::locate(branch)?, origin }
+            }
+            (None, None) => {
+                let control = Path::new(BUILT_IN).join("control");
+                Self { config: RunConfig::default(), control, origin: BUILT_IN.to_owned() }
+            }
+        })
+    }
+
+    /// SHA-256 of the branch's weights.
+    pub fn checksum(&self) -> Result<String> {
+        let file = weights_file(&self.control)?;
+        let bytes = std::fs::read(&file).with_context(|| format!("can't read {}", file.display()))?;
+        Ok(sha256(&bytes))
+    }
+
+    /// Loads it.
+    pub fn load(self, device: Option<&str>, precision: Option<Precision>) -> Result<Restorer> {
+        let Self { config, control, origin } = self;
+        let device = spire_model::device::device(device.unwrap_or(&config.run.device))?;
+        let base = locate(&config.model.base)
+            .and_then(|base| Base::load(&base, precision.unwrap_or(config.model.precision), &device))
+            .with_context(|| format!("the text-to-image model of {origin}"))?;
+        ControlConfig::read(&control)?.check_fits(&base.unet_config)?;
+        let control = Control::load(&control, &device)?;
+        Ok(Restorer { control, base, run: origin, trained: config.degradation.parameterized })
+    }
+}

@@ -1,0 +1,120 @@
+//! `spire eval` on the model that comes with the project.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::time::SystemTime;
+
+use common::{command, error, ok, spire};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Degraded pictures, the model with two sets of prompts, and a folder of pictures, on six pictures.
+fn configuration(scratch: &Path) -> String {
+    let recipe = scratch.join("recipe.toml");
+    let tiny = fs::read_to_string("../../configs/benchmarks/tiny-parameterized.toml").unwrap();
+    fs::write(&recipe, tiny.replace("count = 128", "count = 6")).unwrap();
+    let config = scratch.join("eval.toml");
+    let method = |name: &str, keys: &str| {
+        format!("[[methods]]\nname = \"{name}\"\nbase = \"assets/tiny\"\ncontrol = \"assets/tiny/control\"\n{keys}\n")
+    };
+    let text = format!(
+        "name = \"six\"\nagainst = \"Blind\"\noutput = \"{output}\"\nthreads = 2\nbatch_size = 4\n[sampling]\nsteps = 2\n\
+         [[benchmarks]]\ntitle = \"Six | pictures\"\nfolder = \"{folder}\"\nrecipe = \"{recipe}\"\n\
+         [[methods]]\nname = \"Degraded\"\nkind = \"input\"\n{blind}{told}\
+         [[methods]]\nname = \"Perfect\"\nkind = \"folder\"\nfolder = \"{scratch}/{{benchmark}}/clean\"\n",
+        output = scratch.join("out").display(),
+        folder = scratch.join("tiny-six").display(),
+        recipe = recipe.display(),
+        scratch = scratch.display(),
+        blind = method("Blind", "semantic = false\nrestoration = \"none\""),
+        told = method("Told", "restoration = \"type\""),
+    );
+    fs::write(&config, text).unwrap();
+    config.display().to_string()
+}
+
+fn results(scratch: &Path) -> Value {
+    serde_json::from_slice(&fs::read(scratch.join("out/results.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn methods_are_measured_and_what_was_restored_is_kept() {
+    let scratch = TempDir::new().unwrap();
+    let scratch = scratch.path();
+    let config = configuration(scratch);
+    let said = ok(spire(&["eval", &config]));
+    assert!(said.contains("### Six | pictures") && said.contains("| Perfect | **0.000** |"), "{said}");
+    assert!(said.contains("LPIPS is missing"), "{said}");
+    assert!(said.contains("6 pictures for 48 features"), "{said}");
+
+    let first = results(scratch);
+    let methods = first["benchmarks"][0]["methods"].as_array().unwrap();
+    let figure = |method: usize, metric: &str| methods[method]["figures"][metric]["value"].as_f64().unwrap();
+    for (method, name) in ["Degraded", "Blind", "Told", "Perfect"].iter().enumerate() {
+        assert_eq!(methods[method]["name"], *name);
+        for metric in ["psnr", "ssim", "clip_i", "clip_t", "clip_frechet"] {
+            assert!(figure(method, metric).is_finite());
+            let protocol = methods[method]["figures"][metric]["protocol"].as_str().unwrap();
+            assert_eq!(first["protocols"][protocol]["images"], 6);
+        }
+    }
+    assert_eq!((figure(3, "psnr"), figure(3, "ssim")), (60.0, 1.0));
+    assert!((figure(3, "clip_i") - 1.0).abs() < 1e-6 && figure(3, "clip_frechet").abs() < 1e-4);
+    assert_ne!(methods[1]["per_image"]["psnr"], methods[2]["per_image"]["psnr"]);
+    // The difference of the means is the mean of the differences, and nothing is compared with itself.
+    let difference = methods[2]["differences"]["psnr"]["mean"].as_f64().unwrap();
+    assert!((difference - (figure(2, "psnr") - figure(1, "psnr"))).abs() < 1e-9);
+    assert!(methods[1]["differences"].as_object().unwrap().is_empty());
+    for file in ["tables.md", "tables.tex", "six-pictures.csv", "six-pictures-differences-to-blind.csv"] {
+        assert!(fs::metadata(scratch.join("out").join(file)).unwrap().len() > 100, "{file}");
+    }
+
+    let restored = |method: &str| -> Vec<(String, SystemTime)> {
+        let folder = scratch.join("out/restored/tiny-six").join(method);
+        let mut files: Vec<_> = fs::read_dir(folder)
+            .unwrap()
+            .map(Result::unwrap)
+            .map(|file| (file.file_name().into_string().unwrap(), file.metadata().unwrap().modified().unwrap()))
+            .collect();
+        files.sort();
+        files
+    };
+    let (blind, told) = (restored("blind"), restored("told"));
+    assert_eq!((blind.len(), told.len()), (6, 6));
+    let lost = scratch.join("out/restored/tiny-six/blind").join(&blind[2].0);
+    fs::remove_file(&lost).unwrap();
+    ok(spire(&["eval", &config]));
+    assert_eq!(results(scratch), first, "the same pictures give the same figures");
+    let again = restored("blind");
+    assert_eq!(again.iter().zip(&blind).filter(|(new, old)| new != old).count(), 1, "one picture was made again");
+    assert_eq!(restored("told"), told);
+
+    // With other steps everything is made again, and the figures have another protocol.
+    ok(spire(&["eval", &config, "--set", "sampling.steps=1"]));
+    let other = results(scratch);
+    let protocol = |results: &Value, method: usize| results["benchmarks"][0]["methods"][method]["made"].clone();
+    assert_ne!(protocol(&other, 1), protocol(&first, 1));
+    assert_eq!(protocol(&other, 0), protocol(&first, 0));
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let scratch = TempDir::new().unwrap();
+    let config = configuration(scratch.path());
+    let wrong = |set: &str| error(command(&["eval", &config, "--set", set]).output().unwrap());
+    assert!(wrong("methods.1.restoration=all").contains("methods"), "{}", wrong("methods.1.restoration=all"));
+    assert!(wrong("against=Nobody").contains("Nobody"));
+    assert!(wrong("methods.1.name=Degraded").contains("two methods"));
+    assert!(wrong("benchmarks.0.recipe=none.toml").contains("none.toml"));
+    assert!(wrong("methods.1.control=nowhere").contains("nowhere"), "{}", wrong("methods.1.control=nowhere"));
+    assert!(wrong("clip=nowhere").contains("nowhere"));
+    assert!(wrong("methods.3.folder=nowhere/{benchmark}").contains("nowhere/tiny-six"));
+
+    // A picture of the benchmark that changed is noticed before anything is measured.
+    let picture = scratch.path().join("tiny-six/clean");
+    let picture = fs::read_dir(picture).unwrap().next().unwrap().unwrap().path();
+    fs::write(&picture, b"changed").unwrap();
+    assert!(error(spire(&["eval", &config])).contains("is not the benchmark that was made"));
+}

@@ -1,0 +1,55 @@
+//! A benchmark as it is read.
+
+use std::path::{Path, PathBuf};
+
+use super::check::check;
+use super::{BenchmarkError, CLEAN, DEGRADED, Entry, PROMPTS, Problem};
+
+/// A benchmark on disk whose every byte is what it should be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Benchmark {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// SHA-256 of its list of checksums, which stands for all of it.
+    pub checksum: String,
+    /// Its pictures.
+    pub entries: Vec<Entry>,
+    /// Whether there are clean pictures.
+    pub has_clean: bool,
+}
+
+impl Benchmark {
+    /// Reads the list of pictures and compares every file with its checksum, on `threads` threads.
+    ///
+    /// # Errors
+    /// A file is missing, changed or malformed, or the folder is no benchmark.
+    pub fn open(folder: &Path, threads: usize) -> Result<Self, BenchmarkError> {
+        let (_, checksum, problems) = check(folder, threads)?;
+        let damage = problems.iter().find(|problem| !matches!(problem, Problem::Unlisted(_)));
+        if let Some(damage) = damage {
+            return Err(BenchmarkError::Damaged { path: folder.to_owned(), first: damage.to_string() });
+        }
+        let path = folder.join(PROMPTS);
+        let text =
+            std::fs::read_to_string(&path).map_err(|source| BenchmarkError::Io { path: path.clone(), source })?;
+        let entries = text.lines().enumerate().map(|(line, text)| {
+            serde_json::from_str(text).map_err(|source| BenchmarkError::Entry {
+                path: path.clone(),
+                line: line + 1,
+                source,
+            })
+        });
+        let entries = entries.collect::<Result<Vec<Entry>, _>>()?;
+        Ok(Self { has_clean: folder.join(CLEAN).is_dir(), folder: folder.to_owned(), checksum, entries })
+    }
+
+    /// The file of a clean picture.
+    pub fn clean(&self, entry: &Entry) -> PathBuf {
+        self.folder.join(CLEAN).join(format!("{}.png", entry.id))
+    }
+
+    /// The file of a degraded picture.
+    pub fn degraded(&self, entry: &Entry) -> PathBuf {
+        self.folder.join(DEGRADED).join(format!("{}.png", entry.id))
+    }
+}

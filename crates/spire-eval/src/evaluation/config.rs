@@ -1,0 +1,210 @@
+//! What is evaluated: benchmarks, methods, metrics.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+use spire_data::benchmark::Entry;
+use spire_data::prompt::{self, Fragment, REMOVE_ALL};
+use spire_model::restore::SamplingConfig;
+
+/// An evaluation: a file such as `configs/benchmarks/tiny.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalConfig {
+    /// What the evaluation is called.
+    pub name: String,
+    /// The folder for restored pictures, figures and tables; unset, `results/NAME`.
+    pub output: Option<PathBuf>,
+    /// Where networks run.
+    pub device: String,
+    /// Pictures that are restored at once, where they have one size.
+    pub batch_size: usize,
+    /// Batches that are computed side by side, each on one core: faster than one on all cores where the model is small.
+    pub threads: usize,
+    /// Decides the noise that restorations start from: the i-th picture starts from that of `seed + i`.
+    pub seed: u64,
+    /// How pictures are restored, where a method does not say otherwise.
+    pub sampling: SamplingConfig,
+    /// CLIP, for CLIP-I, CLIP-T and the Fréchet distance in its space: a folder with `image_encoder/`, `text_encoder/` and
+    /// `tokenizer/`.
+    pub clip: PathBuf,
+    /// A folder with LPIPS's weights; unset, LPIPS is missing.
+    pub lpips: Option<PathBuf>,
+    /// Each makes a table.
+    pub benchmarks: Vec<BenchmarkChoice>,
+    /// Each makes a row.
+    pub methods: Vec<MethodConfig>,
+    /// The method that the others are compared with, picture by picture.
+    pub against: Option<String>,
+}
+
+impl Default for EvalConfig {
+    fn default() -> Self {
+        Self {
+            name: "evaluation".to_owned(),
+            output: None,
+            device: "flex".to_owned(),
+            batch_size: 16,
+            threads: 1,
+            seed: 0,
+            sampling: SamplingConfig::default(),
+            clip: PathBuf::from("assets/tiny"),
+            lpips: None,
+            benchmarks: vec![],
+            methods: vec![],
+            against: None,
+        }
+    }
+}
+
+/// A benchmark on disk.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BenchmarkChoice {
+    /// The table's title.
+    pub title: String,
+    /// The benchmark's folder.
+    pub folder: PathBuf,
+    /// The recipe by which it is made where it is not there.
+    pub recipe: Option<PathBuf>,
+}
+
+/// A row of the tables.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MethodConfig {
+    /// What the row is called.
+    pub name: String,
+    /// What makes its pictures.
+    pub kind: MethodKind,
+    /// `model`: a run of this project.
+    pub run: Option<PathBuf>,
+    /// `model`, without a run: the text-to-image model.
+    pub base: Option<PathBuf>,
+    /// `model`, without a run: the control branch.
+    pub control: Option<PathBuf>,
+    /// `model`: whether it is told what the picture shows.
+    pub semantic: bool,
+    /// `model`: what it is told of the degradation.
+    pub restoration: RestorationPrompt,
+    /// `model`: how pictures are restored, where that differs from the evaluation's.
+    pub sampling: Option<SamplingConfig>,
+    /// `folder`: for each benchmark the folder of its restored pictures, `ID.png`; `{benchmark}` stands for the name of the
+    /// benchmark's folder.
+    pub folder: Option<String>,
+}
+
+impl Default for MethodConfig {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            kind: MethodKind::Model,
+            run: None,
+            base: None,
+            control: None,
+            semantic: true,
+            restoration: RestorationPrompt::Parameters,
+            sampling: None,
+            folder: None,
+        }
+    }
+}
+
+/// What makes a method's pictures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MethodKind {
+    /// A model of this project.
+    #[default]
+    Model,
+    /// Nothing: the degraded pictures themselves.
+    Input,
+    /// Another program: a folder of its pictures.
+    Folder,
+}
+
+/// What a model is told of the degradation (the paper's Table 6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RestorationPrompt {
+    /// Nothing: "Remove all degradation".
+    None,
+    /// The kinds of degradation.
+    Type,
+    /// The kinds and their numbers.
+    #[default]
+    Parameters,
+}
+
+impl RestorationPrompt {
+    /// The prompt for a picture of a benchmark. Where the benchmark does not know the steps, it is the benchmark's own, or
+    /// for [`None`](Self::None) that of blind restoration.
+    pub fn of(self, entry: &Entry) -> String {
+        match self {
+            Self::None => REMOVE_ALL.to_owned(),
+            Self::Parameters => entry.restoration.clone(),
+            Self::Type => {
+                let fragments = prompt::parse(&entry.restoration).unwrap_or_default();
+                let bare = |fragment: &Fragment| match *fragment {
+                    Fragment::Numbered(step) => Fragment::Bare(step.kind()),
+                    bare => bare,
+                };
+                prompt::write(&fragments.iter().map(bare).collect::<Vec<_>>())
+            }
+        }
+    }
+}
+
+impl EvalConfig {
+    /// Whether names and numbers make sense.
+    ///
+    /// # Errors
+    /// Names the first key that does not.
+    pub fn validate(&self) -> Result<()> {
+        let plain = |name: &str| {
+            !name.is_empty() && !name.starts_with('.') && name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c))
+        };
+        ensure!(plain(&self.name), "name = \"{}\": letters, digits, \"-\", \"_\" and \".\" only", self.name);
+        ensure!(self.batch_size > 0, "batch_size must be at least 1");
+        self.sampling.validate()?;
+        ensure!(!self.benchmarks.is_empty(), "[[benchmarks]] are missing: each makes a table");
+        ensure!(!self.methods.is_empty(), "[[methods]] are missing: each makes a row");
+        for (i, benchmark) in self.benchmarks.iter().enumerate() {
+            ensure!(benchmark.folder.file_name().is_some(), "benchmarks.{i}.folder is not set");
+            let twice =
+                self.benchmarks[..i].iter().any(|other| other.folder.file_name() == benchmark.folder.file_name());
+            ensure!(!twice, "benchmarks.{i}.folder: two benchmarks have this name");
+        }
+        for (i, method) in self.methods.iter().enumerate() {
+            ensure!(!method.name.is_empty(), "methods.{i}.name is not set");
+            let twice = self.methods[..i].iter().any(|other| slug(&other.name) == slug(&method.name));
+            ensure!(!twice, "methods.{i}.name = \"{}\": two methods have this name", method.name);
+            if let Some(sampling) = &method.sampling {
+                sampling.validate()?;
+            }
+            let model = method.run.is_some() || (method.base.is_some() && method.control.is_some());
+            match method.kind {
+                MethodKind::Model => {
+                    ensure!(model, "methods.{i} ({}): run, or base and control, must be set", method.name)
+                }
+                MethodKind::Folder => {
+                    ensure!(method.folder.is_some(), "methods.{i}.folder is not set ({})", method.name)
+                }
+                MethodKind::Input => {}
+            }
+        }
+        if let Some(against) = &self.against {
+            let known = self.methods.iter().any(|method| method.name == *against);
+            ensure!(known, "against = \"{against}\": no method is called so");
+        }
+        Ok(())
+    }
+}
+
+/// A name as a folder's.
+pub fn slug(name: &str) -> String {
+    let plain = |c: char| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let dashed: String = name.chars().map(plain).collect();
+    dashed.split('-').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
+}
