@@ -17,24 +17,25 @@ from photographs import distorted, photograph
 
 
 def lpips(out: Path, random: Generator) -> None:
-    """The published importances on a random backbone: its trained weights would have to be downloaded."""
-    torch.manual_seed(new_seed(random))
-    model = LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
-    # `lins` lists the layers `lin0` to `lin4` a second time.
-    weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("lins.")}
-    folder = out / "lpips-alex"
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / "model.safetensors")
+    """The published importances on random backbones: their trained weights would have to be downloaded."""
+    for net in ("alex", "vgg"):
+        torch.manual_seed(new_seed(random))
+        model = LPIPS(net=net, pnet_rand=True, verbose=False).eval()
+        # `lins` lists the layers `lin0` to `lin4` a second time.
+        weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("lins.")}
+        folder = out / f"lpips-{net}"
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(weights, folder / "model.safetensors")
 
-    height, width = whole(random, 48, 120), whole(random, 48, 120)
-    pictures = [photograph(random, height, width) for _ in range(whole(random, 1, 3))]
-    x, y = (
-        torch.stack([torch.from_numpy(picture).permute(2, 0, 1) / 127.5 - 1 for picture in batch])
-        for batch in (pictures, [distorted(random, picture) for picture in pictures])
-    )
-    tensors = {"in.x": x, "in.y": y, "out.distance": model(x, y).flatten()}
-    source = f"lpips {version('lpips')} LPIPS(net=alex), random backbone, range [-1, 1]"
-    bundle.case(out / "case-lpips-alex", "lpips", tensors, folder, source=source)
+        height, width = whole(random, 48, 120), whole(random, 48, 120)
+        pictures = [photograph(random, height, width) for _ in range(whole(random, 1, 3))]
+        x, y = (
+            torch.stack([torch.from_numpy(picture).permute(2, 0, 1) / 127.5 - 1 for picture in batch])
+            for batch in (pictures, [distorted(random, picture) for picture in pictures])
+        )
+        tensors = {"in.x": x, "in.y": y, "out.distance": model(x, y).flatten()}
+        source = f"lpips {version('lpips')} LPIPS(net={net}), random backbone, range [-1, 1]"
+        bundle.case(out / f"case-lpips-{net}", "lpips", tensors, folder, source=source)
 
 
 def frechet(out: Path, random: Generator) -> None:

@@ -1,4 +1,4 @@
-//! Learned perceptual image patch similarity (Zhang et al., 2018), on AlexNet.
+//! Learned perceptual image patch similarity (Zhang et al., 2018), on AlexNet or VGG16.
 
 use std::path::Path;
 
@@ -10,50 +10,114 @@ use burn::tensor::{Device, Tensor};
 
 use crate::arrays::Arrays;
 
-/// AlexNet's convolutions: name, stride, padding, and whether a 3×3 maximum of stride 2 comes before.
-const CONVOLUTIONS: [(&str, usize, usize, bool); 5] = [
-    ("net.slice1.0", 4, 2, false),
-    ("net.slice2.3", 1, 2, true),
-    ("net.slice3.6", 1, 1, true),
-    ("net.slice4.8", 1, 1, false),
-    ("net.slice5.10", 1, 1, false),
+/// A convolution of the network, and what surrounds it.
+struct Layer {
+    name: &'static str,
+    stride: usize,
+    padding: usize,
+    /// Side of the window that a maximum with stride 2 is taken over before, if one is.
+    pool: Option<usize>,
+    /// Whether the features after it are compared.
+    compared: bool,
+}
+
+const fn layer(name: &'static str, stride: usize, padding: usize, pool: Option<usize>, compared: bool) -> Layer {
+    Layer { name, stride, padding, pool, compared }
+}
+
+const ALEXNET: [Layer; 5] = [
+    layer("net.slice1.0", 4, 2, None, true),
+    layer("net.slice2.3", 1, 2, Some(3), true),
+    layer("net.slice3.6", 1, 1, Some(3), true),
+    layer("net.slice4.8", 1, 1, None, true),
+    layer("net.slice5.10", 1, 1, None, true),
 ];
 
-/// Fewer pixels a side leave nothing after the second maximum.
-const LEAST_SIDE: usize = 31;
+const VGG16: [Layer; 13] = [
+    layer("net.slice1.0", 1, 1, None, false),
+    layer("net.slice1.2", 1, 1, None, true),
+    layer("net.slice2.5", 1, 1, Some(2), false),
+    layer("net.slice2.7", 1, 1, None, true),
+    layer("net.slice3.10", 1, 1, Some(2), false),
+    layer("net.slice3.12", 1, 1, None, false),
+    layer("net.slice3.14", 1, 1, None, true),
+    layer("net.slice4.17", 1, 1, Some(2), false),
+    layer("net.slice4.19", 1, 1, None, false),
+    layer("net.slice4.21", 1, 1, None, true),
+    layer("net.slice5.24", 1, 1, Some(2), false),
+    layer("net.slice5.26", 1, 1, None, false),
+    layer("net.slice5.28", 1, 1, None, true),
+];
 
-/// The `lpips` package's `LPIPS(net="alex")`.
+/// The network whose features are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backbone {
+    /// `LPIPS(net="alex")`
+    AlexNet,
+    /// `LPIPS(net="vgg")`
+    Vgg16,
+}
+
+impl Backbone {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AlexNet => "AlexNet",
+            Self::Vgg16 => "VGG16",
+        }
+    }
+
+    fn layers(self) -> &'static [Layer] {
+        match self {
+            Self::AlexNet => &ALEXNET,
+            Self::Vgg16 => &VGG16,
+        }
+    }
+
+    /// Fewer pixels a side leave nothing after the last maximum.
+    fn least_side(self) -> usize {
+        match self {
+            Self::AlexNet => 31,
+            Self::Vgg16 => 16,
+        }
+    }
+}
+
+/// The `lpips` package's `LPIPS`.
 #[derive(Debug)]
 pub struct Lpips {
+    backbone: Backbone,
     shift: Tensor<4>,
     scale: Tensor<4>,
     stages: Vec<Stage>,
 }
 
-/// One convolution, and how much a difference in each of its channels counts.
+/// One convolution, and how much a difference in each of its channels counts, if it is looked at.
 #[derive(Debug)]
 struct Stage {
     weight: Tensor<4>,
     bias: Tensor<1>,
     stride: usize,
     padding: usize,
-    pool: bool,
-    importance: Tensor<4>,
+    pool: Option<usize>,
+    importance: Option<Tensor<4>>,
 }
 
 impl Lpips {
-    /// Reads `model.safetensors` of `folder`, tensors under the package's own names.
+    /// Reads `model.safetensors` of `folder`, tensors under the package's own names; which network it is they say.
     ///
     /// # Errors
     /// The file is unreadable, a tensor is missing, or shapes do not fit together.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let weights = Arrays::open(folder.join("model.safetensors"))?;
+        let deep = weights.names().any(|name| name.starts_with("net.slice5.28."));
+        let backbone = if deep { Backbone::Vgg16 } else { Backbone::AlexNet };
         let mut channels = 3;
         let mut stages = Vec::new();
-        for (i, (name, stride, padding, pool)) in CONVOLUTIONS.into_iter().enumerate() {
+        let mut compared_before = 0;
+        for &Layer { name, stride, padding, pool, compared } in backbone.layers() {
             let weight = weights.tensor::<4>(&format!("{name}.weight"), device)?;
             let bias = weights.tensor::<1>(&format!("{name}.bias"), device)?;
-            let importance = weights.tensor::<4>(&format!("lin{i}.model.1.weight"), device)?;
             let [channels_out, channels_in, height, width] = weight.dims();
             ensure!(
                 channels_in == channels && height == width && height >= 2 * padding,
@@ -65,11 +129,20 @@ impl Lpips {
                 "{name}.bias has shape {:?}, expected [{channels_out}]",
                 bias.dims()
             );
-            ensure!(
-                importance.dims() == [1, channels_out, 1, 1],
-                "lin{i}.model.1.weight has shape {:?}, expected [1, {channels_out}, 1, 1]",
-                importance.dims()
-            );
+            let importance = match compared {
+                true => {
+                    let name = format!("lin{compared_before}.model.1.weight");
+                    let importance = weights.tensor::<4>(&name, device)?;
+                    ensure!(
+                        importance.dims() == [1, channels_out, 1, 1],
+                        "{name} has shape {:?}, expected [1, {channels_out}, 1, 1]",
+                        importance.dims()
+                    );
+                    compared_before += 1;
+                    Some(importance)
+                }
+                false => None,
+            };
             channels = channels_out;
             stages.push(Stage { weight, bias, stride, padding, pool, importance });
         }
@@ -78,28 +151,37 @@ impl Lpips {
             ensure!(tensor.dims() == [1, 3, 1, 1], "{name} has shape {:?}, expected [1, 3, 1, 1]", tensor.dims());
             Ok(tensor)
         };
-        Ok(Self { shift: per_channel("scaling_layer.shift")?, scale: per_channel("scaling_layer.scale")?, stages })
+        let [shift, scale] = ["scaling_layer.shift", "scaling_layer.scale"].map(per_channel);
+        Ok(Self { backbone, shift: shift?, scale: scale?, stages })
+    }
+
+    /// The network whose features are compared.
+    pub fn backbone(&self) -> Backbone {
+        self.backbone
     }
 
     /// The distance of each pair of pictures: `x` and `y` are `[batch, 3, height, width]` in \[-1, 1\], the result is
     /// `[batch]`, 0 where they are equal.
     ///
     /// # Errors
-    /// The shapes differ, are not of three channels, or are below 31 pixels a side.
+    /// The shapes differ, are not of three channels, or are too small for the network's maxima: below 31 pixels a side for
+    /// AlexNet, below 16 for VGG16.
     pub fn distance(&self, x: Tensor<4>, y: Tensor<4>) -> Result<Tensor<1>> {
         let [batch, channels, height, width] = x.dims();
         ensure!(x.dims() == y.dims(), "pictures of different shape: {:?} and {:?}", x.dims(), y.dims());
         ensure!(channels == 3, "pictures of {channels} channels, expected 3");
+        let least = self.backbone.least_side();
         ensure!(
-            height >= LEAST_SIDE && width >= LEAST_SIDE,
-            "pictures of {width}×{height} are too small: at least {LEAST_SIDE}×{LEAST_SIDE} pixels are needed"
+            height >= least && width >= least,
+            "pictures of {width}×{height} are too small: at least {least}×{least} pixels are needed"
         );
         let mut features = [x, y].map(|pictures| (pictures - self.shift.clone()) / self.scale.clone());
         let mut distance = Tensor::zeros([batch], &features[0].device());
         for stage in &self.stages {
             features = features.map(|features| stage.forward(features));
+            let Some(importance) = &stage.importance else { continue };
             let [x, y] = features.each_ref().map(|features| unit_length(features.clone()));
-            let difference = (x - y).square() * stage.importance.clone();
+            let difference = (x - y).square() * importance.clone();
             distance = distance + difference.sum_dim(1).mean_dim(2).mean_dim(3).reshape([batch]);
         }
         Ok(distance)
@@ -108,8 +190,8 @@ impl Lpips {
 
 impl Stage {
     fn forward(&self, mut x: Tensor<4>) -> Tensor<4> {
-        if self.pool {
-            x = max_pool2d(x, MaxPoolOptions::new([3, 3]).with_stride([2, 2]));
+        if let Some(side) = self.pool {
+            x = max_pool2d(x, MaxPoolOptions::new([side, side]).with_stride([2, 2]));
         }
         let options = ConvOptions::new([self.stride; 2], [self.padding; 2], [1, 1], 1);
         relu(conv2d(x, self.weight.clone(), Some(self.bias.clone()), options))
@@ -130,16 +212,21 @@ mod tests {
     use super::*;
 
     /// Weights of the right names, 4 channels a stage, with values from a short repeating pattern.
-    fn weights() -> Vec<(String, Vec<usize>)> {
+    fn weights(backbone: Backbone) -> Vec<(String, Vec<usize>)> {
         let mut tensors = vec![
             ("scaling_layer.shift".to_owned(), vec![1, 3, 1, 1]),
             ("scaling_layer.scale".to_owned(), vec![1, 3, 1, 1]),
         ];
-        for (i, (name, ..)) in CONVOLUTIONS.into_iter().enumerate() {
-            let (channels, kernel) = if i == 0 { (3, 11) } else { (4, 5 - 2 * usize::from(i > 1)) };
-            tensors.push((format!("{name}.weight"), vec![4, channels, kernel, kernel]));
-            tensors.push((format!("{name}.bias"), vec![4]));
-            tensors.push((format!("lin{i}.model.1.weight"), vec![1, 4, 1, 1]));
+        let mut compared = 0;
+        for (i, layer) in backbone.layers().iter().enumerate() {
+            let channels = if i == 0 { 3 } else { 4 };
+            let kernel = if layer.stride == 4 { 11 } else { 2 * layer.padding + 1 };
+            tensors.push((format!("{}.weight", layer.name), vec![4, channels, kernel, kernel]));
+            tensors.push((format!("{}.bias", layer.name), vec![4]));
+            if layer.compared {
+                tensors.push((format!("lin{compared}.model.1.weight"), vec![1, 4, 1, 1]));
+                compared += 1;
+            }
         }
         tensors
     }
@@ -169,20 +256,23 @@ mod tests {
 
     #[test]
     fn it_is_zero_between_equals_and_symmetric_otherwise() {
-        let lpips = load(&weights()).unwrap();
-        let (x, y) = (pictures(31, 40), pictures(31, 40));
-        let distance = |x: &Tensor<4>, y: &Tensor<4>| -> Vec<f32> {
-            lpips.distance(x.clone(), y.clone()).unwrap().into_data().iter().collect()
-        };
-        assert_eq!(distance(&x, &x), [0.0, 0.0]);
-        let xy = distance(&x, &y);
-        assert!(xy.iter().all(|&distance| distance > 1e-4), "{xy:?}");
-        assert_eq!(xy, distance(&y, &x));
+        for (backbone, least) in [(Backbone::AlexNet, 31), (Backbone::Vgg16, 16)] {
+            let lpips = load(&weights(backbone)).unwrap();
+            assert_eq!(lpips.backbone(), backbone);
+            let (x, y) = (pictures(least, 40), pictures(least, 40));
+            let distance = |x: &Tensor<4>, y: &Tensor<4>| -> Vec<f32> {
+                lpips.distance(x.clone(), y.clone()).unwrap().into_data().iter().collect()
+            };
+            assert_eq!(distance(&x, &x), [0.0, 0.0]);
+            let xy = distance(&x, &y);
+            assert!(xy.iter().all(|&distance| distance > 1e-4), "{xy:?}");
+            assert_eq!(xy, distance(&y, &x));
+        }
     }
 
     #[test]
     fn shapes_that_do_not_fit_are_errors() {
-        let lpips = load(&weights()).unwrap();
+        let lpips = load(&weights(Backbone::AlexNet)).unwrap();
         let message = |x, y| lpips.distance(x, y).unwrap_err().to_string();
         assert!(message(pictures(32, 32), pictures(32, 33)).contains("different shape"));
         assert!(message(pictures(30, 32), pictures(30, 32)).contains("32×30 are too small"));
@@ -192,11 +282,11 @@ mod tests {
 
     #[test]
     fn weights_that_do_not_fit_are_named() {
-        for i in 0..weights().len() {
-            let mut fewer = weights();
+        for i in 0..weights(Backbone::AlexNet).len() {
+            let mut fewer = weights(Backbone::AlexNet);
             let (name, _) = fewer.remove(i);
             assert!(load(&fewer).unwrap_err().to_string().contains(&name));
-            let mut odd = weights();
+            let mut odd = weights(Backbone::AlexNet);
             odd[i].1[0] += 1;
             assert!(load(&odd).is_err(), "{name}");
         }

@@ -22,7 +22,7 @@ pub enum Metric {
     /// Distance of the restored pictures' features to the clean ones', in the space of the configured CLIP. Not FID.
     #[serde(rename = "clip_frechet")]
     ClipFrechet,
-    /// Learned perceptual distance, AlexNet.
+    /// Learned perceptual distance, on the network whose weights are given.
     #[serde(rename = "lpips")]
     Lpips,
     /// Peak signal-to-noise ratio.
@@ -115,7 +115,7 @@ impl Scorer {
             config.lpips.as_ref().map(|folder| weights(&folder.join("model.safetensors"))).transpose()?;
         let mut missing = BTreeMap::new();
         if lpips.is_none() {
-            let needed = "`lpips` names no folder with AlexNet\'s and LPIPS\'s weights (model.safetensors, under the names of the Python package lpips)";
+            let needed = "`lpips` names no folder with LPIPS\'s weights (model.safetensors, under the names of the Python package lpips)";
             missing.insert(Metric::Lpips, needed.to_owned());
         }
         Ok(Self {
@@ -206,7 +206,10 @@ impl Scorer {
         let levels = || (None, "8-bit levels, whole picture, no border cut".to_owned());
         let (variant, (weights, preprocessing)) = match metric {
             Metric::ClipFrechet => ("unit-length CLIP image features, unbiased covariance", clip()),
-            Metric::Lpips => ("AlexNet, version 0.1", (self.lpips_weights.clone(), "values in [-1, 1]".to_owned())),
+            Metric::Lpips => (
+                self.lpips.as_ref().map_or("", |lpips| lpips.backbone().name()),
+                (self.lpips_weights.clone(), "values in [-1, 1]".to_owned()),
+            ),
             Metric::Psnr => ("RGB, at most 60 dB a picture, mean over pictures", levels()),
             Metric::Ssim => ("RGB, Gaussian window of sigma 1.5, as scikit-image; mean over pictures", levels()),
             Metric::ClipI => ("cosine to the clean picture, mean over pictures", clip()),
