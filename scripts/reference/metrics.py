@@ -1,10 +1,12 @@
 """Cases `lpips`, `frechet` and `psnr-ssim`."""
 
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy
 import torch
+import torchvision.transforms.functional
 from cleanfid.fid import frechet_distance
 from lpips import LPIPS
 from numpy.random import Generator
@@ -55,6 +57,10 @@ def frechet(out: Path, random: Generator) -> None:
 
 
 def psnr_ssim(out: Path, random: Generator) -> None:
+    # The package asks for a module that torchvision has no more.
+    sys.modules.setdefault("torchvision.transforms.functional_tensor", torchvision.transforms.functional)
+    from basicsr.metrics import psnr_ssim as basicsr
+
     tensors = {}
     for i in range(3):
         reference = photograph(random, whole(random, 16, 200), whole(random, 16, 200))
@@ -65,8 +71,13 @@ def psnr_ssim(out: Path, random: Generator) -> None:
         psnr = peak_signal_noise_ratio(reference, other)
         tensors |= {f"in.reference.{i}": torch.from_numpy(reference), f"in.distorted.{i}": torch.from_numpy(other)}
         tensors |= {f"out.psnr.{i}": torch.tensor([psnr]), f"out.ssim.{i}": torch.tensor([ssim])}
+        # BasicSR takes OpenCV's order of colours.
+        pair, border = (reference[..., ::-1], other[..., ::-1]), whole(random, 0, 2)
+        for name, function in (("psnr", basicsr.calculate_psnr), ("ssim", basicsr.calculate_ssim)):
+            value = function(*pair, crop_border=border, test_y_channel=True)
+            tensors[f"out.{name}_y.{i}.{border}"] = torch.tensor([value])
     source = (
         f"scikit-image {version('scikit-image')}: PSNR of RGB levels; SSIM with gaussian_weights, sigma 1.5, "
-        "use_sample_covariance=False, mean of the channels"
+        f"use_sample_covariance=False, mean of the channels; of Y by BasicSR {version('basicsr')}"
     )
     bundle.case(out / "case-psnr-ssim", "psnr-ssim", tensors, source=source)

@@ -160,8 +160,8 @@ const MOST_BROKEN: usize = 100;
 /// How many are drawn, with those that turned out broken before.
 const MOST_DRAWN: usize = 2000;
 
-/// A broken sample's stand-in is one of so many that come after it: from the same sources of a mixture, in the same
-/// proportions, and near it on the disk.
+/// A broken sample's stand-in is one of so many that come after it, or of more if these are broken too: from the same
+/// sources of a mixture, in the same proportions, and near it on the disk.
 const REPLACED_WITHIN: u64 = 1000;
 
 /// An endless sequence of training samples, each a function of the seed and its position alone.
@@ -249,7 +249,7 @@ impl Samples {
         let mut replacement = rng(self.seed, "replacement", n);
         let mut broken = BTreeSet::new();
         let mut index = self.source.nth(self.seed, n);
-        for _ in 0..MOST_DRAWN {
+        for attempt in 0..MOST_DRAWN {
             if !broken.contains(&index) {
                 match self.source.read(index) {
                     Ok(sample) => return Ok((index, sample)),
@@ -260,7 +260,9 @@ impl Samples {
                     break;
                 }
             }
-            index = self.source.nth(self.seed, n + replacement.random_range(1..=REPLACED_WITHIN));
+            // Farther and farther away: a whole shard may be broken.
+            let within = REPLACED_WITHIN << (attempt / 8).min(20);
+            index = self.source.nth(self.seed, n + replacement.random_range(1..=within));
         }
         let registry = self.registry();
         let skipped = broken.iter().filter_map(|index| registry.get(index).cloned()).collect();

@@ -72,6 +72,10 @@ fn the_threads_make_no_difference_and_the_seed_does() {
     for file in files(&one.folder) {
         assert_eq!(fs::read(one.folder.join(&file)).unwrap(), fs::read(three.folder.join(&file)).unwrap(), "{file:?}");
     }
+    // Where the pictures lie on a disk makes no difference to what is measured on them.
+    let source = SourceConfig { path: Some("elsewhere".into()), ..recipe.source.clone() };
+    let moved = made(&Recipe { source, ..recipe.clone() }, &dir.path().join("moved"), 2);
+    assert_eq!(check(&moved.folder, 1).unwrap().1, check(&one.folder, 1).unwrap().1);
     let other = made(&Recipe { seed: 2, ..recipe }, &dir.path().join("other"), 2);
     assert_ne!(one.entries, other.entries);
 }

@@ -424,3 +424,23 @@ fn what_other_programs_write_is_read() {
         }
     }
 }
+
+/// A shard that is lost while a run goes on costs its own samples, and no more.
+#[test]
+fn a_lost_shard_does_not_end_the_run() {
+    let dir = folder(&[("s-0.tar", shard(0, 120)), ("s-1.tar", shard(120, 120))]);
+    let shards = Some(format!("{}/s-*.tar", dir.path().display()));
+    let source = SourceConfig { kind: SourceKind::Webdataset, shards, shuffle_buffer: 50, ..Default::default() };
+    let data = DataConfig { size: 12, source, ..Default::default() };
+    let samples = Samples::open(data, DegradationConfig::default(), 3).unwrap();
+    let lost = dir.path().join("s-0.tar");
+    let bytes = fs::read(&lost).unwrap();
+    fs::remove_file(&lost).unwrap();
+    for n in 0..240 {
+        assert!(samples.sample(n).unwrap().index >= 120);
+    }
+    assert_eq!(samples.skipped().len(), 120);
+    fs::write(&lost, bytes).unwrap();
+    let back = (0..240).filter(|&n| samples.sample(n).unwrap().index < 120).count();
+    assert_eq!(back, 120, "it is back");
+}

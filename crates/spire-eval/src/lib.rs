@@ -16,6 +16,6 @@ pub mod verify;
 
 pub use frechet::{FeatureStatistics, FrechetError, frechet_distance};
 pub use lpips::Lpips;
-pub use pixels::MetricError;
-pub use psnr::psnr;
-pub use ssim::ssim;
+pub use pixels::{Colours, Compared, MetricError};
+pub use psnr::{psnr, psnr_of};
+pub use ssim::{ssim, ssim_of};

@@ -2,7 +2,7 @@
 
 use spire_data::Picture;
 
-use crate::pixels::{MetricError, check_sizes, level};
+use crate::pixels::{Compared, MetricError, check_sizes, planes};
 
 /// Peak signal-to-noise ratio in dB of `picture` against `reference`, over all RGB values in 8-bit levels, peak 255.
 /// Infinite where the pictures are equal. The numerics are those of scikit-image's `peak_signal_noise_ratio` on `uint8`.
@@ -10,9 +10,19 @@ use crate::pixels::{MetricError, check_sizes, level};
 /// # Errors
 /// The sizes differ, or the pictures are empty.
 pub fn psnr(reference: &Picture, picture: &Picture) -> Result<f64, MetricError> {
-    check_sizes(reference, picture, 1)?;
-    let squares: f64 = reference.data.iter().zip(&picture.data).map(|(&a, &b)| (level(a) - level(b)).powi(2)).sum();
-    let mean_square = squares / reference.data.len() as f64;
+    psnr_of(reference, picture, Compared::default())
+}
+
+/// As [`psnr`], of the luma or without a border if `compared` says so: the numerics are those of BasicSR's
+/// `calculate_psnr` with `test_y_channel` and `crop_border`.
+///
+/// # Errors
+/// The sizes differ, or the border leaves nothing.
+pub fn psnr_of(reference: &Picture, picture: &Picture, compared: Compared) -> Result<f64, MetricError> {
+    check_sizes(reference, picture, compared, 1)?;
+    let ((a, _), (b, _)) = (planes(reference, compared), planes(picture, compared));
+    let pairs = || a.iter().flatten().zip(b.iter().flatten());
+    let mean_square = pairs().map(|(a, b)| (a - b).powi(2)).sum::<f64>() / pairs().count() as f64;
     Ok(10.0 * (255.0_f64.powi(2) / mean_square).log10())
 }
 

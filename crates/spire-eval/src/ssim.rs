@@ -2,7 +2,7 @@
 
 use spire_data::Picture;
 
-use crate::pixels::{MetricError, check_sizes, level};
+use crate::pixels::{Compared, MetricError, check_sizes, planes};
 
 /// Standard deviation of the Gaussian window, pixels.
 const SIGMA: f64 = 1.5;
@@ -23,18 +23,25 @@ const C2: f64 = (0.03 * 255.0) * (0.03 * 255.0);
 /// # Errors
 /// The sizes differ, or a side is below 11 pixels.
 pub fn ssim(reference: &Picture, picture: &Picture) -> Result<f64, MetricError> {
-    check_sizes(reference, picture, WINDOW)?;
-    let channels = reference.planes().zip(picture.planes());
-    Ok(channels.map(|(a, b)| channel_ssim(a, b, reference.width)).sum::<f64>() / 3.0)
+    ssim_of(reference, picture, Compared::default())
 }
 
-fn channel_ssim(a: &[f32], b: &[f32], width: usize) -> f64 {
-    let a: Vec<f64> = a.iter().map(|&value| level(value)).collect();
-    let b: Vec<f64> = b.iter().map(|&value| level(value)).collect();
+/// As [`ssim`], of the luma or without a border if `compared` says so: the numerics are those of BasicSR's
+/// `calculate_ssim` with `test_y_channel` and `crop_border`.
+///
+/// # Errors
+/// The sizes differ, or the border leaves fewer than 11 pixels of a side.
+pub fn ssim_of(reference: &Picture, picture: &Picture, compared: Compared) -> Result<f64, MetricError> {
+    check_sizes(reference, picture, compared, WINDOW)?;
+    let ((a, width), (b, _)) = (planes(reference, compared), planes(picture, compared));
+    let similarities = a.iter().zip(&b).map(|(a, b)| channel_ssim(a, b, width));
+    Ok(similarities.sum::<f64>() / a.len() as f64)
+}
+
+fn channel_ssim(a: &[f64], b: &[f64], width: usize) -> f64 {
     let product = |x: &[f64], y: &[f64]| -> Vec<f64> { x.iter().zip(y).map(|(x, y)| x * y).collect() };
-    let (mean_a, mean_b) = (smooth(&a, width), smooth(&b, width));
-    let (aa, bb, ab) =
-        (smooth(&product(&a, &a), width), smooth(&product(&b, &b), width), smooth(&product(&a, &b), width));
+    let (mean_a, mean_b) = (smooth(a, width), smooth(b, width));
+    let (aa, bb, ab) = (smooth(&product(a, a), width), smooth(&product(b, b), width), smooth(&product(a, b), width));
 
     let similarity = |i: usize| {
         let (ma, mb) = (mean_a[i], mean_b[i]);

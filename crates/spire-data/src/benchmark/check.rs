@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use super::{BenchmarkError, SUMS};
+use super::{BenchmarkError, DESCRIPTION, SUMS};
 use crate::checksum::sha256;
 use crate::parallel::in_order;
 
@@ -31,8 +31,8 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Compares every file of the benchmark in `folder` with its checksum, on `threads` threads: how many files are listed, the
-/// checksum of the list, which stands for all, and what is wrong.
+/// Compares every file of the benchmark in `folder` with its checksum, on `threads` threads: how many files are listed, one
+/// checksum that stands for all pictures and prompts, and what is wrong.
 ///
 /// # Errors
 /// There is no list of checksums, or it is malformed.
@@ -57,7 +57,14 @@ pub fn check(folder: &Path, threads: usize) -> Result<(usize, String, Vec<Proble
             problems.push(Problem::Unlisted(name));
         }
     }
-    Ok((sums.len(), sha256(&text), problems))
+    Ok((sums.len(), fingerprint(&sums), problems))
+}
+
+/// The checksum of the pictures and prompts: the description, which says where on one person's disk they came from, is left
+/// out.
+fn fingerprint(sums: &BTreeMap<String, String>) -> String {
+    let lines = sums.iter().filter(|(name, _)| *name != DESCRIPTION).map(|(name, sum)| format!("{sum}  {name}\n"));
+    sha256(lines.collect::<String>().as_bytes())
 }
 
 /// The lines of `sha256sum`: from names to checksums.

@@ -10,7 +10,7 @@ use super::{BenchmarkError, CLEAN, DEGRADED, Entry, PROMPTS, Problem};
 pub struct Benchmark {
     /// Its folder.
     pub folder: PathBuf,
-    /// SHA-256 of its list of checksums, which stands for all of it.
+    /// SHA-256 that stands for all pictures and prompts.
     pub checksum: String,
     /// Its pictures.
     pub entries: Vec<Entry>,

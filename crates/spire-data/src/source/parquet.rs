@@ -14,7 +14,7 @@ use parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReade
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
 
 use super::caption::{self, CAPTION_KEYS};
-use super::shards::{Recent, expand};
+use super::shards::{Recent, expand, nothing};
 use super::{Pixels, Sample, SampleError, Skipped, Source, SourceError};
 use crate::order::ShardOrder;
 use crate::picture::decode_rgb8;
@@ -90,12 +90,7 @@ impl ParquetSource {
         }
         let order = ShardOrder::new(groups.iter().map(|group| group.rows), shuffle_buffer);
         if order.is_empty() {
-            return Err(match left_out.into_iter().next() {
-                Some(Skipped { name, reason }) => {
-                    SourceError::NoShard { shards: files.len(), first: format!("{name}: {reason}") }
-                }
-                None => SourceError::Empty { place: format!("{pattern} (data.source.shards)") },
-            });
+            return Err(nothing(pattern, files.len(), left_out));
         }
         // Those that a block of the order touches, and the one that the next begins with.
         let in_use = shuffle_buffer.div_ceil((order.len() / groups.len()).max(1)) + 2;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lru::LruCache;
 
-use super::SourceError;
+use super::{Skipped, SourceError};
 
 /// The files that a pattern stands for: braces as in a shell (`{000..099}`, `{a,b}`), then `*`, `?` and `[…]`, which find
 /// what there is, sorted. What braces alone list has to be there.
@@ -40,6 +40,14 @@ pub(super) fn expand(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
     }
 }
 
+/// Why there is no sample in the shards of `pattern`, of which `left_out` could not be read.
+pub(super) fn nothing(pattern: &str, shards: usize, left_out: Vec<Skipped>) -> SourceError {
+    match left_out.into_iter().next() {
+        Some(Skipped { name, reason }) => SourceError::NoShard { shards, first: format!("{name}: {reason}") },
+        None => SourceError::Empty { place: format!("{pattern} (data.source.shards)") },
+    }
+}
+
 /// The last few things that were made, by number. Each is made once, by the first thread that asks; others wait for it,
 /// and not for each other.
 pub(super) struct Recent<T> {
@@ -60,6 +68,11 @@ impl<T> Recent<T> {
             Arc::clone(things.get_or_insert(number, || Arc::new(OnceLock::new())))
         };
         look(place.get_or_init(make))
+    }
+
+    /// Makes thing `number` again when it is asked for next.
+    pub fn forget(&self, number: usize) {
+        self.things.lock().unwrap_or_else(PoisonError::into_inner).pop(&number);
     }
 }
 
@@ -109,5 +122,8 @@ mod tests {
         assert_eq!(made.get(), 2);
         assert_eq!([3, 1, 2].map(get), [30, 10, 20]);
         assert_eq!(made.get(), 4, "2 made room for 3");
+        recent.forget(1);
+        assert_eq!([1, 2].map(get), [10, 20]);
+        assert_eq!(made.get(), 5);
     }
 }

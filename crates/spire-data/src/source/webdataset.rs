@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::shards::{Recent, expand};
+use super::shards::{Recent, expand, nothing};
 use super::tar_index::{Entry, Member, TarIndex};
 use super::{Pixels, Sample, SampleError, Skipped, Source, SourceError, caption};
 use crate::order::ShardOrder;
@@ -64,12 +64,7 @@ impl WebDatasetSource {
         }
         let order = ShardOrder::new(lens, shuffle_buffer);
         if order.is_empty() {
-            return Err(match left_out.into_iter().next() {
-                Some(Skipped { name, reason }) => {
-                    SourceError::NoShard { shards: shards.len(), first: format!("{name}: {reason}") }
-                }
-                None => SourceError::Empty { place: format!("{pattern} (data.source.shards)") },
-            });
+            return Err(nothing(pattern, shards.len(), left_out));
         }
         let [image, caption] = [image, caption].map(|name| name.map(str::to_owned));
         Ok(Self { shards, image, caption, order, left_out, indices: Recent::new(INDICES) })
@@ -79,7 +74,7 @@ impl WebDatasetSource {
         let (shard, place) = self.order.locate(index);
         let path = &self.shards[shard];
         let load = || TarIndex::load(path, self.image.as_deref()).map_err(|error| (error.kind(), error.to_string()));
-        self.indices.with(shard, load, |loaded| match loaded {
+        let found = self.indices.with(shard, load, |loaded| match loaded {
             Ok(loaded) => match loaded.samples.get(place) {
                 Some(entry) => Ok(look(path, entry)),
                 // The file was replaced by a shorter one while the program ran.
@@ -88,7 +83,12 @@ impl WebDatasetSource {
             Err((kind, message)) => {
                 Err(SampleError::Io { path: path.clone(), source: io::Error::new(*kind, message.clone()) })
             }
-        })
+        });
+        if matches!(found, Err(SampleError::Io { .. })) {
+            // The disk may be back for the next sample.
+            self.indices.forget(shard);
+        }
+        found
     }
 }
 

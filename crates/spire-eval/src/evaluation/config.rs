@@ -8,6 +8,8 @@ use spire_data::benchmark::Entry;
 use spire_data::prompt::{self, Fragment, REMOVE_ALL};
 use spire_model::restore::SamplingConfig;
 
+use crate::Compared;
+
 /// An evaluation: a file such as `configs/benchmarks/tiny.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -26,6 +28,8 @@ pub struct EvalConfig {
     pub seed: u64,
     /// How pictures are restored, where a method does not say otherwise.
     pub sampling: SamplingConfig,
+    /// What PSNR and SSIM compare: `colours = "y"` and `border = 4` is what papers on super-resolution by 4 do.
+    pub pixels: Compared,
     /// CLIP, for CLIP-I, CLIP-T and the Fréchet distance in its space: a folder with `image_encoder/`, `text_encoder/` and
     /// `tokenizer/`.
     pub clip: PathBuf,
@@ -49,6 +53,7 @@ impl Default for EvalConfig {
             threads: 1,
             seed: 0,
             sampling: SamplingConfig::default(),
+            pixels: Compared::default(),
             clip: PathBuf::from("assets/tiny"),
             lpips: None,
             benchmarks: vec![],

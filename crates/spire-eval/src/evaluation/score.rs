@@ -14,7 +14,7 @@ use spire_model::pictures;
 use super::config::EvalConfig;
 use super::protocol::{MethodProtocol, Protocol};
 use crate::clip_space::{ImageSpace, TextSpace, cosine};
-use crate::{FeatureStatistics, Lpips, frechet_distance, psnr, ssim};
+use crate::{Compared, FeatureStatistics, Lpips, frechet_distance, psnr_of, ssim_of};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -93,6 +93,7 @@ pub struct Scorer {
     missing: BTreeMap<Metric, String>,
     clip_weights: String,
     lpips_weights: Option<String>,
+    pixels: Compared,
     device: Device,
 }
 
@@ -125,6 +126,7 @@ impl Scorer {
             missing,
             clip_weights: sha256(format!("{} {}", image_weights?, text_weights?).as_bytes()),
             lpips_weights,
+            pixels: config.pixels,
             device: device.clone(),
         })
     }
@@ -181,8 +183,8 @@ impl Scorer {
         let features = self.images.features(picture);
         let mut measured = vec![];
         if let Some(clean) = clean {
-            measured.push((Metric::Psnr, psnr(clean, picture)?.min(MOST_PSNR)));
-            measured.push((Metric::Ssim, ssim(clean, picture)?));
+            measured.push((Metric::Psnr, psnr_of(clean, picture, self.pixels)?.min(MOST_PSNR)));
+            measured.push((Metric::Ssim, ssim_of(clean, picture, self.pixels)?));
             let clean_features = self.images.features(clean);
             measured.push((Metric::ClipI, cosine(&clean_features, &features)));
             sets[0].push(&clean_features)?;
@@ -203,15 +205,15 @@ impl Scorer {
     /// How a metric is measured on a benchmark.
     pub fn protocol(&self, metric: Metric, benchmark: &Benchmark, method: &MethodProtocol) -> Protocol {
         let clip = || (Some(self.clip_weights.clone()), self.images.preprocessing());
-        let levels = || (None, "8-bit levels, whole picture, no border cut".to_owned());
+        let levels = || (None, format!("8-bit levels, {}", self.pixels.describe()));
         let (variant, (weights, preprocessing)) = match metric {
             Metric::ClipFrechet => ("unit-length CLIP image features, unbiased covariance", clip()),
             Metric::Lpips => (
                 self.lpips.as_ref().map_or("", |lpips| lpips.backbone().name()),
                 (self.lpips_weights.clone(), "values in [-1, 1]".to_owned()),
             ),
-            Metric::Psnr => ("RGB, at most 60 dB a picture, mean over pictures", levels()),
-            Metric::Ssim => ("RGB, Gaussian window of sigma 1.5, as scikit-image; mean over pictures", levels()),
+            Metric::Psnr => ("at most 60 dB a picture, mean over pictures", levels()),
+            Metric::Ssim => ("Gaussian window of sigma 1.5, as scikit-image; mean over pictures", levels()),
             Metric::ClipI => ("cosine to the clean picture, mean over pictures", clip()),
             Metric::ClipT => ("cosine to the caption, mean over pictures", clip()),
         };

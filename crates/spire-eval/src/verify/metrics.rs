@@ -4,9 +4,9 @@ use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
 use spire_data::Picture;
 
-use super::case::{Case, Outputs, Worst, compare, relative_maximum};
+use super::case::{Case, Outputs, Worst, compare, expected_names, relative_maximum};
 use crate::arrays::{Array, Arrays};
-use crate::{FeatureStatistics, Lpips, frechet_distance, psnr, ssim};
+use crate::{Colours, Compared, FeatureStatistics, Lpips, frechet_distance, psnr, psnr_of, ssim, ssim_of};
 
 /// `in.a` and `in.b`, `[rows, features]`, to `out.distance`.
 pub fn frechet(case: &Case) -> Result<Worst> {
@@ -20,7 +20,8 @@ pub fn frechet(case: &Case) -> Result<Worst> {
     compare(&arrays, &outputs, &[], relative_maximum)
 }
 
-/// `in.reference.{i}` and `in.distorted.{i}`, 8-bit `[height, width, 3]`, to `out.psnr.{i}` and `out.ssim.{i}`.
+/// `in.reference.{i}` and `in.distorted.{i}`, 8-bit `[height, width, 3]`, to `out.psnr.{i}` and `out.ssim.{i}`, and where
+/// they are there `out.psnr_y.{i}.{border}` and `out.ssim_y.{i}.{border}`, of the luma without so many pixels on each side.
 pub fn psnr_ssim(case: &Case) -> Result<Worst> {
     let arrays = case.arrays()?;
     let mut outputs = Outputs::new();
@@ -31,6 +32,15 @@ pub fn psnr_ssim(case: &Case) -> Result<Worst> {
         let ssim = ssim(&reference, &distorted).with_context(|| format!("pair {pair}"))?;
         outputs.insert(format!("out.psnr.{pair}"), Array::scalar(psnr));
         outputs.insert(format!("out.ssim.{pair}"), Array::scalar(ssim));
+        let prefix = format!("out.psnr_y.{pair}.");
+        for border in expected_names(&arrays).filter_map(|name| name.strip_prefix(&prefix)) {
+            let cut = border.parse().with_context(|| format!("{prefix}{border}: the border is no number"))?;
+            let compared = Compared { colours: Colours::Y, border: cut };
+            let psnr = psnr_of(&reference, &distorted, compared).with_context(|| format!("pair {pair}"))?;
+            let ssim = ssim_of(&reference, &distorted, compared).with_context(|| format!("pair {pair}"))?;
+            outputs.insert(format!("out.psnr_y.{pair}.{border}"), Array::scalar(psnr));
+            outputs.insert(format!("out.ssim_y.{pair}.{border}"), Array::scalar(ssim));
+        }
     }
     compare(&arrays, &outputs, &[], relative_maximum)
 }
