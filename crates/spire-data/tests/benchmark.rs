@@ -196,6 +196,7 @@ fn a_changed_byte_is_detected() {
     let made = made(&world(RecipeKind::Parameterized), &dir.path().join("b"), 2);
     let problems = || check(&made.folder, 2).unwrap().2;
     let (files, sum, none) = check(&made.folder, 2).unwrap();
+    assert_eq!(made.checksum, sum);
     assert_eq!((files, none), (12 * 2 + 2, vec![]));
 
     let name = format!("degraded/{}.png", made.entries[3].id);

@@ -149,22 +149,15 @@ impl Restorer {
             Semantic::Text(text) => text.clone(),
             Semantic::Captions => caption_of(input)?,
         };
-        let provenance = |seed: u64| Provenance {
-            program: concat!("spire ", env!("CARGO_PKG_VERSION")).into(),
-            run: self.run.clone(),
-            input_sha256: input_sha256.clone(),
-            semantic: semantic.clone(),
-            restoration: task.restoration.clone(),
-            seed,
-            upscale: task.upscale,
-            sampling: task.sampling.clone(),
+        let made_from = |seed: u64| {
+            self.provenance(&input_sha256, &semantic, &task.restoration, seed, task.upscale, &task.sampling)
         };
         let seeds: Vec<u64> = (0..task.variants).map(|i| task.seed.wrapping_add(i)).collect();
         let place = |seed: u64| match task.variants {
             1 => output.to_owned(),
             _ => beside(output, &format!("seed{seed}")),
         };
-        let done = |&seed: &u64| !task.overwrite && Provenance::read(&place(seed)) == Some(provenance(seed));
+        let done = |&seed: &u64| !task.overwrite && Provenance::read(&place(seed)) == Some(made_from(seed));
         let files = seeds.iter().map(|&seed| place(seed)).collect();
         if seeds.iter().all(done) {
             return Ok(Outcome { files, kept: true });
@@ -184,7 +177,7 @@ impl Restorer {
             };
             let requests: Vec<_> = seeds.iter().map(request).collect();
             for (&seed, restored) in seeds.iter().zip(restore(&self.base, &self.control, &task.sampling, &requests)?) {
-                let text = serde_json::to_string(&provenance(seed))?;
+                let text = serde_json::to_string(&made_from(seed))?;
                 let place = place(seed);
                 write_into(&place, &png_text::encode(&restored, alpha.as_deref(), &[(KEYWORD, &text)])?)?;
                 cells.push((restored, format!("seed {seed}")));
@@ -289,6 +282,27 @@ impl Restorer {
         }
     }
 
+    fn provenance(
+        &self,
+        input_sha256: &str,
+        semantic: &str,
+        restoration: &str,
+        seed: u64,
+        upscale: f64,
+        sampling: &SamplingConfig,
+    ) -> Provenance {
+        Provenance {
+            program: concat!("spire ", env!("CARGO_PKG_VERSION")).into(),
+            run: self.run.clone(),
+            input_sha256: input_sha256.to_owned(),
+            semantic: semantic.to_owned(),
+            restoration: restoration.to_owned(),
+            seed,
+            upscale,
+            sampling: sampling.clone(),
+        }
+    }
+
     fn restore_batch(
         &self,
         jobs: &[Job],
@@ -299,16 +313,9 @@ impl Restorer {
         let mut by_size: BTreeMap<(usize, usize), Vec<Open>> = BTreeMap::new();
         for job in jobs {
             let bytes = fs::read(&job.input).with_context(|| format!("can't read {}", job.input.display()))?;
-            let provenance = serde_json::to_string(&Provenance {
-                program: concat!("spire ", env!("CARGO_PKG_VERSION")).into(),
-                run: self.run.clone(),
-                input_sha256: sha256(&bytes),
-                semantic: job.semantic.clone(),
-                restoration: job.restoration.clone(),
-                seed: job.seed,
-                upscale: 1.0,
-                sampling: sampling.clone(),
-            })?;
+            let sum = sha256(&bytes);
+            let provenance = self.provenance(&sum, &job.semantic, &job.restoration, job.seed, 1.0, sampling);
+            let provenance = serde_json::to_string(&provenance)?;
             let mut known = restored.lock().unwrap_or_else(PoisonError::into_inner);
             if png_text::read(&job.output, KEYWORD).as_ref() == Some(&provenance) {
                 known.insert(provenance, job.output.clone());

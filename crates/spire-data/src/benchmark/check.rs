@@ -62,9 +62,13 @@ pub fn check(folder: &Path, threads: usize) -> Result<(usize, String, Vec<Proble
 
 /// The checksum of the pictures and prompts: the description, which says where on one person's disk they came from, is left
 /// out.
-fn fingerprint(sums: &BTreeMap<String, String>) -> String {
-    let lines = sums.iter().filter(|(name, _)| *name != DESCRIPTION).map(|(name, sum)| format!("{sum}  {name}\n"));
-    sha256(lines.collect::<String>().as_bytes())
+pub(super) fn fingerprint(sums: &BTreeMap<String, String>) -> String {
+    sha256(lines(sums.iter().filter(|(name, _)| *name != DESCRIPTION)).as_bytes())
+}
+
+/// Names and checksums as the lines of `sha256sum`.
+pub(super) fn lines<'a>(sums: impl IntoIterator<Item = (&'a String, &'a String)>) -> String {
+    sums.into_iter().map(|(name, sum)| format!("{sum}  {name}\n")).collect()
 }
 
 /// The lines of `sha256sum`: from names to checksums.

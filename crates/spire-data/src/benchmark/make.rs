@@ -1,6 +1,6 @@
 //! Draws pictures from a source, degrades them, writes the folder.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +8,7 @@ use image::ImageFormat;
 use rand::seq::IndexedRandom;
 use serde::Serialize;
 
+use super::check::{fingerprint, lines};
 use super::{
     BenchmarkError, CLEAN, DEGRADED, DESCRIPTION, Entry, PROMPTS, Recipe, RecipeDegradation, RecipeKind, SMALL, SUMS,
 };
@@ -31,6 +32,8 @@ pub struct Made {
     pub entries: Vec<Entry>,
     /// Pictures and shards that were left out because they are broken.
     pub skipped: Vec<Skipped>,
+    /// SHA-256 that stands for all pictures and prompts, as [`check`](super::check) gives it.
+    pub checksum: String,
 }
 
 /// Makes the benchmark of `recipe` in `folder`, which must not be there yet, on `threads` threads. What is written does not
@@ -62,7 +65,7 @@ pub fn make(
 
     let maker = Maker { recipe, source: &*source, folder: &part };
     let (pictures, skipped) = maker.all(threads, progress)?;
-    let mut sums: Vec<(String, String)> = vec![];
+    let mut sums = BTreeMap::new();
     let mut entries = vec![];
     for (entry, files) in pictures {
         entries.push(entry);
@@ -70,7 +73,7 @@ pub fn make(
     }
     entries.sort_by(|a, b| a.id.cmp(&b.id));
 
-    let lines: Vec<String> = entries.iter().map(json_line).collect();
+    let prompts: String = entries.iter().map(json_line).collect();
     let description = Description {
         benchmark: &recipe.name,
         program: concat!("spire ", env!("CARGO_PKG_VERSION")),
@@ -79,18 +82,16 @@ pub fn make(
         skipped: skipped.iter().map(|skipped| format!("{}: {}", skipped.name, skipped.reason)).collect(),
         recipe,
     };
-    for (name, text) in [(PROMPTS, lines.concat()), (DESCRIPTION, json_pretty(&description))] {
-        sums.push(write(&part, name, text.as_bytes())?);
+    for (name, text) in [(PROMPTS, prompts), (DESCRIPTION, json_pretty(&description))] {
+        sums.extend([write(&part, name, text.as_bytes())?]);
     }
-    sums.sort_by(|a, b| a.1.cmp(&b.1));
-    let sums: String = sums.iter().map(|(sum, name)| format!("{sum}  {name}\n")).collect();
-    write(&part, SUMS, sums.as_bytes())?;
+    write(&part, SUMS, lines(&sums).as_bytes())?;
     for below in [CLEAN, SMALL] {
         // One that is empty has no meaning, and may stay if it is not.
         let _ = fs::remove_dir(part.join(below));
     }
     fs::rename(&part, folder).map_err(io(folder))?;
-    Ok(Made { folder: folder.to_owned(), entries, skipped })
+    Ok(Made { folder: folder.to_owned(), entries, skipped, checksum: fingerprint(&sums) })
 }
 
 /// `benchmark.json`.
@@ -104,7 +105,7 @@ struct Description<'a> {
     recipe: &'a Recipe,
 }
 
-/// A picture's entry, and the checksums and names of its files.
+/// A picture's entry, and the names and checksums of its files.
 type MadePicture = (Entry, Vec<(String, String)>);
 
 struct Maker<'a> {
@@ -288,11 +289,11 @@ fn json_pretty(description: &Description) -> String {
     format!("{}\n", serde_json::to_string_pretty(description).unwrap_or_default())
 }
 
-/// Writes a file of the folder; its checksum and name.
+/// Writes a file of the folder; its name and checksum.
 fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<(String, String), BenchmarkError> {
     let path = folder.join(name);
     fs::write(&path, bytes).map_err(io(&path))?;
-    Ok((sha256(bytes), name.to_owned()))
+    Ok((name.to_owned(), sha256(bytes)))
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> BenchmarkError {
