@@ -35,7 +35,9 @@ def case(
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "tensors.safetensors")
 
 
-def weights(folder: Path, config, stem: str, tensors: dict[str, torch.Tensor], seed: int | None = None) -> Path:
+def weights(
+    folder: Path, config, stem: str, tensors: dict[str, torch.Tensor], seed: int | None = None, gain: float = 1.0
+) -> Path:
     """Writes `config.json` and the weights; with a seed, the formula that they came from in their place."""
     folder.mkdir(parents=True, exist_ok=True)
     text = config if isinstance(config, str) else json.dumps(config, indent=2)
@@ -43,7 +45,7 @@ def weights(folder: Path, config, stem: str, tensors: dict[str, torch.Tensor], s
     if seed is None:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / f"{stem}.safetensors")
     else:
-        formula.save(folder / f"{stem}.formula.json", {name: tensor.shape for name, tensor in tensors.items()}, seed)
+        formula.save(folder / f"{stem}.formula.json", {name: tensor.shape for name, tensor in tensors.items()}, seed, gain)
     return folder
 
 

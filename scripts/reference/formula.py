@@ -34,16 +34,16 @@ def uniform(state: int, start: int, stop: int) -> numpy.ndarray:
     return (z >> numpy.uint64(40)) * 2.0**-23 - 1.0
 
 
-def values(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
-    """The tensor called `name`: matrices and kernels of unit gain, scales about 1, biases about 0."""
+def values(name: str, shape: tuple[int, ...], seed: int, gain: float = 1.0) -> torch.Tensor:
+    """The tensor called `name`: matrices and kernels of the gain, scales and variances about 1, biases about 0."""
     state = fnv1a(name) ^ seed
     flat = numpy.empty(math.prod(shape), numpy.float32)
     for start in range(0, len(flat), CHUNK):
         stop = min(start + CHUNK, len(flat))
         u = uniform(state, start, stop)
         if len(shape) >= 2:
-            u *= math.sqrt(3 / math.prod(shape[1:]))
-        elif name.endswith(".weight"):
+            u *= gain * math.sqrt(3 / math.prod(shape[1:]))
+        elif name.endswith((".weight", ".running_var")):
             u = 1 + 0.1 * u
         else:
             u *= 0.02
@@ -51,14 +51,15 @@ def values(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
     return torch.from_numpy(flat).reshape(shape)
 
 
-def fill(tensors: dict[str, torch.Tensor], seed: int) -> None:
+def fill(tensors: dict[str, torch.Tensor], seed: int, gain: float = 1.0) -> None:
     """Overwrites the tensors of a state dict in place."""
     with torch.no_grad():
         for name, tensor in tensors.items():
-            tensor.copy_(values(name, tuple(tensor.shape), seed))
+            tensor.copy_(values(name, tuple(tensor.shape), seed, gain))
 
 
-def save(path: Path, shapes: dict[str, tuple[int, ...]], seed: int) -> None:
+def save(path: Path, shapes: dict[str, tuple[int, ...]], seed: int, gain: float = 1.0) -> None:
     """Writes the file that stands for the weights of a folder."""
     tensors = {name: list(shape) for name, shape in sorted(shapes.items())}
-    path.write_text(json.dumps({"formula": "splitmix64", "seed": seed, "tensors": tensors}, separators=(",", ":")))
+    formula = {"formula": "splitmix64", "seed": seed, "gain": gain, "tensors": tensors}
+    path.write_text(json.dumps(formula, separators=(",", ":")))
