@@ -1,11 +1,15 @@
-"""Cases `clip-text` and `clip-vision`: the towers of CLIP as transformers computes them."""
+"""Cases `clip-text`, `clip-vision` and `clip-score`: CLIP as transformers computes it."""
 
 from pathlib import Path
 
 import numpy
 import torch
 from numpy.random import Generator
+from PIL import Image
 from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -15,6 +19,7 @@ from transformers import (
 
 import bundle
 import formula
+from photographs import real
 from bundle import choice, new_seed, normal, whole
 
 
@@ -108,3 +113,36 @@ def clip_vision(out: Path, random: Generator) -> None:
         pixels = normal(random, whole(random, 1, 3), 3, config.image_size, config.image_size)
         tensors = {"in.pixel_values": pixels, "out.image_embeds": model(pixels).image_embeds}
         bundle.case(out / f"case-clip-vision-{act}", "clip-vision", tensors, weights)
+
+
+def clip_score(out: Path, random: Generator) -> None:
+    """Both towers in one folder, as CLIP is published, with what is done to pictures first."""
+    words, length, patch = whole(random, 100, 600), whole(random, 5, 77), whole(random, 3, 10)
+    side, projected = patch * whole(random, 3, 8), 4 * whole(random, 2, 10)
+    text = {"vocab_size": words + 2, "max_position_embeddings": length, "bos_token_id": words, "eos_token_id": words + 1}
+    config = CLIPConfig(
+        text_config=draw_widths(random) | text | {"projection_dim": projected},
+        vision_config=draw_widths(random) | {"patch_size": patch, "image_size": side, "projection_dim": projected},
+        projection_dim=projected,
+    )
+    model = CLIPModel(config).eval()
+    tensors = model.state_dict()
+    formula.fill(tensors, new_seed(random))
+    weights = save(out / "clip", model, tensors)
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": side + whole(random, 0, 9)}, crop_size={"height": side, "width": side}
+    )
+    processor.save_pretrained(weights)
+
+    ids = texts(random, length, whole(random, 1, 4), words, words, words + 1, words + 1)
+    text_embeds = model.text_projection(model.text_model(ids).pooler_output)
+    text_embeds /= text_embeds.norm(dim=-1, keepdim=True)
+    cases = {"in.input_ids": ids, "out.text_embeds": text_embeds}
+    for i in range(3):
+        picture = real(random, whole(random, side // 2, 150), whole(random, side // 2, 200))
+        pixels = processor(images=Image.fromarray(picture), return_tensors="pt")["pixel_values"]
+        output = model(input_ids=ids, pixel_values=pixels)
+        embeds = output.image_embeds[0]
+        cases |= {f"in.image.{i}": torch.from_numpy(picture), f"out.pixel_values.{i}": pixels[0]}
+        cases |= {f"out.image_embeds.{i}": embeds, f"out.cosine.{i}": text_embeds @ embeds}
+    bundle.case(out / "case-clip-score", "clip-score", cases, weights)

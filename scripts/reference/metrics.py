@@ -1,21 +1,30 @@
-"""Cases `lpips`, `frechet` and `psnr-ssim`."""
+"""Cases `lpips`, `fid`, `pillow-resize`, `frechet` and `psnr-ssim`."""
 
+import math
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from unittest import mock
 
 import numpy
 import torch
 import torchvision.transforms.functional
 from cleanfid.fid import frechet_distance
+from cleanfid.inception_pytorch import fid_inception_v3
+from cleanfid.resize import build_resizer
 from lpips import LPIPS
 from numpy.random import Generator
+from PIL import Image
 from safetensors.torch import save_file
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import bundle
+import formula
 from bundle import choice, new_seed, whole
-from photographs import distorted, photograph
+from photographs import distorted, photograph, real
+
+# Keeps the size of activations through rectified linear units.
+INCEPTION_GAIN = math.sqrt(2)
 
 
 def lpips(out: Path, random: Generator) -> None:
@@ -40,20 +49,73 @@ def lpips(out: Path, random: Generator) -> None:
         bundle.case(out / f"case-lpips-{net}", "lpips", tensors, folder, source=source)
 
 
+def fid(out: Path, random: Generator) -> None:
+    """On Inception with weights by formula: the trained ones would have to be downloaded."""
+    with mock.patch("cleanfid.inception_pytorch.load_state_dict_from_url", return_value=None), mock.patch(
+        "torch.nn.Module.load_state_dict"
+    ):
+        network = fid_inception_v3().eval()
+    seed = new_seed(random)
+    tensors = {n: t for n, t in network.state_dict().items() if t.is_floating_point() and not n.startswith("fc.")}
+    formula.fill(tensors, seed, INCEPTION_GAIN)
+    weights = bundle.weights(out / "inception", {}, "model", tensors, seed, INCEPTION_GAIN)
+
+    network.fc, network.dropout = torch.nn.Identity(), torch.nn.Identity()
+    normalise = {"clean": lambda x: (x - 128) / 128, "legacy_pytorch": lambda x: 2 * (x / 255) - 1}
+    clean = [real(random, whole(random, 60, 180), whole(random, 60, 180)) for _ in range(whole(random, 3, 5))]
+    pictures = {"clean": clean, "restored": [distorted(random, picture) for picture in clean]}
+    outputs = {f"in.{name}.{i}": torch.from_numpy(picture) for name, s in pictures.items() for i, picture in enumerate(s)}
+    for mode, scaled in normalise.items():
+        name = mode.removesuffix("_pytorch")
+        resize, statistics = build_resizer(mode), []
+        for which, some in pictures.items():
+            resized = [torch.from_numpy(resize(picture).astype(numpy.float32)).permute(2, 0, 1) for picture in some]
+            features = network(scaled(torch.stack(resized)))
+            outputs |= {f"out.features.{name}.{which}.{i}": row.clone() for i, row in enumerate(features)}
+            rows = features.double().numpy()
+            statistics += [rows.mean(0), numpy.cov(rows, rowvar=False)]
+        outputs[f"out.fid.{name}"] = torch.tensor([frechet_distance(*statistics)])
+    source = f"clean-fid {version('clean-fid')}: build_resizer, fid_inception_v3, frechet_distance; torch {version('torch')}"
+    bundle.case(out / "case-fid", "fid", outputs, weights, tolerance=1e-3, source=source)
+
+
+def pillow_resize(out: Path, random: Generator) -> None:
+    tensors = {}
+    for i in range(4):
+        source = real(random, whole(random, 20, 150), whole(random, 20, 150))
+        size = whole(random, 5, 120), whole(random, 5, 120)
+        planes = [Image.fromarray(source[..., c].astype(numpy.float32)) for c in range(3)]
+        values = numpy.stack([plane.resize(size, Image.Resampling.BICUBIC) for plane in planes], axis=2)
+        levels = numpy.asarray(Image.fromarray(source).resize(size, Image.Resampling.BICUBIC))
+        tensors[f"in.image.{i}"] = torch.from_numpy(source)
+        tensors |= {f"out.levels.{i}": torch.from_numpy(levels.copy()), f"out.values.{i}": torch.from_numpy(values)}
+    source = f"pillow {version('pillow')}: Image.resize, BICUBIC, modes RGB and F"
+    bundle.case(out / "case-pillow-resize", "pillow-resize", tensors, tolerance=1e-6, source=source)
+
+
 def frechet(out: Path, random: Generator) -> None:
+    """Covariances of full rank, of fewer rows than features, and of features that are nearly sums of one another."""
     features = whole(random, 8, 40)
+    many, few = (2 * features, 8 * features), (3, features // 2)
+    mixed = random.standard_normal((features, features))
+    thin = random.standard_normal((features, features // 3)) @ random.standard_normal((features // 3, features))
+    cases = {
+        "": (many, mixed),
+        "-singular": (few, mixed),
+        "-near-singular": (many, thin + 1e-5 * mixed),
+    }
+    for name, (rows, mixing) in cases.items():
 
-    def draw() -> numpy.ndarray:
-        rows = random.standard_normal((whole(random, 2 * features, 8 * features), features))
-        rows = rows @ random.standard_normal((features, features)) + random.standard_normal(features)
-        return rows.astype(numpy.float32)
+        def draw() -> numpy.ndarray:
+            drawn = random.standard_normal((whole(random, *rows), features))
+            return (drawn @ mixing + random.standard_normal(features)).astype(numpy.float32)
 
-    a, b = draw(), draw()
-    statistics = [(x.mean(0), numpy.cov(x, rowvar=False)) for x in (a.astype(float), b.astype(float))]
-    distance = frechet_distance(*statistics[0], *statistics[1])
-    tensors = {"in.a": torch.from_numpy(a), "in.b": torch.from_numpy(b), "out.distance": torch.tensor([distance])}
-    source = f"clean-fid {version('clean-fid')} frechet_distance on float64 features"
-    bundle.case(out / "case-frechet", "frechet", tensors, tolerance=1e-3, source=source)
+        a, b = draw(), draw()
+        statistics = [(x.mean(0), numpy.cov(x, rowvar=False)) for x in (a.astype(float), b.astype(float))]
+        distance = frechet_distance(*statistics[0], *statistics[1])
+        tensors = {"in.a": torch.from_numpy(a), "in.b": torch.from_numpy(b), "out.distance": torch.tensor([distance])}
+        source = f"clean-fid {version('clean-fid')} frechet_distance on float64 features, scipy {version('scipy')} sqrtm"
+        bundle.case(out / f"case-frechet{name}", "frechet", tensors, tolerance=1e-4, source=source)
 
 
 def psnr_ssim(out: Path, random: Generator) -> None:

@@ -1,6 +1,7 @@
-"""Pictures with what photographs have (smooth shading, edges, grain), drawn rather than shipped."""
+"""Pictures with what photographs have (smooth shading, edges, grain), drawn rather than shipped; and photographs."""
 
 import numpy
+import skimage.data
 from numpy.random import Generator
 from PIL import Image
 
@@ -13,6 +14,13 @@ def photograph(random: Generator, height: int, width: int) -> numpy.ndarray:
         top, left = random.integers(height), random.integers(width)
         levels[top : top + height // 3, left : left + width // 3] = random.integers(256, size=3)
     return to_levels(levels + random.normal(0, 4, levels.shape))
+
+
+def real(random: Generator, height: int, width: int) -> numpy.ndarray:
+    """A part of a photograph that comes with scikit-image, 8-bit `[height, width, 3]`; at most 300 by 451."""
+    source = getattr(skimage.data, random.choice(["astronaut", "chelsea", "coffee", "rocket"]))()
+    top, left = (random.integers(have - want + 1) for have, want in zip(source.shape, (height, width)))
+    return source[top : top + height, left : left + width].copy()
 
 
 def distorted(random: Generator, picture: numpy.ndarray) -> numpy.ndarray:

@@ -20,11 +20,12 @@ fn configuration(scratch: &Path) -> String {
         format!("[[methods]]\nname = \"{name}\"\nbase = \"assets/tiny\"\ncontrol = \"assets/tiny/control\"\n{keys}\n")
     };
     let text = format!(
-        "name = \"six\"\nagainst = \"Blind\"\noutput = \"{output}\"\nthreads = 2\nbatch_size = 4\n[sampling]\nsteps = 2\n\
+        "name = \"six\"\nagainst = \"Blind\"\noutput = \"{output}\"\nthreads = 2\nbatch_size = 4\nclip = \"assets/tiny\"\nweights = \"{weights}\"\n[sampling]\nsteps = 2\n\
          [[benchmarks]]\ntitle = \"Six | pictures\"\nfolder = \"{folder}\"\nrecipe = \"{recipe}\"\n\
          [[methods]]\nname = \"Degraded\"\nkind = \"input\"\n{blind}{told}\
          [[methods]]\nname = \"Perfect\"\nkind = \"folder\"\nfolder = \"{scratch}/{{benchmark}}/clean\"\n",
         output = scratch.join("out").display(),
+        weights = scratch.join("weights").display(),
         folder = scratch.join("tiny-six").display(),
         recipe = recipe.display(),
         scratch = scratch.display(),

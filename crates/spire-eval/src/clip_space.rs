@@ -5,49 +5,67 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use spire_data::Picture;
-use spire_data::degrade::{Filter, resize};
-use spire_model::clip::{ClipText, ClipTextConfig, ClipVision, ClipVisionConfig};
-use spire_model::pictures;
+use spire_model::clip::{ClipFolder, ClipText, ClipVision, ClipVisionConfig};
 use spire_model::tokenizer::Tokenizer;
+
+use crate::clip_pixels::Preprocessing;
 
 /// CLIP's image tower as a space of features.
 #[derive(Debug)]
 pub struct ImageSpace {
     tower: ClipVision,
-    config: ClipVisionConfig,
+    dimensions: usize,
+    preprocessing: Preprocessing,
     device: Device,
 }
 
 impl ImageSpace {
-    /// From a folder with `config.json` and weights.
+    /// The image tower of a CLIP.
     ///
     /// # Errors
     /// Unreadable, or weights that do not fit the configuration.
-    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+    pub fn load(clip: &ClipFolder, device: &Device) -> Result<Self> {
+        let (tower, config) = clip.vision(device).context("CLIP's image tower")?;
+        let preprocessing = Preprocessing::of(clip, config.image_size)?;
+        let side = preprocessing.side();
+        ensure!(
+            side == config.image_size,
+            "{}: pictures are cut to {side} pixels a side, the image tower takes {}",
+            clip.path().display(),
+            config.image_size
+        );
+        Ok(Self { tower, dimensions: config.projection_dim, preprocessing, device: device.clone() })
+    }
+
+    /// From the folder of a small CLIP's image tower, `config.json` and weights; pictures are scaled by area.
+    ///
+    /// # Errors
+    /// Unreadable, or weights that do not fit the configuration.
+    pub fn load_tower(folder: &Path, device: &Device) -> Result<Self> {
         let tower = ClipVision::load(folder, device).context("CLIP's image tower")?;
-        Ok(Self { tower, config: ClipVisionConfig::read(folder)?, device: device.clone() })
+        let config = ClipVisionConfig::read(folder)?;
+        let preprocessing = Preprocessing::Area { side: config.image_size };
+        Ok(Self { tower, dimensions: config.projection_dim, preprocessing, device: device.clone() })
     }
 
     /// How many features a picture has.
     pub fn dimensions(&self) -> usize {
-        self.config.projection_dim
+        self.dimensions
     }
 
-    /// What is done to a picture first, for a protocol.
-    pub fn preprocessing(&self) -> String {
-        let side = self.config.image_size;
-        format!("scaled to {side}×{side} by area where it has another size, values in [-1, 1]")
+    /// What is done to a picture first.
+    pub fn preprocessing(&self) -> &Preprocessing {
+        &self.preprocessing
     }
 
-    /// The embedding, of unit length.
-    pub fn features(&self, picture: &Picture) -> Vec<f32> {
-        let side = self.config.image_size;
-        let input = if (picture.width, picture.height) == (side, side) {
-            pictures::to_tensor([picture], &self.device)
-        } else {
-            pictures::to_tensor([&resize(picture, side, side, Filter::Area)], &self.device)
-        };
-        unit_length(self.tower.forward(input))
+    /// The embeddings, each of unit length.
+    pub fn features(&self, pictures: &[&Picture]) -> Vec<Vec<f32>> {
+        let side = self.preprocessing.side();
+        let values: Vec<f32> = pictures.iter().flat_map(|picture| self.preprocessing.apply(picture)).collect();
+        let input = Tensor::from_data(TensorData::new(values, [pictures.len(), 3, side, side]), &self.device);
+        let embeddings = unit_length(self.tower.forward(input));
+        let values: Vec<f32> = embeddings.into_data().iter::<f32>().collect();
+        values.chunks_exact(self.dimensions).map(<[f32]>::to_vec).collect()
     }
 }
 
@@ -55,31 +73,31 @@ impl ImageSpace {
 #[derive(Debug)]
 pub struct TextSpace {
     tower: ClipText,
+    dimensions: usize,
     tokenizer: Tokenizer,
     context_length: usize,
     device: Device,
 }
 
 impl TextSpace {
-    /// From a folder with `text_encoder/` and `tokenizer/`.
+    /// The text tower and the tokenizer of a CLIP.
     ///
     /// # Errors
     /// Unreadable, weights that do not fit the configuration, or a tower without a projection into the space of pictures.
-    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let encoder = folder.join("text_encoder");
-        let config = ClipTextConfig::read(&encoder)?;
-        let projected = config.architectures.iter().any(|name| name.ends_with("WithProjection"));
-        ensure!(
-            projected,
-            "{}: its texts have no place in CLIP's space: CLIPTextModelWithProjection is needed",
-            encoder.display()
-        );
+    pub fn load(clip: &ClipFolder, device: &Device) -> Result<Self> {
+        let (tower, config) = clip.text(device).context("CLIP's text tower")?;
         Ok(Self {
-            tower: ClipText::load(&encoder, device).context("CLIP's text tower")?,
-            tokenizer: Tokenizer::from_folder(folder.join("tokenizer"))?,
+            tower,
+            dimensions: config.projection_dim,
+            tokenizer: Tokenizer::from_folder(clip.path())?,
             context_length: config.max_position_embeddings,
             device: device.clone(),
         })
+    }
+
+    /// How many features a text has.
+    pub fn dimensions(&self) -> usize {
+        self.dimensions
     }
 
     /// The embedding, of unit length.
@@ -89,13 +107,15 @@ impl TextSpace {
     pub fn features(&self, text: &str) -> Result<Vec<f32>> {
         let ids = self.tokenizer.encode_padded(text, self.context_length, self.tokenizer.pad_id());
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, self.context_length]), &self.device);
-        Ok(unit_length(self.tower.forward(ids).text_embeds.context("CLIP's text tower has no projection")?))
+        let embedding = self.tower.forward(ids).text_embeds.context("CLIP's text tower has no projection")?;
+        Ok(unit_length(embedding).into_data().iter::<f32>().collect())
     }
 }
 
-fn unit_length(embedding: Tensor<2>) -> Vec<f32> {
-    let norm = embedding.clone().square().sum().sqrt();
-    (embedding / norm.unsqueeze()).into_data().iter::<f32>().collect()
+/// `[batch, features]`, each row scaled to length 1.
+pub(crate) fn unit_length(embeddings: Tensor<2>) -> Tensor<2> {
+    let length = embeddings.clone().square().sum_dim(1).sqrt();
+    embeddings / length
 }
 
 /// The cosine of the angle between two features of unit length.

@@ -1,6 +1,7 @@
 //! Fréchet distance between two sets of features, each taken as a Gaussian (Heusel et al., 2017).
 
-use nalgebra::{DMatrix, DVector, SymmetricEigen};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, Scale, Side, get_global_parallelism};
 use thiserror::Error;
 
 /// Why a Fréchet distance can't be computed.
@@ -33,19 +34,25 @@ pub enum FrechetError {
     Overflow,
 }
 
+/// Rows that are taken in together: one product of matrices in place of many of vectors.
+const BLOCK: usize = 256;
+
 /// Mean and covariance of features that arrive row by row, in memory that does not grow with the number of rows.
 #[derive(Clone, Debug)]
 pub struct FeatureStatistics {
+    /// Rows in `mean` and `scatter`; more are `pending`.
     rows: usize,
-    mean: DVector<f64>,
+    mean: Vec<f64>,
     /// Sum over the rows of the outer product of a row's difference from the mean.
-    scatter: DMatrix<f64>,
+    scatter: Mat<f64>,
+    pending: Vec<f64>,
 }
 
 impl FeatureStatistics {
     /// Statistics of no rows yet, of `dimensions` features each.
     pub fn new(dimensions: usize) -> Self {
-        Self { rows: 0, mean: DVector::zeros(dimensions), scatter: DMatrix::zeros(dimensions, dimensions) }
+        let (mean, scatter) = (vec![0.0; dimensions], Mat::zeros(dimensions, dimensions));
+        Self { rows: 0, mean, scatter, pending: vec![] }
     }
 
     /// Statistics of `features`, row-major `[rows, dimensions]`.
@@ -62,94 +69,105 @@ impl FeatureStatistics {
 
     /// Rows so far.
     pub fn rows(&self) -> usize {
-        self.rows
+        self.rows + self.pending.len() / self.dimensions().max(1)
     }
 
-    /// Takes in one row (Welford's update).
+    /// Features of a row.
+    pub fn dimensions(&self) -> usize {
+        self.mean.len()
+    }
+
+    /// Takes in one row.
     ///
     /// # Errors
     /// The row has another length than the rows before, or a value that is not finite; nothing is taken in then.
     pub fn push<T: Copy + Into<f64>>(&mut self, row: &[T]) -> Result<(), FrechetError> {
-        if row.len() != self.mean.len() {
-            return Err(FrechetError::Dimensions { expected: self.mean.len(), got: row.len() });
+        if row.len() != self.dimensions() {
+            return Err(FrechetError::Dimensions { expected: self.dimensions(), got: row.len() });
         }
-        let row = DVector::from_iterator(row.len(), row.iter().map(|&value| value.into()));
-        if let Some(feature) = row.iter().position(|value| !value.is_finite()) {
-            return Err(FrechetError::NotFinite { row: self.rows, feature });
+        if let Some(feature) = row.iter().position(|&value| !value.into().is_finite()) {
+            return Err(FrechetError::NotFinite { row: self.rows(), feature });
         }
-        let difference = row - &self.mean;
-        let before = self.rows as f64;
-        self.rows += 1;
-        self.mean.axpy(1.0 / (before + 1.0), &difference, 1.0);
-        self.scatter.ger(before / (before + 1.0), &difference, &difference, 1.0);
+        self.pending.extend(row.iter().map(|&value| value.into()));
+        if self.pending.len() >= BLOCK * row.len() {
+            self.take_in();
+        }
         Ok(())
     }
 
-    /// Takes in the rows of `other` (Chan's update): the statistics of both sets together.
-    ///
-    /// # Errors
-    /// The sets have rows of different length.
-    pub fn merge(&mut self, other: &Self) -> Result<(), FrechetError> {
-        self.check_dimensions(other)?;
-        if other.rows == 0 {
-            return Ok(());
+    /// Moves pending rows into mean and scatter (Chan's update).
+    fn take_in(&mut self) {
+        let dimensions = self.dimensions();
+        let rows = std::mem::take(&mut self.pending);
+        let count = rows.len() / dimensions.max(1);
+        if count == 0 {
+            return;
         }
-        let difference = &other.mean - &self.mean;
-        let (own, others) = (self.rows as f64, other.rows as f64);
+        let (own, others) = (self.rows as f64, count as f64);
         let all = own + others;
-        self.rows += other.rows;
-        self.mean.axpy(others / all, &difference, 1.0);
-        self.scatter += &other.scatter;
-        self.scatter.ger(own * others / all, &difference, &difference, 1.0);
-        Ok(())
+        let mean_of = |feature: usize| (0..count).map(|row| rows[row * dimensions + feature]).sum::<f64>() / others;
+        let block_mean: Vec<f64> = (0..dimensions).map(mean_of).collect();
+        let difference: Vec<f64> = block_mean.iter().zip(&self.mean).map(|(block, mean)| block - mean).collect();
+        // One row more than the block has: that between the two means.
+        let between = (own * others / all).sqrt();
+        let centred = Mat::from_fn(count + 1, dimensions, |row, feature| match row {
+            0 => difference[feature] * between,
+            row => rows[(row - 1) * dimensions + feature] - block_mean[feature],
+        });
+        matmul(&mut self.scatter, Accum::Add, centred.transpose(), &centred, 1.0, get_global_parallelism());
+        self.rows += count;
+        self.mean.iter_mut().zip(&difference).for_each(|(mean, difference)| *mean += difference * others / all);
     }
 
-    /// Unbiased covariance, `[dimensions, dimensions]`.
-    fn covariance(&self) -> Result<DMatrix<f64>, FrechetError> {
-        if self.rows < 2 {
-            return Err(FrechetError::TooFewRows { rows: self.rows });
+    /// Mean, and unbiased covariance `[dimensions, dimensions]`.
+    fn finished(&self) -> Result<(Vec<f64>, Mat<f64>), FrechetError> {
+        let mut all = self.clone();
+        all.take_in();
+        if all.rows < 2 {
+            return Err(FrechetError::TooFewRows { rows: all.rows });
         }
-        let covariance = &self.scatter / (self.rows - 1) as f64;
-        finite(covariance)
-    }
-
-    fn check_dimensions(&self, other: &Self) -> Result<(), FrechetError> {
-        let (expected, got) = (self.mean.len(), other.mean.len());
-        if expected == got { Ok(()) } else { Err(FrechetError::Dimensions { expected, got }) }
+        let covariance = finite(all.scatter * Scale(1.0 / (all.rows - 1) as f64))?;
+        Ok((all.mean, covariance))
     }
 }
 
 /// `|μa − μb|² + Tr(Σa + Σb − 2·(Σa·Σb)^½)`, at least 0: clean-fid's `frechet_distance`.
 ///
-/// The trace of the root is taken as that of `(Σa^½·Σb·Σa^½)^½`, which is symmetric, so that singular covariances (fewer
-/// rows than features) need no care.
+/// The trace of the root is taken as that of `(Rᵀ·Σb·R)^½` with `R·Rᵀ = Σa`, which is symmetric, and of as many rows as Σa has
+/// rank, so that singular covariances (fewer rows than features) need no care.
 ///
 /// # Errors
 /// The sets have rows of different length, one of them has fewer than 2, or values overflow.
 pub fn frechet_distance(a: &FeatureStatistics, b: &FeatureStatistics) -> Result<f64, FrechetError> {
-    a.check_dimensions(b)?;
-    let (covariance_a, covariance_b) = (a.covariance()?, b.covariance()?);
-    let traces = covariance_a.trace() + covariance_b.trace();
+    let (expected, got) = (a.dimensions(), b.dimensions());
+    if expected != got {
+        return Err(FrechetError::Dimensions { expected, got });
+    }
+    let ((mean_a, covariance_a), (mean_b, covariance_b)) = (a.finished()?, b.finished()?);
+    let means: f64 = mean_a.iter().zip(&mean_b).map(|(a, b)| (a - b).powi(2)).sum();
+    let trace = |matrix: &Mat<f64>| -> f64 { (0..expected).map(|i| matrix[(i, i)]).sum() };
+    let root = square_root(&covariance_a)?;
+    let product = finite(root.transpose() * &covariance_b * &root)?;
+    let eigenvalues = product.self_adjoint_eigenvalues(Side::Lower).map_err(|_| FrechetError::Overflow)?;
+    let root_trace: f64 = eigenvalues.iter().map(|value| value.max(0.0).sqrt()).sum();
 
-    let root_a = square_root(covariance_a);
-    let product = finite(&root_a * covariance_b * &root_a)?;
-    let symmetric = (&product + product.transpose()) * 0.5;
-    let root_trace: f64 = symmetric.symmetric_eigenvalues().iter().map(|&value| value.max(0.0).sqrt()).sum();
-
-    let distance = (&a.mean - &b.mean).norm_squared() + traces - 2.0 * root_trace;
+    let distance = means + trace(&covariance_a) + trace(&covariance_b) - 2.0 * root_trace;
     if distance.is_finite() { Ok(distance.max(0.0)) } else { Err(FrechetError::Overflow) }
 }
 
-/// The symmetric root of a covariance. Eigenvalues that rounding made negative count as 0.
-fn square_root(covariance: DMatrix<f64>) -> DMatrix<f64> {
-    let SymmetricEigen { eigenvectors, eigenvalues } = covariance.symmetric_eigen();
-    let roots = eigenvalues.map(|value| value.max(0.0).sqrt());
-    &eigenvectors * DMatrix::from_diagonal(&roots) * eigenvectors.transpose()
+/// `R` with `R·Rᵀ` the covariance: a column for each eigenvalue that is not 0 but for rounding.
+fn square_root(covariance: &Mat<f64>) -> Result<Mat<f64>, FrechetError> {
+    let eigen = covariance.self_adjoint_eigen(Side::Lower).map_err(|_| FrechetError::Overflow)?;
+    let (vectors, values) = (eigen.U(), eigen.S().column_vector());
+    let largest = values.iter().copied().fold(0.0, f64::max);
+    let rounding = largest * covariance.nrows() as f64 * f64::EPSILON;
+    let kept: Vec<usize> = (0..values.nrows()).filter(|&i| values[i] > rounding).collect();
+    Ok(Mat::from_fn(covariance.nrows(), kept.len(), |row, i| vectors[(row, kept[i])] * values[kept[i]].sqrt()))
 }
 
-/// The eigen-decomposition does not end on infinite values, so they stop here.
-fn finite(matrix: DMatrix<f64>) -> Result<DMatrix<f64>, FrechetError> {
-    if matrix.iter().all(|value| value.is_finite()) { Ok(matrix) } else { Err(FrechetError::Overflow) }
+/// The eigen-decomposition does not end well on infinite values, so they stop here.
+fn finite(matrix: Mat<f64>) -> Result<Mat<f64>, FrechetError> {
+    if matrix.is_all_finite() { Ok(matrix) } else { Err(FrechetError::Overflow) }
 }
 
 #[cfg(test)]
@@ -187,7 +205,7 @@ mod tests {
             let b: Vec<f64> = a.iter().map(|value| 3.0 * value - 0.5).collect();
             let statistics = FeatureStatistics::of(&a, dimensions).unwrap();
             let mean_difference: f64 = statistics.mean.iter().map(|mean| (2.0 * mean - 0.5).powi(2)).sum();
-            let expected = mean_difference + statistics.covariance().unwrap().trace() * 4.0;
+            let expected = mean_difference + trace_of(&statistics) * 4.0;
             assert_close(distance(&a, &b, dimensions), expected);
         }
     }
@@ -203,17 +221,29 @@ mod tests {
         }
     }
 
+    fn trace_of(statistics: &FeatureStatistics) -> f64 {
+        let (_, covariance) = statistics.finished().unwrap();
+        (0..statistics.dimensions()).map(|i| covariance[(i, i)]).sum()
+    }
+
     #[test]
-    fn parts_merge_into_the_whole() {
-        let all = features(3, 20, 4);
-        let whole = FeatureStatistics::of(&all, 4).unwrap();
-        let mut merged = FeatureStatistics::new(4);
-        for part in [&all[..0], &all[..12], &all[12..16], &all[16..]] {
-            merged.merge(&FeatureStatistics::of(part, 4).unwrap()).unwrap();
+    fn blocks_are_the_whole() {
+        let rows = 2 * BLOCK + 17;
+        let all = features(3, rows, 3);
+        let statistics = FeatureStatistics::of(&all, 3).unwrap();
+        assert_eq!(statistics.rows(), rows);
+        let (mean, covariance) = statistics.finished().unwrap();
+        let column = |i: usize| all.iter().skip(i).step_by(3).copied().collect::<Vec<f64>>();
+        let average = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        for i in 0..3 {
+            assert!((mean[i] - average(&column(i))).abs() < 1e-14);
+            for j in 0..3 {
+                let products: Vec<f64> =
+                    column(i).iter().zip(column(j)).map(|(a, b)| (a - mean[i]) * (b - mean[j])).collect();
+                let expected = products.iter().sum::<f64>() / (rows - 1) as f64;
+                assert!((covariance[(i, j)] - expected).abs() < 1e-14);
+            }
         }
-        assert_eq!(merged.rows(), 20);
-        assert!((&merged.mean - &whole.mean).amax() < 1e-14);
-        assert!((&merged.scatter - &whole.scatter).amax() < 1e-12);
     }
 
     #[test]

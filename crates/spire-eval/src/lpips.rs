@@ -7,8 +7,10 @@ use burn::tensor::activation::relu;
 use burn::tensor::module::{conv2d, max_pool2d};
 use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use spire_model::weights::Tensors;
 
-use crate::arrays::Arrays;
+use crate::public_weights::PublicWeights;
 
 /// A convolution of the network, and what surrounds it.
 struct Layer {
@@ -49,12 +51,19 @@ const VGG16: [Layer; 13] = [
     layer("net.slice5.28", 1, 1, None, true),
 ];
 
+/// What is taken from colours in \[-1, 1\], and what they are then divided by: ImageNet's means and deviations.
+const SHIFT: [f32; 3] = [-0.030, -0.088, -0.188];
+const SCALE: [f32; 3] = [0.458, 0.448, 0.450];
+
 /// The network whose features are compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Backbone {
     /// `LPIPS(net="alex")`
+    #[default]
+    #[serde(rename = "alex")]
     AlexNet,
     /// `LPIPS(net="vgg")`
+    #[serde(rename = "vgg")]
     Vgg16,
 }
 
@@ -64,6 +73,27 @@ impl Backbone {
         match self {
             Self::AlexNet => "AlexNet",
             Self::Vgg16 => "VGG16",
+        }
+    }
+
+    /// torchvision's network, and the package's importances of its channels.
+    pub fn public_weights(self) -> [PublicWeights; 2] {
+        let importances = "https://github.com/richzhang/PerceptualSimilarity/tree/master/lpips/weights/v0.1";
+        match self {
+            Self::AlexNet => [
+                PublicWeights {
+                    file: "alexnet-owt-7be5be79.pth",
+                    url: "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+                },
+                PublicWeights { file: "alex.pth", url: importances },
+            ],
+            Self::Vgg16 => [
+                PublicWeights {
+                    file: "vgg16-397923af.pth",
+                    url: "https://download.pytorch.org/models/vgg16-397923af.pth",
+                },
+                PublicWeights { file: "vgg.pth", url: importances },
+            ],
         }
     }
 
@@ -104,14 +134,47 @@ struct Stage {
 }
 
 impl Lpips {
-    /// Reads `model.safetensors` of `folder`, tensors under the package's own names; which network it is they say.
+    /// Reads the weights in `folder`, all under the package's own names; which network it is they say.
     ///
     /// # Errors
-    /// The file is unreadable, a tensor is missing, or shapes do not fit together.
+    /// They can't be read, a tensor is missing, or shapes do not fit together.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let weights = Arrays::open(folder.join("model.safetensors"))?;
-        let deep = weights.names().any(|name| name.starts_with("net.slice5.28."));
-        let backbone = if deep { Backbone::Vgg16 } else { Backbone::AlexNet };
+        let weights = Tensors::in_folder(folder)?;
+        let backbone = if weights.has("net.slice5.28.") { Backbone::Vgg16 } else { Backbone::AlexNet };
+        let constant = |name: &str| -> Result<Tensor<4>> {
+            let tensor = weights.tensor::<4>(name, device)?;
+            ensure!(tensor.dims() == [1, 3, 1, 1], "{name} has shape {:?}, expected [1, 3, 1, 1]", tensor.dims());
+            Ok(tensor)
+        };
+        let [shift, scale] = ["scaling_layer.shift", "scaling_layer.scale"].map(constant);
+        Self::new(backbone, &weights, &weights, [shift?, scale?], device)
+    }
+
+    /// Reads the two files of [`Backbone::public_weights`].
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_public(backbone: Backbone, network: &Path, importances: &Path, device: &Device) -> Result<Self> {
+        // `features.7.weight` of torchvision is the layer that the package calls `net.slice2.7.weight`.
+        let slice = |layer: &str| {
+            let names = backbone.layers().iter().map(|layer| layer.name);
+            names.into_iter().find(|name| name.rsplit('.').next() == Some(layer))
+        };
+        let network = Tensors::open(network)?.renamed(|name| {
+            let (layer, part) = name.strip_prefix("features.")?.split_once('.')?;
+            Some(format!("{}.{part}", slice(layer)?))
+        });
+        let constants = [SHIFT, SCALE].map(|values| Tensor::<1>::from_floats(values, device).reshape([1, 3, 1, 1]));
+        Self::new(backbone, &network, &Tensors::open(importances)?, constants, device)
+    }
+
+    fn new(
+        backbone: Backbone,
+        weights: &Tensors,
+        importances: &Tensors,
+        [shift, scale]: [Tensor<4>; 2],
+        device: &Device,
+    ) -> Result<Self> {
         let mut channels = 3;
         let mut stages = Vec::new();
         let mut compared_before = 0;
@@ -132,7 +195,7 @@ impl Lpips {
             let importance = match compared {
                 true => {
                     let name = format!("lin{compared_before}.model.1.weight");
-                    let importance = weights.tensor::<4>(&name, device)?;
+                    let importance = importances.tensor::<4>(&name, device)?;
                     ensure!(
                         importance.dims() == [1, channels_out, 1, 1],
                         "{name} has shape {:?}, expected [1, {channels_out}, 1, 1]",
@@ -146,13 +209,7 @@ impl Lpips {
             channels = channels_out;
             stages.push(Stage { weight, bias, stride, padding, pool, importance });
         }
-        let per_channel = |name: &str| -> Result<Tensor<4>> {
-            let tensor = weights.tensor::<4>(name, device)?;
-            ensure!(tensor.dims() == [1, 3, 1, 1], "{name} has shape {:?}, expected [1, 3, 1, 1]", tensor.dims());
-            Ok(tensor)
-        };
-        let [shift, scale] = ["scaling_layer.shift", "scaling_layer.scale"].map(per_channel);
-        Ok(Self { backbone, shift: shift?, scale: scale?, stages })
+        Ok(Self { backbone, shift, scale, stages })
     }
 
     /// The network whose features are compared.
@@ -232,11 +289,16 @@ mod tests {
     }
 
     fn load(tensors: &[(String, Vec<usize>)]) -> Result<Lpips> {
+        Lpips::load(save(tensors).path(), &Device::default())
+    }
+
+    fn save(tensors: &[(String, Vec<usize>)]) -> tempfile::TempDir {
         let bytes: Vec<Vec<u8>> = tensors
             .iter()
-            .map(|(name, shape)| {
+            .map(|(_, shape)| {
                 // Kernels of both signs; biases, scales and importances above 0.
-                let offset = if name.starts_with("net") && name.ends_with("weight") { -4.0 } else { 1.0 };
+                let kernel = shape.len() == 4 && shape[0] > 1;
+                let offset = if kernel { -4.0 } else { 1.0 };
                 let count = shape.iter().product::<usize>();
                 (0..count).flat_map(|i| (((i * 7 % 11) as f32 + offset) * 0.1).to_le_bytes()).collect()
             })
@@ -247,7 +309,7 @@ mod tests {
             .map(|((name, shape), bytes)| (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
-        Lpips::load(folder.path(), &Device::default())
+        folder
     }
 
     fn pictures(height: usize, width: usize) -> Tensor<4> {
@@ -278,6 +340,33 @@ mod tests {
         assert!(message(pictures(30, 32), pictures(30, 32)).contains("32×30 are too small"));
         let grey = pictures(32, 32).narrow(1, 0, 1);
         assert!(message(grey.clone(), grey).contains("1 channels"));
+    }
+
+    #[test]
+    fn the_two_public_files_are_the_package_s_weights() {
+        for backbone in [Backbone::AlexNet, Backbone::Vgg16] {
+            let mut all = weights(backbone);
+            let whole = save(&all);
+            all.retain(|(name, _)| !name.starts_with("scaling_layer"));
+            let (importances, network): (Vec<_>, Vec<_>) =
+                all.into_iter().partition(|(name, _)| name.starts_with("lin"));
+            let renamed = |(name, shape): (String, Vec<usize>)| {
+                let [.., layer, part] = name.split('.').collect::<Vec<_>>()[..] else { panic!("{name}") };
+                (format!("features.{layer}.{part}"), shape)
+            };
+            // The numbers of the test weights depend on what a tensor is, not on its name.
+            let network = save(&network.into_iter().map(renamed).collect::<Vec<_>>());
+            let importances = save(&importances);
+            let file = |folder: &tempfile::TempDir| folder.path().join("model.safetensors");
+            let device = Device::default();
+            let public = Lpips::load_public(backbone, &file(&network), &file(&importances), &device).unwrap();
+            let mut package = Lpips::load(whole.path(), &device).unwrap();
+            package.shift = public.shift.clone();
+            package.scale = public.scale.clone();
+            let (x, y) = (pictures(40, 40), pictures(40, 40));
+            let distance = |lpips: &Lpips| lpips.distance(x.clone(), y.clone()).unwrap().into_data();
+            assert_eq!(distance(&public), distance(&package));
+        }
     }
 
     #[test]

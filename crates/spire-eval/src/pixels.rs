@@ -103,6 +103,13 @@ pub(crate) fn check_sizes(
     Ok(())
 }
 
+/// The luma of ITU-R BT.601, white at 1.
+pub(crate) fn luma(picture: &Picture) -> Vec<f64> {
+    let [red, green, blue] = [0, 1, 2].map(|i| picture.plane(i));
+    let colours = red.iter().zip(green).zip(blue);
+    colours.map(|((&r, &g), &b)| 0.299 * f64::from(r) + 0.587 * f64::from(g) + 0.114 * f64::from(b)).collect()
+}
+
 /// The level, 0 to 255, that a value in \[0, 1\] takes in an 8-bit file.
 pub(crate) fn level(value: f32) -> f64 {
     f64::from((value.clamp(0.0, 1.0) * 255.0).round())

@@ -1,4 +1,4 @@
-//! Devices by name, chosen at run time among the backends that the program was built with.
+//! Devices by name, chosen at run time among the backends that the program was built with; threads of the CPU's.
 
 use anyhow::{Result, bail};
 use burn::tensor::Device;
@@ -29,4 +29,13 @@ pub fn device(name: &str) -> Result<Device> {
         }
         _ => bail!("device \"{name}\" is unknown; choose flex, cuda:N, vulkan:N or wgpu"),
     }
+}
+
+/// Runs `compute` in a thread pool of its own, so that its operators do not wait for those of other threads' work: on a CPU
+/// the operators of a small network are too short to be spread over the cores.
+///
+/// # Errors
+/// Those of `compute`; the system gives no thread.
+pub fn on_one_thread<T: Send>(compute: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    rayon::ThreadPoolBuilder::new().num_threads(1).build()?.install(compute)
 }

@@ -106,7 +106,13 @@ fn the_published_sizes_are_read_off_the_shapes() {
     let published = UNetConfig { cross_attention_dim: PerBlock::All(768), ..UNetConfig::default() };
     assert_eq!(unet, published);
     assert_eq!(file.vae().unwrap().0, VaeConfig::default());
-    assert_eq!(file.text_encoder().unwrap().0, ClipTextConfig::default());
+    let large = ClipTextConfig {
+        hidden_size: 768,
+        intermediate_size: 3072,
+        num_attention_heads: 12,
+        ..ClipTextConfig::default()
+    };
+    assert_eq!(file.text_encoder().unwrap().0, large);
     assert_eq!(file.scheduler().prediction_type, PredictionType::Epsilon);
 
     let (file, _) = single_file(&two);

@@ -97,7 +97,7 @@ pub fn evaluate(
         restored.add(&sample.clean, picture)?;
         if let (Some(space), Some([clean, before, after])) = (image_space, features.as_mut()) {
             for (statistics, picture) in [(clean, &sample.clean), (before, &sample.degraded), (after, picture)] {
-                statistics.push(&space.features(picture))?;
+                statistics.push(&space.features(&[picture])[0])?;
             }
         }
         Ok(())

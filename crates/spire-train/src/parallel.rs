@@ -6,6 +6,7 @@ use anyhow::{Result, anyhow};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
+use spire_model::device::on_one_thread;
 
 use crate::optimizer::{accumulate, scale};
 
@@ -59,11 +60,6 @@ where
         scale(module, &mut sum, 1.0 / count);
     }
     Ok((total / count, sum))
-}
-
-/// Runs `compute` in a thread pool of its own, so that its operators do not wait for those of other parts.
-pub(crate) fn on_one_thread<T: Send>(compute: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    rayon::ThreadPoolBuilder::new().num_threads(1).build()?.install(compute)
 }
 
 /// The same weights as leaves of a graph of its own, so that threads share no graph.

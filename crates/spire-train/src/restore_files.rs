@@ -15,10 +15,10 @@ use spire_data::source::{caption_of, list_pictures};
 use spire_data::{Picture, png_text};
 use spire_model::base::Base;
 use spire_model::control::Control;
+use spire_model::device::on_one_thread;
 use spire_model::restore::{Request, SamplingConfig, restore};
 
 use crate::checkpoint::write_atomic;
-use crate::parallel::on_one_thread;
 use crate::progress::FileProgress;
 use crate::sheet;
 

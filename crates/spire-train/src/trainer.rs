@@ -121,7 +121,8 @@ impl Trainer {
         let training = device.clone().autodiff();
         let samples = Samples::open(config.data.clone(), config.degradation.clone(), config.run.seed)?;
         let held_out = held_out(config)?;
-        let base = Base::load(&config.model.base, config.model.precision, &device)?;
+        let mut base = Base::load(&config.model.base, config.model.precision, &device)?;
+        base.guide_by(config.evaluate.sampling.clip_guidance.as_ref())?;
         let side = base.side_multiple();
         ensure!(
             config.data.size.is_multiple_of(side),
@@ -154,7 +155,8 @@ impl Trainer {
         let control = number_parameters(control);
         let average = average.unwrap_or_else(|| control.valid());
         let image_encoder = config.model.image_encoder.clone().unwrap_or(config.model.base.join("image_encoder"));
-        let image_space = image_encoder.is_dir().then(|| ImageSpace::load(&image_encoder, &device)).transpose()?;
+        let image_space =
+            image_encoder.is_dir().then(|| ImageSpace::load_tower(&image_encoder, &device)).transpose()?;
         Ok(Self {
             schedule: NoiseSchedule::new(&base.scheduler)?,
             loader: Loader::new(Arc::new(samples), position)?,

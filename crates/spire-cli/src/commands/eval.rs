@@ -8,14 +8,12 @@ use anyhow::{Context, Result};
 use spire_data::benchmark::{self, Benchmark, Entry, Recipe};
 use spire_data::parallel;
 use spire_eval::evaluation::{
-    BenchmarkChoice, EvalConfig, MethodConfig, MethodKind, MethodProtocol, Results, Scorer, Scores, Table, slug,
+    BenchmarkChoice, EvalConfig, Ground, MethodConfig, MethodProtocol, Results, ScoreSettings, Scorer, Table, slug,
 };
 use spire_train::checkpoint::write_atomic;
+use spire_train::methods::{self, Methods};
 use spire_train::progress::FileProgress;
-use spire_train::restore_files::{Job, JobSettings, Restored, Restorer};
 use spire_train::settings;
-
-use super::model::Found;
 
 #[derive(clap::Args)]
 pub struct Eval {
@@ -32,32 +30,77 @@ pub fn run(args: Eval) -> Result<ExitCode> {
     let output = config.output.clone().unwrap_or_else(|| Path::new("results").join(&config.name));
     let device = spire_model::device::device(&config.device)?;
     let benchmarks = config.benchmarks.iter().map(open).collect::<Result<Vec<_>>>()?;
-    let scorer = Scorer::load(&config, &device)?;
-
-    let mut results = Results::new(&config.name, &scorer);
-    let mut models = Models::default();
-    let mut rows: Vec<Vec<(String, MethodProtocol, Scores)>> = vec![vec![]; benchmarks.len()];
-    for method in &config.methods {
-        for (benchmark, rows) in benchmarks.iter().zip(&mut rows) {
-            let (files, mut made) = pictures(method, &config, benchmark, &output, &mut models)
-                .with_context(|| format!("{} on {}", method.name, benchmark.folder.display()))?;
-            let progress = FileProgress::new(benchmark.entries.len() as u64);
-            let scores = scorer
-                .score(benchmark, &files, &|entry| {
-                    progress.advance(&format!("{}: measuring {}", method.name, entry.id))
-                })
-                .with_context(|| method.name.clone())?;
-            if let MethodProtocol::Folder { files } = &mut made {
-                files.clone_from(&scores.files);
-            }
-            rows.push((method.name.clone(), made, scores));
-        }
+    let mut unavailable = Unavailable::default();
+    for (method, benchmark) in pairs(&config, &benchmarks) {
+        unavailable.note(method, benchmark, Methods::check(method, benchmark));
     }
-    for ((choice, benchmark), rows) in config.benchmarks.iter().zip(&benchmarks).zip(&rows) {
-        results.add(&choice.title, benchmark, &scorer, rows, config.against.as_deref());
+    let scorer = Scorer::load(&config, &device)?;
+    let settings = ScoreSettings { batch_size: config.batch_size, threads: config.threads };
+
+    let mut methods = Methods::default();
+    let mut results = Results::new(&config.name, &scorer);
+    for (choice, benchmark) in config.benchmarks.iter().zip(&benchmarks) {
+        let measured = output.join("measured").join(methods::name(benchmark));
+        let kept = |name: &str| measured.join(format!("{name}.jsonl"));
+        let progress = FileProgress::new(benchmark.entries.len() as u64);
+        let advance = |entry: &Entry| progress.advance(&format!("clean pictures: measuring {}", entry.id));
+        let ground = Ground::measure(&scorer, benchmark, &kept("clean"), settings, &advance)?;
+        let mut rows = vec![];
+        for method in &config.methods {
+            if unavailable.has(method, benchmark) {
+                continue;
+            }
+            let mut score = || -> Result<_> {
+                let (pictures, mut made) = methods.pictures(method, &config, benchmark, &output)?;
+                let progress = FileProgress::new(benchmark.entries.len() as u64);
+                let advance = |entry: &Entry| progress.advance(&format!("{}: measuring {}", method.name, entry.id));
+                let file = |entry: &Entry| pictures.file(benchmark, entry);
+                let scores = ground.score(&scorer, &file, &kept(&slug(&method.name)), settings, &advance)?;
+                if let MethodProtocol::Folder { files } = &mut made {
+                    files.clone_from(&scores.files);
+                }
+                Ok((method.name.clone(), made, scores))
+            };
+            match score() {
+                Ok(row) => rows.push(row),
+                Err(error) => unavailable.note(method, benchmark, Err(error)),
+            }
+        }
+        results.add(&choice.title, benchmark, &scorer, &rows, config.against.as_deref());
     }
     write(&results, &output)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(unavailable.exit_code())
+}
+
+fn pairs<'a>(
+    config: &'a EvalConfig,
+    benchmarks: &'a [Benchmark],
+) -> impl Iterator<Item = (&'a MethodConfig, &'a Benchmark)> {
+    config.methods.iter().flat_map(move |method| benchmarks.iter().map(move |benchmark| (method, benchmark)))
+}
+
+/// Why a method has no figures on a benchmark. The others do not wait for it.
+#[derive(Default)]
+struct Unavailable {
+    reasons: BTreeMap<(String, PathBuf), String>,
+}
+
+impl Unavailable {
+    fn note(&mut self, method: &MethodConfig, benchmark: &Benchmark, outcome: Result<()>) {
+        if let Err(error) = outcome {
+            let (name, folder) = (method.name.clone(), benchmark.folder.clone());
+            tracing::error!("{name} on {}: {error:#}", folder.display());
+            self.reasons.insert((name, folder), format!("{error:#}"));
+        }
+    }
+
+    fn has(&self, method: &MethodConfig, benchmark: &Benchmark) -> bool {
+        self.reasons.contains_key(&(method.name.clone(), benchmark.folder.clone()))
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        if self.reasons.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
 }
 
 /// A benchmark that is there, or is made by its recipe.
@@ -69,79 +112,6 @@ fn open(choice: &BenchmarkChoice) -> Result<Benchmark> {
         benchmark::make(&recipe, &choice.folder, parallel::available(), &|_, _| ())?;
     }
     Ok(Benchmark::open(&choice.folder, parallel::available())?)
-}
-
-/// What is at hand already.
-#[derive(Default)]
-struct Models {
-    /// Models and the checksums of their branches, by where they are from.
-    loaded: BTreeMap<String, (Restorer, String)>,
-    restored: Restored,
-}
-
-/// Finds the file of an entry's restored picture.
-type Files = Box<dyn Fn(&Entry) -> PathBuf>;
-
-/// A method's pictures of a benchmark: where they are, and how they were made. Makes those that are not there.
-fn pictures(
-    method: &MethodConfig,
-    config: &EvalConfig,
-    benchmark: &Benchmark,
-    output: &Path,
-    models: &mut Models,
-) -> Result<(Files, MethodProtocol)> {
-    let name = benchmark.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let in_folder = |folder: PathBuf| -> Files { Box::new(move |entry| folder.join(format!("{}.png", entry.id))) };
-    match method.kind {
-        MethodKind::Input => {
-            let benchmark = benchmark.clone();
-            Ok((Box::new(move |entry| benchmark.degraded(entry)), MethodProtocol::Input))
-        }
-        MethodKind::Folder => {
-            let folder = method.folder.as_deref().unwrap_or_default().replace("{benchmark}", &name);
-            Ok((in_folder(folder.into()), MethodProtocol::Folder { files: String::new() }))
-        }
-        MethodKind::Model => {
-            let key = format!("{:?} {:?} {:?}", method.run, method.base, method.control);
-            if !models.loaded.contains_key(&key) {
-                let base_and_control = method.base.as_deref().zip(method.control.as_deref());
-                let found = Found::locate(method.run.as_deref(), base_and_control)?;
-                let checksum = found.checksum()?;
-                let mut restorer = found.load(Some(&config.device), None)?;
-                // Pictures of the same folder with other weights are others.
-                restorer.run = format!("{}, control {}", restorer.run, &checksum[..8]);
-                models.loaded.insert(key.clone(), (restorer, checksum));
-            }
-            let (restorer, checksum) = &models.loaded[&key];
-            let sampling = method.sampling.as_ref().unwrap_or(&config.sampling);
-            let folder = output.join("restored").join(&name).join(slug(&method.name));
-            let job = |(i, entry): (usize, &Entry)| Job {
-                input: benchmark.degraded(entry),
-                output: folder.join(format!("{}.png", entry.id)),
-                semantic: if method.semantic { entry.semantic.clone() } else { String::new() },
-                restoration: method.restoration.of(entry),
-                seed: config.seed + i as u64,
-            };
-            let jobs: Vec<Job> = benchmark.entries.iter().enumerate().map(job).collect();
-            let progress = FileProgress::new(jobs.len() as u64);
-            let advance = |job: &Job| {
-                let name = job.output.file_name().unwrap_or_default().to_string_lossy();
-                progress.advance(&format!("{}: restoring {name}", method.name));
-            };
-            let settings =
-                JobSettings { sampling: sampling.clone(), batch_size: config.batch_size, threads: config.threads };
-            restorer.restore_jobs(&jobs, &settings, &models.restored, &advance)?;
-            let made = MethodProtocol::Model {
-                model: restorer.run.clone(),
-                control: checksum.clone(),
-                semantic: method.semantic,
-                restoration: serde_json::to_value(method.restoration)?.as_str().unwrap_or_default().to_owned(),
-                seed: config.seed,
-                sampling: sampling.clone(),
-            };
-            Ok((in_folder(folder), made))
-        }
-    }
 }
 
 /// `results.json`, and the tables as `tables.md`, `tables.tex` and one `.csv` each; prints the first.

@@ -3,8 +3,8 @@
 mod benchmark;
 mod data;
 mod eval;
-mod model;
 mod restore;
+mod walk;
 mod weights;
 
 use std::path::PathBuf;
@@ -47,6 +47,8 @@ enum Command {
     Benchmark(benchmark::Benchmark),
     /// Measure methods on test sets, and write tables
     Eval(eval::Eval),
+    /// Restore one picture with prompts that change step by step, and measure what they do
+    Walk(walk::Walk),
     /// Look at what a run would read
     Data(data::Data),
     /// Look at weights on disk
@@ -123,6 +125,7 @@ impl Cli {
             Command::Degrade(args) => degrade_picture(args),
             Command::Benchmark(args) => benchmark::run(args),
             Command::Eval(args) => eval::run(args),
+            Command::Walk(args) => walk::run(args),
             Command::Data(args) => data::run(args),
             Command::Weights(args) => weights::run(args),
             Command::Verify(args) => verify(args),

@@ -10,8 +10,7 @@ use spire_model::restore::ColourFix;
 use spire_model::scheduler::SamplerKind;
 use spire_model::weights::Precision;
 use spire_train::restore_files::{Semantic, Task};
-
-use super::model::Found;
+use spire_train::trained_model::TrainedModel;
 
 #[derive(clap::Args)]
 pub struct Restore {
@@ -87,7 +86,7 @@ fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, serde::de::value::Error
 
 pub fn run(args: Restore) -> Result<ExitCode> {
     ensure!(args.input.exists(), "there is no picture or folder {}", args.input.display());
-    let found = Found::locate(args.run.as_deref(), args.base.as_deref().zip(args.control.as_deref()))?;
+    let found = TrainedModel::locate(args.run.as_deref(), args.base.as_deref().zip(args.control.as_deref()))?;
     let config = &found.config;
     let mut sampling = config.evaluate.sampling.clone();
     sampling.steps = args.steps.unwrap_or(sampling.steps);
@@ -109,7 +108,8 @@ pub fn run(args: Restore) -> Result<ExitCode> {
     };
     task.validate()?;
 
-    let restorer = found.load(args.device.as_deref(), args.precision)?;
+    let mut restorer = found.load(args.device.as_deref(), args.precision)?;
+    restorer.base.guide_by(task.sampling.clip_guidance.as_ref())?;
     for unknown in restorer.trained.untrained(&task.restoration) {
         tracing::warn!("the restoration prompt asks for what the model has never seen: {unknown}");
     }

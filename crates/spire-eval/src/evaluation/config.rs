@@ -8,7 +8,10 @@ use spire_data::benchmark::Entry;
 use spire_data::prompt::{self, Fragment, REMOVE_ALL};
 use spire_model::restore::SamplingConfig;
 
+use super::metric::Metric;
 use crate::Compared;
+use crate::fid::Resizing;
+use crate::lpips::Backbone;
 
 /// An evaluation: a file such as `configs/benchmarks/tiny.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,11 +33,17 @@ pub struct EvalConfig {
     pub sampling: SamplingConfig,
     /// What PSNR and SSIM compare: `colours = "y"` and `border = 4` is what papers on super-resolution by 4 do.
     pub pixels: Compared,
-    /// CLIP, for CLIP-I, CLIP-T and the Fréchet distance in its space: a folder with `image_encoder/`, `text_encoder/` and
-    /// `tokenizer/`.
+    /// What is measured.
+    pub metrics: Vec<Metric>,
+    /// The folder with the public weights of the metrics' networks.
+    pub weights: PathBuf,
+    /// CLIP, for CLIP-I, CLIP-T and the Fréchet distance in its space: a folder as transformers publishes it
+    /// (`openai/clip-vit-base-patch32`), or one with `image_encoder/`, `text_encoder/` and `tokenizer/`.
     pub clip: PathBuf,
-    /// A folder with LPIPS's weights; unset, LPIPS is missing.
-    pub lpips: Option<PathBuf>,
+    /// FID, and FID of patches.
+    pub fid: FidConfig,
+    /// The network of LPIPS, `alex` or `vgg`.
+    pub lpips: Backbone,
     /// Each makes a table.
     pub benchmarks: Vec<BenchmarkChoice>,
     /// Each makes a row.
@@ -54,12 +63,31 @@ impl Default for EvalConfig {
             seed: 0,
             sampling: SamplingConfig::default(),
             pixels: Compared::default(),
-            clip: PathBuf::from("assets/tiny"),
-            lpips: None,
+            metrics: Metric::ALL.into_iter().filter(|&metric| metric != Metric::PatchFid).collect(),
+            weights: PathBuf::from("weights"),
+            clip: PathBuf::from("weights/clip-vit-base-patch32"),
+            fid: FidConfig::default(),
+            lpips: Backbone::default(),
             benchmarks: vec![],
             methods: vec![],
             against: None,
         }
+    }
+}
+
+/// Settings of the Fréchet distances on Inception's features.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FidConfig {
+    /// `clean` (clean-fid) or `legacy` (pytorch-fid).
+    pub resizing: Resizing,
+    /// Side of the squares that patch FID cuts pictures into, in pixels.
+    pub patch: usize,
+}
+
+impl Default for FidConfig {
+    fn default() -> Self {
+        Self { resizing: Resizing::default(), patch: 256 }
     }
 }
 
@@ -173,6 +201,8 @@ impl EvalConfig {
         ensure!(plain(&self.name), "name = \"{}\": letters, digits, \"-\", \"_\" and \".\" only", self.name);
         ensure!(self.batch_size > 0, "batch_size must be at least 1");
         self.sampling.validate()?;
+        ensure!(!self.metrics.is_empty(), "metrics is empty: there is nothing to measure");
+        ensure!(self.fid.patch > 0, "fid.patch must be at least 1");
         ensure!(!self.benchmarks.is_empty(), "[[benchmarks]] are missing: each makes a table");
         ensure!(!self.methods.is_empty(), "[[methods]] are missing: each makes a row");
         for (i, benchmark) in self.benchmarks.iter().enumerate() {

@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 use spire_data::benchmark::Benchmark;
 
 use super::bootstrap::{Interval, interval};
+use super::metric::Metric;
 use super::protocol::{MethodProtocol, Protocol};
-use super::score::{Metric, Scorer, Scores};
+use super::score::Scores;
+use super::scorer::Scorer;
 use super::table::{Align, Table};
 
 /// `results.json`.
@@ -97,15 +99,18 @@ impl Results {
         for (name, made, scores) in methods {
             let mut figures = BTreeMap::new();
             let means = scores.per_image.iter().filter_map(|(&metric, values)| Some((metric, interval(values)?)));
-            let means = means.map(|(metric, interval)| (metric, interval.mean, Some(interval)));
-            let of_all = scores.of_all.iter().map(|(&metric, &value)| (metric, value, None));
-            for (metric, value, interval) in means.chain(of_all) {
+            let means = means.map(|(metric, interval)| (metric, interval.mean, Some(interval), 0));
+            let of_all = scores.of_all.iter().map(|(&metric, &(value, rows))| (metric, value, None, rows));
+            for (metric, value, interval, rows) in means.chain(of_all) {
                 let protocol = scorer.protocol(metric, benchmark, made);
                 let fingerprint = protocol.fingerprint();
                 self.protocols.insert(fingerprint.clone(), protocol);
                 figures.insert(metric, Figure { value, interval, protocol: fingerprint });
-                let caution = scorer.caution(metric, benchmark.entries.len());
-                self.cautions.extend(caution.filter(|caution| !self.cautions.contains(caution)));
+                for caution in scorer.cautions(metric, rows) {
+                    if !self.cautions.contains(&caution) {
+                        self.cautions.push(caution);
+                    }
+                }
             }
             let difference = |(&metric, values): (&Metric, &Vec<f64>)| {
                 let others = base?.per_image.get(&metric)?;

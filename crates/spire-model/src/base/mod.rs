@@ -5,13 +5,14 @@ mod source;
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use burn::tensor::{DType, Device, Tensor};
 
 pub use prompts::PromptEncoder;
 pub use source::{BaseSource, locate};
 
 use crate::clip::ClipText;
+use crate::restore::{ClipGuidanceConfig, ClipGuide};
 use crate::scheduler::SchedulerConfig;
 use crate::unet::{UNet, UNetConfig};
 use crate::vae::{Vae, VaeConfig};
@@ -32,6 +33,8 @@ pub struct Base {
     pub unet_config: UNetConfig,
     /// The noise schedule and the sampler that the model was made for.
     pub scheduler: SchedulerConfig,
+    /// What guides sampling with `clip_guidance`, if it is loaded.
+    pub clip: Option<ClipGuide>,
 }
 
 impl Base {
@@ -60,7 +63,19 @@ impl Base {
             unet: fill(UNet::new(&unet_config, device)?, unet, precision)?,
             unet_config,
             scheduler,
+            clip: None,
         })
+    }
+
+    /// Loads the CLIP that is to guide sampling, if one is.
+    ///
+    /// # Errors
+    /// Its folder is not there, or not a CLIP's.
+    pub fn guide_by(&mut self, guidance: Option<&ClipGuidanceConfig>) -> Result<()> {
+        let device = self.unet.conv_in().weight.val().device();
+        let clip = guidance.map(|guidance| ClipGuide::load(&guidance.clip, &device)).transpose();
+        self.clip = clip.context("clip_guidance.clip")?;
+        Ok(())
     }
 
     /// Latents as the UNet knows them, `[batch, 4, height / 8, width / 8]`, in 32 bits: the mean of the posterior of

@@ -1,9 +1,18 @@
 //! CLIP: a text tower that conditions the diffusion model, and an image tower for training and evaluation.
 
 mod encoder;
+mod folder;
+mod preprocessor;
 pub(crate) mod text;
 mod vision;
 
 pub use encoder::HiddenAct;
+pub use folder::ClipFolder;
+pub use preprocessor::PreprocessorConfig;
 pub use text::{ClipText, ClipTextConfig, ClipTextOutput};
 pub use vision::{ClipVision, ClipVisionConfig};
+
+/// transformers writes `null` for a list that a part of a model does not have.
+fn null_is_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    Ok(<Option<Vec<String>> as serde::Deserialize>::deserialize(deserializer)?.unwrap_or_default())
+}

@@ -9,9 +9,10 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::encoder::{Encoder, EncoderConfig, HiddenAct};
+use super::null_is_empty;
 use crate::weights::{self, Precision, Tensors};
 
-/// transformers' `CLIPTextConfig`; the defaults are ViT-L/14's.
+/// transformers' `CLIPTextConfig`, with its defaults: ViT-B/32's.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
 pub struct ClipTextConfig {
@@ -36,6 +37,7 @@ pub struct ClipTextConfig {
     /// The token whose output stands for the whole text.
     pub eos_token_id: i64,
     /// `["CLIPTextModelWithProjection"]` where there is a projection.
+    #[serde(deserialize_with = "null_is_empty")]
     pub architectures: Vec<String>,
 }
 
@@ -43,14 +45,14 @@ impl Default for ClipTextConfig {
     fn default() -> Self {
         Self {
             vocab_size: 49408,
-            hidden_size: 768,
-            intermediate_size: 3072,
+            hidden_size: 512,
+            intermediate_size: 2048,
             num_hidden_layers: 12,
-            num_attention_heads: 12,
+            num_attention_heads: 8,
             max_position_embeddings: 77,
             hidden_act: HiddenAct::QuickGelu,
             layer_norm_eps: 1e-5,
-            projection_dim: 768,
+            projection_dim: 512,
             eos_token_id: 49407,
             architectures: vec!["CLIPTextModel".into()],
         }

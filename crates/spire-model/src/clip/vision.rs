@@ -10,6 +10,7 @@ use burn::tensor::{Device, Int, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::encoder::{Encoder, EncoderConfig, HiddenAct};
+use super::null_is_empty;
 use crate::weights;
 
 /// transformers' `CLIPVisionConfig`; the defaults are ViT-B/32's.
@@ -37,6 +38,7 @@ pub struct ClipVisionConfig {
     /// Width of the embedding shared with texts.
     pub projection_dim: usize,
     /// `["CLIPVisionModelWithProjection"]`
+    #[serde(deserialize_with = "null_is_empty")]
     pub architectures: Vec<String>,
 }
 

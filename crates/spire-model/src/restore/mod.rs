@@ -1,6 +1,7 @@
 //! Restoration (paper section 3.1): deterministic sampling from noise, guided by the semantic prompt and conditioned on
 //! the degraded picture and the restoration prompt.
 
+mod clip_guidance;
 mod colour;
 mod sample;
 mod tiles;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use spire_data::Picture;
 use spire_data::rng::rng;
 
+pub use clip_guidance::{ClipGuidanceConfig, ClipGuide};
 pub use colour::ColourFix;
 pub use sample::{Start, sample};
 use tiles::{Tile, blend, tiles};
@@ -41,6 +43,9 @@ pub struct SamplingConfig {
     /// Share of the steps that are taken, from the degraded picture with as much noise; 1 starts from noise alone. SDEdit,
     /// <https://arxiv.org/abs/2108.01073>.
     pub strength: f64,
+    /// Guidance by CLIP, for a model that knows no semantic prompts: the UNet is then told nothing of what the picture shows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_guidance: Option<ClipGuidanceConfig>,
     /// `none`, `wavelet` or `adain`: colours from the degraded picture.
     pub colour_fix: ColourFix,
     /// Pictures with a longer side are restored in tiles of this side, in pixels; if not set, the side that the UNet was
@@ -57,6 +62,7 @@ impl Default for SamplingConfig {
             guidance_scale: 2.0,
             negative: String::new(),
             strength: 1.0,
+            clip_guidance: None,
             colour_fix: ColourFix::None,
             tile: None,
         }
@@ -72,6 +78,13 @@ impl SamplingConfig {
         ensure!(self.steps > 0, "steps must be at least 1");
         ensure!(self.guidance_scale.is_finite(), "guidance_scale must be a number");
         ensure!(self.strength > 0.0 && self.strength <= 1.0, "strength must be above 0 and at most 1");
+        if let Some(guidance) = &self.clip_guidance {
+            ensure!(guidance.scale.is_finite(), "clip_guidance.scale must be a number");
+            ensure!(
+                self.sampler != SamplerKind::Euler,
+                "clip_guidance goes with the samplers ddim and dpm++2m, whose latents are those of training"
+            );
+        }
         ensure!(self.tile.is_none_or(|side| side <= LARGEST_TILE), "tile must be at most {LARGEST_TILE} pixels");
         Ok(())
     }

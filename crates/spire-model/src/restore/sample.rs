@@ -1,10 +1,12 @@
 //! The sampling loop with classifier-free guidance (paper section 3.1).
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use burn::tensor::Tensor;
 
 use super::SamplingConfig;
+use super::clip_guidance::{ClipGuidanceConfig, Guided};
 use crate::base::Base;
+use crate::scheduler::NoiseSchedule;
 
 /// What sampling starts from, each `[batch, channels, height, width]`.
 #[derive(Clone, Debug)]
@@ -27,7 +29,7 @@ impl From<Tensor<4>> for Start {
 /// computed.
 ///
 /// # Errors
-/// The scheduler's settings and the sampler do not go together.
+/// The scheduler's settings and the sampler do not go together; CLIP is to guide and is not loaded.
 pub fn sample(
     base: &Base,
     config: &SamplingConfig,
@@ -38,6 +40,17 @@ pub fn sample(
     config.validate()?;
     let batch = start.noise.dims()[0];
     let device = start.noise.device();
+    let alphas_cumprod = NoiseSchedule::new(&base.scheduler)?.alphas_cumprod().to_vec();
+    let clip = match &config.clip_guidance {
+        Some(ClipGuidanceConfig { scale, .. }) => {
+            let guide = base.clip.as_ref().context("clip_guidance is set, and no CLIP is loaded")?;
+            Some(Guided { guide, base, scale: *scale, prompts: guide.prompts(semantic)? })
+        }
+        None => None,
+    };
+    // CLIP guidance is for what the UNet is not told.
+    let untold = vec![config.negative.clone(); batch];
+    let semantic = if clip.is_some() { untold.as_slice() } else { semantic };
     // Towards the prompt that guidance leads away from there is nowhere to go.
     let guided = config.guidance_scale != 1.0 && semantic.iter().any(|prompt| *prompt != config.negative);
     let conditional = base.prompts.encode(semantic);
@@ -68,6 +81,10 @@ pub fn sample(
             parts[0].clone() + (parts[1].clone() - parts[0].clone()).mul_scalar(config.guidance_scale)
         } else {
             output
+        };
+        let output = match &clip {
+            Some(clip) => clip.apply(output, latent.clone(), f64::from(alphas_cumprod[timestep as usize]))?,
+            None => output,
         };
         latent = sampler.step(output, i, latent);
     }

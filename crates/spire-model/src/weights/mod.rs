@@ -4,6 +4,7 @@
 //! module takes it. [`fill`] moves them into a module, one after the other, so that loading needs little more memory
 //! than the module itself.
 
+mod batch_norm;
 mod fit;
 mod folder;
 mod formula;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use anyhow::{Context, Result};
-use burn::tensor::{Bytes, DType, Shape};
+use anyhow::{Context, Result, ensure};
+use burn::tensor::{Bytes, DType, Device, Element, Shape, Tensor as ComputeTensor, TensorData};
 use burn_store::burn_pack::{Error, Tensor};
 
 /// Tensors by their names in PyTorch's state dict. Only names, types and shapes are in memory.
@@ -67,6 +67,18 @@ impl Tensors {
         })
     }
 
+    /// One of them as it is computed with, in 32 bits.
+    ///
+    /// # Errors
+    /// It is not there, has not `N` dimensions, holds no floats, or can't be read.
+    pub fn tensor<const N: usize>(&self, name: &str, device: &Device) -> Result<ComputeTensor<N>> {
+        let shape = self.shape::<N>(name)?;
+        let tensor = self.get(name).with_context(|| format!("there is no tensor {name} in {}", self.origin))?;
+        ensure!(tensor.dtype.is_float(), "{}: {name} holds {:?}, expected are floats", self.origin, tensor.dtype);
+        let values: Vec<f32> = values(tensor).with_context(|| format!("can't read {}", self.origin))?;
+        Ok(ComputeTensor::from_data(TensorData::new(values, shape), device))
+    }
+
     /// Those for which `rename` gives new names, under these.
     pub fn renamed(&self, rename: impl Fn(&str) -> Option<String>) -> Self {
         let tensors = self.iter().filter_map(|tensor| {
@@ -85,6 +97,12 @@ impl Tensors {
     pub(super) fn into_tensors(self) -> Vec<Tensor> {
         self.tensors.into_values().collect()
     }
+}
+
+/// The numbers of a tensor of any type.
+pub(super) fn values<E: Element>(tensor: &Tensor) -> Result<Vec<E>, Error> {
+    let data = TensorData::from_bytes(tensor.to_bytes()?, tensor.shape.clone(), tensor.dtype);
+    Ok(data.iter::<E>().collect())
 }
 
 /// The same numbers in another shape of as many elements.

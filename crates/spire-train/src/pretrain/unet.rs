@@ -116,7 +116,7 @@ pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
     create(&config.out.join("scheduler"))?;
     let text = serde_json::to_string_pretty(&scheduler)?;
     write_atomic(&config.out.join("scheduler/scheduler_config.json"), text.as_bytes())?;
-    let base = Base { prompts, vae, vae_config, unet, unet_config: stage.model.clone(), scheduler };
+    let base = Base { prompts, vae, vae_config, unet, unet_config: stage.model.clone(), scheduler, clip: None };
     let cells = draw_prompts(&base, &stage.sampling, config.seed, device)?;
     sheet::save_png(&sheet::grid(4, &cells), &config.out.join("figures/text-to-image.png"))?;
     write_figures(&config.out, "unet", &json!({ "steps": stage.fit.steps, "scenes": stage.scenes }))?;

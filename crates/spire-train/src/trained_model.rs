@@ -7,23 +7,28 @@ use spire_data::checksum::sha256;
 use spire_model::base::{Base, locate};
 use spire_model::control::{self, Control, ControlConfig};
 use spire_model::weights::{Precision, weights_file};
-use spire_train::config::RunConfig;
-use spire_train::restore_files::Restorer;
-use spire_train::run_folder::RunFolder;
+
+use crate::config::RunConfig;
+use crate::restore_files::Restorer;
+use crate::run_folder::RunFolder;
 
 /// The model that comes with the program.
 const BUILT_IN: &str = "assets/tiny";
 
 /// Where a model is, before any of it is loaded.
-pub struct Found {
+#[derive(Debug)]
+pub struct TrainedModel {
     /// The run's configuration, or the default with the base.
     pub config: RunConfig,
     control: PathBuf,
     origin: String,
 }
 
-impl Found {
+impl TrainedModel {
     /// Of a run, of a base and a branch, or of none: the one that comes with the program.
+    ///
+    /// # Errors
+    /// The run or the branch is not there.
     pub fn locate(run: Option<&Path>, base_and_control: Option<(&Path, &Path)>) -> Result<Self> {
         Ok(match (run, base_and_control) {
             (Some(run), _) => {
@@ -44,13 +49,19 @@ impl Found {
     }
 
     /// SHA-256 of the branch's weights.
+    ///
+    /// # Errors
+    /// They can't be read.
     pub fn checksum(&self) -> Result<String> {
         let file = weights_file(&self.control)?;
         let bytes = std::fs::read(&file).with_context(|| format!("can't read {}", file.display()))?;
         Ok(sha256(&bytes))
     }
 
-    /// Loads it.
+    /// Loads it, on the run's device and in its precision where these are not given.
+    ///
+    /// # Errors
+    /// A part can't be read, or the branch does not fit the base.
     pub fn load(self, device: Option<&str>, precision: Option<Precision>) -> Result<Restorer> {
         let Self { config, control, origin } = self;
         let device = spire_model::device::device(device.unwrap_or(&config.run.device))?;

@@ -1,0 +1,80 @@
+//! `spire walk`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use spire_data::{Picture, prompt};
+use spire_train::checkpoint::write_atomic;
+use spire_train::sheet;
+use spire_train::trained_model::TrainedModel;
+use spire_train::walk::{Path, walk};
+
+#[derive(clap::Args)]
+pub struct Walk {
+    /// The degraded picture
+    image: PathBuf,
+    /// Where the grid is written, as PNG; its numbers and prompts beside it, as JSON
+    #[arg(short, long, value_name = "PNG")]
+    output: PathBuf,
+    /// Run whose model is used; without it the one that comes with the program
+    #[arg(long, value_name = "RUN")]
+    run: Option<PathBuf>,
+    /// Without a run: the text-to-image model
+    #[arg(long, value_name = "MODEL", requires = "control", conflicts_with = "run")]
+    base: Option<PathBuf>,
+    /// Without a run: the control branch
+    #[arg(long, value_name = "BRANCH", requires = "base")]
+    control: Option<PathBuf>,
+    /// Strengths of "Denoise with sigma …", a column each; 0: not asked for
+    #[arg(long, value_delimiter = ',', default_value = "0,0.06,0.12,0.18,0.24")]
+    denoise: Vec<f32>,
+    /// Strengths of "Deblur with sigma …", a row each; 0: not asked for
+    #[arg(long, value_delimiter = ',', default_value = "0,1,2,3,4")]
+    deblur: Vec<f32>,
+    /// What the picture shows. Given more than once: a row with one restoration each, in place of the grid of strengths
+    #[arg(long = "semantic", value_name = "PROMPT")]
+    semantics: Vec<String>,
+    /// With several semantic prompts: what is to be undone
+    #[arg(long, default_value = prompt::REMOVE_ALL)]
+    restoration: String,
+    /// Denoising steps
+    #[arg(long)]
+    steps: Option<usize>,
+    /// Weight of the semantic prompt; 1 is no guidance
+    #[arg(long)]
+    guidance: Option<f64>,
+    /// Decides the initial noise
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// flex (the CPU), cuda:0, vulkan, …
+    #[arg(long)]
+    device: Option<String>,
+}
+
+pub fn run(args: Walk) -> Result<ExitCode> {
+    let degraded = Picture::open(&args.image)?;
+    let path = match args.semantics.as_slice() {
+        [] | [_] => Path::Strengths {
+            denoise: args.denoise,
+            deblur: args.deblur,
+            semantic: args.semantics.first().cloned().unwrap_or_default(),
+        },
+        several => Path::Semantics { prompts: several.to_vec(), restoration: args.restoration },
+    };
+    let model = TrainedModel::locate(args.run.as_deref(), args.base.as_deref().zip(args.control.as_deref()))?;
+    let evaluate = model.config.evaluate.clone();
+    let mut sampling = evaluate.sampling;
+    sampling.steps = args.steps.unwrap_or(sampling.steps);
+    sampling.guidance_scale = args.guidance.unwrap_or(sampling.guidance_scale);
+    let mut restorer = model.load(args.device.as_deref(), None)?;
+    restorer.base.guide_by(sampling.clip_guidance.as_ref())?;
+
+    let walked = walk(&restorer, &sampling, &degraded, &path, args.seed, evaluate.batch_size)?;
+    let json = args.output.with_extension("json");
+    write_atomic(&json, serde_json::to_string_pretty(&walked)?.as_bytes())
+        .with_context(|| format!("can't write {}", json.display()))?;
+    sheet::save_png(&sheet::grid(walked.columns, &walked.captioned()), &args.output)?;
+    println!("{}\n{}", args.output.display(), json.display());
+    Ok(ExitCode::SUCCESS)
+}

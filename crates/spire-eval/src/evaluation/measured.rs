@@ -1,0 +1,148 @@
+//! What was measured of each picture, kept on disk, so that an evaluation that was cut off goes on where it was.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::metric::Metric;
+
+/// A network's space of features.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Space {
+    /// CLIP's image tower: one row a picture.
+    Clip,
+    /// Inception: one row a picture.
+    Inception,
+    /// Inception: one row a patch.
+    InceptionPatches,
+}
+
+/// What was measured of one picture.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// Metrics of one picture.
+    pub values: BTreeMap<Metric, f64>,
+    /// Rows of features, one after the other.
+    pub features: BTreeMap<Space, Features>,
+}
+
+/// Numbers that are written as base64 of their little-endian bytes: exact, and half as long as digits.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Features(pub Vec<f32>);
+
+impl Serialize for Features {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let bytes: Vec<u8> = self.0.iter().flat_map(|value| value.to_le_bytes()).collect();
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+}
+
+impl<'de> Deserialize<'de> for Features {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bytes = STANDARD.decode(text).map_err(serde::de::Error::custom)?;
+        let (values, []) = bytes.as_chunks::<4>() else {
+            return Err(serde::de::Error::custom("features are cut off"));
+        };
+        Ok(Self(values.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()))
+    }
+}
+
+/// A file with a line for each picture, found by a key that stands for everything the numbers depend on.
+#[derive(Debug)]
+pub struct Kept {
+    path: PathBuf,
+    known: HashMap<String, Measured>,
+    file: Mutex<()>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line<T> {
+    key: String,
+    #[serde(flatten)]
+    measured: T,
+}
+
+impl Kept {
+    /// Reads what is there. Lines that are not whole, as a killed program leaves them, count as not there.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn open(path: &Path) -> Result<Self> {
+        let text = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => vec![],
+            Err(error) => return Err(error).with_context(|| format!("can't read {}", path.display())),
+        };
+        let lines = text.split(|&byte| byte == b'\n');
+        let known = lines.filter_map(|line| serde_json::from_slice::<Line<Measured>>(line).ok());
+        let known = known.map(|line| (line.key, line.measured)).collect();
+        Ok(Self { path: path.to_owned(), known, file: Mutex::new(()) })
+    }
+
+    /// What is known under a key.
+    pub fn get(&self, key: &str) -> Option<&Measured> {
+        self.known.get(key)
+    }
+
+    /// Adds lines to the file.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn add<'a>(&self, measured: impl IntoIterator<Item = (&'a str, &'a Measured)>) -> Result<()> {
+        let mut lines = vec![];
+        for (key, measured) in measured {
+            // The first ends a line that was cut off.
+            lines.push(b'\n');
+            serde_json::to_writer(&mut lines, &Line { key: key.to_owned(), measured })?;
+        }
+        lines.push(b'\n');
+        let _alone = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let write = || -> std::io::Result<()> {
+            if let Some(folder) = self.path.parent() {
+                std::fs::create_dir_all(folder)?;
+            }
+            OpenOptions::new().create(true).append(true).open(&self.path)?.write_all(&lines)
+        };
+        write().with_context(|| format!("can't write {}", self.path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_measured_is_found_again_bit_for_bit_and_a_cut_line_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b.jsonl");
+        let one = Measured {
+            values: BTreeMap::from([(Metric::Psnr, 1.0 / 3.0)]),
+            features: BTreeMap::from([(Space::Clip, Features(vec![0.1, f32::MIN_POSITIVE, -3.0]))]),
+        };
+        let two = Measured { values: BTreeMap::from([(Metric::Fid, 2.0)]), ..Measured::default() };
+        let kept = Kept::open(&path).unwrap();
+        assert_eq!(kept.get("one"), None);
+        kept.add([("one", &one)]).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        kept.add([("two", &two)]).unwrap();
+        let both = std::fs::read(&path).unwrap();
+        for length in whole.len()..both.len() {
+            std::fs::write(&path, &both[..length]).unwrap();
+            let kept = Kept::open(&path).unwrap();
+            assert_eq!(kept.get("one"), Some(&one));
+            assert!(kept.get("two").is_none_or(|found| *found == two));
+        }
+        std::fs::write(&path, &both[..both.len() - 5]).unwrap();
+        Kept::open(&path).unwrap().add([("two", &two)]).unwrap();
+        assert_eq!(Kept::open(&path).unwrap().get("two"), Some(&two));
+    }
+}

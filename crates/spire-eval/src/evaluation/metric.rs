@@ -1,0 +1,63 @@
+//! What is measured.
+
+use serde::{Deserialize, Serialize};
+
+/// A column of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Fréchet distance of the restored pictures' Inception features to the clean ones'.
+    Fid,
+    /// The same of squares cut out of the pictures, for large ones.
+    PatchFid,
+    /// The same in the space of the configured CLIP. Not FID.
+    ClipFrechet,
+    /// Learned perceptual distance.
+    Lpips,
+    /// Peak signal-to-noise ratio.
+    Psnr,
+    /// Structural similarity.
+    Ssim,
+    /// Cosine of the restored and the clean picture's CLIP features.
+    ClipI,
+    /// Cosine of the restored picture's CLIP features and its caption's.
+    ClipT,
+}
+
+impl Metric {
+    /// All, in the order of the tables' columns.
+    pub const ALL: [Self; 8] =
+        [Self::Fid, Self::PatchFid, Self::ClipFrechet, Self::Lpips, Self::Psnr, Self::Ssim, Self::ClipI, Self::ClipT];
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fid => "FID",
+            Self::PatchFid => "patch FID",
+            Self::ClipFrechet => "Fréchet (CLIP)",
+            Self::Lpips => "LPIPS",
+            Self::Psnr => "PSNR",
+            Self::Ssim => "SSIM",
+            Self::ClipI => "CLIP-I",
+            Self::ClipT => "CLIP-T",
+        }
+    }
+
+    /// Whether more is better.
+    pub fn rises(self) -> bool {
+        !matches!(self, Self::Fid | Self::PatchFid | Self::ClipFrechet | Self::Lpips)
+    }
+
+    /// Digits after the point.
+    pub fn decimals(self) -> usize {
+        match self {
+            Self::Fid | Self::PatchFid | Self::Psnr => 2,
+            _ => 3,
+        }
+    }
+
+    /// Whether it compares with clean pictures.
+    pub fn needs_clean(self) -> bool {
+        self != Self::ClipT
+    }
+}

@@ -1,0 +1,283 @@
+//! The networks of the metrics, and what they make of a picture.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result, ensure};
+use burn::tensor::Device;
+use spire_data::Picture;
+use spire_data::benchmark::Benchmark;
+use spire_data::checksum::sha256;
+use spire_model::clip::ClipFolder;
+use spire_model::pictures;
+
+use super::config::EvalConfig;
+use super::measured::{Features, Measured, Space};
+use super::metric::Metric;
+use super::protocol::{MethodProtocol, Protocol};
+use crate::clip_space::{ImageSpace, TextSpace};
+use crate::fid::{self, FidSpace};
+use crate::public_weights::{FoundWeights, PublicWeights};
+use crate::{Compared, Lpips, inception, psnr_of, ssim_of};
+
+/// What an untouched picture's PSNR is counted as: 8 bits can't tell more apart.
+const MOST_PSNR: f64 = 60.0;
+
+/// The networks of the metrics.
+#[derive(Debug)]
+pub struct Scorer {
+    metrics: BTreeSet<Metric>,
+    clip: Option<Clip>,
+    fid: Option<(FidSpace, String)>,
+    /// Side of the patches of patch FID.
+    patch: usize,
+    lpips: Option<(Lpips, String)>,
+    pixels: Compared,
+    /// What is left out, and what is needed for it.
+    missing: BTreeMap<Metric, String>,
+    /// Metrics whose weights are not those that were published.
+    strange: BTreeMap<Metric, String>,
+    device: Device,
+}
+
+#[derive(Debug)]
+struct Clip {
+    images: ImageSpace,
+    texts: TextSpace,
+    checksum: String,
+}
+
+/// A picture that is measured.
+#[derive(Debug)]
+pub struct Subject {
+    /// The picture.
+    pub picture: Picture,
+    /// What it is compared with, of the same size, if there is anything.
+    pub clean: Option<Picture>,
+}
+
+impl Scorer {
+    /// Loads what the configuration names. A metric whose weights are not there is [missing](Self::missing).
+    ///
+    /// # Errors
+    /// Weights that are there can't be read or do not fit.
+    pub fn load(config: &EvalConfig, device: &Device) -> Result<Self> {
+        let metrics: BTreeSet<Metric> = config.metrics.iter().copied().collect();
+        let wants = |some: &[Metric]| some.iter().any(|metric| metrics.contains(metric));
+        let mut missing = BTreeMap::new();
+        let mut strange = BTreeMap::new();
+        let mut find = |wanted: &[Metric], files: &[PublicWeights]| -> Result<Option<Vec<FoundWeights>>> {
+            let wanted: Vec<Metric> = wanted.iter().copied().filter(|metric| metrics.contains(metric)).collect();
+            let mut found = vec![];
+            for public in files.iter().filter(|_| !wanted.is_empty()) {
+                let Some(file) = public.find(&config.weights)? else {
+                    missing.extend(wanted.iter().map(|&metric| (metric, public.needed(&config.weights))));
+                    return Ok(None);
+                };
+                if file.genuine == Some(false) {
+                    let name = file.path.display();
+                    let caution = format!("{name} is not the published file of that name: its checksum is another");
+                    strange.extend(wanted.iter().map(|&metric| (metric, caution.clone())));
+                }
+                found.push(file);
+            }
+            Ok((!wanted.is_empty()).then_some(found))
+        };
+
+        let fid = match find(&[Metric::Fid, Metric::PatchFid], &[fid::WEIGHTS])?.as_deref() {
+            Some([file]) => Some((FidSpace::load(&file.path, config.fid.resizing, device)?, file.checksum.clone())),
+            _ => None,
+        };
+        let lpips = match find(&[Metric::Lpips], &config.lpips.public_weights())?.as_deref() {
+            Some([network, importances]) => {
+                let lpips = Lpips::load_public(config.lpips, &network.path, &importances.path, device)?;
+                Some((lpips, sha256(format!("{} {}", network.checksum, importances.checksum).as_bytes())))
+            }
+            _ => None,
+        };
+        let of_clip = [Metric::ClipFrechet, Metric::ClipI, Metric::ClipT];
+        let clip = match wants(&of_clip) {
+            true if config.clip.is_dir() => Some(Clip::load(config, device)?),
+            true => {
+                let needed = format!("there is no folder {} (key `clip`)", config.clip.display());
+                let wanted = of_clip.into_iter().filter(|metric| metrics.contains(metric));
+                missing.extend(wanted.map(|metric| (metric, needed.clone())));
+                None
+            }
+            false => None,
+        };
+        Ok(Self {
+            metrics,
+            clip,
+            fid,
+            patch: config.fid.patch,
+            lpips,
+            pixels: config.pixels,
+            missing,
+            strange,
+            device: device.clone(),
+        })
+    }
+
+    /// The metrics that can't be computed, and what is needed for each.
+    pub fn missing(&self) -> &BTreeMap<Metric, String> {
+        &self.missing
+    }
+
+    /// Whether a metric is asked for and can be computed.
+    pub fn has(&self, metric: Metric) -> bool {
+        self.metrics.contains(&metric) && !self.missing.contains_key(&metric)
+    }
+
+    /// Measures pictures one by one, and their features, which need no comparison, together.
+    ///
+    /// # Errors
+    /// A picture is of another size than what it is compared with, or too small for a metric.
+    pub fn measure(&self, subjects: &[Subject]) -> Result<Vec<Measured>> {
+        let mut measured: Vec<Measured> = subjects.iter().map(|subject| self.values(subject)).collect::<Result<_>>()?;
+        let pictures: Vec<&Picture> = subjects.iter().map(|subject| &subject.picture).collect();
+        let mut keep = |space: Space, rows: Vec<Vec<f32>>| {
+            for (measured, row) in measured.iter_mut().zip(rows) {
+                measured.features.insert(space, Features(row));
+            }
+        };
+        if let Some(clip) = &self.clip {
+            keep(Space::Clip, clip.images.features(&pictures));
+        }
+        if let Some((space, _)) = &self.fid {
+            if self.has(Metric::Fid) {
+                keep(Space::Inception, space.features(&pictures));
+            }
+            if self.has(Metric::PatchFid) {
+                let of_patches = |picture: &&Picture| -> Vec<f32> {
+                    let patches = fid::patches(picture, self.patch);
+                    let batches = patches.chunks(subjects.len().max(1));
+                    batches.flat_map(|batch| space.features(&batch.iter().collect::<Vec<_>>())).flatten().collect()
+                };
+                keep(Space::InceptionPatches, pictures.iter().map(of_patches).collect());
+            }
+        }
+        Ok(measured)
+    }
+
+    fn values(&self, Subject { picture, clean }: &Subject) -> Result<Measured> {
+        let mut measured = Measured::default();
+        let mut keep = |metric: Metric, value: f64| measured.values.insert(metric, value);
+        if let Some(clean) = clean {
+            if self.has(Metric::Psnr) {
+                keep(Metric::Psnr, psnr_of(clean, picture, self.pixels)?.min(MOST_PSNR));
+            }
+            if self.has(Metric::Ssim) {
+                keep(Metric::Ssim, ssim_of(clean, picture, self.pixels)?);
+            }
+            if let Some((lpips, _)) = &self.lpips {
+                let [clean, picture] = [clean, picture].map(|picture| pictures::to_tensor([picture], &self.device));
+                let distance = lpips.distance(clean, picture)?.into_data().iter::<f64>().next();
+                keep(Metric::Lpips, distance.context("LPIPS gave no distance")?);
+            }
+        }
+        Ok(measured)
+    }
+
+    /// The features of a caption in CLIP's space; `None` without CLIP, or of no caption.
+    ///
+    /// # Errors
+    /// CLIP's text tower has no projection.
+    pub fn caption(&self, text: &str) -> Result<Option<Vec<f32>>> {
+        match &self.clip {
+            Some(clip) if !text.is_empty() && self.has(Metric::ClipT) => Ok(Some(clip.texts.features(text)?)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Features in a row of a space.
+    pub fn dimensions(&self, space: Space) -> usize {
+        match space {
+            Space::Clip => self.clip.as_ref().map_or(0, |clip| clip.images.dimensions()),
+            Space::Inception | Space::InceptionPatches => inception::FEATURES,
+        }
+    }
+
+    /// Stands for all that the numbers of one picture depend on but the picture.
+    pub fn fingerprint(&self) -> String {
+        let measured = Metric::ALL.into_iter().filter(|&metric| self.has(metric));
+        sha256(measured.map(|metric| format!("{:?}\n", self.measure_of(metric))).collect::<String>().as_bytes())
+    }
+
+    /// Variant, weights and preprocessing of a metric.
+    fn measure_of(&self, metric: Metric) -> (String, Option<String>, String) {
+        let clip = || {
+            let clip = self.clip.as_ref();
+            let preprocessing = clip.map_or_else(String::new, |clip| clip.images.preprocessing().describe());
+            (clip.map(|clip| clip.checksum.clone()), preprocessing)
+        };
+        let fid = || {
+            let resizing = self.fid.as_ref().map_or("", |(space, _)| space.resizing().describe());
+            (self.fid.as_ref().map(|(_, checksum)| checksum.clone()), resizing.to_owned())
+        };
+        let levels = || (None, format!("8-bit levels, {}", self.pixels.describe()));
+        let patches = format!(
+            "Inception v3, unbiased covariance; squares of {side} pixels side by side, and again half a square further",
+            side = self.patch
+        );
+        let (variant, (weights, preprocessing)) = match metric {
+            Metric::Fid => ("Inception v3, unbiased covariance", fid()),
+            Metric::PatchFid => (patches.as_str(), fid()),
+            Metric::ClipFrechet => ("unit-length CLIP image features, unbiased covariance", clip()),
+            Metric::Lpips => (
+                self.lpips.as_ref().map_or("", |(lpips, _)| lpips.backbone().name()),
+                (self.lpips.as_ref().map(|(_, checksum)| checksum.clone()), "values in [-1, 1]".to_owned()),
+            ),
+            Metric::Psnr => ("at most 60 dB a picture, mean over pictures", levels()),
+            Metric::Ssim => ("Gaussian window of sigma 1.5, as scikit-image; mean over pictures", levels()),
+            Metric::ClipI => ("cosine to the clean picture, mean over pictures", clip()),
+            Metric::ClipT => ("cosine to the caption, mean over pictures", clip()),
+        };
+        (variant.to_owned(), weights, preprocessing)
+    }
+
+    /// How a metric is measured on a benchmark.
+    pub fn protocol(&self, metric: Metric, benchmark: &Benchmark, method: &MethodProtocol) -> Protocol {
+        let (variant, weights, preprocessing) = self.measure_of(metric);
+        Protocol {
+            metric: metric.name().to_owned(),
+            variant,
+            weights,
+            preprocessing,
+            images: benchmark.entries.len(),
+            benchmark: benchmark.checksum.clone(),
+            method: method.clone(),
+        }
+    }
+
+    /// What should be said of a metric, on `rows` pictures or patches.
+    pub fn cautions(&self, metric: Metric, rows: usize) -> Vec<String> {
+        let space = match metric {
+            Metric::Fid => Some(Space::Inception),
+            Metric::PatchFid => Some(Space::InceptionPatches),
+            Metric::ClipFrechet => Some(Space::Clip),
+            _ => None,
+        };
+        let dimensions = space.map_or(0, |space| self.dimensions(space));
+        let few = (rows <= dimensions).then(|| {
+            let what = if metric == Metric::PatchFid { "patches" } else { "pictures" };
+            format!("{}: {rows} {what} for {dimensions} features: the covariance is singular, and the distance too large by an amount that depends on the number of {what}", metric.name())
+        });
+        let strange = self.strange.get(&metric).map(|caution| format!("{}: {caution}", metric.name()));
+        few.into_iter().chain(strange).collect()
+    }
+}
+
+impl Clip {
+    fn load(config: &EvalConfig, device: &Device) -> Result<Self> {
+        let folder = ClipFolder::open(&config.clip)?;
+        let mut checksums = String::new();
+        for file in folder.weights_files()? {
+            let bytes = std::fs::read(&file).with_context(|| format!("can't read {}", file.display()))?;
+            checksums += &sha256(&bytes);
+        }
+        let (images, texts) = (ImageSpace::load(&folder, device)?, TextSpace::load(&folder, device)?);
+        let (of_images, of_texts) = (images.dimensions(), texts.dimensions());
+        ensure!(of_images == of_texts, "CLIP's pictures have {of_images} features, its texts {of_texts}");
+        Ok(Self { images, texts, checksum: sha256(checksums.as_bytes()) })
+    }
+}

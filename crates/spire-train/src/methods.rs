@@ -1,0 +1,147 @@
+//! The pictures of an evaluation's methods: made by a model of this project, or found.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use spire_data::benchmark::{Benchmark, Entry};
+use spire_eval::evaluation::{EvalConfig, MethodConfig, MethodKind, MethodProtocol, slug};
+
+use crate::progress::FileProgress;
+use crate::restore_files::{Job, JobSettings, Restored, Restorer};
+use crate::trained_model::TrainedModel;
+
+/// Models that are loaded, and pictures that are restored, already.
+#[derive(Debug, Default)]
+pub struct Methods {
+    /// Models and the checksums of their branches, by where they are from.
+    loaded: BTreeMap<String, (Restorer, String)>,
+    restored: Restored,
+}
+
+/// Where a method's pictures of a benchmark are.
+#[derive(Clone, Debug)]
+pub enum Pictures {
+    /// `ID.png` in this folder.
+    In(PathBuf),
+    /// The degraded pictures of the benchmark.
+    Degraded,
+}
+
+impl Pictures {
+    /// The file of an entry.
+    pub fn file(&self, benchmark: &Benchmark, entry: &Entry) -> PathBuf {
+        match self {
+            Self::In(folder) => folder.join(format!("{}.png", entry.id)),
+            Self::Degraded => benchmark.degraded(entry),
+        }
+    }
+}
+
+/// The name that a benchmark has in paths.
+pub fn name(benchmark: &Benchmark) -> String {
+    benchmark.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+impl Methods {
+    /// Whether the files that a method needs are there; nothing is loaded.
+    ///
+    /// # Errors
+    /// The run, the branch or the folder is not there.
+    pub fn check(method: &MethodConfig, benchmark: &Benchmark) -> Result<()> {
+        match method.kind {
+            MethodKind::Input => Ok(()),
+            MethodKind::Folder => {
+                let folder = folder_of(method, benchmark);
+                ensure!(folder.is_dir(), "there is no folder {}", folder.display());
+                Ok(())
+            }
+            MethodKind::Model => locate(method)?.checksum().map(|_| ()),
+        }
+    }
+
+    /// A method's pictures of a benchmark: where they are, and how they were made. Those that a model makes and that are not
+    /// there are made, into `output`.
+    ///
+    /// # Errors
+    /// The model can't be loaded, or a picture can't be read or written.
+    pub fn pictures(
+        &mut self,
+        method: &MethodConfig,
+        config: &EvalConfig,
+        benchmark: &Benchmark,
+        output: &Path,
+    ) -> Result<(Pictures, MethodProtocol)> {
+        match method.kind {
+            MethodKind::Input => Ok((Pictures::Degraded, MethodProtocol::Input)),
+            MethodKind::Folder => {
+                Ok((Pictures::In(folder_of(method, benchmark)), MethodProtocol::Folder { files: String::new() }))
+            }
+            MethodKind::Model => {
+                let sampling = method.sampling.as_ref().unwrap_or(&config.sampling);
+                let clip = sampling.clip_guidance.as_ref();
+                let key = format!("{:?} {:?} {:?} {clip:?}", method.run, method.base, method.control);
+                if !self.loaded.contains_key(&key) {
+                    let (mut restorer, checksum) = load(method, &config.device)?;
+                    restorer.base.guide_by(clip)?;
+                    self.loaded.insert(key.clone(), (restorer, checksum));
+                }
+                let (restorer, checksum) = &self.loaded[&key];
+                let folder = output.join("restored").join(name(benchmark)).join(slug(&method.name));
+                restore(restorer, method, config, benchmark, &folder, &self.restored)?;
+                let made = MethodProtocol::Model {
+                    model: restorer.run.clone(),
+                    control: checksum.clone(),
+                    semantic: method.semantic,
+                    restoration: serde_json::to_value(method.restoration)?.as_str().unwrap_or_default().to_owned(),
+                    seed: config.seed,
+                    sampling: sampling.clone(),
+                };
+                Ok((Pictures::In(folder), made))
+            }
+        }
+    }
+}
+
+fn folder_of(method: &MethodConfig, benchmark: &Benchmark) -> PathBuf {
+    method.folder.as_deref().unwrap_or_default().replace("{benchmark}", &name(benchmark)).into()
+}
+
+fn locate(method: &MethodConfig) -> Result<TrainedModel> {
+    TrainedModel::locate(method.run.as_deref(), method.base.as_deref().zip(method.control.as_deref()))
+}
+
+fn load(method: &MethodConfig, device: &str) -> Result<(Restorer, String)> {
+    let model = locate(method)?;
+    let checksum = model.checksum()?;
+    let mut restorer = model.load(Some(device), None)?;
+    // Pictures of the same folder with other weights are others.
+    restorer.run = format!("{}, control {}", restorer.run, &checksum[..8]);
+    Ok((restorer, checksum))
+}
+
+fn restore(
+    restorer: &Restorer,
+    method: &MethodConfig,
+    config: &EvalConfig,
+    benchmark: &Benchmark,
+    folder: &Path,
+    restored: &Restored,
+) -> Result<()> {
+    let job = |(i, entry): (usize, &Entry)| Job {
+        input: benchmark.degraded(entry),
+        output: folder.join(format!("{}.png", entry.id)),
+        semantic: if method.semantic { entry.semantic.clone() } else { String::new() },
+        restoration: method.restoration.of(entry),
+        seed: config.seed + i as u64,
+    };
+    let jobs: Vec<Job> = benchmark.entries.iter().enumerate().map(job).collect();
+    let progress = FileProgress::new(jobs.len() as u64);
+    let advance = |job: &Job| {
+        let name = job.output.file_name().unwrap_or_default().to_string_lossy();
+        progress.advance(&format!("{}: restoring {name}", method.name));
+    };
+    let sampling = method.sampling.as_ref().unwrap_or(&config.sampling).clone();
+    let settings = JobSettings { sampling, batch_size: config.batch_size, threads: config.threads };
+    restorer.restore_jobs(&jobs, &settings, restored, &advance).with_context(|| method.name.clone())
+}
