@@ -20,6 +20,7 @@ import denoiser
 import encoders
 import formula
 import metrics
+import quality
 import samplers
 import stable_diffusion
 import tokens
@@ -37,6 +38,9 @@ KINDS = {
     "lpips": metrics.lpips,
     "frechet": metrics.frechet,
     "psnr-ssim": metrics.psnr_ssim,
+    "musiq": quality.musiq,
+    "clip-iqa": quality.clip_iqa,
+    "maniqa": quality.maniqa,
     "blur-kernels": degradations.blur_kernels,
     "blur-resize": degradations.blur_resize,
     "jpeg": degradations.jpeg,

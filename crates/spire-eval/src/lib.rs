@@ -1,21 +1,28 @@
 //! How good a restored picture is, and whether this implementation computes what the references compute.
 //!
 //! Metrics: [`psnr`] and [`ssim`] compare two pictures, [`lpips`] compares them as a network sees them, [`frechet`]
-//! compares two sets of pictures by their features. [`evaluation`] measures
-//! methods on benchmarks. [`verify`] holds every operator and network to reference bundles.
+//! compares two sets of pictures by their features; [`clip_iqa`], [`musiq`] and [`maniqa`] judge a
+//! picture by itself. [`evaluation`] measures methods on benchmarks. [`verify`] holds every operator and network to reference bundles.
 
 pub mod arrays;
+mod checkpoint;
+pub mod clip_iqa;
 pub mod clip_space;
 pub mod evaluation;
 pub mod frechet;
 pub mod lpips;
+pub mod maniqa;
+pub mod musiq;
 mod pixels;
 pub mod psnr;
 pub mod ssim;
 pub mod verify;
 
+pub use clip_iqa::ClipIqa;
 pub use frechet::{FeatureStatistics, FrechetError, frechet_distance};
 pub use lpips::Lpips;
+pub use maniqa::Maniqa;
+pub use musiq::Musiq;
 pub use pixels::{Colours, Compared, MetricError};
 pub use psnr::{psnr, psnr_of};
 pub use ssim::{ssim, ssim_of};

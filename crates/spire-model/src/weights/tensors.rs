@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use burn::tensor::{Bytes, DType, Shape};
 use burn_store::burn_pack::{Error, Tensor};
 
@@ -75,6 +75,22 @@ impl Tensors {
             Some(renamed)
         });
         Self::new(self.origin.clone(), tensors)
+    }
+
+    /// Gives one of them, if it is there, another shape of as many elements.
+    ///
+    /// # Errors
+    /// It has more or fewer elements.
+    pub fn reshape(&mut self, name: &str, shape: &[usize]) -> Result<()> {
+        let Some(tensor) = self.tensors.get_mut(name) else { return Ok(()) };
+        ensure!(
+            tensor.shape.iter().product::<usize>() == shape.iter().product::<usize>(),
+            "{}: {name} has the shape {:?}, expected is {shape:?}",
+            self.origin,
+            tensor.shape.to_vec()
+        );
+        *tensor = reshaped(tensor, shape.to_vec());
+        Ok(())
     }
 
     /// Adds one, or replaces the one of that name.
