@@ -35,7 +35,8 @@ def uniform(state: int, start: int, stop: int) -> numpy.ndarray:
 
 
 def values(name: str, shape: tuple[int, ...], seed: int, gain: float = 1.0) -> torch.Tensor:
-    """The tensor called `name`: matrices and kernels of the gain, scales and variances about 1, biases about 0."""
+    """The tensor called `name`: matrices and kernels of the gain, scales and variances about 1, biases about 0, single
+    numbers about ln 100."""
     state = fnv1a(name) ^ seed
     flat = numpy.empty(math.prod(shape), numpy.float32)
     for start in range(0, len(flat), CHUNK):
@@ -45,6 +46,9 @@ def values(name: str, shape: tuple[int, ...], seed: int, gain: float = 1.0) -> t
             u *= gain * math.sqrt(3 / math.prod(shape[1:]))
         elif name.endswith((".weight", ".running_var")):
             u = 1 + 0.1 * u
+        elif not shape:
+            # CLIP's temperature: the logarithm of 100, where training keeps it.
+            u = math.log(100) + 0.1 * u
         else:
             u *= 0.02
         flat[start:stop] = u

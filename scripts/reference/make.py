@@ -20,6 +20,7 @@ import denoiser
 import encoders
 import formula
 import metrics
+import quality
 import samplers
 import stable_diffusion
 import tokens
@@ -40,6 +41,9 @@ KINDS = {
     "pillow-resize": metrics.pillow_resize,
     "frechet": metrics.frechet,
     "psnr-ssim": metrics.psnr_ssim,
+    "musiq": quality.musiq,
+    "clip-iqa": quality.clip_iqa,
+    "maniqa": quality.maniqa,
     "blur-kernels": degradations.blur_kernels,
     "blur-resize": degradations.blur_resize,
     "jpeg": degradations.jpeg,

@@ -28,6 +28,9 @@ const KINDS: [(&str, &str); 15] = [
     ("case-jpeg", ""),
 ];
 
+/// Cases of metrics whose networks are large and judge each picture by itself, with the folder that their weights are in.
+const QUALITY: [(&str, &str); 3] = [("case-musiq", "musiq"), ("case-clip-iqa", "clip-iqa"), ("case-maniqa", "maniqa")];
+
 fn reference() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference")
 }
@@ -141,7 +144,7 @@ fn every_reference_bundle_passes() {
     let report = run(&reference());
     assert!(report.passed(), "\n{report}");
     let kinds: BTreeSet<&str> = report.rows.iter().map(|row| row.kind.as_str()).collect();
-    assert_eq!(kinds.len(), KINDS.len(), "{kinds:?}");
+    assert_eq!(kinds.len(), KINDS.len() + QUALITY.len(), "{kinds:?}");
 }
 
 #[test]
@@ -223,6 +226,44 @@ fn a_wrong_shape_fails() {
                 assert_failed(&run_one(&copy.folder), "shape");
             }
         }
+    }
+}
+
+#[test]
+fn every_output_of_a_quality_metric_counts() {
+    for (case, weights) in QUALITY {
+        let copy = Copy::of(case, weights);
+        let tensors = copy.tensors().unwrap();
+        let mut changed = tensors.clone();
+        changed.insert("out.score.0".into(), tensors["out.score.0"].perturbed());
+        copy.write(&changed);
+        assert_failed(&run_one(&copy.folder), "out.score.0 differs");
+        for missing in ["in.image.0", "out.features.0"] {
+            let mut fewer = tensors.clone();
+            fewer.remove(missing);
+            copy.write(&fewer);
+            assert_failed(&run_one(&copy.folder), "out.features.0");
+        }
+        let mut grey = tensors.clone();
+        let Stored { dtype, shape, bytes } = &tensors["in.image.0"];
+        let first = bytes.iter().copied().step_by(3).collect();
+        grey.insert("in.image.0".into(), Stored { dtype: *dtype, shape: vec![shape[0], shape[1], 1], bytes: first });
+        copy.write(&grey);
+        assert_failed(&run_one(&copy.folder), "in.image.0 has 1 channels");
+    }
+}
+
+#[test]
+fn a_quality_metric_tells_pictures_apart() {
+    for (case, weights) in QUALITY {
+        let tensors = Copy::of(case, weights).tensors().unwrap();
+        let scores: Vec<f32> = tensors
+            .iter()
+            .filter(|(name, _)| name.starts_with("out.score."))
+            .map(|(_, score)| f32::from_le_bytes(score.bytes[..4].try_into().unwrap()))
+            .collect();
+        let largest = scores.iter().fold(0.0, |largest: f32, score| largest.max(score.abs()));
+        assert!(scores.windows(2).all(|pair| (pair[0] - pair[1]).abs() > 0.05 * largest), "{case}: {scores:?}");
     }
 }
 

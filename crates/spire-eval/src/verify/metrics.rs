@@ -145,7 +145,7 @@ pub fn pillow_resize(case: &Case) -> Result<Worst> {
 }
 
 /// A picture from 8-bit levels, `[height, width, 3]`.
-fn picture(arrays: &Arrays, name: &str) -> Result<Picture> {
+pub fn picture(arrays: &Arrays, name: &str) -> Result<Picture> {
     let ([height, width, channels], values) = arrays.shaped::<3>(name)?;
     ensure!(channels == 3, "{name} has {channels} channels, expected 3");
     ensure!(

@@ -6,6 +6,7 @@ mod degradation;
 mod diffusion;
 mod metrics;
 mod networks;
+mod quality;
 mod report;
 mod text;
 
@@ -81,6 +82,9 @@ fn run(case: &Case, device: &Device) -> Result<Worst> {
         "pillow-resize" => metrics::pillow_resize(case),
         "frechet" => metrics::frechet(case),
         "psnr-ssim" => metrics::psnr_ssim(case),
+        "clip-iqa" => quality::clip_iqa(case, device),
+        "maniqa" => quality::maniqa(case, device),
+        "musiq" => quality::musiq(case, device),
         "blur-kernels" => degradation::blur_kernels(case),
         "blur-resize" => degradation::blur_resize(case),
         "jpeg" => degradation::jpeg(case),

@@ -13,8 +13,10 @@ use burn_store::{
 
 use super::{Precision, Tensors};
 
-/// Buffers that checkpoints carry and that no model reads: positions are counted, not loaded.
-const UNREAD_BUFFERS: [&str; 1] = ["embeddings.position_ids"];
+/// Buffers that checkpoints carry and that no model reads: positions are counted, not loaded, and so are the indices and
+/// masks of windows; how many batches a normalisation has seen matters to training alone.
+const UNREAD_BUFFERS: [&str; 4] =
+    ["embeddings.position_ids", ".num_batches_tracked", ".relative_position_index", ".attn_mask"];
 
 /// How many names of missing, extra or mis-shaped tensors a message shows.
 const NAMES_SHOWN: usize = 5;

@@ -45,12 +45,15 @@ pub fn open(file: &Path) -> Result<Vec<Tensor>> {
 
 /// The numbers of the tensor `name`, in row-major order: with u uniform in \[-1, 1) from a splitmix64 sequence that
 /// starts at FNV-1a of the name, xor `seed`, a matrix or kernel holds `gain`·u·√(3 / fan-in), a normalisation's weight and
-/// running variance 1 + 0.1·u, a bias 0.02·u. Activations keep about their size through networks of any depth.
+/// running variance 1 + 0.1·u, a bias 0.02·u, a single number ln 100 + 0.1·u. Activations keep about their size through
+/// networks of any depth.
 pub fn splitmix64(name: &str, shape: &[usize], seed: u64, gain: f64) -> impl Iterator<Item = f32> {
     let state = fnv1a(name) ^ seed;
     let (offset, scale) = match shape {
         [_] if name.ends_with(".weight") || name.ends_with(".running_var") => (1.0, 0.1),
-        [] | [_] => (0.0, 0.02),
+        [_] => (0.0, 0.02),
+        // CLIP's temperature: the logarithm of 100, where training keeps it.
+        [] => (100_f64.ln(), 0.1),
         [_, inputs @ ..] => (0.0, gain * (3.0 / inputs.iter().product::<usize>() as f64).sqrt()),
     };
     (0..shape.iter().product::<usize>() as u64).map(move |i| {
@@ -73,6 +76,7 @@ mod tests {
         assert!((variance * 288.0 - 1.0).abs() < 0.05, "{variance}");
         assert!(splitmix64("norm.weight", &[100], 7, 1.0).all(|w| (0.9..1.1).contains(&w)));
         assert!(splitmix64("norm.bias", &[100], 7, 1.0).all(|w| w.abs() <= 0.02));
+        assert!(splitmix64("logit_scale", &[], 7, 1.0).all(|w| (4.5..4.71).contains(&w)));
         assert_ne!(splitmix64("a.bias", &[1], 7, 1.0).next(), splitmix64("a.bias", &[1], 8, 1.0).next());
     }
 

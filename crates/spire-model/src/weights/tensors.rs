@@ -89,6 +89,22 @@ impl Tensors {
         Self::new(self.origin.clone(), tensors)
     }
 
+    /// Gives one of them, if it is there, another shape of as many elements.
+    ///
+    /// # Errors
+    /// It has more or fewer elements.
+    pub fn reshape(&mut self, name: &str, shape: &[usize]) -> Result<()> {
+        let Some(tensor) = self.tensors.get_mut(name) else { return Ok(()) };
+        ensure!(
+            tensor.shape.iter().product::<usize>() == shape.iter().product::<usize>(),
+            "{}: {name} has the shape {:?}, expected is {shape:?}",
+            self.origin,
+            tensor.shape.to_vec()
+        );
+        *tensor = reshaped(tensor, shape.to_vec());
+        Ok(())
+    }
+
     /// Adds one, or replaces the one of that name.
     pub fn insert(&mut self, tensor: Tensor) {
         self.tensors.insert(tensor.name.clone(), tensor);

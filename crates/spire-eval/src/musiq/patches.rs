@@ -1,0 +1,148 @@
+//! Pictures as MUSIQ reads them: at several scales, cut into patches that know where they come from.
+
+use anyhow::{Result, ensure};
+use burn::tensor::Tensor;
+use burn::tensor::module::interpolate;
+use burn::tensor::ops::{InterpolateMode, InterpolateOptions, PadMode};
+
+use super::MusiqConfig;
+
+/// The patches of a picture at all scales, one after the other.
+#[derive(Debug)]
+pub struct Patches {
+    /// `[patches, 3, patch_size, patch_size]` in \[-1, 1\], beyond by what bicubic interpolation overshoots.
+    pub pixels: Tensor<4>,
+    /// Which of the `spatial_pos_grid_size`² cells of its scale each patch lies in, row after row.
+    pub cells: Vec<usize>,
+    /// Which scale each patch is of: the resized ones, smallest first, then the picture itself.
+    pub scales: Vec<usize>,
+}
+
+impl Patches {
+    /// Cuts `picture`, `[1, 3, height, width]` in \[-1, 1\].
+    ///
+    /// # Errors
+    /// The picture is so narrow that nothing of it is left at a smaller scale.
+    pub fn of(picture: Tensor<4>, config: &MusiqConfig) -> Result<Self> {
+        let mut longer_sides = config.longer_side_lengths.clone();
+        longer_sides.sort_unstable();
+        let mut scales = longer_sides
+            .into_iter()
+            .map(|longer_side| resize(picture.clone(), longer_side))
+            .collect::<Result<Vec<_>>>()?;
+        scales.push(picture);
+
+        let mut patches =
+            Self { pixels: Tensor::empty([0, 3, 1, 1], &scales[0].device()), cells: vec![], scales: vec![] };
+        let mut pixels = Vec::with_capacity(scales.len());
+        for (scale, picture) in scales.into_iter().enumerate() {
+            let (cut, [rows, columns]) = cut(picture, config.patch_size);
+            let grid = config.spatial_pos_grid_size;
+            for row in 0..rows {
+                for column in 0..columns {
+                    patches.cells.push(cell(row, rows, grid) * grid + cell(column, columns, grid));
+                    patches.scales.push(scale);
+                }
+            }
+            pixels.push(cut);
+        }
+        patches.pixels = Tensor::cat(pixels, 0);
+        Ok(patches)
+    }
+}
+
+/// `picture` with `longer_side` pixels on its longer side, as torch's `interpolate` with `bicubic`: without anti-aliasing.
+fn resize(picture: Tensor<4>, longer_side: usize) -> Result<Tensor<4>> {
+    let [.., height, width] = picture.dims();
+    let ratio = longer_side as f64 / height.max(width) as f64;
+    let size = [height, width].map(|side| (side as f64 * ratio).round_ties_even() as usize);
+    ensure!(
+        size.iter().all(|&side| side > 0),
+        "a picture of {width}×{height} is too narrow: at {longer_side} pixels on the longer side nothing is left of it"
+    );
+    let options = InterpolateOptions::new(InterpolateMode::Bicubic).with_align_corners(false).with_output_size(size);
+    Ok(interpolate(picture, options))
+}
+
+/// The patches, row after row, and how many rows and columns there are: zeros around the picture fill the outer ones.
+fn cut(picture: Tensor<4>, side: usize) -> (Tensor<4>, [usize; 2]) {
+    let picture = pad_same(picture, side, side);
+    let [_, channels, height, width] = picture.dims();
+    let [rows, columns] = [height / side, width / side];
+    let patches = picture.reshape([channels, rows, side, columns, side]).permute([1, 3, 0, 2, 4]).reshape([
+        rows * columns,
+        channels,
+        side,
+        side,
+    ]);
+    (patches, [rows, columns])
+}
+
+/// TensorFlow's padding `SAME`, with zeros: a window that moves by `stride` starts as often as it fits, and where the
+/// padding is odd there is more of it below and on the right.
+pub fn pad_same(x: Tensor<4>, window: usize, stride: usize) -> Tensor<4> {
+    let [.., height, width] = x.dims();
+    let [vertical, horizontal] = [height, width].map(|side| {
+        let padding = ((side.div_ceil(stride) - 1) * stride + window).saturating_sub(side);
+        (padding / 2, padding - padding / 2)
+    });
+    x.pad([vertical, horizontal], PadMode::Constant(0.0))
+}
+
+/// The cell of `grid` that index `i` of `count` lies in, in the single precision of torch's `interpolate` with `nearest`.
+fn cell(i: usize, count: usize, grid: usize) -> usize {
+    let ratio = grid as f32 / count as f32;
+    ((i as f32 * ratio) as usize).min(grid - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Distribution};
+
+    use super::*;
+
+    fn picture(height: usize, width: usize) -> Tensor<4> {
+        Tensor::random([1, 3, height, width], Distribution::Uniform(-1.0, 1.0), &Device::default())
+    }
+
+    /// pyiqa: `get_hashed_spatial_pos_emb_index(10, 3, 4)` and `(10, 1, 13)`.
+    #[test]
+    fn cells_are_those_of_the_reference() {
+        let cells = |count| (0..count).map(|i| cell(i, count, 10)).collect::<Vec<_>>();
+        assert_eq!(cells(1), [0]);
+        assert_eq!(cells(3), [0, 3, 6]);
+        assert_eq!(cells(4), [0, 2, 5, 7]);
+        assert_eq!(cells(13), [0, 0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn patches_cover_every_scale() {
+        let patches = Patches::of(picture(300, 451), &MusiqConfig::default()).unwrap();
+        // 224×149, 384×255 and 451×300, in patches of 32.
+        let counts = [5 * 7, 8 * 12, 10 * 15];
+        assert_eq!(patches.pixels.dims(), [counts.iter().sum(), 3, 32, 32]);
+        for (scale, count) in counts.into_iter().enumerate() {
+            assert_eq!(patches.scales.iter().filter(|&&of| of == scale).count(), count);
+        }
+        assert_eq!(patches.cells.len(), patches.scales.len());
+    }
+
+    #[test]
+    fn a_patch_is_the_part_of_the_picture_that_it_is_called_after() {
+        let picture = picture(40, 70);
+        let (patches, counts) = cut(picture.clone(), 32);
+        assert_eq!(counts, [2, 3]);
+        // 24 rows of padding, 12 of them above; 26 columns, 13 of them on the left.
+        let inside = picture.slice([0..1, 0..3, 20..40, 19..51]);
+        let patch = patches.clone().slice([4..5, 0..3, 0..20, 0..32]);
+        inside.into_data().assert_eq(&patch.into_data(), true);
+        assert_eq!(patches.slice([4..5, 0..3, 20..32, 0..32]).abs().sum().into_scalar::<f32>(), 0.0);
+    }
+
+    #[test]
+    fn a_line_of_pixels_is_too_narrow() {
+        let message = Patches::of(picture(1, 500), &MusiqConfig::default()).unwrap_err().to_string();
+        assert!(message.contains("500×1 is too narrow"), "{message}");
+        assert!(Patches::of(picture(1, 1), &MusiqConfig::default()).is_ok());
+    }
+}
