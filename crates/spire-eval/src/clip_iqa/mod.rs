@@ -16,12 +16,16 @@ use spire_model::tokenizer::{CONTEXT_LENGTH, Tokenizer};
 use spire_model::weights::{self, Precision};
 
 use crate::checkpoint;
+use crate::public_weights::PublicWeights;
 use resnet::ModifiedResNet;
 use text::Transformer;
 
 /// The published weights: OpenAI's RN50 as open_clip keeps it, under OpenAI's names. The file that OpenAI publishes,
 /// `RN50.pt`, is a TorchScript program, which is not read.
-pub const CLIP_RN50: &str = "https://huggingface.co/timm/resnet50_clip.openai/resolve/main/open_clip_model.safetensors";
+pub const WEIGHTS: PublicWeights = PublicWeights {
+    file: "resnet50_clip.openai/open_clip_model.safetensors",
+    url: "https://huggingface.co/timm/resnet50_clip.openai/resolve/main/open_clip_model.safetensors",
+};
 
 /// What a picture may look like, in pairs of good and bad: pyiqa's `clipiqa` takes the mean over them, where the paper has
 /// the one pair "Good photo." and "Bad photo.".

@@ -22,11 +22,17 @@ pub enum Metric {
     ClipI,
     /// Cosine of the restored picture's CLIP features and its caption's.
     ClipT,
+    /// How good the restored picture looks, as CLIP-IQA judges it.
+    ClipIqa,
+    /// As MUSIQ judges it, 0 to 100.
+    Musiq,
+    /// As MANIQA judges it.
+    Maniqa,
 }
 
 impl Metric {
     /// All, in the order of the tables' columns.
-    pub const ALL: [Self; 8] =
+    pub const ALL: [Self; 11] =
         [Self::Fid, Self::PatchFid, Self::ClipFrechet, Self::Lpips, Self::Psnr, Self::Ssim, Self::ClipI, Self::ClipT];
 
     /// What it is called.
@@ -40,6 +46,9 @@ impl Metric {
             Self::Ssim => "SSIM",
             Self::ClipI => "CLIP-I",
             Self::ClipT => "CLIP-T",
+            Self::ClipIqa => "CLIP-IQA",
+            Self::Musiq => "MUSIQ",
+            Self::Maniqa => "MANIQA",
         }
     }
 
@@ -51,13 +60,8 @@ impl Metric {
     /// Digits after the point.
     pub fn decimals(self) -> usize {
         match self {
-            Self::Fid | Self::PatchFid | Self::Psnr => 2,
+            Self::Fid | Self::PatchFid | Self::Psnr | Self::Musiq => 2,
             _ => 3,
         }
-    }
-
-    /// Whether it compares with clean pictures.
-    pub fn needs_clean(self) -> bool {
-        self != Self::ClipT
     }
 }

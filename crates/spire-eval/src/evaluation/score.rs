@@ -59,7 +59,16 @@ impl<'a> Ground<'a> {
         let clean = |entry: &Entry| benchmark.clean(entry);
         let clean = benchmark
             .has_clean
-            .then(|| measure(scorer, &benchmark.entries, &clean, None, kept, settings, progress))
+            .then(|| {
+                measure(
+                    scorer,
+                    &benchmark.entries,
+                    Asked { files: &clean, clean: None, judged: false },
+                    kept,
+                    settings,
+                    progress,
+                )
+            })
             .transpose()?;
         let captions = benchmark.entries.iter().map(|entry| scorer.caption(&entry.semantic)).collect::<Result<_>>()?;
         Ok(Self { benchmark, clean: clean.map(|(measured, _)| measured), captions })
@@ -81,7 +90,8 @@ impl<'a> Ground<'a> {
         let clean = |entry: &Entry| self.benchmark.clean(entry);
         let clean: Option<Files> = if self.benchmark.has_clean { Some(&clean) } else { None };
         let entries = &self.benchmark.entries;
-        let (measured, files) = measure(scorer, entries, restored, clean, kept, settings, progress)?;
+        let (measured, files) =
+            measure(scorer, entries, Asked { files: restored, clean, judged: true }, kept, settings, progress)?;
 
         let mut scores = Scores { files, ..Scores::default() };
         for found in &measured {
@@ -126,12 +136,20 @@ fn statistics(measured: &[Measured], space: Space, dimensions: usize) -> Result<
 /// Finds the file of an entry's picture.
 type Files<'a> = &'a (dyn Fn(&Entry) -> PathBuf + Sync);
 
+/// What is measured of each entry.
+struct Asked<'a> {
+    files: Files<'a>,
+    /// What the pictures are compared with.
+    clean: Option<Files<'a>>,
+    /// See [`Subject`].
+    judged: bool,
+}
+
 /// Measures the picture of each entry, and gives the checksum of their checksums as well.
 fn measure(
     scorer: &Scorer,
     entries: &[Entry],
-    files: Files,
-    clean: Option<Files>,
+    Asked { files, clean, judged }: Asked,
     kept: &Path,
     settings: ScoreSettings,
     progress: &(dyn Fn(&Entry) + Sync),
@@ -157,7 +175,8 @@ fn measure(
                 found.push(Some((measured.clone(), checksum)));
                 continue;
             }
-            let subject = Subject { picture: open(&file)?, clean: clean.as_ref().map(open).transpose()? };
+            let clean = clean.as_ref().map(open).transpose()?;
+            let subject = Subject { picture: open(&file)?, clean, judged };
             if let Some(clean) = &subject.clean {
                 ensure!(
                     (clean.width, clean.height) == (subject.picture.width, subject.picture.height),

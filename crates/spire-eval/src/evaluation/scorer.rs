@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use burn::tensor::Device;
 use spire_data::Picture;
 use spire_data::benchmark::Benchmark;
@@ -17,7 +17,7 @@ use super::protocol::{MethodProtocol, Protocol};
 use crate::clip_space::{ImageSpace, TextSpace};
 use crate::fid::{self, FidSpace};
 use crate::public_weights::{FoundWeights, PublicWeights};
-use crate::{Compared, Lpips, inception, psnr_of, ssim_of};
+use crate::{ClipIqa, Compared, Lpips, Maniqa, Musiq, clip_iqa, inception, maniqa, musiq, psnr_of, ssim_of};
 
 /// What an untouched picture's PSNR is counted as: 8 bits can't tell more apart.
 const MOST_PSNR: f64 = 60.0;
@@ -31,6 +31,9 @@ pub struct Scorer {
     /// Side of the patches of patch FID.
     patch: usize,
     lpips: Option<(Lpips, String)>,
+    clip_iqa: Option<(ClipIqa, String)>,
+    musiq: Option<(Musiq, String)>,
+    maniqa: Option<(Maniqa, String)>,
     pixels: Compared,
     /// What is left out, and what is needed for it.
     missing: BTreeMap<Metric, String>,
@@ -53,6 +56,8 @@ pub struct Subject {
     pub picture: Picture,
     /// What it is compared with, of the same size, if there is anything.
     pub clean: Option<Picture>,
+    /// Whether it is judged by itself as well; clean pictures give features only.
+    pub judged: bool,
 }
 
 impl Scorer {
@@ -94,6 +99,15 @@ impl Scorer {
             }
             _ => None,
         };
+        let mut find_one = |metric: Metric, file: PublicWeights| {
+            Ok::<_, Error>(find(&[metric], &[file])?.and_then(|mut files| files.pop()))
+        };
+        let clip_iqa = find_one(Metric::ClipIqa, clip_iqa::WEIGHTS)?;
+        let clip_iqa = clip_iqa.map(|file| Ok::<_, Error>((ClipIqa::load(&file.path, device)?, file.checksum)));
+        let musiq = find_one(Metric::Musiq, musiq::WEIGHTS)?;
+        let musiq = musiq.map(|file| Ok::<_, Error>((Musiq::load(&file.path, device)?, file.checksum)));
+        let maniqa = find_one(Metric::Maniqa, maniqa::WEIGHTS)?;
+        let maniqa = maniqa.map(|file| Ok::<_, Error>((Maniqa::load(&file.path, device)?, file.checksum)));
         let of_clip = [Metric::ClipFrechet, Metric::ClipI, Metric::ClipT];
         let clip = match wants(&of_clip) {
             true if config.clip.is_dir() => Some(Clip::load(config, device)?),
@@ -111,6 +125,9 @@ impl Scorer {
             fid,
             patch: config.fid.patch,
             lpips,
+            clip_iqa: clip_iqa.transpose()?,
+            musiq: musiq.transpose()?,
+            maniqa: maniqa.transpose()?,
             pixels: config.pixels,
             missing,
             strange,
@@ -159,7 +176,7 @@ impl Scorer {
         Ok(measured)
     }
 
-    fn values(&self, Subject { picture, clean }: &Subject) -> Result<Measured> {
+    fn values(&self, Subject { picture, clean, judged }: &Subject) -> Result<Measured> {
         let mut measured = Measured::default();
         let mut keep = |metric: Metric, value: f64| measured.values.insert(metric, value);
         if let Some(clean) = clean {
@@ -173,6 +190,17 @@ impl Scorer {
                 let [clean, picture] = [clean, picture].map(|picture| pictures::to_tensor([picture], &self.device));
                 let distance = lpips.distance(clean, picture)?.into_data().iter::<f64>().next();
                 keep(Metric::Lpips, distance.context("LPIPS gave no distance")?);
+            }
+        }
+        if *judged {
+            if let Some((clip_iqa, _)) = &self.clip_iqa {
+                keep(Metric::ClipIqa, clip_iqa.score(picture)?);
+            }
+            if let Some((musiq, _)) = &self.musiq {
+                keep(Metric::Musiq, musiq.score(picture)?);
+            }
+            if let Some((maniqa, _)) = &self.maniqa {
+                keep(Metric::Maniqa, maniqa.score(picture));
             }
         }
         Ok(measured)
@@ -212,7 +240,7 @@ impl Scorer {
         };
         let fid = || {
             let resizing = self.fid.as_ref().map_or("", |(space, _)| space.resizing().describe());
-            (self.fid.as_ref().map(|(_, checksum)| checksum.clone()), resizing.to_owned())
+            (checksum(&self.fid), resizing.to_owned())
         };
         let levels = || (None, format!("8-bit levels, {}", self.pixels.describe()));
         let patches = format!(
@@ -225,12 +253,24 @@ impl Scorer {
             Metric::ClipFrechet => ("unit-length CLIP image features, unbiased covariance", clip()),
             Metric::Lpips => (
                 self.lpips.as_ref().map_or("", |(lpips, _)| lpips.backbone().name()),
-                (self.lpips.as_ref().map(|(_, checksum)| checksum.clone()), "values in [-1, 1]".to_owned()),
+                (checksum(&self.lpips), "values in [-1, 1]".to_owned()),
             ),
             Metric::Psnr => ("at most 60 dB a picture, mean over pictures", levels()),
             Metric::Ssim => ("Gaussian window of sigma 1.5, as scikit-image; mean over pictures", levels()),
             Metric::ClipI => ("cosine to the clean picture, mean over pictures", clip()),
             Metric::ClipT => ("cosine to the caption, mean over pictures", clip()),
+            Metric::ClipIqa => (
+                "pyiqa's clipiqa on RN50, mean over five pairs of prompts; mean over pictures",
+                (checksum(&self.clip_iqa), "values less CLIP's mean over its deviation, not resized".to_owned()),
+            ),
+            Metric::Musiq => (
+                "pyiqa's musiq, KonIQ-10k; mean over pictures",
+                (checksum(&self.musiq), "values in [-1, 1], at three scales".to_owned()),
+            ),
+            Metric::Maniqa => (
+                "pyiqa's maniqa, KonIQ-10k, 20 squares of 224 pixels; mean over pictures",
+                (checksum(&self.maniqa), "values in [-1, 1]".to_owned()),
+            ),
         };
         (variant.to_owned(), weights, preprocessing)
     }
@@ -280,4 +320,9 @@ impl Clip {
         ensure!(of_images == of_texts, "CLIP's pictures have {of_images} features, its texts {of_texts}");
         Ok(Self { images, texts, checksum: sha256(checksums.as_bytes()) })
     }
+}
+
+/// SHA-256 of the weights of a network that is loaded.
+fn checksum<T>(network: &Option<(T, String)>) -> Option<String> {
+    network.as_ref().map(|(_, checksum)| checksum.clone())
 }

@@ -21,11 +21,15 @@ use spire_model::pictures;
 use spire_model::weights::{self, Precision};
 
 use crate::checkpoint;
+use crate::public_weights::PublicWeights;
 use swin::SwinTransformer;
 use vit::VisionTransformer;
 
-/// The published weights, trained on KonIQ-10k: a file of the Hub's `chaofengc/IQA-PyTorch-Weights`.
-pub const MANIQA_KONIQ: &str = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/ckpt_koniq10k.pt";
+/// The published weights, trained on KonIQ-10k.
+pub const WEIGHTS: PublicWeights = PublicWeights {
+    file: "ckpt_koniq10k.pt",
+    url: "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/ckpt_koniq10k.pt",
+};
 
 /// pyiqa's `MANIQA`; the defaults are those of `create_metric("maniqa")`.
 #[derive(Clone, Debug, Deserialize)]

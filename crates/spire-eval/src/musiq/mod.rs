@@ -18,12 +18,15 @@ use spire_model::pictures;
 use spire_model::weights::{self, Precision};
 
 use crate::checkpoint;
+use crate::public_weights::PublicWeights;
 use patches::{Patches, pad_same};
 use transformer::TransformerEncoder;
 
-/// The published weights, trained on KonIQ-10k: a file of the Hub's `chaofengc/IQA-PyTorch-Weights`.
-pub const MUSIQ_KONIQ: &str =
-    "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/musiq_koniq_ckpt-e95806b9.pth";
+/// The published weights, trained on KonIQ-10k.
+pub const WEIGHTS: PublicWeights = PublicWeights {
+    file: "musiq_koniq_ckpt-e95806b9.pth",
+    url: "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/musiq_koniq_ckpt-e95806b9.pth",
+};
 
 /// Channels of the first convolution.
 const ROOT_WIDTH: usize = 64;
@@ -87,7 +90,7 @@ impl MusiqConfig {
 }
 
 /// pyiqa's `MUSIQ`, as `create_metric("musiq")` makes it. Of the published weights those trained on KonIQ-10k
-/// ([`MUSIQ_KONIQ`]), SPAQ and PaQ-2-PiQ are of this network; those trained on AVA have another head.
+/// ([`WEIGHTS`]), SPAQ and PaQ-2-PiQ are of this network; those trained on AVA have another head.
 #[derive(Module, Debug)]
 pub struct Musiq {
     conv_root: StdConv,
