@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use spire_data::benchmark::{self, Benchmark, Entry, Recipe};
 use spire_data::parallel;
 use spire_eval::evaluation::{
-    BenchmarkChoice, EvalConfig, MethodConfig, MethodKind, MethodProtocol, Results, Scorer, Scores, Table, slug,
+    BenchmarkChoice, EvalConfig, MethodConfig, MethodKind, MethodProtocol, Prompts, Results, Scorer, Scores, Table,
+    slug,
 };
 use spire_train::checkpoint::write_atomic;
 use spire_train::progress::FileProgress;
@@ -34,7 +35,7 @@ pub fn run(args: Eval) -> Result<ExitCode> {
     let benchmarks = config.benchmarks.iter().map(open).collect::<Result<Vec<_>>>()?;
     let scorer = Scorer::load(&config, &device)?;
 
-    let mut results = Results::new(&config.name, &scorer);
+    let mut results = Results::new(&config, &scorer);
     let mut models = Models::default();
     let mut rows: Vec<Vec<(String, MethodProtocol, Scores)>> = vec![vec![]; benchmarks.len()];
     for method in &config.methods {
@@ -115,14 +116,15 @@ fn pictures(
             let (restorer, checksum) = &models.loaded[&key];
             let sampling = method.sampling.as_ref().unwrap_or(&config.sampling);
             let folder = output.join("restored").join(&name).join(slug(&method.name));
-            let job = |(i, entry): (usize, &Entry)| Job {
+            let prompts = method.prompts(&benchmark.entries, config.seed)?;
+            let job = |(i, (entry, prompts)): (usize, (&Entry, Prompts))| Job {
                 input: benchmark.degraded(entry),
                 output: folder.join(format!("{}.png", entry.id)),
-                semantic: if method.semantic { entry.semantic.clone() } else { String::new() },
-                restoration: method.restoration.of(entry),
+                semantic: prompts.semantic,
+                restoration: prompts.restoration,
                 seed: config.seed + i as u64,
             };
-            let jobs: Vec<Job> = benchmark.entries.iter().enumerate().map(job).collect();
+            let jobs: Vec<Job> = benchmark.entries.iter().zip(prompts).enumerate().map(job).collect();
             let progress = FileProgress::new(jobs.len() as u64);
             let advance = |job: &Job| {
                 let name = job.output.file_name().unwrap_or_default().to_string_lossy();
@@ -135,9 +137,10 @@ fn pictures(
                 model: restorer.run.clone(),
                 control: checksum.clone(),
                 semantic: method.semantic,
-                restoration: serde_json::to_value(method.restoration)?.as_str().unwrap_or_default().to_owned(),
+                restoration: method.restoration_told(),
                 seed: config.seed,
                 sampling: sampling.clone(),
+                captions: method.captions_told(),
             };
             Ok((in_folder(folder), made))
         }

@@ -2,14 +2,19 @@
 
 mod bootstrap;
 mod config;
+mod prompts;
 mod protocol;
+mod published;
 mod results;
 mod score;
 mod table;
+mod tables;
 
 pub use bootstrap::{Interval, interval};
-pub use config::{BenchmarkChoice, EvalConfig, MethodConfig, MethodKind, RestorationPrompt, slug};
+pub use config::{BenchmarkChoice, EvalConfig, MethodConfig, MethodKind, slug};
+pub use prompts::{Captions, Prompts, RestorationPrompt};
 pub use protocol::{MethodProtocol, Protocol};
-pub use results::{BenchmarkResults, Figure, MethodResults, Results};
+pub use published::{PublishedGroup, PublishedRow, PublishedTable};
+pub use results::{BenchmarkResults, Figure, MethodResults, MethodSummary, Results};
 pub use score::{Metric, Scorer, Scores};
-pub use table::{Align, Table};
+pub use table::{Align, Cell, Column, Row, Table};
