@@ -1,6 +1,8 @@
 //! `spire eval`
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, IntoInnerError};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,8 +10,8 @@ use anyhow::{Context, Result};
 use spire_data::benchmark::{self, Benchmark, Entry, Recipe};
 use spire_data::parallel;
 use spire_eval::evaluation::{
-    BenchmarkChoice, EvalConfig, MethodConfig, MethodKind, MethodProtocol, Prompts, Results, Scorer, Scores, Table,
-    slug,
+    BenchmarkChoice, EvalConfig, MethodConfig, MethodKind, MethodProtocol, Prompts, Results, Scorer, Scores, Shown,
+    ShownMethod, Table, slug, write_report,
 };
 use spire_train::checkpoint::write_atomic;
 use spire_train::progress::FileProgress;
@@ -38,8 +40,9 @@ pub fn run(args: Eval) -> Result<ExitCode> {
     let mut results = Results::new(&config, &scorer);
     let mut models = Models::default();
     let mut rows: Vec<Vec<(String, MethodProtocol, Scores)>> = vec![vec![]; benchmarks.len()];
+    let mut shown: Vec<Shown> = benchmarks.iter().map(|benchmark| Shown { benchmark, methods: vec![] }).collect();
     for method in &config.methods {
-        for (benchmark, rows) in benchmarks.iter().zip(&mut rows) {
+        for ((benchmark, rows), shown) in benchmarks.iter().zip(&mut rows).zip(&mut shown) {
             let (files, mut made) = pictures(method, &config, benchmark, &output, &mut models)
                 .with_context(|| format!("{} on {}", method.name, benchmark.folder.display()))?;
             let progress = FileProgress::new(benchmark.entries.len() as u64);
@@ -52,13 +55,34 @@ pub fn run(args: Eval) -> Result<ExitCode> {
                 files.clone_from(&scores.files);
             }
             rows.push((method.name.clone(), made, scores));
+            shown.methods.push(ShownMethod {
+                name: method.name.clone(),
+                files: benchmark.entries.iter().map(files).collect(),
+                prompts: match method.kind {
+                    MethodKind::Model => method.prompts(&benchmark.entries, config.seed)?,
+                    MethodKind::Input | MethodKind::Folder => vec![],
+                },
+            });
         }
     }
     for ((choice, benchmark), rows) in config.benchmarks.iter().zip(&benchmarks).zip(&rows) {
         results.add(&choice.title, benchmark, &scorer, rows, config.against.as_deref());
     }
     write(&results, &output)?;
+    report(&results, &shown, config.report_pictures, &output)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// `report.html`; says how large it is.
+fn report(results: &Results, shown: &[Shown], pictures: usize, output: &Path) -> Result<()> {
+    let (path, part) = (output.join("report.html"), output.join("report.html.part"));
+    let mut file = BufWriter::new(File::create(&part).with_context(|| format!("can't create {}", part.display()))?);
+    write_report(results, shown, pictures, &mut file)?;
+    let file = file.into_inner().map_err(IntoInnerError::into_error).context("can't write the report")?;
+    let size = file.metadata()?.len();
+    std::fs::rename(&part, &path).with_context(|| format!("can't create {}", path.display()))?;
+    println!("{}, {:.1} MB", path.display(), size as f64 / 1e6);
+    Ok(())
 }
 
 /// A benchmark that is there, or is made by its recipe.

@@ -21,7 +21,7 @@ impl Results {
     }
 
     /// All figures on one benchmark, with intervals.
-    fn figures(&self, benchmark: &BenchmarkResults) -> Table {
+    pub(super) fn figures(&self, benchmark: &BenchmarkResults) -> Table {
         let metrics = measured(benchmark);
         let mut table = Table::new(&benchmark.title);
         let mut notes = Notes::default();
@@ -104,8 +104,14 @@ impl Results {
     }
 
     /// The layout of a table of the paper, and its figures above the measured ones.
-    fn as_in_paper(&self, layout: &PublishedTable) -> Table {
-        let mut table = Table::new(&format!("Table {}: {}", layout.number, layout.caption));
+    pub(super) fn as_in_paper(&self, layout: &PublishedTable) -> Table {
+        let places = self.places(layout);
+        let elsewhere: Vec<String> =
+            layout.groups.iter().zip(&places).filter_map(|(group, place)| other_pictures(group, (*place)?)).collect();
+        let mut table = Table::new(&match elsewhere.is_empty() {
+            true => format!("Table {}: {}", layout.number, layout.caption),
+            false => format!("In the layout of Table {}", layout.number),
+        });
         table.compact = true;
         let mut notes = Notes::default();
         table.column("", "Method", Align::Left);
@@ -113,7 +119,6 @@ impl Results {
         table.column("", "Source", Align::Left);
 
         let mut columns: Vec<Vec<Cell>> = vec![];
-        let places = self.places(layout);
         for (group, place) in layout.groups.iter().zip(&places) {
             for name in &group.metrics {
                 let metric = Metric::ALL.into_iter().find(|metric| metric.name() == name);
@@ -129,15 +134,6 @@ impl Results {
                 });
             }
         }
-        let elsewhere: Vec<String> = layout
-            .groups
-            .iter()
-            .zip(&places)
-            .filter_map(|(group, place)| {
-                let name = place.filter(|place| !group.benchmarks.iter().any(|name| name == folder_name(place)))?;
-                Some(format!("{} (the paper's: {})", folder_name(name), group.benchmarks.join(" or ")))
-            })
-            .collect();
         if elsewhere.is_empty() {
             for row in &layout.rows {
                 let texts = [&row.method].into_iter().chain(&row.marks);
@@ -219,6 +215,13 @@ fn name_of<'a>(
     Cell { mark, ..Cell::from(&method.name) }
 }
 
+/// What the pictures are, where they are not those of the paper's group.
+fn other_pictures(group: &PublishedGroup, place: &BenchmarkResults) -> Option<String> {
+    let name = folder_name(place);
+    let same = group.benchmarks.iter().any(|paper| paper == name);
+    (!same).then(|| format!("{name} (the paper's: {})", group.benchmarks.join(" or ")))
+}
+
 /// Notes that cells refer to, each once.
 #[derive(Default)]
 struct Notes(Vec<String>);
@@ -246,7 +249,8 @@ fn mark(i: usize) -> String {
     }
 }
 
-fn heading(metric: Metric) -> String {
+/// A metric's name, and which way is better.
+pub(super) fn heading(metric: Metric) -> String {
     format!("{} {}", metric.name(), if metric.rises() { "↑" } else { "↓" })
 }
 
@@ -256,12 +260,12 @@ fn folder_name(benchmark: &BenchmarkResults) -> &str {
 }
 
 /// The metrics that any method has, in the order of the columns.
-fn measured(benchmark: &BenchmarkResults) -> Vec<Metric> {
+pub(super) fn measured(benchmark: &BenchmarkResults) -> Vec<Metric> {
     let there = |metric: &Metric| benchmark.methods.iter().any(|method| method.figures.contains_key(metric));
     Metric::ALL.into_iter().filter(there).collect()
 }
 
-fn differences(benchmark: &BenchmarkResults) -> Option<Table> {
+pub(super) fn differences(benchmark: &BenchmarkResults) -> Option<Table> {
     let against = benchmark.against.as_ref()?;
     let there = |metric: &Metric| benchmark.methods.iter().any(|method| method.differences.contains_key(metric));
     let metrics: Vec<Metric> = Metric::ALL.into_iter().filter(there).collect();
@@ -411,6 +415,7 @@ mod tests {
     #[test]
     fn on_other_pictures_the_paper_s_figures_are_left_out() {
         let table = &Results { paper_table: Some(1), ..results(["tiny", "coco"]) }.tables()[0];
+        assert_eq!(table.title, "In the layout of Table 1");
         assert!(table.rows.iter().all(|row| !row.quoted));
         assert!(
             table.notes[0].contains("left out") && table.notes[0].contains("tiny (the paper's: coco-parameterized)")
