@@ -110,7 +110,6 @@ fn what_is_wrong_is_named() {
     assert!(wrong("methods.1.name=Degraded").contains("two methods"));
     assert!(wrong("benchmarks.0.recipe=none.toml").contains("none.toml"));
     assert!(wrong("methods.1.control=nowhere").contains("nowhere"), "{}", wrong("methods.1.control=nowhere"));
-    assert!(wrong("clip=nowhere").contains("nowhere"));
     assert!(wrong("methods.3.folder=nowhere/{benchmark}").contains("nowhere/tiny-six"));
 
     // A picture of the benchmark that changed is noticed before anything is measured.

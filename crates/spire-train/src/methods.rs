@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use spire_data::benchmark::{Benchmark, Entry};
-use spire_eval::evaluation::{EvalConfig, MethodConfig, MethodKind, MethodProtocol, slug};
+use spire_eval::evaluation::{EvalConfig, MethodConfig, MethodKind, MethodProtocol, Prompts, slug};
 
 use crate::progress::FileProgress;
 use crate::restore_files::{Job, JobSettings, Restored, Restorer};
@@ -93,9 +93,10 @@ impl Methods {
                     model: restorer.run.clone(),
                     control: checksum.clone(),
                     semantic: method.semantic,
-                    restoration: serde_json::to_value(method.restoration)?.as_str().unwrap_or_default().to_owned(),
+                    restoration: method.restoration_told(),
                     seed: config.seed,
                     sampling: sampling.clone(),
+                    captions: method.captions_told(),
                 };
                 Ok((Pictures::In(folder), made))
             }
@@ -128,14 +129,15 @@ fn restore(
     folder: &Path,
     restored: &Restored,
 ) -> Result<()> {
-    let job = |(i, entry): (usize, &Entry)| Job {
+    let prompts = method.prompts(&benchmark.entries, config.seed)?;
+    let job = |(i, (entry, prompts)): (usize, (&Entry, Prompts))| Job {
         input: benchmark.degraded(entry),
         output: folder.join(format!("{}.png", entry.id)),
-        semantic: if method.semantic { entry.semantic.clone() } else { String::new() },
-        restoration: method.restoration.of(entry),
+        semantic: prompts.semantic,
+        restoration: prompts.restoration,
         seed: config.seed + i as u64,
     };
-    let jobs: Vec<Job> = benchmark.entries.iter().enumerate().map(job).collect();
+    let jobs: Vec<Job> = benchmark.entries.iter().zip(prompts).enumerate().map(job).collect();
     let progress = FileProgress::new(jobs.len() as u64);
     let advance = |job: &Job| {
         let name = job.output.file_name().unwrap_or_default().to_string_lossy();

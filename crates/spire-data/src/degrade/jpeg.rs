@@ -1,6 +1,6 @@
 //! JPEG compression and back, as libjpeg does it: its quality scale and tables, 4:2:0 chroma.
 
-use std::panic::catch_unwind;
+use std::panic::{UnwindSafe, catch_unwind};
 
 use image::RgbImage;
 use mozjpeg::qtable::{AnnexK_Chroma, AnnexK_Luma};
@@ -36,12 +36,27 @@ pub enum JpegError {
 /// # Errors
 /// A side is 0 or longer than 65535 pixels.
 pub fn jpeg_round_trip(image: &RgbImage, quality: u8) -> Result<RgbImage, JpegError> {
+    let bytes = encode_jpeg(image, quality)?;
+    let (width, height) = image.dimensions();
+    let pixels = guarded(|| {
+        let mut started = Decompress::new_mem(&bytes)?.rgb()?;
+        let pixels: Vec<[u8; 3]> = started.read_scanlines()?;
+        started.finish()?;
+        Ok(pixels.into_flattened())
+    })?;
+    RgbImage::from_raw(width, height, pixels).ok_or(JpegError::Codec)
+}
+
+/// `image` as the bytes of a JPEG file with `quality` (1 to 100), chroma at half size both ways.
+///
+/// # Errors
+/// A side is 0 or longer than 65535 pixels.
+pub fn encode_jpeg(image: &RgbImage, quality: u8) -> Result<Vec<u8>, JpegError> {
     let (width, height) = image.dimensions();
     if !(1..=65535).contains(&width) || !(1..=65535).contains(&height) {
         return Err(JpegError::Size { width, height });
     }
-    // libjpeg reports faults by unwinding.
-    let pixels = catch_unwind(|| {
+    guarded(|| {
         let mut compress = Compress::new(ColorSpace::JCS_RGB);
         compress.set_size(width as usize, height as usize);
         compress.set_fastest_defaults();
@@ -49,16 +64,13 @@ pub fn jpeg_round_trip(image: &RgbImage, quality: u8) -> Result<RgbImage, JpegEr
         compress.set_chroma_sampling_pixel_sizes((2, 2), (2, 2));
         let mut started = compress.start_compress(Vec::new())?;
         started.write_scanlines(image.as_raw())?;
-        let bytes = started.finish()?;
-        let mut started = Decompress::new_mem(&bytes)?.rgb()?;
-        let pixels: Vec<[u8; 3]> = started.read_scanlines()?;
-        started.finish()?;
-        Ok::<_, std::io::Error>(pixels.into_flattened())
-    });
-    match pixels {
-        Ok(pixels) => RgbImage::from_raw(width, height, pixels?).ok_or(JpegError::Codec),
-        Err(_) => Err(JpegError::Codec),
-    }
+        started.finish()
+    })
+}
+
+/// libjpeg reports faults by unwinding.
+fn guarded<T>(work: impl FnOnce() -> std::io::Result<T> + UnwindSafe) -> Result<T, JpegError> {
+    Ok(catch_unwind(work).map_err(|_| JpegError::Codec)??)
 }
 
 /// libjpeg's tables for `quality` from 1 to 100.

@@ -1,14 +1,16 @@
 //! What is evaluated: benchmarks, methods, metrics.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use spire_data::benchmark::Entry;
-use spire_data::prompt::{self, Fragment, REMOVE_ALL};
+use spire_data::prompt;
 use spire_model::restore::SamplingConfig;
 
 use super::metric::Metric;
+use super::prompts::{Captions, RestorationPrompt};
+use super::published::PublishedTable;
 use crate::Compared;
 use crate::fid::Resizing;
 use crate::lpips::Backbone;
@@ -50,6 +52,11 @@ pub struct EvalConfig {
     pub methods: Vec<MethodConfig>,
     /// The method that the others are compared with, picture by picture.
     pub against: Option<String>,
+    /// The number of a table of the paper: the first table gets its columns, and its figures beside the measured ones.
+    pub paper_table: Option<u8>,
+    /// How many pictures of each benchmark `report.html` shows. Of a larger one: each method's best and worst, and others
+    /// at even distances.
+    pub report_pictures: usize,
 }
 
 impl Default for EvalConfig {
@@ -71,6 +78,8 @@ impl Default for EvalConfig {
             benchmarks: vec![],
             methods: vec![],
             against: None,
+            paper_table: None,
+            report_pictures: 24,
         }
     }
 }
@@ -119,13 +128,22 @@ pub struct MethodConfig {
     pub control: Option<PathBuf>,
     /// `model`: whether it is told what the picture shows.
     pub semantic: bool,
+    /// `model`: whose caption that is, `own` or `unmatched`: another picture's.
+    pub captions: Captions,
+    /// `model`: how many words of the caption it is told; unset, all.
+    pub caption_words: Option<usize>,
     /// `model`: what it is told of the degradation.
     pub restoration: RestorationPrompt,
+    /// `model`: a restoration prompt for all pictures, in place of the benchmark's.
+    pub prompt: Option<String>,
     /// `model`: how pictures are restored, where that differs from the evaluation's.
     pub sampling: Option<SamplingConfig>,
     /// `folder`: for each benchmark the folder of its restored pictures, `ID.png`; `{benchmark}` stands for the name of the
     /// benchmark's folder.
     pub folder: Option<String>,
+    /// What the paper's tables say of the method where the program can't know it: `{ Sem = "✓", Res = "✗" }` of another
+    /// program's pictures, `{ "Modulate skip" = "✓" }`.
+    pub marks: BTreeMap<String, String>,
 }
 
 impl Default for MethodConfig {
@@ -137,9 +155,13 @@ impl Default for MethodConfig {
             base: None,
             control: None,
             semantic: true,
+            captions: Captions::Own,
+            caption_words: None,
             restoration: RestorationPrompt::Parameters,
+            prompt: None,
             sampling: None,
             folder: None,
+            marks: BTreeMap::new(),
         }
     }
 }
@@ -155,38 +177,6 @@ pub enum MethodKind {
     Input,
     /// Another program: a folder of its pictures.
     Folder,
-}
-
-/// What a model is told of the degradation (the paper's Table 6).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RestorationPrompt {
-    /// Nothing: "Remove all degradation".
-    None,
-    /// The kinds of degradation.
-    Type,
-    /// The kinds and their numbers.
-    #[default]
-    Parameters,
-}
-
-impl RestorationPrompt {
-    /// The prompt for a picture of a benchmark. Where the benchmark does not know the steps, it is the benchmark's own, or
-    /// for [`None`](Self::None) that of blind restoration.
-    pub fn of(self, entry: &Entry) -> String {
-        match self {
-            Self::None => REMOVE_ALL.to_owned(),
-            Self::Parameters => entry.restoration.clone(),
-            Self::Type => {
-                let fragments = prompt::parse(&entry.restoration).unwrap_or_default();
-                let bare = |fragment: &Fragment| match *fragment {
-                    Fragment::Numbered(step) => Fragment::Bare(step.kind()),
-                    bare => bare,
-                };
-                prompt::write(&fragments.iter().map(bare).collect::<Vec<_>>())
-            }
-        }
-    }
 }
 
 impl EvalConfig {
@@ -218,6 +208,20 @@ impl EvalConfig {
             if let Some(sampling) = &method.sampling {
                 sampling.validate()?;
             }
+            if let Some(text) = &method.prompt {
+                prompt::parse(text).with_context(|| format!("methods.{i}.prompt = \"{text}\""))?;
+            }
+            ensure!(
+                method.caption_words != Some(0),
+                "methods.{i}.caption_words must be at least 1; semantic = false is none"
+            );
+            let known = |heading: &String| heading == "Sem" || heading.starts_with("Res");
+            let told = method.kind == MethodKind::Folder || !method.marks.keys().any(known);
+            ensure!(
+                told,
+                "methods.{i}.marks ({}): Sem and Res are what the prompts are, and can't be set",
+                method.name
+            );
             let model = method.run.is_some() || (method.base.is_some() && method.control.is_some());
             match method.kind {
                 MethodKind::Model => {
@@ -232,6 +236,11 @@ impl EvalConfig {
         if let Some(against) = &self.against {
             let known = self.methods.iter().any(|method| method.name == *against);
             ensure!(known, "against = \"{against}\": no method is called so");
+        }
+        if let Some(number) = self.paper_table {
+            let known: Vec<String> = PublishedTable::all().iter().map(|table| table.number.to_string()).collect();
+            let there = PublishedTable::of(number).is_some();
+            ensure!(there, "paper_table = {number}: the paper's tables with figures are {}", known.join(", "));
         }
         Ok(())
     }

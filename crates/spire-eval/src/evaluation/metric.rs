@@ -32,8 +32,19 @@ pub enum Metric {
 
 impl Metric {
     /// All, in the order of the tables' columns.
-    pub const ALL: [Self; 11] =
-        [Self::Fid, Self::PatchFid, Self::ClipFrechet, Self::Lpips, Self::Psnr, Self::Ssim, Self::ClipI, Self::ClipT];
+    pub const ALL: [Self; 11] = [
+        Self::Fid,
+        Self::PatchFid,
+        Self::ClipFrechet,
+        Self::Lpips,
+        Self::Psnr,
+        Self::Ssim,
+        Self::ClipI,
+        Self::ClipT,
+        Self::ClipIqa,
+        Self::Musiq,
+        Self::Maniqa,
+    ];
 
     /// What it is called.
     pub fn name(self) -> &'static str {

@@ -42,12 +42,15 @@ pub enum MethodProtocol {
         control: String,
         /// Whether it was told what the picture shows.
         semantic: bool,
-        /// What it was told of the degradation: none, type or parameters.
+        /// What it was told of the degradation: none, type or parameters, or one prompt for all pictures.
         restoration: String,
         /// The first picture's seed.
         seed: u64,
         /// Sampler, steps, guidance and the rest.
         sampling: SamplingConfig,
+        /// How captions were changed: unmatched, cut after some words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        captions: Option<String>,
     },
 }
 
@@ -60,6 +63,22 @@ impl Protocol {
     /// The fingerprint of how it was measured, whatever was measured: the same down a column.
     pub fn measure(&self) -> String {
         fingerprint(&Self { method: MethodProtocol::Input, ..self.clone() })
+    }
+
+    /// In what it was measured differently from another, in words; nothing where [`measure`](Self::measure) is the same.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let digits = |sum: &str| sum.chars().take(8).collect::<String>();
+        let weights = |protocol: &Self| protocol.weights.as_deref().map_or("none".to_owned(), digits);
+        let what = [
+            ("metric", self.metric.clone(), other.metric.clone()),
+            ("variant", self.variant.clone(), other.variant.clone()),
+            ("weights", weights(self), weights(other)),
+            ("preprocessing", self.preprocessing.clone(), other.preprocessing.clone()),
+            ("pictures", self.images.to_string(), other.images.to_string()),
+            ("benchmark", digits(&self.benchmark), digits(&other.benchmark)),
+        ];
+        let differs = what.into_iter().filter(|(_, here, there)| here != there);
+        differs.map(|(what, here, there)| format!("{what} {here}, not {there}")).collect()
     }
 }
 
@@ -103,5 +122,8 @@ mod tests {
         assert_eq!(changed[3].measure(), protocol.measure());
         assert_ne!(changed[0].measure(), protocol.measure());
         assert_ne!(method.fingerprint(), MethodProtocol::Input.fingerprint());
+
+        assert_eq!(changed[1].differences(&protocol), ["pictures 255, not 256"]);
+        assert_eq!(changed[3].differences(&protocol), [""; 0], "other pictures are measured in the same way");
     }
 }

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 use spire_data::benchmark::Benchmark;
 
 use super::bootstrap::{Interval, interval};
+use super::config::{EvalConfig, MethodConfig};
 use super::metric::Metric;
 use super::protocol::{MethodProtocol, Protocol};
 use super::score::Scores;
 use super::scorer::Scorer;
-use super::table::{Align, Table};
 
 /// `results.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,6 +19,10 @@ pub struct Results {
     pub name: String,
     /// The program that measured.
     pub program: String,
+    /// The number of the paper's table that the first table is laid out as.
+    pub paper_table: Option<u8>,
+    /// The rows of every table, in their order, whether they were measured or not.
+    pub methods: Vec<MethodSummary>,
     /// One table each.
     pub benchmarks: Vec<BenchmarkResults>,
     /// Metrics that could not be computed, and what is needed for each.
@@ -27,6 +31,15 @@ pub struct Results {
     pub cautions: Vec<String>,
     /// Every protocol in full, by its fingerprint.
     pub protocols: BTreeMap<String, Protocol>,
+}
+
+/// A method, on whichever benchmark.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MethodSummary {
+    /// The row's name.
+    pub name: String,
+    /// What stands in the columns of the paper's tables that say how it was run, by their headings.
+    pub marks: BTreeMap<String, String>,
 }
 
 /// The figures on one benchmark.
@@ -40,8 +53,11 @@ pub struct BenchmarkResults {
     pub checksum: String,
     /// The names of the pictures.
     pub ids: Vec<String>,
-    /// One row each.
+    /// Those that were measured.
     pub methods: Vec<MethodResults>,
+    /// Why the other methods were not, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unmeasured: BTreeMap<String, String>,
     /// The method that the others' differences are to.
     pub against: Option<String>,
 }
@@ -74,10 +90,13 @@ pub struct Figure {
 
 impl Results {
     /// Nothing measured yet.
-    pub fn new(name: &str, scorer: &Scorer) -> Self {
+    pub fn new(config: &EvalConfig, scorer: &Scorer) -> Self {
+        let summary = |method: &MethodConfig| MethodSummary { name: method.name.clone(), marks: method.table_marks() };
         Self {
-            name: name.to_owned(),
+            name: config.name.clone(),
             program: concat!("spire ", env!("CARGO_PKG_VERSION")).to_owned(),
+            paper_table: config.paper_table,
+            methods: config.methods.iter().map(summary).collect(),
             benchmarks: vec![],
             missing: scorer.missing().clone(),
             cautions: vec![],
@@ -85,13 +104,14 @@ impl Results {
         }
     }
 
-    /// Adds a table: the scores of each method, with its name and how its pictures were made.
+    /// Adds a table: the scores of each method, with its name and how its pictures were made; and why other methods have none.
     pub fn add(
         &mut self,
         title: &str,
         benchmark: &Benchmark,
         scorer: &Scorer,
         methods: &[(String, MethodProtocol, Scores)],
+        unmeasured: BTreeMap<String, String>,
         against: Option<&str>,
     ) {
         let base = against.and_then(|name| methods.iter().find(|(other, ..)| other == name)).map(|(.., scores)| scores);
@@ -136,98 +156,15 @@ impl Results {
             checksum: benchmark.checksum.clone(),
             ids: benchmark.entries.iter().map(|entry| entry.id.clone()).collect(),
             methods: rows,
+            unmeasured,
             against: against.map(str::to_owned),
         });
     }
-
-    /// The tables: of each benchmark the figures, and the differences where a method is compared with.
-    pub fn tables(&self) -> Vec<Table> {
-        self.benchmarks
-            .iter()
-            .flat_map(|results| [Some(self.figures(results)), differences(results)])
-            .flatten()
-            .collect()
-    }
-
-    fn figures(&self, results: &BenchmarkResults) -> Table {
-        let metrics = measured(results);
-        let mut table = Table::new(&results.title);
-        table.column("Method", Align::Left);
-        for &metric in &metrics {
-            table.column(&format!("{} {}", metric.name(), if metric.rises() { "↑" } else { "↓" }), Align::Right);
-        }
-        table.column("made", Align::Left);
-        for method in &results.methods {
-            let cell = |metric: &Metric| {
-                let Some(figure) = method.figures.get(metric) else { return "–".to_owned() };
-                let digits = metric.decimals();
-                let range = figure
-                    .interval
-                    .map_or(String::new(), |found| format!(" [{:.digits$}, {:.digits$}]", found.low, found.high));
-                format!("{:.digits$}{range}", figure.value)
-            };
-            let mut row = vec![method.name.clone()];
-            row.extend(metrics.iter().map(cell));
-            row.push(method.made.clone());
-            table.rows.push(row);
-        }
-        for (column, &metric) in metrics.iter().enumerate() {
-            let value = |method: &MethodResults| method.figures.get(&metric).map(|figure| figure.value);
-            let values: Vec<f64> = results.methods.iter().filter_map(value).collect();
-            let best = values.iter().copied().fold(f64::NAN, |a, b| if metric.rises() { a.max(b) } else { a.min(b) });
-            for (row, method) in results.methods.iter().enumerate() {
-                if values.len() > 1 && value(method) == Some(best) {
-                    table.bold.insert((row, column + 1));
-                }
-            }
-        }
-        let measures: Vec<String> = metrics
-            .iter()
-            .filter_map(|metric| {
-                let figure = results.methods.iter().find_map(|method| method.figures.get(metric))?;
-                Some(format!("{} `{}`", metric.name(), self.protocols.get(&figure.protocol)?.measure()))
-            })
-            .collect();
-        table.note(&format!(
-            "{} pictures, benchmark `{}`. Brackets: 95 % bootstrap intervals of the mean. Measured by {}; the last column is how the pictures were made. In full: results.json.",
-            results.ids.len(),
-            &results.checksum[..results.checksum.len().min(8)],
-            measures.join(", ")
-        ));
-        for (metric, needed) in &self.missing {
-            table.note(&format!("{} is missing: {needed}.", metric.name()));
-        }
-        self.cautions.iter().for_each(|caution| table.note(&format!("{caution}.")));
-        table
-    }
 }
 
-/// The metrics that any method has, in the order of the columns.
-fn measured(results: &BenchmarkResults) -> Vec<Metric> {
-    let there = |metric: &Metric| results.methods.iter().any(|method| method.figures.contains_key(metric));
-    Metric::ALL.into_iter().filter(there).collect()
-}
-
-fn differences(results: &BenchmarkResults) -> Option<Table> {
-    let against = results.against.as_ref()?;
-    let there = |metric: &Metric| results.methods.iter().any(|method| method.differences.contains_key(metric));
-    let metrics: Vec<Metric> = Metric::ALL.into_iter().filter(there).collect();
-    let mut table = Table::new(&format!("{}: differences to {against}", results.title));
-    table.column("Method", Align::Left);
-    metrics.iter().for_each(|metric| table.column(metric.name(), Align::Right));
-    for (row, method) in results.methods.iter().filter(|method| !method.differences.is_empty()).enumerate() {
-        let mut cells = vec![method.name.clone()];
-        for (column, metric) in metrics.iter().enumerate() {
-            let digits = metric.decimals();
-            cells.push(method.differences.get(metric).map_or("–".to_owned(), |found| {
-                format!("{:+.digits$} [{:+.digits$}, {:+.digits$}]", found.mean, found.low, found.high)
-            }));
-            if method.differences.get(metric).is_some_and(|found| found.low > 0.0 || found.high < 0.0) {
-                table.bold.insert((row, column + 1));
-            }
-        }
-        table.rows.push(cells);
+impl BenchmarkResults {
+    /// The figures of the method with this name.
+    pub fn method(&self, name: &str) -> Option<&MethodResults> {
+        self.methods.iter().find(|method| method.name == name)
     }
-    table.note("Picture by picture, with 95 % bootstrap intervals of the mean difference; bold where it leaves 0 out.");
-    (!table.rows.is_empty()).then_some(table)
 }

@@ -1,0 +1,296 @@
+//! `report.html` in a real browser: nothing in it fails, leaves the file or runs that should not, and its controls work.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use common::{ok, spire};
+use headless_chrome::protocol::cdp::Input::DispatchMouseEventTypeOption::{
+    self, MouseMoved, MousePressed, MouseReleased,
+};
+use headless_chrome::protocol::cdp::types::Event;
+use headless_chrome::protocol::cdp::{Emulation, Input, Network};
+use headless_chrome::{Browser, LaunchOptions, Tab};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A name, title and caption that would like to be a script.
+const HOSTILE: &str = "</script><script>document.title='run'</script><img src=x onerror=document.title='run'>\"'";
+
+/// Five pictures of the drawn world with hostile names, captions and titles, laid out as the paper's Table 5.
+fn evaluation(scratch: &Path) -> PathBuf {
+    let pictures = scratch.join("pictures");
+    fs::create_dir(&pictures).unwrap();
+    let degraded = |i: usize| {
+        let place = pictures.join(format!("{i}.png"));
+        let prompt = format!("Denoise with sigma 0.{i}5");
+        ok(spire(&["degrade", "docs/figures/tiny.png", "--prompt", &prompt, "-o", place.to_str().unwrap()]));
+        fs::write(place.with_extension("txt"), format!("{HOSTILE} number {i}")).unwrap();
+    };
+    (0..5).for_each(degraded);
+    let recipe = scratch.join("recipe.toml");
+    let text = format!(
+        "name = \"coco-parameterized\"\nsize = 64\n[source]\nkind = \"folder\"\npath = {:?}\n[degradation]\nkind = \"parameterized\"\n",
+        pictures
+    );
+    fs::write(&recipe, text).unwrap();
+    let hostile = toml(HOSTILE);
+    let text = format!(
+        "name = \"report\"\npaper_table = 5\nagainst = \"Degraded\"\noutput = {output:?}\n[sampling]\nsteps = 2\n\
+         [[benchmarks]]\ntitle = {hostile}\nfolder = {folder:?}\nrecipe = {recipe:?}\n\
+         [[methods]]\nname = \"Degraded\"\nkind = \"input\"\n\
+         [[methods]]\nname = {hostile}\nbase = \"assets/tiny\"\ncontrol = \"assets/tiny/control\"\n\
+         captions = \"unmatched\"\nprompt = \"Deblur with sigma 0.6\"\n\
+         [[methods]]\nname = \"Clean pictures\"\nkind = \"folder\"\nfolder = {clean:?}\n",
+        output = scratch.join("out"),
+        folder = scratch.join("coco-parameterized"),
+        clean = scratch.join("coco-parameterized/clean"),
+    );
+    let config = scratch.join("eval.toml");
+    fs::write(&config, text).unwrap();
+    ok(spire(&["eval", config.to_str().unwrap()]));
+    scratch.join("out/report.html")
+}
+
+/// A TOML string.
+fn toml(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// `SPIRE_BROWSER`, or what Chromium and Chrome are usually called.
+fn browser_path() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("SPIRE_BROWSER") {
+        return Some(path.into());
+    }
+    ["chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome"]
+        .into_iter()
+        .find(|name| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()))
+        .and_then(|name| {
+            let path = std::env::var_os("PATH")?;
+            std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
+        })
+}
+
+/// What the page printed as an error, threw, or asked for.
+#[derive(Default)]
+struct Seen {
+    errors: Mutex<Vec<String>>,
+    requests: Mutex<Vec<String>>,
+}
+
+struct Opened {
+    tab: Arc<Tab>,
+    seen: Arc<Seen>,
+    _browser: Browser,
+}
+
+/// Opens a file and watches what it does from the start.
+fn open(browser: &Path, file: &Path) -> Opened {
+    // Chromium's own sandbox does not work for root; the page is ours.
+    let options = LaunchOptions::default_builder()
+        .path(Some(browser.to_owned()))
+        .sandbox(false)
+        .window_size(Some((1280, 900)))
+        .build()
+        .unwrap();
+    let started = Browser::new(options).unwrap();
+    let tab = started.new_tab().unwrap();
+    let seen = Arc::new(Seen::default());
+    tab.enable_log().unwrap();
+    tab.enable_runtime().unwrap();
+    let watch = Network::Enable {
+        max_total_buffer_size: None,
+        max_resource_buffer_size: None,
+        max_post_data_size: None,
+        report_direct_socket_traffic: None,
+        enable_durable_messages: None,
+    };
+    tab.call_method(watch).unwrap();
+    let noted = seen.clone();
+    tab.add_event_listener(Arc::new(move |event: &Event| match event {
+        Event::RuntimeExceptionThrown(thrown) => noted.errors.lock().unwrap().push(format!("{thrown:?}")),
+        Event::LogEntryAdded(logged) => noted.errors.lock().unwrap().push(format!("{logged:?}")),
+        Event::RuntimeConsoleAPICalled(called) => noted.errors.lock().unwrap().push(format!("{called:?}")),
+        Event::NetworkRequestWillBeSent(asked) => noted.requests.lock().unwrap().push(asked.params.request.url.clone()),
+        _ => {}
+    }))
+    .unwrap();
+    tab.navigate_to(&format!("file://{}", file.display())).unwrap().wait_until_navigated().unwrap();
+    Opened { tab, seen, _browser: started }
+}
+
+/// The value of an expression in the page.
+fn value(tab: &Tab, expression: &str) -> Value {
+    let text = tab.evaluate(&format!("JSON.stringify({expression})"), false).unwrap().value;
+    let Some(Value::String(text)) = text else { panic!("{expression} has no value") };
+    serde_json::from_str(&text).unwrap()
+}
+
+fn number(tab: &Tab, expression: &str) -> f64 {
+    value(tab, expression).as_f64().unwrap()
+}
+
+/// The left button is held down where `held`.
+fn mouse(tab: &Tab, kind: DispatchMouseEventTypeOption, held: bool, x: f64, y: f64) {
+    let left = held || kind == MouseReleased;
+    let event = Input::DispatchMouseEvent {
+        Type: kind,
+        x,
+        y,
+        button: Some(if left { Input::MouseButton::Left } else { Input::MouseButton::None }),
+        buttons: Some(u32::from(held)),
+        click_count: Some(1),
+        modifiers: None,
+        timestamp: None,
+        force: None,
+        tangential_pressure: None,
+        tilt_x: None,
+        tilt_y: None,
+        twist: None,
+        delta_x: None,
+        delta_y: None,
+        pointer_Type: None,
+    };
+    tab.call_method(event).unwrap();
+}
+
+/// The part of the upper picture that is cut away, in percent of its width from the right.
+fn cut_away(tab: &Tab) -> f64 {
+    let inset = value(tab, "getComputedStyle(document.querySelector('.stage .over')).clipPath");
+    let inset = inset.as_str().unwrap().to_owned();
+    // "inset(0px calc(100% - 50%) 0px 0px)" or with the percents added up.
+    let numbers: Vec<f64> =
+        inset.split(|c: char| !(c.is_ascii_digit() || c == '.')).filter_map(|part| part.parse().ok()).collect();
+    match inset.contains("calc") {
+        true => 100.0 - numbers[2],
+        false => numbers[1],
+    }
+}
+
+#[test]
+fn the_report_works_in_a_browser() {
+    let Some(browser) = browser_path() else {
+        eprintln!("SKIPPED: there is no Chromium or Chrome here (SPIRE_BROWSER names one): report.html was not opened");
+        return;
+    };
+    let scratch = TempDir::new().unwrap();
+    let report = evaluation(scratch.path());
+    let Opened { tab, seen, .. } = &open(&browser, &report);
+
+    // The tables: the paper's layout with its rows apart, then ours with intervals, then the differences.
+    assert_eq!(number(tab, "document.querySelectorAll('table.figures').length"), 3.0);
+    assert_eq!(number(tab, "document.querySelectorAll('#paper tr.quoted').length"), 4.0);
+    assert_eq!(number(tab, "document.querySelectorAll('#paper tbody tr:not(.quoted)').length"), 3.0);
+    assert!(number(tab, "document.querySelectorAll('.range').length") >= 8.0);
+    assert!(number(tab, "document.querySelectorAll('.plots svg circle').length") >= 8.0);
+    let images = value(tab, "[...document.images].map(i => [i.complete && i.naturalWidth > 0, i.src.slice(0, 5)])");
+    let images = images.as_array().unwrap();
+    assert!(
+        images.len() >= 5 * 4 + 2 && images.iter().all(|image| *image == serde_json::json!([true, "data:"])),
+        "{images:?}"
+    );
+
+    // Hostile names are text wherever they are shown, and nothing of them has run.
+    assert_eq!(value(tab, "document.querySelector('.benchmark h2').textContent"), HOSTILE);
+    assert_eq!(
+        value(tab, "document.querySelectorAll('#paper tbody tr:not(.quoted) th')[1].textContent.trim()"),
+        HOSTILE
+    );
+    assert_eq!(
+        value(
+            tab,
+            "[...document.querySelectorAll('.stage ~ .told dd, .told dd')].some(d => d.textContent.includes('<script>'))"
+        ),
+        true
+    );
+    assert_eq!(number(tab, "document.scripts.length"), 2.0);
+    assert_eq!(number(tab, "document.querySelectorAll('img:not([src^=\"data:\"])').length"), 0.0);
+    assert_eq!(value(tab, "document.title"), "report: evaluation");
+    // The prompts that the method was given: another picture's caption, and the fixed restoration prompt.
+    let told = value(tab, "document.querySelector('.told').innerText");
+    let told = told.as_str().unwrap();
+    let own = value(tab, "document.querySelector('.gallery .case figcaption').textContent");
+    assert!(told.contains("Deblur with sigma 0.6"), "{told}");
+    let number_of = |text: &str| text.split("number ").nth(1).map(|rest| rest.chars().next());
+    assert_ne!(number_of(told), number_of(own.as_str().unwrap()), "{told} beside {own}");
+
+    // The slider: a drag of the mouse, then keys.
+    tab.evaluate("document.querySelector('.stage').scrollIntoView({block: 'center', behavior: 'instant'})", false)
+        .unwrap();
+    let place = value(
+        tab,
+        "(({left, top, width, height}) => [left, top, width, height])(document.querySelector('.stage').getBoundingClientRect())",
+    );
+    let [left, top, width, height] = [0, 1, 2, 3].map(|i| place[i].as_f64().unwrap());
+    assert!((cut_away(tab) - 50.0).abs() < 1.0, "{}", cut_away(tab));
+    let y = top + height / 2.0;
+    mouse(tab, MousePressed, true, left + width * 0.5, y);
+    mouse(tab, MouseMoved, true, left + width * 0.4, y);
+    mouse(tab, MouseMoved, true, left + width * 0.2, y);
+    mouse(tab, MouseReleased, false, left + width * 0.2, y);
+    assert!((cut_away(tab) - 80.0).abs() < 1.5, "{}", cut_away(tab));
+    mouse(tab, MouseMoved, false, left + width * 0.9, y);
+    assert!((cut_away(tab) - 80.0).abs() < 1.5, "the button is up: {}", cut_away(tab));
+    for (key, expected) in
+        [("ArrowRight", 78.0), ("ArrowRight", 76.0), ("ArrowLeft", 78.0), ("End", 0.0), ("Home", 100.0)]
+    {
+        tab.press_key(key).unwrap();
+        assert!((cut_away(tab) - expected).abs() < 1.5, "{key}: {}", cut_away(tab));
+    }
+    assert_eq!(value(tab, "document.querySelector('.cut').getAttribute('aria-valuenow')"), "0");
+
+    // Other pictures are shown when others are chosen.
+    let before = value(tab, "document.querySelector('.over').src");
+    tab.find_element(".next").unwrap().click().unwrap();
+    assert_ne!(value(tab, "document.querySelector('.over').src"), before);
+    tab.evaluate("(s => { s.selectedIndex = s.length - 1; s.dispatchEvent(new Event('change')); })(document.querySelector('select.left'))", false).unwrap();
+    assert_eq!(value(tab, "document.querySelector('.tag-left').textContent"), "Clean");
+    assert_eq!(number(tab, "document.querySelectorAll('.extremes .thumb img').length"), 8.0);
+
+    // A click on a heading sorts, a second one the other way round.
+    let column = "[...document.querySelectorAll('.sortable tbody tr')].map(r => parseFloat(r.children[1].textContent))";
+    for (rounds, order) in [(1, "ascending"), (2, "descending")] {
+        tab.find_element(".sortable thead th:nth-child(2) button").unwrap().click().unwrap();
+        let values: Vec<f64> = value(tab, column).as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+        assert_eq!(values.len(), 5);
+        assert!(values.is_sorted_by(|a, b| if rounds == 1 { a <= b } else { a >= b }), "{values:?}");
+        assert!(values[0] != values[4]);
+        assert_eq!(value(tab, "document.querySelectorAll('.sortable th')[1].getAttribute('aria-sort')"), order);
+        assert_eq!(value(tab, "document.querySelectorAll('.sortable th')[0].getAttribute('aria-sort')"), "none");
+    }
+
+    // On a phone nothing but tables is wider than the screen.
+    let phone = Emulation::SetDeviceMetricsOverride {
+        width: 390,
+        height: 844,
+        device_scale_factor: 2.0,
+        mobile: true,
+        scale: None,
+        screen_width: None,
+        screen_height: None,
+        position_x: None,
+        position_y: None,
+        dont_set_visible_size: None,
+        screen_orientation: None,
+        viewport: None,
+        display_feature: None,
+        device_posture: None,
+    };
+    tab.call_method(phone).unwrap();
+    assert!(number(tab, "document.documentElement.scrollWidth") <= 390.0);
+
+    assert_eq!(value(tab, "document.title"), "report: evaluation");
+    let requests = seen.requests.lock().unwrap();
+    let outside = |url: &&String| !url.starts_with("data:") && !url.ends_with("/report.html");
+    assert_eq!(requests.iter().filter(outside).count(), 0, "{requests:?}");
+    assert_eq!(*seen.errors.lock().unwrap(), [""; 0]);
+
+    // Whatever gets into the page later can't run either.
+    let injected = "document.body.insertAdjacentHTML('beforeend', '<b onclick=\"document.title=1\" id=late></b>'); \
+                    document.getElementById('late').click()";
+    tab.evaluate(injected, false).unwrap();
+    assert_eq!(value(tab, "document.title"), "report: evaluation");
+}

@@ -1,0 +1,250 @@
+//! What a method is told of each picture (the paper's Tables 4 and 6).
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+use spire_data::benchmark::Entry;
+use spire_data::prompt::{self, Fragment, REMOVE_ALL};
+use spire_data::rng::rng;
+
+use super::config::{MethodConfig, MethodKind};
+
+/// What a model is told of the degradation (the paper's Table 6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RestorationPrompt {
+    /// Nothing: "Remove all degradation".
+    None,
+    /// The kinds of degradation.
+    Type,
+    /// The kinds and their numbers.
+    #[default]
+    Parameters,
+}
+
+impl RestorationPrompt {
+    /// The prompt for a picture of a benchmark. Where the benchmark does not know the steps, it is the benchmark's own, or
+    /// for [`None`](Self::None) that of blind restoration.
+    pub fn of(self, entry: &Entry) -> String {
+        match self {
+            Self::None => REMOVE_ALL.to_owned(),
+            Self::Parameters => entry.restoration.clone(),
+            Self::Type => {
+                let fragments = prompt::parse(&entry.restoration).unwrap_or_default();
+                let bare = |fragment: &Fragment| match *fragment {
+                    Fragment::Numbered(step) => Fragment::Bare(step.kind()),
+                    bare => bare,
+                };
+                prompt::write(&fragments.iter().map(bare).collect::<Vec<_>>())
+            }
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Type => "type",
+            Self::Parameters => "parameters",
+        }
+    }
+}
+
+/// Whose caption a picture gets (the paper's Table 4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Captions {
+    /// Its own.
+    #[default]
+    Own,
+    /// Another picture's of the benchmark, never its own.
+    Unmatched,
+}
+
+/// What a method is told of one picture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompts {
+    /// What it shows; may be empty.
+    pub semantic: String,
+    /// What is to be undone.
+    pub restoration: String,
+}
+
+/// A method had it.
+const YES: &str = "✓";
+/// A method did without it.
+const NO: &str = "✗";
+
+impl MethodConfig {
+    /// What the method is told of each entry of a benchmark, in their order. `seed` decides which captions are exchanged.
+    ///
+    /// # Errors
+    /// Captions are to be exchanged, and fewer than two entries have one.
+    pub fn prompts(&self, entries: &[Entry], seed: u64) -> Result<Vec<Prompts>> {
+        let mut captions: Vec<String> = match self.semantic {
+            true => entries.iter().map(|entry| entry.semantic.clone()).collect(),
+            false => vec![String::new(); entries.len()],
+        };
+        if self.semantic && self.captions == Captions::Unmatched {
+            exchange(&mut captions, seed)?;
+        }
+        if let Some(words) = self.caption_words {
+            for caption in &mut captions {
+                *caption = caption.split_whitespace().take(words).collect::<Vec<_>>().join(" ");
+            }
+        }
+        let restoration = |entry: &Entry| self.prompt.clone().unwrap_or_else(|| self.restoration.of(entry));
+        let prompts = entries.iter().zip(captions);
+        Ok(prompts.map(|(entry, semantic)| Prompts { semantic, restoration: restoration(entry) }).collect())
+    }
+
+    /// For a protocol: the fixed restoration prompt, or "none", "type" or "parameters".
+    pub fn restoration_told(&self) -> String {
+        self.prompt.clone().unwrap_or_else(|| self.restoration.name().to_owned())
+    }
+
+    /// For a protocol: how captions were changed; `None` where each picture has the whole of its own, or none is told.
+    pub fn captions_told(&self) -> Option<String> {
+        let unmatched = (self.captions == Captions::Unmatched).then(|| "unmatched".to_owned());
+        let short = self.caption_words.map(|words| format!("first {words} words"));
+        let changes: Vec<String> = [unmatched, short].into_iter().flatten().collect();
+        (self.semantic && !changes.is_empty()).then(|| changes.join(", "))
+    }
+
+    /// What stands in the columns of the paper's tables that say how a method was run, by their headings. Of another program
+    /// it is what [`marks`](Self::marks) says, and nothing more is known.
+    pub fn table_marks(&self) -> BTreeMap<String, String> {
+        let yes_if = |yes: bool| if yes { YES } else { NO }.to_owned();
+        let known = match self.kind {
+            MethodKind::Folder => vec![],
+            MethodKind::Input => {
+                ["Sem", "Res", "Res type", "Res param"].map(|heading| (heading, NO.to_owned())).to_vec()
+            }
+            MethodKind::Model => {
+                let semantic = self.captions_told().unwrap_or_else(|| yes_if(self.semantic));
+                let restoration = match (&self.prompt, self.restoration) {
+                    (Some(prompt), _) => return self.with_marks([("Sem", semantic), ("Res", prompt.clone())]),
+                    (None, RestorationPrompt::Type) => "wo param".to_owned(),
+                    (None, told) => yes_if(told == RestorationPrompt::Parameters),
+                };
+                vec![
+                    ("Sem", semantic),
+                    ("Res", restoration),
+                    ("Res type", yes_if(self.restoration != RestorationPrompt::None)),
+                    ("Res param", yes_if(self.restoration == RestorationPrompt::Parameters)),
+                ]
+            }
+        };
+        self.with_marks(known)
+    }
+
+    fn with_marks(&self, known: impl IntoIterator<Item = (&'static str, String)>) -> BTreeMap<String, String> {
+        let mut marks: BTreeMap<String, String> =
+            known.into_iter().map(|(heading, mark)| (heading.to_owned(), mark)).collect();
+        marks.extend(self.marks.clone());
+        marks
+    }
+}
+
+/// Gives each caption to another entry that had one: a random cycle through all of them (Sattolo 1986), so that none stays.
+fn exchange(captions: &mut [String], seed: u64) -> Result<()> {
+    let captioned: Vec<usize> = (0..captions.len()).filter(|&i| !captions[i].is_empty()).collect();
+    ensure!(
+        captioned.len() > 1,
+        "captions = \"unmatched\" needs two pictures with captions, and there are not so many"
+    );
+    let mut rng = rng(seed, "unmatched captions", captions.len() as u64);
+    for last in (1..captioned.len()).rev() {
+        captions.swap(captioned[last], captioned[rng.random_range(0..last)]);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(captions: &[&str]) -> Vec<Entry> {
+        let entry = |(i, caption): (usize, &&str)| Entry {
+            id: format!("{i}"),
+            picture: String::new(),
+            width: 1,
+            height: 1,
+            semantic: (*caption).to_owned(),
+            restoration: "Deblur with sigma 3.0; Dejpeg with quality 40".to_owned(),
+            steps: vec![],
+            operations: vec![],
+        };
+        captions.iter().enumerate().map(entry).collect()
+    }
+
+    fn semantic(method: &MethodConfig, entries: &[Entry], seed: u64) -> Vec<String> {
+        method.prompts(entries, seed).unwrap().into_iter().map(|prompts| prompts.semantic).collect()
+    }
+
+    #[test]
+    fn a_fixed_prompt_takes_the_place_of_the_benchmark_s() {
+        let entries = entries(&["a b c"]);
+        let told = |method: &MethodConfig| method.prompts(&entries, 0).unwrap()[0].restoration.clone();
+        let method = MethodConfig::default();
+        assert_eq!(told(&method), "Deblur with sigma 3.0; Dejpeg with quality 40");
+        assert_eq!(told(&MethodConfig { restoration: RestorationPrompt::Type, ..method.clone() }), "Deblur; Dejpeg");
+        assert_eq!(told(&MethodConfig { restoration: RestorationPrompt::None, ..method.clone() }), REMOVE_ALL);
+        let fixed = MethodConfig { prompt: Some("Deblur with sigma 0.6".into()), ..method };
+        assert_eq!(told(&fixed), "Deblur with sigma 0.6");
+        assert_eq!(fixed.restoration_told(), "Deblur with sigma 0.6");
+    }
+
+    #[test]
+    fn unmatched_captions_are_all_there_and_none_is_at_home() {
+        let method = MethodConfig { captions: Captions::Unmatched, ..MethodConfig::default() };
+        for count in [2, 3, 10, 101] {
+            let names: Vec<String> = (0..count).map(|i| format!("caption {i}")).collect();
+            let entries = entries(&names.iter().map(String::as_str).collect::<Vec<_>>());
+            for seed in 0..20 {
+                let drawn = semantic(&method, &entries, seed);
+                assert!(drawn.iter().zip(&names).all(|(drawn, own)| drawn != own), "{drawn:?}");
+                let mut sorted = [drawn.clone(), names.clone()];
+                sorted.iter_mut().for_each(|names| names.sort());
+                assert_eq!(sorted[0], sorted[1]);
+                assert_eq!(drawn, semantic(&method, &entries, seed));
+            }
+        }
+        // Who has no caption gets none, and nobody loses his to him.
+        let entries = entries(&["one", "", "two"]);
+        assert_eq!(semantic(&method, &entries, 0), ["two", "", "one"]);
+        let error = method.prompts(&entries[..2], 0).unwrap_err().to_string();
+        assert!(error.contains("unmatched"), "{error}");
+    }
+
+    #[test]
+    fn short_captions_are_the_first_words() {
+        let method = MethodConfig { caption_words: Some(2), ..MethodConfig::default() };
+        assert_eq!(semantic(&method, &entries(&["a red star", "one", ""]), 0), ["a red", "one", ""]);
+        assert_eq!(method.captions_told().as_deref(), Some("first 2 words"));
+        assert_eq!(MethodConfig { semantic: false, ..method }.captions_told(), None);
+    }
+
+    #[test]
+    fn marks_say_what_was_told() {
+        let mark = |method: &MethodConfig, heading: &str| method.table_marks().get(heading).cloned();
+        let full = MethodConfig::default();
+        for heading in ["Sem", "Res", "Res type", "Res param"] {
+            assert_eq!(mark(&full, heading).as_deref(), Some(YES), "{heading}");
+        }
+        let blind = MethodConfig { semantic: false, restoration: RestorationPrompt::None, ..full.clone() };
+        assert_eq!((mark(&blind, "Sem").as_deref(), mark(&blind, "Res").as_deref()), (Some(NO), Some(NO)));
+        let bare = MethodConfig { restoration: RestorationPrompt::Type, ..full.clone() };
+        assert_eq!((mark(&bare, "Res").as_deref(), mark(&bare, "Res type").as_deref()), (Some("wo param"), Some(YES)));
+        let other = MethodConfig { captions: Captions::Unmatched, prompt: Some("Deblur".into()), ..full.clone() };
+        assert_eq!(
+            (mark(&other, "Sem").as_deref(), mark(&other, "Res").as_deref()),
+            (Some("unmatched"), Some("Deblur"))
+        );
+        let folder = MethodConfig { kind: MethodKind::Folder, ..full };
+        assert_eq!(mark(&folder, "Sem"), None, "what another program was told is not known");
+        let told = MethodConfig { marks: BTreeMap::from([("Sem".to_owned(), YES.to_owned())]), ..folder };
+        assert_eq!(mark(&told, "Sem").as_deref(), Some(YES));
+    }
+}
