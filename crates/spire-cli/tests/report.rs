@@ -39,7 +39,7 @@ fn evaluation(scratch: &Path) -> PathBuf {
     fs::write(&recipe, text).unwrap();
     let hostile = toml(HOSTILE);
     let text = format!(
-        "name = \"report\"\npaper_table = 5\nagainst = \"Degraded\"\noutput = {output:?}\n[sampling]\nsteps = 2\n\
+        "name = \"report\"\nclip = \"assets/tiny\"\npaper_table = 5\nagainst = \"Degraded\"\noutput = {output:?}\n[sampling]\nsteps = 2\n\
          [[benchmarks]]\ntitle = {hostile}\nfolder = {folder:?}\nrecipe = {recipe:?}\n\
          [[methods]]\nname = \"Degraded\"\nkind = \"input\"\n\
          [[methods]]\nname = {hostile}\nbase = \"assets/tiny\"\ncontrol = \"assets/tiny/control\"\n\

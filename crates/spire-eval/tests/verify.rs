@@ -10,7 +10,7 @@ use spire_eval::verify::{Report, Row, verify};
 use tempfile::TempDir;
 
 /// One case of every kind, with the folder that its weights are in.
-const KINDS: [(&str, &str); 15] = [
+const KINDS: [(&str, &str); 17] = [
     ("sd2/case-unet", "sd2/unet"),
     ("sd1/case-controlled-unet", "sd1/unet"),
     ("sd2/case-controlnet", "sd2/controlnet"),
@@ -18,6 +18,8 @@ const KINDS: [(&str, &str); 15] = [
     ("case-vae", "vae"),
     ("case-clip-text-quick_gelu", "clip-text-quick_gelu"),
     ("case-clip-vision-gelu", "clip-vision-gelu"),
+    ("case-clip-score", "clip"),
+    ("case-pillow-resize", ""),
     ("case-sampler-dpmpp2m-v_prediction", "scheduler-dpmpp2m-v_prediction"),
     ("case-add-noise", "scheduler-ddim-epsilon"),
     ("case-tokenizer", ""),
@@ -144,7 +146,7 @@ fn every_reference_bundle_passes() {
     let report = run(&reference());
     assert!(report.passed(), "\n{report}");
     let kinds: BTreeSet<&str> = report.rows.iter().map(|row| row.kind.as_str()).collect();
-    assert_eq!(kinds.len(), KINDS.len() + QUALITY.len(), "{kinds:?}");
+    assert_eq!(kinds.len(), KINDS.len() + QUALITY.len() + 1, "{kinds:?}");
 }
 
 #[test]
@@ -194,6 +196,8 @@ fn a_missing_tensor_is_named() {
                 assert!(row.ok, "{case} tries the qualities that it has: {:?}", row.error);
             } else if let Some(pair) = name.strip_prefix("in.reference.") {
                 assert_failed(&row, &format!("out.psnr.{pair}"));
+            } else if let Some(image) = name.strip_prefix("in.image.") {
+                assert_failed(&row, &format!(".{image} is not an output"));
             } else if name.starts_with("in.down.") {
                 assert_failed(&row, "in.down.*");
             } else {
@@ -251,6 +255,22 @@ fn every_output_of_a_quality_metric_counts() {
         copy.write(&grey);
         assert_failed(&run_one(&copy.folder), "in.image.0 has 1 channels");
     }
+}
+
+#[test]
+fn the_distance_of_inception_s_features_counts() {
+    let copy = Copy::of("case-fid", "inception");
+    let mut tensors = copy.tensors().unwrap();
+    // What each picture's features are is known to pass: here are the distances alone.
+    tensors.retain(|name, _| !name.starts_with("out.features."));
+    let clean = tensors["out.fid.clean"].clone();
+    tensors.insert("out.fid.clean".into(), tensors["out.fid.legacy"].clone());
+    copy.write(&tensors);
+    assert_failed(&run_one(&copy.folder), "out.fid.clean differs");
+    tensors.insert("out.fid.clean".into(), clean);
+    tensors.retain(|name, _| !name.starts_with("in.restored."));
+    copy.write(&tensors);
+    assert_failed(&run_one(&copy.folder), "at least 2");
 }
 
 #[test]
