@@ -93,7 +93,8 @@ def maniqa(out: Path, random: Generator) -> None:
     # One as it is, one that has to be enlarged.
     pictures = {"case-maniqa": cut(random, 225, 320), "case-maniqa-enlarged": cut(random, 160, 223)}
     scores = torch.zeros(1)
-    while scores.min() < 0.01:
+    # Where but a few patches score above 0, the reference's own score is off by its rounding errors.
+    while scores.min() < 0.5:
         # Less, and hardly a patch scores above 0; more, and every channel attends to one other alone.
         weights = by_formula(out / "maniqa", model, random, config, gain=0.8)
         cases = [

@@ -30,7 +30,8 @@ const KINDS: [(&str, &str); 17] = [
     ("case-jpeg", ""),
 ];
 
-/// Cases of metrics whose networks are large and judge each picture by itself, with the folder that their weights are in.
+/// Cases of metrics whose networks are large, with the folder that their weights are in: each run takes seconds, so that
+/// they have a test of their own.
 const QUALITY: [(&str, &str); 3] = [("case-musiq", "musiq"), ("case-clip-iqa", "clip-iqa"), ("case-maniqa", "maniqa")];
 
 fn reference() -> PathBuf {
@@ -273,17 +274,17 @@ fn the_distance_of_inception_s_features_counts() {
     assert_failed(&run_one(&copy.folder), "at least 2");
 }
 
+/// Otherwise a metric that looks at nothing would agree.
 #[test]
-fn a_quality_metric_tells_pictures_apart() {
-    for (case, weights) in QUALITY {
-        let tensors = Copy::of(case, weights).tensors().unwrap();
+fn the_expected_scores_of_a_quality_metric_differ() {
+    for cases in [&["case-musiq"][..], &["case-clip-iqa"], &["case-maniqa", "case-maniqa-enlarged"]] {
+        let tensors = cases.iter().flat_map(|case| Copy::of(case, "").tensors().unwrap());
         let scores: Vec<f32> = tensors
-            .iter()
             .filter(|(name, _)| name.starts_with("out.score."))
             .map(|(_, score)| f32::from_le_bytes(score.bytes[..4].try_into().unwrap()))
             .collect();
-        let largest = scores.iter().fold(0.0, |largest: f32, score| largest.max(score.abs()));
-        assert!(scores.windows(2).all(|pair| (pair[0] - pair[1]).abs() > 0.05 * largest), "{case}: {scores:?}");
+        let [one, other] = scores[..] else { panic!("{cases:?}: {scores:?}") };
+        assert!((one - other).abs() > 0.03 * one.abs().max(other.abs()), "{cases:?}: {scores:?}");
     }
 }
 
