@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use spire_data::benchmark::Recipe;
-use spire_eval::evaluation::EvalConfig;
+use spire_eval::evaluation::{EvalConfig, PublishedTable};
 use spire_train::config::RunConfig;
 use spire_train::pretrain::PretrainConfig;
 use spire_train::settings;
@@ -55,6 +55,28 @@ fn both_halves_of_table_1_draw_the_same_pictures() {
             (recipe.seed, recipe.count, recipe.size, recipe.crop, recipe.multiple, recipe.source)
         });
         assert_eq!(left, right);
+    }
+}
+
+/// The paper's figures are shown beside those of its own test sets alone.
+#[test]
+fn the_paper_s_tables_are_measured_on_its_test_sets() {
+    for table in PublishedTable::all() {
+        let path = file(&format!("benchmarks/table{}.toml", table.number));
+        let evaluation: EvalConfig = settings::load(&path, &[]).unwrap();
+        assert_eq!(evaluation.paper_table, Some(table.number));
+        assert_eq!(evaluation.benchmarks.len(), table.groups.len(), "table {}", table.number);
+        for (benchmark, group) in evaluation.benchmarks.iter().zip(&table.groups) {
+            let recipe = file("..").join(benchmark.recipe.as_ref().unwrap());
+            let recipe: Recipe = settings::load(&recipe, &[]).unwrap();
+            assert!(
+                benchmark.folder.ends_with(&recipe.name),
+                "{} is made as {}",
+                benchmark.folder.display(),
+                recipe.name
+            );
+            assert!(group.benchmarks.contains(&recipe.name), "{} in table {}", recipe.name, table.number);
+        }
     }
 }
 

@@ -54,8 +54,8 @@ pub struct EvalConfig {
     pub against: Option<String>,
     /// The number of a table of the paper: the first table gets its columns, and its figures beside the measured ones.
     pub paper_table: Option<u8>,
-    /// How many pictures of each benchmark `report.html` shows. Of a larger one: each method's best and worst, and others
-    /// at even distances.
+    /// How many pictures of each benchmark `report.html` shows. Of a larger one: the last method's best and worst, the
+    /// other methods', and others at even distances.
     pub report_pictures: usize,
 }
 
@@ -79,7 +79,7 @@ impl Default for EvalConfig {
             methods: vec![],
             against: None,
             paper_table: None,
-            report_pictures: 24,
+            report_pictures: 32,
         }
     }
 }

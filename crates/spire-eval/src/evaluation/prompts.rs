@@ -112,8 +112,8 @@ impl MethodConfig {
         (self.semantic && !changes.is_empty()).then(|| changes.join(", "))
     }
 
-    /// What stands in the columns of the paper's tables that say how a method was run, by their headings. Of another program
-    /// it is what [`marks`](Self::marks) says, and nothing more is known.
+    /// What stands in the columns of the paper's tables that say how a method was run, by their headings. Of another
+    /// program it is what [`marks`](Self::marks) says, and nothing more is known.
     pub fn table_marks(&self) -> BTreeMap<String, String> {
         let yes_if = |yes: bool| if yes { YES } else { NO }.to_owned();
         let known = match self.kind {
@@ -147,7 +147,8 @@ impl MethodConfig {
     }
 }
 
-/// Gives each caption to another entry that had one: a random cycle through all of them (Sattolo 1986), so that none stays.
+/// Gives each caption to another entry that had one: a random cycle through all of them (Sattolo 1986), so that none
+/// stays.
 fn exchange(captions: &mut [String], seed: u64) -> Result<()> {
     let captioned: Vec<usize> = (0..captions.len()).filter(|&i| !captions[i].is_empty()).collect();
     ensure!(

@@ -111,7 +111,7 @@ mod tests {
     /// What the paper's text says of its tables.
     #[test]
     fn figures_say_what_the_text_says() {
-        // "Although SwinIR has highest PSNR"; "Ours w/o text" is second in PSNR and SSIM; the full model has the best FID.
+        // SwinIR is first and "Ours w/o text" second in PSNR and SSIM; the full model has the best FID and LPIPS.
         let table = PublishedTable::of(1).unwrap();
         let column = |j: usize| (0..table.rows.len()).map(|i| figure(1, i, j)).collect::<Vec<f64>>();
         let order = |j: usize| {

@@ -5,7 +5,7 @@
 
 mod figures;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +35,9 @@ const SCRIPT: &str = include_str!("report/report.js");
 /// Larger files are embedded as JPEG.
 const LARGEST_FILE: usize = 128 << 10;
 const JPEG_QUALITY: u8 = 92;
+
+/// Best pictures, and worst ones, that the script shows of a method.
+const CASES: usize = 4;
 
 /// The pictures of a benchmark.
 #[derive(Clone, Debug)]
@@ -271,42 +274,50 @@ fn script_data(of: &BenchmarkResults, shown: &Shown, chosen: &[usize]) -> serde_
             "label": source.label,
             "method": source.method.and_then(place),
         })).collect::<Vec<_>>(),
+        "favourite": metrics.iter().position(|&metric| Some(metric) == favourite(of)),
+        "cases": CASES,
         "shown": chosen,
         "prompts": chosen.iter().map(prompts).collect::<Vec<_>>(),
     })
 }
 
-/// Which pictures are embedded: all, where there are no more than `most`. Else each method's worst and best in turn, until half
-/// of the places are taken, and others at even distances.
+/// The metric by which pictures are chosen.
+fn favourite(of: &BenchmarkResults) -> Option<Metric> {
+    let liked = [Metric::Lpips, Metric::Ssim, Metric::Psnr].into_iter().chain(Metric::ALL);
+    liked.into_iter().find(|&metric| per_image(of, metric))
+}
+
+/// Which pictures are embedded: all, where there are no more than `most`. Else, in up to two thirds of the places, the last
+/// method's best and worst and one or more such pairs of each other method; in the rest, pictures at even distances.
 fn choose(of: &BenchmarkResults, most: usize) -> Vec<usize> {
     let count = of.ids.len();
     if count <= most {
         return (0..count).collect();
     }
-    let mut chosen = std::collections::BTreeSet::new();
-    let liked = [Metric::Lpips, Metric::Ssim, Metric::Psnr].into_iter().chain(Metric::ALL);
-    if let Some(metric) = liked.into_iter().find(|&metric| per_image(of, metric)) {
-        let orders: Vec<Vec<usize>> = of
-            .methods
-            .iter()
-            .filter_map(|method| method.per_image.get(&metric))
-            .map(|values| {
-                let mut order: Vec<usize> = (0..count).collect();
-                order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
-                order
-            })
-            .collect();
-        let ends =
-            (0..count).flat_map(|rank| orders.iter().flat_map(move |order| [order[rank], order[count - 1 - rank]]));
-        for picture in ends {
-            if chosen.len() >= most / 2 {
-                break;
-            }
-            chosen.insert(picture);
+    let orders: Vec<Vec<usize>> = of
+        .methods
+        .iter()
+        .rev()
+        .filter_map(|method| method.per_image.get(&favourite(of)?))
+        .map(|values| {
+            let mut order: Vec<usize> = (0..count).collect();
+            order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
+            order
+        })
+        .collect();
+    let ends = |order: &[usize], rank: usize| [order[rank], order[count - 1 - rank]];
+    let last = orders.iter().take(1).flat_map(|order| (0..CASES.min(count)).flat_map(move |rank| ends(order, rank)));
+    let others = (0..count).flat_map(|rank| orders.iter().skip(1).flat_map(move |order| ends(order, rank)));
+    let even = (0..most).map(|i| i * count / most).chain(0..count);
+
+    let mut chosen = BTreeSet::new();
+    for picture in last.chain(others) {
+        if chosen.len() >= most * 2 / 3 {
+            break;
         }
+        chosen.insert(picture);
     }
-    let even = (0..most).map(|i| i * count / most);
-    for picture in even.chain(0..count) {
+    for picture in even {
         if chosen.len() >= most {
             break;
         }
@@ -363,12 +374,13 @@ mod tests {
         let rising: Vec<f64> = (0..100).map(f64::from).collect();
         let mut other = vec![50.0; 100];
         (other[33], other[66]) = (0.0, 99.0);
-        let chosen = choose(&results(vec![rising.clone(), other]), 10);
-        assert_eq!(chosen.len(), 10);
-        for picture in [0, 99, 33, 66] {
+        let chosen = choose(&results(vec![other, rising.clone()]), 20);
+        assert_eq!(chosen.len(), 20);
+        for picture in [0, 1, 2, 3, 96, 97, 98, 99, 33, 66, 50] {
             assert!(chosen.contains(&picture), "{picture} in {chosen:?}");
         }
         assert!(chosen.windows(2).all(|pair| pair[0] < pair[1]));
+        assert_eq!(choose(&results(vec![vec![1.0, 2.0]]), 1).len(), 1);
         assert_eq!(choose(&results(vec![rising.clone()]), 100), (0..100).collect::<Vec<_>>());
         assert_eq!(choose(&results(vec![rising]), 0), Vec::<usize>::new());
     }

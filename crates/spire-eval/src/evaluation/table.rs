@@ -297,7 +297,7 @@ mod tests {
         }
         let text = grouped().latex();
         for part in [
-            "    \\multicolumn{1}{l}{} & \\multicolumn{2}{c}{Left, half} \\\\\n    \\cmidrule(lr){2-3}\n    Method & PSNR",
+            "    \\multicolumn{1}{l}{} & \\multicolumn{2}{c}{Left, half} \\\\\n    \\cmidrule(lr){2-3}\n    Method & ",
             "    \\midrule\n    \\textit{{[}x{]}} & \\textit{$-$3.0} & \\textit{\\ding{51}} \\\\\n",
         ] {
             assert!(text.contains(part), "{part} in {text}");

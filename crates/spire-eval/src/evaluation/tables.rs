@@ -1,5 +1,5 @@
-//! The tables of an evaluation: in the layout of one of the paper's where it is asked for, then all figures of each benchmark
-//! with their intervals, then the differences.
+//! The tables of an evaluation: in the layout of one of the paper's where it is asked for, then all figures of each
+//! benchmark with their intervals, then the differences.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -40,8 +40,8 @@ impl Results {
             Some(format!("{} `{}`", metric.name(), self.usual_measure(figures)?))
         };
         table.note(&format!(
-            "{} pictures, benchmark `{}`. Brackets: 95 % bootstrap intervals of the mean. Measured by {}; the last column is \
-             how the pictures were made. In full: results.json.",
+            "{} pictures, benchmark `{}`. Brackets: 95 % bootstrap intervals of the mean. Measured by {}; the last column \
+             is how the pictures were made. In full: results.json.",
             benchmark.ids.len(),
             &benchmark.checksum[..benchmark.checksum.len().min(8)],
             metrics.iter().filter_map(measure).collect::<Vec<_>>().join(", ")
@@ -54,8 +54,8 @@ impl Results {
         table
     }
 
-    /// One metric on one benchmark, a cell for each method of the evaluation. The best is bold. Cells that were measured in
-    /// another way than most are marked, and not compared with the others.
+    /// One metric on one benchmark, a cell for each method of the evaluation. The best is bold. Cells that were measured
+    /// in another way than most are marked, and not compared with the others.
     fn column(&self, benchmark: &BenchmarkResults, metric: Metric, notes: &mut Notes) -> Vec<Cell> {
         let figure = |name: &str| benchmark.method(name).and_then(|method| method.figures.get(&metric));
         let figures: Vec<Option<&Figure>> = self.methods.iter().map(|method| figure(&method.name)).collect();
@@ -161,8 +161,8 @@ impl Results {
             Some(reason) => table.note(&format!("There are no rows of the paper: {reason}.")),
             None => table.note(&format!(
                 "Source “paper”, in italics: as printed in Table {} of arXiv:2312.11595, by models, weights, pictures and \
-                 settings of metrics that were not published. Source “measured”: by {}, as the tables below say in full, with \
-                 intervals. The two are not compared: bold is the best of the measured ones.",
+                 settings of metrics that were not published. Source “measured”: by {}, as the tables below say in full, \
+                 with intervals. The two are not compared: bold is the best of the measured ones.",
                 layout.number, self.program
             )),
         }

@@ -27,10 +27,10 @@ const FILL: RGBColor = RGBColor(16, 17, 18);
 const SOFT: RGBColor = RGBColor(19, 20, 21);
 
 // Coordinates are whole numbers, so all is drawn twice as large as it is shown.
-const WIDTH: u32 = 1000;
+const WIDTH: u32 = 860;
 const ROW: u32 = 60;
 const AXIS: u32 = 56;
-const LABELS: u32 = 330;
+const LABELS: u32 = 350;
 /// Letters of a label that fit.
 const LETTERS: usize = 24;
 /// Classes of a distribution.
@@ -50,7 +50,8 @@ pub fn intervals(rows: &[(&str, Interval)]) -> String {
     })
 }
 
-/// For each name the distribution of its differences, and the share of those that are better. Empty where it can't be drawn.
+/// For each name the distribution of its differences, as high as its most frequent class, and the share of those that are
+/// better. Empty where it can't be drawn.
 pub fn spreads(rows: &[(&str, Vec<f64>)], rises: bool) -> String {
     let bounds = range(rows.iter().flat_map(|(_, values)| values.iter().copied()).chain([0.0]), 0.02);
     let width = (bounds.end - bounds.start) / BINS as f64;
@@ -59,13 +60,14 @@ pub fn spreads(rows: &[(&str, Vec<f64>)], rises: bool) -> String {
         values.iter().for_each(|value| counts[(((value - bounds.start) / width) as usize).min(BINS - 1)] += 1);
         counts
     };
-    let most = rows.iter().flat_map(|(_, values)| count(values)).max().unwrap_or_default().max(1);
     let names: Vec<&str> = rows.iter().map(|(name, _)| *name).collect();
     draw(&names, bounds.clone(), 120, |area, chart| {
         for (i, (_, values)) in rows.iter().enumerate() {
             let foot = middle(i, rows.len()) - 0.42;
+            let counts = count(values);
+            let most = counts.into_iter().max().unwrap_or_default().max(1);
             let mut outline = vec![(bounds.start, foot)];
-            for (bin, count) in count(values).into_iter().enumerate() {
+            for (bin, count) in counts.into_iter().enumerate() {
                 let (left, height) = (bounds.start + bin as f64 * width, foot + 0.84 * count as f64 / most as f64);
                 outline.extend([(left, height), (left + width, height)]);
             }

@@ -2,7 +2,6 @@
 // Everything that comes from outside is set as text, never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const ROWS = 200; // of the table of single pictures, before "show all"
-const CASES = 4;  // best ones, and worst ones
 
 function element(tag, text, name) {
   const made = document.createElement(tag);
@@ -147,7 +146,7 @@ function extremes(root, benchmark, compare) {
   const [metric, method] = ["metric", "method"].map((name) => root.querySelector("select." + name));
   const sources = benchmark.sources.map((source, i) => ({ ...source, i })).filter((source) => source.method !== null);
   if (!sources.length || !benchmark.metrics.length) { root.hidden = true; return; }
-  fill(metric, benchmark.metrics.map((metric) => metric.heading), 0);
+  fill(metric, benchmark.metrics.map((metric) => metric.heading), benchmark.favourite);
   fill(method, sources.map((source) => source.label), sources.length - 1);
   function card(index, value, source, chosen) {
     const button = element("button", undefined, "thumb");
@@ -177,8 +176,8 @@ function extremes(root, benchmark, compare) {
       part.append(element("h4", name), row);
       return part;
     };
-    const worst = values.slice(Math.max(CASES, values.length - CASES)).reverse();
-    root.querySelector(".cases").replaceChildren(line("Best", values.slice(0, CASES)), line("Worst", worst));
+    const worst = values.slice(Math.max(benchmark.cases, values.length - benchmark.cases)).reverse();
+    root.querySelector(".cases").replaceChildren(line("Best", values.slice(0, benchmark.cases)), line("Worst", worst));
   }
   for (const select of [metric, method]) select.addEventListener("change", show);
   show();
