@@ -298,7 +298,7 @@ impl Scorer {
             _ => None,
         };
         let dimensions = space.map_or(0, |space| self.dimensions(space));
-        let few = (rows <= dimensions).then(|| {
+        let few = (space.is_some() && rows <= dimensions).then(|| {
             let what = if metric == Metric::PatchFid { "patches" } else { "pictures" };
             format!("{}: {rows} {what} for {dimensions} features: the covariance is singular, and the distance too large by an amount that depends on the number of {what}", metric.name())
         });
