@@ -47,8 +47,8 @@ pub struct ManiqaConfig {
     pub window_size: usize,
     /// Width inside the Swin transformers' feed-forward networks.
     pub dim_mlp: usize,
-    /// What a Swin layer's output is multiplied by before its input is added: 0.8 for the weights trained on KonIQ-10k, 0.13
-    /// for those trained on PIPAL and KADID-10k.
+    /// What a Swin layer's output is multiplied by before its input is added: 0.8 for the weights trained on KonIQ-10k and
+    /// KADID-10k, 0.13 for those trained on PIPAL.
     pub scale: f64,
     /// Squares that are looked at.
     pub test_sample: usize,
