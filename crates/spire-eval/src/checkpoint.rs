@@ -2,20 +2,22 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 use spire_model::weights::{Tensors, read_config};
 
 /// Opens a file of weights, or a folder with weights and, where the network is not the published one, a `config.json`.
+/// `published` is where people get the former.
 ///
 /// # Errors
 /// There is nothing to read, or it can't be read; the message names the file.
-pub(crate) fn open<Config: DeserializeOwned + Default>(path: &Path) -> Result<(Config, Tensors)> {
+pub(crate) fn open<Config: DeserializeOwned + Default>(path: &Path, published: &str) -> Result<(Config, Tensors)> {
     let config = match path.join("config.json").is_file() {
         true => read_config(path, "config.json")?,
         false => Config::default(),
     };
-    let tensors = if path.is_dir() { Tensors::in_folder(path)? } else { Tensors::open(path)? };
+    let tensors = if path.is_dir() { Tensors::in_folder(path) } else { Tensors::open(path) };
+    let tensors = tensors.with_context(|| format!("the weights that are needed are published as {published}"))?;
     // Training on several GPUs puts this before every name.
     Ok((config, tensors.renamed(|name| Some(name.strip_prefix("module.").unwrap_or(name).to_owned()))))
 }
@@ -72,17 +74,18 @@ pub(crate) mod tests {
     fn what_several_gpus_trained_has_its_names_without_their_prefix() {
         let folder = folder("{}", Shapes::from([("module.a.weight".into(), vec![2]), ("b.bias".into(), vec![2])]));
         for path in [folder.path().to_owned(), folder.path().join("model.formula.json")] {
-            let (_, tensors) = open::<Shapes>(&path).unwrap();
+            let (_, tensors) = open::<Shapes>(&path, "").unwrap();
             assert_eq!(tensors.iter().map(|tensor| tensor.name.as_str()).collect::<Vec<_>>(), ["a.weight", "b.bias"]);
         }
     }
 
     #[test]
     fn what_cannot_be_read_is_named() {
-        let message = |path: &Path| format!("{:#}", open::<Shapes>(path).unwrap_err());
+        let message = |path: &Path| format!("{:#}", open::<Shapes>(path, "https://x.org/a.pth").unwrap_err());
         let broken = folder("{", Shapes::from([("a".into(), vec![1])]));
         assert!(message(broken.path()).contains("config.json"));
         assert!(message(&broken.path().join("musiq.pth")).contains("musiq.pth"));
-        assert!(message(tempfile::tempdir().unwrap().path()).contains("there are no weights in"));
+        let nothing = message(tempfile::tempdir().unwrap().path());
+        assert!(nothing.contains("https://x.org/a.pth") && nothing.contains("there are no weights in"), "{nothing}");
     }
 }

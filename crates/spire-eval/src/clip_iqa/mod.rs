@@ -39,7 +39,7 @@ pub const PROMPTS: [[&str; 2]; 5] = [
 
 /// Means and standard deviations of the red, green and blue that CLIP was trained on.
 const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const DEVIATION: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+const DEVIATION: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// The sizes of a CLIP with a residual network for pictures; the defaults are RN50's.
 #[derive(Clone, Debug, Deserialize)]
@@ -116,7 +116,7 @@ impl ClipIqa {
     /// # Errors
     /// Unreadable, or weights that are not this network's.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
-        let (config, tensors) = checkpoint::open::<ClipIqaConfig>(path)?;
+        let (config, tensors) = checkpoint::open::<ClipIqaConfig>(path, CLIP_RN50)?;
         config.check().with_context(|| path.join("config.json").display().to_string())?;
         let mut tensors =
             tensors.renamed(|name| (name != "visual.attnpool.positional_embedding").then(|| name.to_owned()));

@@ -3,8 +3,8 @@
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::activation::sigmoid;
-use burn::tensor::{Device, Tensor, TensorData};
-use spire_model::nn::attention::attend;
+use burn::tensor::{Device, Tensor};
+use spire_model::nn::attention::{attend, causal_mask};
 
 use super::ClipIqaConfig;
 
@@ -26,13 +26,6 @@ impl Transformer {
         let mask = causal_mask(length, &x.device());
         self.resblocks.iter().fold(x, |x, block| block.forward(x, mask.clone()))
     }
-}
-
-/// 0 on and below the diagonal, minus infinity above: `[1, 1, length, length]`.
-fn causal_mask(length: usize, device: &Device) -> Tensor<4> {
-    let entry = |i: usize| if i % length > i / length { f32::NEG_INFINITY } else { 0.0 };
-    let values: Vec<f32> = (0..length * length).map(entry).collect();
-    Tensor::from_data(TensorData::new(values, [1, 1, length, length]), device)
 }
 
 #[derive(Module, Debug)]

@@ -1,6 +1,10 @@
 //! The squares that MANIQA looks at: evenly spread over the picture, not drawn.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use anyhow::{Result, ensure};
+use burn::tensor::{Int, Tensor};
+
+/// How many times as long as its shorter side a picture is that is not enlarged.
+const MOST_NARROW: usize = 100;
 
 /// Where the squares' top left corners are, rows and columns, in a picture of at least `side` by `side` pixels: the first
 /// `count` of a grid whose steps are those of ⌊√count⌋ squares a side, row after row. They may overlap.
@@ -14,35 +18,49 @@ pub fn corners(height: usize, width: usize, side: usize, count: usize) -> Vec<[u
 /// `picture`, `[batch, 3, height, width]`, enlarged where it is not more than `side` pixels high or wide, so that the
 /// shorter side has one more: bilinear, as torch's `interpolate` with a scale factor, whose lengths are rounded down while
 /// pixels keep the exact distance.
-pub fn enlarged(picture: Tensor<4>, side: usize) -> Tensor<4> {
+///
+/// # Errors
+/// The picture is so narrow that it would become too large.
+pub fn enlarged(picture: Tensor<4>, side: usize) -> Result<Tensor<4>> {
     let [.., height, width] = picture.dims();
     let shorter = height.min(width);
     if shorter > side {
-        return picture;
+        return Ok(picture);
     }
+    ensure!(
+        height.max(width) < MOST_NARROW * shorter,
+        "a picture of {width}×{height} is too narrow: enlarged so that its shorter side has {} pixels, it would be too large",
+        side + 1
+    );
     let factor = (side + 1) as f64 / shorter as f64;
-    let device = picture.device();
-    let [rows, columns] = [height, width].map(|length| bilinear(length, factor, &device));
-    rows.unsqueeze().matmul(picture).matmul(columns.transpose().unsqueeze())
+    Ok(bilinear(bilinear(picture, 2, factor), 3, factor))
 }
 
-/// What of each of `length` pixels is in each of the ⌊`length`·`factor`⌋ that they become, as a matrix.
-fn bilinear(length: usize, factor: f64, device: &Device) -> Tensor<2> {
-    let enlarged = (length as f64 * factor) as usize;
+/// `x` with `factor` times as many entries in one dimension, rounded down, each mixed from the two that are nearest.
+fn bilinear(x: Tensor<4>, dim: usize, factor: f64) -> Tensor<4> {
+    let length = x.dims()[dim];
     let distance = (1.0 / factor) as f32;
-    let mut weights = vec![0.0; enlarged * length];
-    for (i, row) in weights.chunks_exact_mut(length).enumerate() {
+    let (mut before, mut after, mut shares) = (vec![], vec![], vec![]);
+    for i in 0..(length as f64 * factor) as usize {
         let position = (distance * (i as f32 + 0.5) - 0.5).max(0.0);
-        let before = (position as usize).min(length - 1);
-        let after = (before + 1).min(length - 1);
-        row[before] += 1.0 - (position - before as f32);
-        row[after] += position - before as f32;
+        let index = (position as usize).min(length - 1);
+        before.push(index as i64);
+        after.push((index + 1).min(length - 1) as i64);
+        shares.push(position - index as f32);
     }
-    Tensor::from_data(TensorData::new(weights, [enlarged, length]), device)
+    let mut shape = [1; 4];
+    shape[dim] = shares.len();
+    let device = x.device();
+    let share = Tensor::<1>::from_floats(shares.as_slice(), &device).reshape(shape);
+    let [before, after] =
+        [before, after].map(|indices| x.clone().select(dim, Tensor::<1, Int>::from_ints(indices.as_slice(), &device)));
+    before * (1.0 - share.clone()) + after * share
 }
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::Device;
+
     use super::*;
 
     /// pyiqa: `uniform_crop` of a picture that holds its own coordinates.
@@ -62,7 +80,7 @@ mod tests {
     fn pixels_are_those_of_the_reference() {
         let picture =
             Tensor::<1>::from_floats([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], &Device::default()).reshape([1, 1, 2, 3]);
-        let values: Vec<f32> = enlarged(picture, 4).into_data().iter().collect();
+        let values: Vec<f32> = enlarged(picture, 4).unwrap().into_data().iter().collect();
         #[rustfmt::skip]
         let want = [
             0.0, 0.1, 0.5, 0.9, 1.3, 1.7, 2.0,
@@ -78,12 +96,16 @@ mod tests {
     #[test]
     fn only_pictures_that_are_too_small_are_enlarged() {
         let size = |height, width| {
-            let [.., height, width] = enlarged(Tensor::zeros([1, 3, height, width], &Device::default()), 224).dims();
-            [height, width]
+            let picture = Tensor::zeros([1, 3, height, width], &Device::default());
+            enlarged(picture, 224).map(|picture| [picture.dims()[2], picture.dims()[3]])
         };
-        assert_eq!(size(225, 300), [225, 300]);
-        assert_eq!(size(224, 300), [225, 301]);
-        assert_eq!(size(300, 200), [337, 225]);
-        assert_eq!(size(1, 2), [225, 450]);
+        assert_eq!(size(225, 300).unwrap(), [225, 300]);
+        assert_eq!(size(224, 300).unwrap(), [225, 301]);
+        assert_eq!(size(300, 200).unwrap(), [337, 225]);
+        assert_eq!(size(1, 2).unwrap(), [225, 450]);
+        // 225 / 21 times 21 is a little less than 225.
+        assert_eq!(size(21, 28).unwrap(), [224, 300]);
+        assert_eq!(size(225, 30_000).unwrap(), [225, 30_000]);
+        assert!(size(2, 200).unwrap_err().to_string().contains("200×2 is too narrow"));
     }
 }

@@ -51,8 +51,8 @@ pub struct ManiqaConfig {
     pub window_size: usize,
     /// Width inside the Swin transformers' feed-forward networks.
     pub dim_mlp: usize,
-    /// What a Swin layer's output is multiplied by before its input is added: 0.8 for the weights trained on KonIQ-10k, 0.13
-    /// for those trained on PIPAL and KADID-10k.
+    /// What a Swin layer's output is multiplied by before its input is added: 0.8 for the weights trained on KonIQ-10k and
+    /// KADID-10k, 0.13 for those trained on PIPAL.
     pub scale: f64,
     /// Squares that are looked at.
     pub test_sample: usize,
@@ -114,8 +114,9 @@ impl ManiqaConfig {
     }
 }
 
-/// pyiqa's `MANIQA`, as `create_metric("maniqa")` makes it in evaluation: the mean over 20 squares of 224 pixels, of which
-/// none is drawn at random. Squares overlap, so that all of a large picture is looked at only up to about 4 squares a side.
+/// pyiqa's `MANIQA`, as `create_metric("maniqa")` makes it: the mean over 20 squares of 224 pixels. None of them is drawn at
+/// random: they are the first 20 of a grid of 5 by 5 that reaches from the top left corner to the other edges. What only the
+/// lowest five would show is not looked at, nor is what lies between squares where a side has more than 1120 pixels.
 #[derive(Module, Debug)]
 pub struct Maniqa {
     vit: VisionTransformer,
@@ -161,28 +162,34 @@ impl Maniqa {
     /// # Errors
     /// Unreadable, or weights that are not this network's.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
-        let (config, tensors) = checkpoint::open::<ManiqaConfig>(path)?;
+        let (config, tensors) = checkpoint::open::<ManiqaConfig>(path, MANIQA_KONIQ)?;
         config.check().with_context(|| path.join("config.json").display().to_string())?;
         let tensors = tensors.renamed(|name| is_read(name).then(|| name.to_owned()));
         weights::fill(Self::new(config, device), tensors, Precision::F32)
     }
 
     /// How good the picture looks: about 0 to 1, more is better.
-    pub fn score(&self, picture: &Picture) -> f64 {
-        self.score_of(self.features(picture))
+    ///
+    /// # Errors
+    /// The picture is too narrow to be enlarged: its longer side is 100 times the shorter one, or more.
+    pub fn score(&self, picture: &Picture) -> Result<f64> {
+        Ok(self.score_of(self.features(picture)?))
     }
 
     /// What each patch's score and weight are computed from: `[squares, patches, embed_dim / 2]`.
-    pub fn features(&self, picture: &Picture) -> Tensor<3> {
+    ///
+    /// # Errors
+    /// As [`Self::score`].
+    pub fn features(&self, picture: &Picture) -> Result<Tensor<3>> {
         let device = self.conv1.weight.val().device();
         let side = self.config.img_size;
-        let picture = crops::enlarged(pictures::to_tensor([picture], &device), side);
+        let picture = crops::enlarged(pictures::to_tensor([picture], &device), side)?;
         let [.., height, width] = picture.dims();
         // One after the other: the attention across channels takes much memory.
         let squares = crops::corners(height, width, side, self.config.test_sample)
             .into_iter()
             .map(|[top, left]| self.forward(picture.clone().slice([0..1, 0..3, top..top + side, left..left + side])));
-        Tensor::cat(squares.collect(), 0)
+        Ok(Tensor::cat(squares.collect(), 0))
     }
 
     /// The score of a picture with these [features](Self::features): the mean of the patches' scores by their weights.
@@ -292,8 +299,8 @@ mod tests {
         let maniqa = Maniqa::load(folder(SMALL, small()).path(), &Device::default()).unwrap();
         for (width, height) in [(1, 1), (3, 40), (50, 33)] {
             let picture = Picture::filled(width, height, [0.2, 0.5, 0.9]);
-            assert_eq!(maniqa.features(&picture).dims(), [3, 16, 32]);
-            assert!(maniqa.score(&picture) >= 0.0);
+            assert_eq!(maniqa.features(&picture).unwrap().dims(), [3, 16, 32]);
+            assert!(maniqa.score(&picture).unwrap() >= 0.0);
         }
     }
 

@@ -34,6 +34,9 @@ const ROOT_WIDTH: usize = 64;
 /// Channels of a patch's features.
 const FEATURES: usize = 4 * ROOT_WIDTH;
 
+/// What stands before the number of a layer in the names of this module's parameters.
+const LAYERS: &str = "transformer_encoder.transformer.";
+
 /// Groups of every group normalisation.
 const GROUPS: usize = 32;
 
@@ -122,7 +125,7 @@ impl Musiq {
     /// # Errors
     /// Unreadable, or weights that are not this network's.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
-        let (config, tensors) = checkpoint::open::<MusiqConfig>(path)?;
+        let (config, tensors) = checkpoint::open::<MusiqConfig>(path, MUSIQ_KONIQ)?;
         config.check().with_context(|| path.join("config.json").display().to_string())?;
         // The reference calls its list of layers a dictionary.
         let tensors =
@@ -133,7 +136,7 @@ impl Musiq {
     /// How good the picture looks: about 0 to 100, more is better.
     ///
     /// # Errors
-    /// The picture is too narrow to be resized: its longer side is more than 448 times the shorter one.
+    /// The picture is too narrow to be resized: its longer side is 448 times the shorter one, or more.
     pub fn score(&self, picture: &Picture) -> Result<f64> {
         Ok(self.score_of(self.features(picture)?))
     }
@@ -158,9 +161,6 @@ impl Musiq {
         self.head.forward(features).into_scalar()
     }
 }
-
-/// What stands before the number of a layer in the names of this module's parameters.
-const LAYERS: &str = "transformer_encoder.transformer.";
 
 fn group_norm(channels: usize, epsilon: f64, device: &Device) -> GroupNorm {
     GroupNormConfig::new(GROUPS, channels).with_epsilon(epsilon).init(device)

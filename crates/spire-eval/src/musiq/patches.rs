@@ -26,28 +26,22 @@ impl Patches {
     pub fn of(picture: Tensor<4>, config: &MusiqConfig) -> Result<Self> {
         let mut longer_sides = config.longer_side_lengths.clone();
         longer_sides.sort_unstable();
-        let mut scales = longer_sides
-            .into_iter()
-            .map(|longer_side| resize(picture.clone(), longer_side))
-            .collect::<Result<Vec<_>>>()?;
-        scales.push(picture);
+        let resized = longer_sides.into_iter().map(|longer_side| resize(picture.clone(), longer_side));
+        let mut pictures = resized.collect::<Result<Vec<_>>>()?;
+        pictures.push(picture);
 
-        let mut patches =
-            Self { pixels: Tensor::empty([0, 3, 1, 1], &scales[0].device()), cells: vec![], scales: vec![] };
-        let mut pixels = Vec::with_capacity(scales.len());
-        for (scale, picture) in scales.into_iter().enumerate() {
+        let grid = config.spatial_pos_grid_size;
+        let (mut pixels, mut cells, mut scales) = (vec![], vec![], vec![]);
+        for (scale, picture) in pictures.into_iter().enumerate() {
             let (cut, [rows, columns]) = cut(picture, config.patch_size);
-            let grid = config.spatial_pos_grid_size;
-            for row in 0..rows {
-                for column in 0..columns {
-                    patches.cells.push(cell(row, rows, grid) * grid + cell(column, columns, grid));
-                    patches.scales.push(scale);
-                }
-            }
             pixels.push(cut);
+            for row in 0..rows {
+                let above = cell(row, rows, grid) * grid;
+                cells.extend((0..columns).map(|column| above + cell(column, columns, grid)));
+            }
+            scales.resize(cells.len(), scale);
         }
-        patches.pixels = Tensor::cat(pixels, 0);
-        Ok(patches)
+        Ok(Self { pixels: Tensor::cat(pixels, 0), cells, scales })
     }
 }
 

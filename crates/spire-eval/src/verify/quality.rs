@@ -31,7 +31,7 @@ pub fn clip_iqa(case: &Case, device: &Device) -> Result<Worst> {
 pub fn maniqa(case: &Case, device: &Device) -> Result<Worst> {
     let maniqa = Maniqa::load(&case.weights()?, device)?;
     judged(case, |picture| {
-        let features = maniqa.features(picture);
+        let features = maniqa.features(picture)?;
         Ok((features.clone().mean_dim(1).squeeze_dim::<2>(1).into(), maniqa.score_of(features)))
     })
 }

@@ -5,11 +5,12 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::encoder::{Encoder, EncoderConfig, HiddenAct};
 use super::null_is_empty;
+use crate::nn::attention::causal_mask;
 use crate::weights::{self, Precision, Tensors};
 
 /// transformers' `CLIPTextConfig`, with its defaults: ViT-B/32's.
@@ -200,11 +201,4 @@ impl ClipText {
         };
         ends.squeeze_dim(1)
     }
-}
-
-/// 0 on and below the diagonal, minus infinity above: `[1, 1, length, length]`.
-fn causal_mask(length: usize, device: &Device) -> Tensor<4> {
-    let values: Vec<f32> =
-        (0..length * length).map(|i| if i % length > i / length { f32::NEG_INFINITY } else { 0.0 }).collect();
-    Tensor::from_data(TensorData::new(values, [1, 1, length, length]), device)
 }

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{Device, Tensor, activation::softmax};
+use burn::tensor::{Device, Tensor, TensorData, activation::softmax};
 
 /// `softmax(q·kᵀ/√d + bias)·v` over `heads` heads; `query` `[batch, queries, width]`, `key` and `value`
 /// `[batch, keys, width]`, `bias` broadcast over `[batch, heads, queries, keys]`.
@@ -32,6 +32,14 @@ pub fn attend(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, heads: usize, 
         attention(query, key, value, None, bias, options)
     };
     attended.swap_dims(1, 2).reshape([batch, queries, width])
+}
+
+/// The bias with which a token attends to itself and to those before it, `[1, 1, length, length]`: 0 on and below the
+/// diagonal, minus infinity above.
+pub fn causal_mask(length: usize, device: &Device) -> Tensor<4> {
+    let values: Vec<f32> =
+        (0..length * length).map(|i| if i % length > i / length { f32::NEG_INFINITY } else { 0.0 }).collect();
+    Tensor::from_data(TensorData::new(values, [1, 1, length, length]), device)
 }
 
 /// diffusers' `Attention`: self-attention, or cross-attention to a context of another width.
