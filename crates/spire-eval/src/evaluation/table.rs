@@ -112,7 +112,7 @@ impl Table {
                 })
                 .collect(),
         );
-        let mut text = format!("### {}\n\n", escape_markdown(&self.title));
+        let mut text = format!("### {}\n\n", one_line(&self.title));
         text += &if above.is_empty() {
             line(headings) + &rules
         } else {
@@ -205,9 +205,14 @@ impl Table {
     }
 }
 
-/// Of one line, without columns and tags of its own.
+/// A cell without columns of its own.
 fn escape_markdown(text: &str) -> String {
-    text.replace('|', "\\|").replace('<', "&lt;").replace(['\n', '\r'], " ")
+    one_line(text).replace('|', "\\|")
+}
+
+/// One line without tags.
+fn one_line(text: &str) -> String {
+    text.replace('<', "&lt;").replace(['\n', '\r'], " ")
 }
 
 fn escape_latex(text: &str) -> String {
