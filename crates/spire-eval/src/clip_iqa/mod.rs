@@ -116,7 +116,7 @@ impl ClipIqa {
     /// # Errors
     /// Unreadable, or weights that are not this network's.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
-        let (config, tensors) = checkpoint::open::<ClipIqaConfig>(path, CLIP_RN50)?;
+        let (config, tensors) = checkpoint::open::<ClipIqaConfig>(path, WEIGHTS.url)?;
         config.check().with_context(|| path.join("config.json").display().to_string())?;
         let mut tensors =
             tensors.renamed(|name| (name != "visual.attnpool.positional_embedding").then(|| name.to_owned()));

@@ -200,7 +200,7 @@ impl Scorer {
                 keep(Metric::Musiq, musiq.score(picture)?);
             }
             if let Some((maniqa, _)) = &self.maniqa {
-                keep(Metric::Maniqa, maniqa.score(picture));
+                keep(Metric::Maniqa, maniqa.score(picture)?);
             }
         }
         Ok(measured)

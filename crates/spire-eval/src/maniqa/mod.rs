@@ -162,7 +162,7 @@ impl Maniqa {
     /// # Errors
     /// Unreadable, or weights that are not this network's.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
-        let (config, tensors) = checkpoint::open::<ManiqaConfig>(path, MANIQA_KONIQ)?;
+        let (config, tensors) = checkpoint::open::<ManiqaConfig>(path, WEIGHTS.url)?;
         config.check().with_context(|| path.join("config.json").display().to_string())?;
         let tensors = tensors.renamed(|name| is_read(name).then(|| name.to_owned()));
         weights::fill(Self::new(config, device), tensors, Precision::F32)

@@ -125,7 +125,7 @@ impl Musiq {
     /// # Errors
     /// Unreadable, or weights that are not this network's.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
-        let (config, tensors) = checkpoint::open::<MusiqConfig>(path, MUSIQ_KONIQ)?;
+        let (config, tensors) = checkpoint::open::<MusiqConfig>(path, WEIGHTS.url)?;
         config.check().with_context(|| path.join("config.json").display().to_string())?;
         // The reference calls its list of layers a dictionary.
         let tensors =
