@@ -116,33 +116,40 @@ def clip_vision(out: Path, random: Generator) -> None:
 
 
 def clip_score(out: Path, random: Generator) -> None:
-    """Both towers in one folder, as CLIP is published, with what is done to pictures first."""
+    """Both towers in one folder, as CLIP is published, with what is done to pictures first: small, and ViT-B/32."""
     words, length, patch = whole(random, 100, 600), whole(random, 5, 77), whole(random, 3, 10)
     side, projected = patch * whole(random, 3, 8), 4 * whole(random, 2, 10)
     text = {"vocab_size": words + 2, "max_position_embeddings": length, "bos_token_id": words, "eos_token_id": words + 1}
-    config = CLIPConfig(
+    small = CLIPConfig(
         text_config=draw_widths(random) | text | {"projection_dim": projected},
         vision_config=draw_widths(random) | {"patch_size": patch, "image_size": side, "projection_dim": projected},
         projection_dim=projected,
     )
+    write_clip_score(out, random, "clip", small, side + whole(random, 0, 9), pictures=3)
+    write_clip_score(out, random, "clip-vit-base-patch32", CLIPConfig(), 224, pictures=1, by_formula=True)
+
+
+def write_clip_score(
+    out: Path, random: Generator, name: str, config: CLIPConfig, shortest: int, pictures: int, by_formula: bool = False
+) -> None:
     model = CLIPModel(config).eval()
-    tensors = model.state_dict()
-    formula.fill(tensors, new_seed(random))
-    weights = save(out / "clip", model, tensors)
-    processor = CLIPImageProcessorPil(
-        size={"shortest_edge": side + whole(random, 0, 9)}, crop_size={"height": side, "width": side}
-    )
+    tensors, seed = model.state_dict(), new_seed(random)
+    formula.fill(tensors, seed)
+    tensors = {key: tensor for key, tensor in tensors.items() if tensor.is_floating_point()}
+    weights = save(out / name, model, tensors, seed if by_formula else None)
+    side, text = config.vision_config.image_size, config.text_config
+    processor = CLIPImageProcessorPil(size={"shortest_edge": shortest}, crop_size={"height": side, "width": side})
     processor.save_pretrained(weights)
 
-    ids = texts(random, length, whole(random, 1, 4), words, words, words + 1, words + 1)
+    end, length = text.vocab_size - 1, text.max_position_embeddings
+    ids = texts(random, length, whole(random, 1, 4), end - 1, end - 1, end, end)
     text_embeds = model.text_projection(model.text_model(ids).pooler_output)
     text_embeds /= text_embeds.norm(dim=-1, keepdim=True)
     cases = {"in.input_ids": ids, "out.text_embeds": text_embeds}
-    for i in range(3):
-        picture = real(random, whole(random, side // 2, 150), whole(random, side // 2, 200))
+    for i in range(pictures):
+        picture = real(random, whole(random, min(side // 2, 150), 150), whole(random, min(side // 2, 200), 200))
         pixels = processor(images=Image.fromarray(picture), return_tensors="pt")["pixel_values"]
-        output = model(input_ids=ids, pixel_values=pixels)
-        embeds = output.image_embeds[0]
+        embeds = model(input_ids=ids, pixel_values=pixels).image_embeds[0]
         cases |= {f"in.image.{i}": torch.from_numpy(picture), f"out.pixel_values.{i}": pixels[0]}
         cases |= {f"out.image_embeds.{i}": embeds, f"out.cosine.{i}": text_embeds @ embeds}
-    bundle.case(out / "case-clip-score", "clip-score", cases, weights)
+    bundle.case(out / f"case-{name}-score", "clip-score", cases, weights)
