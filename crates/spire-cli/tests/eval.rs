@@ -101,6 +101,47 @@ fn methods_are_measured_and_what_was_restored_is_kept() {
 }
 
 #[test]
+fn a_missing_method_does_not_lose_the_others_and_strange_weights_are_said() {
+    let scratch = TempDir::new().unwrap();
+    let scratch = scratch.path();
+    let config = configuration(scratch);
+    let text = fs::read_to_string(&config).unwrap();
+    let header = &text[..text.find("[[methods]]").unwrap()];
+    let methods = "metrics = [\"fid\", \"patch_fid\", \"lpips\"]\nagainst = \"Degraded\"\n[fid]\npatch = 32\n";
+    let header = header.replace("against = \"Blind\"\n", "").replacen("[sampling]", &format!("{methods}[sampling]"), 1);
+    let folder =
+        |name: &str, path: &str| format!("[[methods]]\nname = \"{name}\"\nkind = \"folder\"\nfolder = \"{path}\"\n");
+    let clean = scratch.join("{benchmark}/clean").display().to_string();
+    let text = format!(
+        "{header}[[methods]]\nname = \"Degraded\"\nkind = \"input\"\n{}{}",
+        folder("Elsewhere", "nowhere/{benchmark}"),
+        folder("Perfect", &clean)
+    );
+    fs::write(&config, text).unwrap();
+    let weights = scratch.join("weights");
+    fs::create_dir(&weights).unwrap();
+    // Numbers by formula, under the published network's name.
+    let name = "pt_inception-2015-12-05-6726825d.formula.json";
+    fs::copy("../../tests/reference/inception/model.formula.json", weights.join(name)).unwrap();
+
+    let output = spire(&["eval", &config]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let complained = error(output);
+    assert!(complained.contains("Elsewhere") && complained.contains("nowhere/tiny-six"), "{complained}");
+    let results = results(scratch);
+    let benchmark = &results["benchmarks"][0];
+    assert!(benchmark["unmeasured"]["Elsewhere"].as_str().unwrap().contains("nowhere/tiny-six"));
+    let figure =
+        |method: usize, metric: &str| benchmark["methods"][method]["figures"][metric]["value"].as_f64().unwrap();
+    for metric in ["fid", "patch_fid"] {
+        assert!(figure(0, metric) > 0.01 && figure(1, metric) < 1e-3, "{metric}: {said}");
+    }
+    assert!(said.contains("is not the published file"), "{said}");
+    assert!(said.contains("6 pictures for 2048 features") && said.contains("30 patches for 2048 features"), "{said}");
+    assert!(said.contains("LPIPS is missing") && said.contains("alexnet-owt-7be5be79.pth"), "{said}");
+}
+
+#[test]
 fn what_is_wrong_is_named() {
     let scratch = TempDir::new().unwrap();
     let config = configuration(scratch.path());

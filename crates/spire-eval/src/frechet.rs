@@ -204,7 +204,8 @@ mod tests {
             let a = features(0, rows, dimensions);
             let b: Vec<f64> = a.iter().map(|value| 3.0 * value - 0.5).collect();
             let statistics = FeatureStatistics::of(&a, dimensions).unwrap();
-            let mean_difference: f64 = statistics.mean.iter().map(|mean| (2.0 * mean - 0.5).powi(2)).sum();
+            let (mean, _) = statistics.finished().unwrap();
+            let mean_difference: f64 = mean.iter().map(|mean| (2.0 * mean - 0.5).powi(2)).sum();
             let expected = mean_difference + trace_of(&statistics) * 4.0;
             assert_close(distance(&a, &b, dimensions), expected);
         }

@@ -136,6 +136,23 @@ fn statistics(measured: &[Measured], space: Space, dimensions: usize) -> Result<
 /// Finds the file of an entry's picture.
 type Files<'a> = &'a (dyn Fn(&Entry) -> PathBuf + Sync);
 
+/// A file and its bytes.
+type File = (PathBuf, Vec<u8>);
+
+fn check_sizes(path: &Path, picture: &Picture, clean: Option<&Picture>) -> Result<()> {
+    let Some(clean) = clean else { return Ok(()) };
+    ensure!(
+        (clean.width, clean.height) == (picture.width, picture.height),
+        "{} has {}×{} pixels, its clean picture {}×{}",
+        path.display(),
+        picture.width,
+        picture.height,
+        clean.width,
+        clean.height
+    );
+    Ok(())
+}
+
 /// What is measured of each entry.
 struct Asked<'a> {
     files: Files<'a>,
@@ -156,53 +173,42 @@ fn measure(
 ) -> Result<(Vec<Measured>, String)> {
     let kept = Kept::open(kept)?;
     let scorer_is = scorer.fingerprint();
-    let read = |path: PathBuf| -> Result<(PathBuf, Vec<u8>)> {
+    let read = |path: PathBuf| -> Result<File> {
         let bytes = std::fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
         Ok((path, bytes))
     };
     let open =
         |(path, bytes): &(PathBuf, Vec<u8>)| -> Result<Picture> { Ok(Picture::decode_with_alpha(bytes, path)?.0) };
+    // Whole batches are measured or found: in a batch of another size the last bits may differ.
     let batch = |entries: &[Entry]| -> Result<Vec<(Measured, String)>> {
-        let mut found: Vec<Option<(Measured, String)>> = vec![];
-        let mut open_ones = vec![];
+        let (mut keys, mut checksums, mut subjects) = (vec![], vec![], vec![]);
         for entry in entries {
             let file = read(files(entry))?;
             let clean = clean.map(|clean| read(clean(entry))).transpose()?;
-            let checksum = sha256(&file.1);
             let of_clean = clean.as_ref().map(|(_, bytes)| sha256(bytes)).unwrap_or_default();
-            let key = sha256(format!("{checksum} {of_clean} {scorer_is}").as_bytes());
-            if let Some(measured) = kept.get(&key) {
-                found.push(Some((measured.clone(), checksum)));
-                continue;
-            }
-            let clean = clean.as_ref().map(open).transpose()?;
-            let subject = Subject { picture: open(&file)?, clean, judged };
-            if let Some(clean) = &subject.clean {
-                ensure!(
-                    (clean.width, clean.height) == (subject.picture.width, subject.picture.height),
-                    "{} has {}×{} pixels, its clean picture {}×{}",
-                    file.0.display(),
-                    subject.picture.width,
-                    subject.picture.height,
-                    clean.width,
-                    clean.height
-                );
-            }
-            open_ones.push((found.len(), key, checksum, subject));
-            found.push(None);
+            let checksum = sha256(&file.1);
+            keys.push(sha256(format!("{checksum} {of_clean} {scorer_is}").as_bytes()));
+            checksums.push(checksum);
+            subjects.push((file, clean));
         }
-        let (places, subjects): (Vec<_>, Vec<_>) =
-            open_ones.into_iter().map(|(place, key, checksum, subject)| ((place, key, checksum), subject)).unzip();
-        if !subjects.is_empty() {
-            let ids = || entries.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>().join(", ");
-            let measured = scorer.measure(&subjects).with_context(ids)?;
-            kept.add(places.iter().map(|(_, key, _)| key.as_str()).zip(&measured))?;
-            for ((place, _, checksum), measured) in places.into_iter().zip(measured) {
-                found[place] = Some((measured, checksum));
+        let known: Option<Vec<Measured>> = keys.iter().map(|key| kept.get(key).cloned()).collect();
+        let measured = match known {
+            Some(known) => known,
+            None => {
+                let open_both = |(file, clean): &(File, Option<File>)| -> Result<Subject> {
+                    let (picture, clean) = (open(file)?, clean.as_ref().map(open).transpose()?);
+                    check_sizes(&file.0, &picture, clean.as_ref())?;
+                    Ok(Subject { picture, clean, judged })
+                };
+                let subjects = subjects.iter().map(open_both).collect::<Result<Vec<_>>>()?;
+                let ids = || entries.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>().join(", ");
+                let measured = scorer.measure(&subjects).with_context(ids)?;
+                kept.add(keys.iter().map(String::as_str).zip(&measured))?;
+                measured
             }
-        }
+        };
         entries.iter().for_each(progress);
-        Ok(found.into_iter().flatten().collect())
+        Ok(measured.into_iter().zip(checksums).collect())
     };
     let batches: Vec<&[Entry]> = entries.chunks(settings.batch_size.max(1)).collect();
     let all = match settings.threads {
