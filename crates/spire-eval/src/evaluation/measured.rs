@@ -29,9 +29,25 @@ pub enum Space {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
     /// Metrics of one picture.
+    #[serde(with = "exact")]
     pub values: BTreeMap<Metric, f64>,
     /// Rows of features, one after the other.
     pub features: BTreeMap<Space, Features>,
+}
+
+/// Numbers as texts: those of JSON are read to the last bit but one.
+mod exact {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(values: &BTreeMap<Metric, f64>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(values.iter().map(|(metric, value)| (metric, value.to_string())))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Metric, f64>, D::Error> {
+        let texts = BTreeMap::<Metric, String>::deserialize(deserializer)?;
+        let number = |(metric, text): (Metric, String)| Ok((metric, text.parse().map_err(serde::de::Error::custom)?));
+        texts.into_iter().map(number).collect()
+    }
 }
 
 /// Numbers that are written as base64 of their little-endian bytes: exact, and half as long as digits.
@@ -119,6 +135,17 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_come_back_to_the_last_bit() {
+        let mut rng = spire_data::rng::rng(0, "test", 0);
+        for _ in 0..1000 {
+            let values = BTreeMap::from([(Metric::Psnr, rand::RngExt::random::<f64>(&mut rng) * 40.0)]);
+            let measured = Measured { values, ..Measured::default() };
+            let text = serde_json::to_string(&measured).unwrap();
+            assert_eq!(serde_json::from_str::<Measured>(&text).unwrap(), measured);
+        }
+    }
 
     #[test]
     fn what_was_measured_is_found_again_bit_for_bit_and_a_cut_line_is_not() {
