@@ -10,6 +10,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::cell::{Cell, State};
+use super::statistics::mean_and_error;
 use crate::metrics_log::StepMetrics;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -98,11 +99,8 @@ fn points(logs: &[Vec<StepMetrics>], value: &dyn Fn(&StepMetrics) -> Option<f64>
     let Some(first) = seeds.first() else { return vec![] };
     let point = |(bin, &(step, _)): (&u64, &(f64, f64))| {
         let values = seeds.iter().map(|seed| seed.get(bin).map(|(_, value)| *value)).collect::<Option<Vec<f64>>>()?;
-        let count = values.len() as f64;
-        let mean = values.iter().sum::<f64>() / count;
-        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-        let error = if values.len() > 1 { (squares / (count - 1.0) / count).sqrt() } else { 0.0 };
-        Some(Point { step, mean, error })
+        let (mean, error) = mean_and_error(&values)?;
+        Some(Point { step, mean, error: error.unwrap_or_default() })
     };
     first.iter().filter_map(point).collect()
 }

@@ -14,6 +14,8 @@ mod evaluation;
 mod expansion;
 mod results;
 mod running;
+mod statistics;
+mod tables;
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};

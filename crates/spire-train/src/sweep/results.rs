@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde::Serialize;
 use serde_json::Value;
-use spire_eval::evaluation::{Align, BenchmarkResults, Cell as TableCell, Metric, Notes, Results, Row, Table};
+use spire_eval::evaluation::{BenchmarkResults, Metric, Results};
 
 use super::cell::{Cell, State};
 use super::config::SweepConfig;
+use super::statistics::mean_and_error;
 use super::{Sweep, evaluation};
 
 /// `results.json`.
@@ -94,11 +95,8 @@ pub struct CellResult {
 impl Estimate {
     /// Of the values of some seeds; `None` of no values.
     pub fn of(values: BTreeMap<String, f64>) -> Option<Self> {
-        let count = values.len() as f64;
-        let mean = values.values().sum::<f64>() / count;
-        let squares: f64 = values.values().map(|value| (value - mean).powi(2)).sum();
-        let standard_error = (values.len() > 1).then(|| (squares / (count - 1.0) / count).sqrt());
-        (!values.is_empty()).then_some(Self { mean, standard_error, values })
+        let (mean, standard_error) = mean_and_error(&values.values().copied().collect::<Vec<_>>())?;
+        Some(Self { mean, standard_error, values })
     }
 }
 
@@ -135,10 +133,20 @@ impl SweepResults {
     pub fn is_complete(&self) -> bool {
         self.cells.iter().all(|cell| cell.state == State::Done)
             && self.evaluation_failed.is_none()
-            && self.rows.iter().all(|row| {
-                let seeds = self.cells_of(row).count().max(1);
-                row.figures.iter().flatten().any(|figure| figure.values.len() == seeds)
-            })
+            && self
+                .rows
+                .iter()
+                .all(|row| row.figures.iter().flatten().any(|figure| figure.values.len() == self.seeds_of(row)))
+    }
+
+    /// The cells of a row's variant.
+    pub(super) fn cells_of(&self, row: &ResultRow) -> impl Iterator<Item = &CellResult> {
+        self.cells.iter().filter(move |cell| Some(&cell.variant) == row.variant.as_ref())
+    }
+
+    /// How many values a figure of a row has when all is done.
+    pub(super) fn seeds_of(&self, row: &ResultRow) -> usize {
+        self.cells_of(row).count().max(1)
     }
 
     /// The variants, in their order.
@@ -242,142 +250,6 @@ impl SweepResults {
             }
         }
     }
-
-    /// A row a variant: means over seeds with their standard errors, how many seeds there are, the best in bold.
-    pub fn table(&self) -> Table {
-        let mut table = Table::new(&self.name);
-        let mut notes = Notes::default();
-        table.column("", "Variant", Align::Left);
-        table.column("", "Seeds", Align::Right);
-        for column in &self.columns {
-            table.column(&column.group, &column.heading(), Align::Right);
-        }
-        let best: Vec<Option<f64>> = (0..self.columns.len()).map(|i| self.best(i)).collect();
-        for row in &self.rows {
-            let mut cells = vec![row.name.as_str().into(), self.seeds(row, &mut notes)];
-            for ((figure, column), best) in row.figures.iter().zip(&self.columns).zip(&best) {
-                let digits = column.decimals;
-                cells.push(match figure {
-                    Some(figure) => TableCell {
-                        text: format!("{:.digits$}", figure.mean),
-                        range: figure.standard_error.map_or(String::new(), |error| format!("± {error:.digits$}")),
-                        mark: String::new(),
-                        bold: *best == Some(figure.mean),
-                    },
-                    None => "–".into(),
-                });
-            }
-            table.rows.push(Row { cells, quoted: false });
-        }
-        let of_all =
-            "Mean over seeds ± its standard error (none of a single seed). Bold: the best of the rows with all seeds.";
-        table.note(of_all);
-        table.notes.extend(notes.0);
-        self.notes.iter().for_each(|note| table.note(note));
-        table
-    }
-
-    /// The same for programs: all digits, means and standard errors and numbers of seeds in columns of their own.
-    pub fn plain_table(&self) -> Table {
-        let mut table = Table::new(&self.name);
-        table.column("", "Variant", Align::Left);
-        for column in &self.columns {
-            for heading in
-                [column.name.clone(), format!("{} standard error", column.name), format!("{} seeds", column.name)]
-            {
-                table.column(&column.group, &heading, Align::Right);
-            }
-        }
-        for row in &self.rows {
-            let mut cells = vec![TableCell::from(row.name.as_str())];
-            for figure in &row.figures {
-                let figure = figure.as_ref();
-                let number =
-                    |value: Option<f64>| TableCell::from(value.map_or(String::new(), |value| value.to_string()));
-                cells.push(number(figure.map(|figure| figure.mean)));
-                cells.push(number(figure.and_then(|figure| figure.standard_error)));
-                cells.push(figure.map_or(0, |figure| figure.values.len()).to_string().into());
-            }
-            table.rows.push(Row { cells, quoted: false });
-        }
-        table
-    }
-
-    /// Every cell: how far it is, what it changes, and the command that trains it.
-    pub fn cells_table(&self) -> Table {
-        let mut table = Table::new("Cells");
-        for heading in ["Cell", "State", "Changes", "Trained by"] {
-            table.column("", heading, Align::Left);
-        }
-        for cell in &self.cells {
-            let state = match &cell.state {
-                State::Done => "done".to_owned(),
-                State::ToDo => "to do".to_owned(),
-                State::CutOff { step } => format!("goes on at step {step}"),
-                State::Failed { reason } => format!("failed: {reason}"),
-            };
-            let commands: Vec<String> = cell.commands.iter().map(|command| format!("`{command}`")).collect();
-            let name = format!("{}, seed {}", cell.variant, cell.seed);
-            let cells = [name, state, cell.changes.join(", "), commands.join(", ")].map(TableCell::from);
-            table.rows.push(Row { cells: cells.into(), quoted: false });
-        }
-        table.note("Each folder's cell.toml is the configuration in full, its log.txt what the commands said.");
-        table
-    }
-
-    /// The cells of a row's variant.
-    fn cells_of(&self, row: &ResultRow) -> impl Iterator<Item = &CellResult> {
-        self.cells.iter().filter(move |cell| Some(&cell.variant) == row.variant.as_ref())
-    }
-
-    /// "2/3", and what became of the third.
-    fn seeds(&self, row: &ResultRow, notes: &mut Notes) -> TableCell {
-        let Some(variant) = &row.variant else { return "–".into() };
-        let told = |cell: &CellResult| match &cell.state {
-            State::Done => None,
-            State::ToDo => Some(format!("seed {} is still to be trained", cell.seed)),
-            State::CutOff { step } => Some(format!("seed {} was cut off and goes on at step {step}", cell.seed)),
-            State::Failed { reason } => Some(format!("seed {} failed: {}", cell.seed, reason.replace('\n', " "))),
-        };
-        let missing: Vec<String> = self.cells_of(row).filter_map(told).collect();
-        let all = self.cells_of(row).count();
-        TableCell {
-            text: format!("{}/{all}", all - missing.len()),
-            mark: if missing.is_empty() {
-                String::new()
-            } else {
-                notes.mark(&format!("{variant}: {}", missing.join("; ")))
-            },
-            ..TableCell::default()
-        }
-    }
-
-    /// The best mean of a column over the rows that have all seeds; `None` where there is nothing to compare.
-    fn best(&self, column: usize) -> Option<f64> {
-        let rises = self.columns[column].rises?;
-        let whole = |row: &&ResultRow| self.cells_of(row).all(|cell| cell.state == State::Done);
-        let means: Vec<f64> = self
-            .rows
-            .iter()
-            .filter(whole)
-            .filter_map(|row| Some(row.figures[column].as_ref()?.mean))
-            .filter(|mean| mean.is_finite())
-            .collect();
-        if means.len() < 2 {
-            return None;
-        }
-        means.into_iter().reduce(if rises { f64::max } else { f64::min })
-    }
-}
-
-impl ResultColumn {
-    fn heading(&self) -> String {
-        match self.rises {
-            Some(true) => format!("{} ↑", self.name),
-            Some(false) => format!("{} ↓", self.name),
-            None => self.name.clone(),
-        }
-    }
 }
 
 /// Name, whether more is better, digits.
@@ -413,90 +285,5 @@ impl CellResult {
             commands: commands.lines().map(str::to_owned).collect(),
             summary,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn estimate(values: &[f64]) -> Option<Estimate> {
-        Estimate::of(values.iter().enumerate().map(|(seed, &value)| (seed.to_string(), value)).collect())
-    }
-
-    #[test]
-    fn mean_and_standard_error() {
-        let found = estimate(&[1.0, 2.0, 4.0, 5.0]).unwrap();
-        // Deviation √(10 / 3), over √4.
-        assert_eq!(found.mean, 3.0);
-        assert!((found.standard_error.unwrap() - 0.912_870_929).abs() < 1e-9);
-        assert_eq!(estimate(&[2.5]).unwrap().standard_error, None);
-        assert_eq!(estimate(&[2.0, 2.0]).unwrap().standard_error, Some(0.0));
-        assert_eq!(estimate(&[]), None);
-    }
-
-    fn results() -> SweepResults {
-        let cell = |variant: &str, seed, state| CellResult {
-            variant: variant.into(),
-            seed,
-            changes: vec![],
-            state,
-            folder: PathBuf::new(),
-            configuration: PathBuf::new(),
-            commands: vec![],
-            summary: None,
-        };
-        let failed = State::Failed { reason: "the loss\nis NaN".into() };
-        let column =
-            |name: &str, rises| ResultColumn { group: "G".into(), name: name.into(), rises: Some(rises), decimals: 2 };
-        let row = |name: &str, variant: Option<&str>, values: [&[f64]; 2]| ResultRow {
-            name: name.into(),
-            variant: variant.map(str::to_owned),
-            figures: values.map(estimate).into(),
-        };
-        SweepResults {
-            name: "S".into(),
-            program: String::new(),
-            sweep: SweepConfig::default(),
-            columns: vec![column("up", true), column("down", false)],
-            rows: vec![
-                row("input", None, [&[2.5], &[9.0]]),
-                row("A", Some("A"), [&[1.0, 3.0], &[4.0, 4.0]]),
-                row("B", Some("B"), [&[8.0], &[]]),
-            ],
-            cells: vec![
-                cell("A", 1, State::Done),
-                cell("A", 2, State::Done),
-                cell("B", 1, State::Done),
-                cell("B", 2, failed),
-            ],
-            notes: vec![],
-            evaluation_failed: None,
-        }
-    }
-
-    #[test]
-    fn the_table_says_what_is_missing_and_compares_whole_rows_only() {
-        let text = results().table().markdown();
-        for line in [
-            "| **Variant** | **Seeds** | **up ↑** | **down ↓** |",
-            "| input | – | **2.50** | 9.00 |",
-            "| A | 2/2 | 2.00 ± 1.00 | **4.00 ± 0.00** |",
-            "| B | 1/2 (a) | 8.00 | – |",
-            "(a) B: seed 2 failed: the loss is NaN.",
-        ] {
-            assert!(text.contains(line), "{line} in {text}");
-        }
-        assert!(!results().is_complete());
-        assert!(results().table().latex().contains("2.00 $\\pm$ 1.00"));
-    }
-
-    #[test]
-    fn programs_get_all_digits() {
-        let csv = results().plain_table().csv();
-        let lines: Vec<&str> = csv.lines().collect();
-        assert!(lines[0].starts_with("Variant,G: up,G: up standard error,G: up seeds,G: down,"), "{csv}");
-        assert_eq!(lines[2], "A,2,1,2,4,0,2");
-        assert_eq!(lines[3], "B,8,,1,,,0");
     }
 }
