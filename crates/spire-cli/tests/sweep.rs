@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use common::{command, error, ok, spire};
@@ -54,7 +54,7 @@ fn a_failed_variant_does_not_lose_the_other_and_a_second_call_trains_nothing() {
     let scratch = scratch.path();
     let config = configuration(scratch, 3);
     let plan = ok(output(&config, &["--dry-run"]));
-    assert!(plan.contains("2 variants, 2 seeds: 4 cells, 4 to train, 1 at a time: time unknown"), "{plan}");
+    assert!(plan.contains("2 variants, 2 seeds, 4 cells; 4 to train, 1 at a time: time unknown"), "{plan}");
     assert!(plan.contains("Addition, seed 1") && plan.contains("model.fusion = \"add\""), "{plan}");
     assert!(!scratch.join("out").exists());
 
@@ -97,34 +97,100 @@ fn a_failed_variant_does_not_lose_the_other_and_a_second_call_trains_nothing() {
     assert!(other.contains("addition/seed-1: train.batch_size: 2, now 3"), "{other}");
 }
 
-#[test]
-fn a_killed_sweep_goes_on_where_it_was() {
-    let scratch = TempDir::new().unwrap();
-    let scratch = scratch.path();
-    let config = configuration(scratch, 60);
-    let only = ["--set", "seeds=[4]", "--set", "variants=[]"];
-    let mut killed = command(&arguments(&config, &only)).stderr(Stdio::null()).spawn().unwrap();
-    let cell = run(scratch, "base/seed-4");
+/// Starts a sweep, and gives it once its one cell is past so many steps.
+fn started(arguments: &[&str], cell: &Path, steps: u64) -> Child {
+    let mut sweep = command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let start = Instant::now();
-    while !cell.join("checkpoints/step-00000002").exists() {
-        assert!(start.elapsed() < Duration::from_secs(300), "no second checkpoint after five minutes");
-        assert!(killed.try_wait().unwrap().is_none(), "the sweep ended before it could be killed");
+    while !cell.join(format!("checkpoints/step-{steps:08}")).exists() {
+        assert!(start.elapsed() < Duration::from_secs(300), "no step {steps} after five minutes");
+        assert!(sweep.try_wait().unwrap().is_none(), "the sweep ended before it could be stopped");
         std::thread::sleep(Duration::from_millis(5));
     }
+    sweep
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_and_then_killed_sweep_goes_on_where_it_was() {
+    let scratch = TempDir::new().unwrap();
+    let scratch = scratch.path();
+    let config = configuration(scratch, 40);
+    let only = ["--set", "seeds=[4]", "--set", "variants=[]"];
+    let arguments = arguments(&config, &only);
+    let cell = run(scratch, "base/seed-4");
+
+    let mut interrupted = started(&arguments, &cell, 2);
+    let signal = Command::new("kill").args(["-INT", &interrupted.id().to_string()]).status().unwrap();
+    assert!(signal.success());
+    assert_eq!(interrupted.wait().unwrap().code(), Some(1));
+    let attempt = attempts(&cell).pop().unwrap();
+    assert_eq!(attempt["end"], "interrupted");
+    let stopped = attempt["to_step"].as_u64().unwrap();
+    let table = fs::read_to_string(scratch.join("out/results.md")).unwrap();
+    assert!(table.contains(&format!("seed 4 was cut off and goes on at step {stopped}")), "{table}");
+    let plan = ok(output(&config, &[&only[..], &["--dry-run"]].concat()));
+    assert!(plan.contains(&format!("base, seed 4  goes on at step {stopped} of 40  about 0:")), "{plan}");
+
+    let mut killed = started(&arguments, &cell, stopped + 2);
     killed.kill().unwrap();
     killed.wait().unwrap();
     // The training sees that it is alone, and stops by itself; a new sweep waits for that.
     ok(output(&config, &only));
     let attempt = attempts(&cell).pop().unwrap();
-    assert_eq!((attempt["end"].as_str(), attempt["to_step"].as_u64()), (Some("finished"), Some(60)));
-    let from = attempt["from_step"].as_u64().unwrap();
-    assert!((2..60).contains(&from), "it began at {from}");
+    assert_eq!((attempt["end"].as_str(), attempt["to_step"].as_u64()), (Some("finished"), Some(40)));
+    assert!(attempt["from_step"].as_u64().unwrap() >= stopped + 2);
     let log = fs::read_to_string(cell.join("log.txt")).unwrap();
-    assert!(log.contains("stopped after step"), "{log}");
-    assert_eq!(fs::read_to_string(cell.join("command.txt")).unwrap().lines().count(), 2);
-    let lines = fs::read_to_string(cell.join("metrics.jsonl")).unwrap();
-    let steps: Vec<u64> =
-        lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["step"].as_u64().unwrap()).collect();
-    assert_eq!(steps, (0..60).collect::<Vec<u64>>());
-    assert!(ok(output(&config, &[&only[..], &["--dry-run"]].concat())).contains("0 to train"));
+    assert_eq!(log.matches("stopped after step").count(), 2, "{log}");
+    let commands = fs::read_to_string(cell.join("command.txt")).unwrap();
+    assert_eq!(commands.matches("spire train --resume").count(), 2, "{commands}");
+    let metrics = fs::read_to_string(cell.join("metrics.jsonl")).unwrap();
+    let step = |line: &str| serde_json::from_str::<Value>(line).unwrap()["step"].as_u64().unwrap();
+    assert_eq!(metrics.lines().map(step).collect::<Vec<u64>>(), (0..40).collect::<Vec<u64>>());
+    assert!(ok(output(&config, &[&only[..], &["--dry-run"]].concat())).contains("nothing to train"));
+}
+
+#[test]
+fn with_an_evaluation_the_table_has_its_figures() {
+    let scratch = TempDir::new().unwrap();
+    let scratch = scratch.path();
+    let recipe = fs::read_to_string("../../configs/benchmarks/tiny-parameterized.toml").unwrap();
+    fs::write(scratch.join("recipe.toml"), recipe.replace("count = 128", "count = 4")).unwrap();
+    let file = scratch.join("eval.toml");
+    let text = format!(
+        "metrics = [\"psnr\", \"ssim\"]\n[sampling]\nsteps = 1\n\
+         [[benchmarks]]\ntitle = \"Four\"\nfolder = \"{four}\"\nrecipe = \"{recipe}\"\n\
+         [[methods]]\nname = \"Degraded\"\nkind = \"input\"\n\
+         [[methods]]\nname = \"Shipped\"\nbase = \"assets/tiny\"\ncontrol = \"assets/tiny/control\"\n",
+        four = scratch.join("four").display(),
+        recipe = scratch.join("recipe.toml").display(),
+    );
+    fs::write(&file, text).unwrap();
+    let config = configuration(scratch, 2);
+    let evaluation = format!(
+        "[evaluation]\nfile = \"{}\"\n[[evaluation.methods]]\nname = \"blind\"\nsemantic = false\nrestoration = \"none\"\n\
+         [[evaluation.methods]]\nname = \"told\"\n",
+        file.display()
+    );
+    fs::write(&config, fs::read_to_string(&config).unwrap() + &evaluation).unwrap();
+    let only = ["--set", "variants=[]"];
+    let said = ok(output(&config, &only));
+
+    let measured = json(&scratch.join("out/evaluation/results.json"));
+    let psnr = |name: &str| {
+        let methods = measured["benchmarks"][0]["methods"].as_array().unwrap();
+        let method = methods.iter().find(|method| method["name"] == name).unwrap_or_else(|| panic!("no {name}"));
+        method["figures"]["psnr"]["value"].as_f64().unwrap()
+    };
+    assert_eq!(measured["methods"].as_array().unwrap().len(), 5, "the file's own model stays out");
+    for way in ["blind", "told"] {
+        let [one, two] = [1, 2].map(|seed| psnr(&format!("base, {way}, seed {seed}")));
+        let row = format!("| base, {way} | 2/2 | {:.2} ± {:.2} |", (one + two) / 2.0, (one - two).abs() / 2.0);
+        assert!(said.replace("**", "").contains(&row), "{row} in {said}");
+    }
+    assert!(said.replace("**", "").contains(&format!("| Degraded | – | {:.2} |", psnr("Degraded"))), "{said}");
+
+    // Nothing is trained or measured again.
+    let before = fs::metadata(scratch.join("out/evaluation/results.json")).unwrap().modified().unwrap();
+    assert_eq!(ok(output(&config, &only)), said);
+    assert_eq!(fs::metadata(scratch.join("out/evaluation/results.json")).unwrap().modified().unwrap(), before);
 }

@@ -24,7 +24,7 @@ pub struct Sweep {
 pub fn run(args: Sweep) -> Result<ExitCode> {
     let sweep = sweep::Sweep::open(&args.config, &args.overrides)?;
     if args.dry_run {
-        print!("{}", sweep.plan());
+        print!("{}", sweep.plan()?);
         return Ok(ExitCode::SUCCESS);
     }
     let interrupted = super::interruption("interrupted: each cell stops after its step (again to stop at once)")?;

@@ -75,46 +75,41 @@ impl Sweep {
     }
 
     /// What would be run, and for how long: a line for each cell, and a sum.
-    pub fn plan(&self) -> String {
-        let states: Vec<State> = self.cells.iter().map(Cell::state).collect();
-        let times: Vec<Option<f64>> = self.cells.iter().map(|cell| self.seconds_left(cell)).collect();
-        let lines: Vec<[String; 4]> = self
-            .cells
-            .iter()
-            .zip(&states)
-            .zip(&times)
-            .map(|((cell, state), time)| {
-                let (state, time) = match state {
-                    State::Done => ("done".to_owned(), String::new()),
-                    State::ToDo => ("to do".to_owned(), about(*time)),
-                    State::CutOff { step } => {
-                        (format!("goes on at step {step} of {}", cell.config.train.steps), about(*time))
+    ///
+    /// # Errors
+    /// The configuration that a cell was begun with can't be read.
+    pub fn plan(&self) -> Result<String> {
+        let mut lines: Vec<[String; 4]> = vec![];
+        let mut open = vec![];
+        for cell in &self.cells {
+            let mut time = String::new();
+            let state = match cell.state() {
+                _ if !cell.differences()?.is_empty() => {
+                    format!("begun with another configuration: {}", cell.differences()?.join("; "))
+                }
+                State::Done => "done".to_owned(),
+                State::Failed { reason } => format!("failed: {}", reason.lines().next().unwrap_or_default()),
+                state @ (State::ToDo | State::CutOff { .. }) => {
+                    let left = self.seconds_left(cell);
+                    open.push(left);
+                    time = about(left);
+                    match state {
+                        State::CutOff { step } => format!("goes on at step {step} of {}", cell.config.train.steps),
+                        _ => "to do".to_owned(),
                     }
-                    State::Failed { reason } => (format!("failed: {}", first_line(reason)), String::new()),
-                };
-                [cell.name(), state, time, cell.changes.join(", ")]
-            })
-            .collect();
+                }
+            };
+            lines.push([cell.name(), state, time, cell.changes.join(", ")]);
+        }
         let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
-        let widths: [usize; 3] = std::array::from_fn(width);
+        let [first, second, third]: [usize; 3] = std::array::from_fn(width);
         let mut text = String::new();
         for [name, state, time, changes] in &lines {
-            let [first, second, third] = widths;
             text += format!("{name:first$}  {state:second$}  {time:third$}  {changes}").trim_end();
             text.push('\n');
         }
-        let open = |state: &State| matches!(state, State::ToDo | State::CutOff { .. });
-        let open: Vec<Option<f64>> =
-            states.iter().zip(times).filter_map(|(state, time)| open(state).then_some(time)).collect();
-        text + &format!(
-            "\n{} variants, {} seeds: {} cells, {} to train, {} at a time: {}\n",
-            self.variants(),
-            self.config.seeds.len(),
-            self.cells.len(),
-            open.len(),
-            self.at_a_time(),
-            self.sum(&open)
-        )
+        text += &format!("\n{} variants, {} seeds, {} cells", self.variants(), self.config.seeds.len(), lines.len());
+        Ok(text + &self.sum(&open))
     }
 
     /// Cells that are trained at a time.
@@ -123,11 +118,15 @@ impl Sweep {
     }
 
     fn sum(&self, times: &[Option<f64>]) -> String {
-        let Some(times) = times.iter().copied().collect::<Option<Vec<f64>>>() else {
-            return "time unknown, as nothing like it was measured yet".to_owned();
-        };
-        let longest = times.iter().copied().fold(0.0, f64::max);
-        about(Some((times.iter().sum::<f64>() / self.at_a_time() as f64).max(longest)))
+        if times.is_empty() {
+            return "; nothing to train\n".to_owned();
+        }
+        let total = times.iter().copied().collect::<Option<Vec<f64>>>().map(|times| {
+            let longest = times.iter().copied().fold(0.0, f64::max);
+            (times.iter().sum::<f64>() / self.at_a_time() as f64).max(longest)
+        });
+        let then = if self.evaluation.is_some() { ", then the evaluation" } else { "" };
+        format!("; {} to train, {} at a time: {}{then}\n", times.len(), self.at_a_time(), about(total))
     }
 
     /// How long a cell's training still takes, by the cells of its variant that were trained, or else by any; `None` where
@@ -240,8 +239,4 @@ fn about(seconds: Option<f64>) -> String {
         Some(time) => format!("about {}", clock(time)),
         None => "time unknown".to_owned(),
     }
-}
-
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
 }
