@@ -21,7 +21,7 @@ const PANEL: u32 = 330;
 const LINE: u32 = 24;
 const MARGIN: u32 = 14;
 /// Points of a curve, at most.
-const POINTS: u64 = 100;
+const POINTS: u64 = 40;
 const INK: RGBColor = RGBColor(40, 40, 40);
 const GRID: RGBColor = RGBColor(225, 225, 225);
 /// Colours that also people with colour blindness tell apart (Okabe and Ito, 2008).
@@ -159,15 +159,15 @@ fn panel(area: &Area, title: &str, curves: &[Curve], of: impl Fn(&Curve) -> &Vec
         .axis_style(INK)
         .label_style(("sans-serif", 14).into_font().color(&INK))
         .draw()?;
+    let edge = |point: &Point, sign: f64| (point.step, place((point.mean + sign * point.error).max(low)));
     for (i, points) in curves.iter().map(&of).enumerate() {
-        let edge = |point: &Point, sign: f64| (point.step, place((point.mean + sign * point.error).max(low)));
-        let outline: Vec<(f64, f64)> = points
-            .iter()
-            .map(|point| edge(point, 1.0))
-            .chain(points.iter().rev().map(|point| edge(point, -1.0)))
-            .collect();
+        let upper = points.iter().map(|point| edge(point, 1.0));
+        let outline: Vec<(f64, f64)> = upper.chain(points.iter().rev().map(|point| edge(point, -1.0))).collect();
         chart.draw_series([Polygon::new(outline, colour(i).mix(0.18).filled())])?;
+    }
+    for (i, points) in curves.iter().map(&of).enumerate() {
         let line: Vec<(f64, f64)> = points.iter().map(|point| edge(point, 0.0)).collect();
+        // Few points are more easily seen than the bends of a line.
         if line.len() < 20 {
             chart.draw_series(line.iter().map(|&at| Circle::new(at, 3, colour(i).filled())))?;
         }

@@ -23,7 +23,7 @@ impl SweepResults {
                 cells.push(match figure {
                     Some(figure) => Cell {
                         text: format!("{:.digits$}", figure.mean),
-                        range: figure.standard_error.map_or(String::new(), |error| format!("± {error:.digits$}")),
+                        range: figure.standard_error.map_or(String::new(), |error| range(error, digits)),
                         mark: String::new(),
                         bold: *best == Some(figure.mean),
                     },
@@ -124,6 +124,13 @@ impl SweepResults {
     }
 }
 
+/// "± 0.02", with more digits than the mean's where the error is too small for them.
+fn range(error: f64, digits: usize) -> String {
+    let first = (-error.log10()).ceil().max(0.0) as usize;
+    let digits = if error > 0.0 { digits.max(first.min(digits + 3)) } else { digits };
+    format!("± {error:.digits$}")
+}
+
 impl ResultColumn {
     fn heading(&self) -> String {
         match self.rises {
@@ -202,6 +209,12 @@ mod tests {
         }
         assert!(!results().is_complete());
         assert!(results().table().latex().contains("2.00 $\\pm$ 1.00"));
+    }
+
+    #[test]
+    fn an_error_has_a_digit_that_says_something() {
+        let ranges = [0.25, 0.000_31, 3e-9, 0.0, 12.3].map(|error| range(error, 2));
+        assert_eq!(ranges, ["± 0.25", "± 0.0003", "± 0.00000", "± 0.00", "± 12.30"]);
     }
 
     #[test]
