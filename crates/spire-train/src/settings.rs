@@ -245,11 +245,11 @@ fn origin(keys: &[String], path: &Path, text: &str, document: &DeValue<'_>, over
         })
 }
 
-/// The line, from 1, of the key at `keys` in the TOML `text`, or of the deepest section on the way to it; `None` where there is
-/// nothing of it.
+/// The line, from 1, on which the TOML `text` has the key at `keys`; `None` where it has not.
 pub fn line_of(text: &str, keys: &[String]) -> Option<usize> {
     let document = DeValue::Table(DeTable::parse(text).ok()?.into_inner());
-    deepest_line(keys, text, &document).1
+    let (depth, line) = deepest_line(keys, text, &document);
+    line.filter(|_| depth == keys.len())
 }
 
 /// How many of `keys` lead somewhere in the document, and the line that they lead to.

@@ -123,7 +123,7 @@ fn paint(svg: &mut String, curves: &[Curve]) -> Drawn {
 }
 
 fn panel(area: &Area, title: &str, curves: &[Curve], of: impl Fn(&Curve) -> &Vec<Point>) -> Drawn {
-    let all = || curves.iter().flat_map(|curve| of(curve));
+    let all = || curves.iter().flat_map(&of);
     let (low, high) = all().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), point| {
         (low.min(point.mean - point.error), high.max(point.mean + point.error))
     });

@@ -133,7 +133,7 @@ fn variants(config: &SweepConfig, at: &dyn Fn(&[String]) -> String) -> Result<Ve
 fn flat(table: &Table, place: &[String]) -> Vec<Assignment> {
     let mut found = vec![];
     for (key, value) in table {
-        let at = [place, &[key.clone()]].concat();
+        let at = [place, std::slice::from_ref(key)].concat();
         match value {
             Value::Table(inner) => {
                 let inner = flat(inner, &at).into_iter();
