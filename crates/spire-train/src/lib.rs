@@ -17,6 +17,7 @@ pub mod restore_files;
 pub mod run_folder;
 pub mod settings;
 pub mod sheet;
+pub mod sweep;
 pub mod tensorboard;
 pub mod trained_model;
 pub mod trainer;

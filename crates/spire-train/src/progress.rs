@@ -125,7 +125,7 @@ fn line(metrics: &StepMetrics, total: u64, remaining: Option<Duration>) -> Strin
 }
 
 /// `1:02:03`, or `2:03` under an hour.
-fn clock(time: Duration) -> String {
+pub fn clock(time: Duration) -> String {
     let seconds = time.as_secs_f64().round() as u64;
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }

@@ -34,6 +34,11 @@ impl RunFolder {
         Ok(folder)
     }
 
+    /// The folder of a run that may not be there yet.
+    pub fn at(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
     /// Opens the folder of a run and reads its configuration, which is then for this place: the folder may have moved.
     ///
     /// # Errors

@@ -245,6 +245,13 @@ fn origin(keys: &[String], path: &Path, text: &str, document: &DeValue<'_>, over
         })
 }
 
+/// The line, from 1, on which the TOML `text` has the key at `keys`; `None` where it has not.
+pub fn line_of(text: &str, keys: &[String]) -> Option<usize> {
+    let document = DeValue::Table(DeTable::parse(text).ok()?.into_inner());
+    let (depth, line) = deepest_line(keys, text, &document);
+    line.filter(|_| depth == keys.len())
+}
+
 /// How many of `keys` lead somewhere in the document, and the line that they lead to.
 fn deepest_line(keys: &[String], text: &str, document: &DeValue<'_>) -> (usize, Option<usize>) {
     let mut place = document;

@@ -7,6 +7,7 @@ use spire_eval::evaluation::{EvalConfig, PublishedTable};
 use spire_train::config::RunConfig;
 use spire_train::pretrain::PretrainConfig;
 use spire_train::settings;
+use spire_train::sweep::Sweep;
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(name)
@@ -85,4 +86,20 @@ fn the_shipped_runs_are_read() {
     let tiny: RunConfig = settings::load(&file("tiny.toml"), &[]).unwrap();
     tiny.validate().unwrap();
     settings::load::<PretrainConfig>(&file("tiny-prior.toml"), &[]).unwrap();
+}
+
+/// Sweeps name other files from the repository's root, where they are run.
+#[test]
+fn every_sweep_is_read_expanded_and_named_as_its_file() {
+    std::env::set_current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")).unwrap();
+    let mut cells = std::collections::BTreeMap::new();
+    for entry in std::fs::read_dir("configs/sweeps").unwrap() {
+        let path = entry.unwrap().path();
+        let sweep = Sweep::open(&path, &[]).unwrap();
+        assert_eq!(path.file_stem().unwrap().to_str(), Some(sweep.config.name.as_str()));
+        cells.insert(sweep.config.name.clone(), sweep.cells.len());
+    }
+    assert_eq!(cells["smallest"], 4);
+    assert_eq!(cells["table5"], 6);
+    assert_eq!(cells["table7"], 9);
 }

@@ -4,6 +4,7 @@ mod benchmark;
 mod data;
 mod eval;
 mod restore;
+mod sweep;
 mod walk;
 mod weights;
 
@@ -47,6 +48,8 @@ enum Command {
     Benchmark(benchmark::Benchmark),
     /// Measure methods on test sets, and write tables
     Eval(eval::Eval),
+    /// Train variants of a configuration with several seeds, and write a table of them
+    Sweep(sweep::Sweep),
     /// Restore one picture with prompts that change step by step, and measure what they do
     Walk(walk::Walk),
     /// Look at what a run would read
@@ -70,6 +73,9 @@ struct Train {
     /// Override a key of the configuration, such as train.learning_rate=1e-4; may be given more than once
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
+    /// Stop as after Ctrl-C when the standard input ends, which it does with the process that holds its other end
+    #[arg(long, hide = true)]
+    until_input_ends: bool,
 }
 
 #[derive(clap::Args)]
@@ -125,6 +131,7 @@ impl Cli {
             Command::Degrade(args) => degrade_picture(args),
             Command::Benchmark(args) => benchmark::run(args),
             Command::Eval(args) => eval::run(args),
+            Command::Sweep(args) => sweep::run(args),
             Command::Walk(args) => walk::run(args),
             Command::Data(args) => data::run(args),
             Command::Weights(args) => weights::run(args),
@@ -135,15 +142,15 @@ impl Cli {
 }
 
 fn train(args: Train) -> Result<ExitCode> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = interrupted.clone();
-    ctrlc::set_handler(move || {
-        // The second time, the user does not want to wait for the step to end.
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("interrupted: writing a checkpoint after this step (again to stop at once)");
-    })?;
+    let interrupted = interruption("interrupted: writing a checkpoint after this step (again to stop at once)")?;
+    if args.until_input_ends {
+        let flag = interrupted.clone();
+        std::thread::spawn(move || {
+            // An input that can't be read has ended, too.
+            let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+            flag.store(true, Ordering::Relaxed);
+        });
+    }
     let (outcome, dir) = match (args.resume, args.config) {
         (Some(run), _) => (trainer::resume(&run, &args.overrides, &interrupted)?, run),
         (None, Some(path)) => {
@@ -160,6 +167,20 @@ fn train(args: Train) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A flag that Ctrl-C sets, with a word to the user; the second time, the user does not want to wait.
+fn interruption(message: &'static str) -> Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let (flag, pressed) = (interrupted.clone(), AtomicBool::new(false));
+    ctrlc::set_handler(move || {
+        if pressed.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("{message}");
+        flag.store(true, Ordering::Relaxed);
+    })?;
+    Ok(interrupted)
 }
 
 fn degrade_picture(args: Degrade) -> Result<ExitCode> {

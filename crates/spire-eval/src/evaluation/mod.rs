@@ -25,3 +25,4 @@ pub use results::{BenchmarkResults, Figure, MethodResults, MethodSummary, Result
 pub use score::{Ground, ScoreSettings, Scores};
 pub use scorer::Scorer;
 pub use table::{Align, Cell, Column, Row, Table};
+pub use tables::Notes;

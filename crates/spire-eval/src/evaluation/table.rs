@@ -235,6 +235,7 @@ fn escape_latex(text: &str) -> String {
             '↑' => escaped.push_str("$\\uparrow$"),
             '↓' => escaped.push_str("$\\downarrow$"),
             '×' => escaped.push_str("$\\times$"),
+            '±' => escaped.push_str("$\\pm$"),
             '✓' => escaped.push_str("\\ding{51}"),
             '✗' => escaped.push_str("\\ding{55}"),
             '–' => escaped.push_str("--"),

@@ -223,12 +223,15 @@ fn other_pictures(group: &PublishedGroup, place: &BenchmarkResults) -> Option<St
 }
 
 /// Notes that cells refer to, each once.
-#[derive(Default)]
-struct Notes(Vec<String>);
+#[derive(Debug, Default)]
+pub struct Notes(
+    /// As they stand below the table.
+    pub Vec<String>,
+);
 
 impl Notes {
     /// The mark that refers to this note.
-    fn mark(&mut self, note: &str) -> String {
+    pub fn mark(&mut self, note: &str) -> String {
         let is_it = |(i, there): (usize, &String)| {
             let mark = mark(i);
             (*there == format!("{mark} {note}.")).then_some(mark)

@@ -1,0 +1,35 @@
+//! `spire sweep`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use spire_train::sweep;
+
+#[derive(clap::Args)]
+pub struct Sweep {
+    /// The sweep, TOML, such as configs/sweeps/smallest.toml
+    config: PathBuf,
+    /// List what would be trained, and for how long, and train nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Train what failed before again
+    #[arg(long)]
+    retry: bool,
+    /// Override a key of the sweep, such as set.train.steps=100; may be given more than once
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+pub fn run(args: Sweep) -> Result<ExitCode> {
+    let sweep = sweep::Sweep::open(&args.config, &args.overrides)?;
+    if args.dry_run {
+        print!("{}", sweep.plan()?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let interrupted = super::interruption("interrupted: each cell stops after its step (again to stop at once)")?;
+    let program = std::env::current_exe().context("can't find this program's own file")?;
+    let results = sweep.run(&program, args.retry, &interrupted)?;
+    println!("{}\n{}", sweep.write(&results)?, sweep.output.join("results.md").display());
+    Ok(if results.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

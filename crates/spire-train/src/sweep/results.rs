@@ -1,0 +1,289 @@
+//! The figures of a sweep: for each variant a mean over seeds, and how far that could be off.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde::Serialize;
+use serde_json::Value;
+use spire_eval::evaluation::{BenchmarkResults, Metric, Results};
+
+use super::cell::{Cell, State};
+use super::config::SweepConfig;
+use super::statistics::mean_and_error;
+use super::{Sweep, evaluation};
+
+/// `results.json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct SweepResults {
+    /// The sweep's name.
+    pub name: String,
+    /// The program that trained.
+    pub program: String,
+    /// The sweep's file in full.
+    pub sweep: SweepConfig,
+    /// What was measured, from left to right.
+    pub columns: Vec<ResultColumn>,
+    /// The rows of the table.
+    pub rows: Vec<ResultRow>,
+    /// Every variant with every seed.
+    pub cells: Vec<CellResult>,
+    /// What should be known beside.
+    pub notes: Vec<String>,
+    /// Why there is no evaluation, where one was asked for and did not come about.
+    pub evaluation_failed: Option<String>,
+}
+
+/// A column of the table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ResultColumn {
+    /// The benchmark; empty for figures at the end of training.
+    pub group: String,
+    /// What was measured.
+    pub name: String,
+    /// Whether more is better; `None` where it is neither.
+    pub rises: Option<bool>,
+    /// Digits after the point.
+    pub decimals: usize,
+}
+
+/// A row of the table.
+#[derive(Clone, Debug, Serialize)]
+pub struct ResultRow {
+    /// What it is called.
+    pub name: String,
+    /// The variant; `None` for methods of the evaluation that are no model.
+    pub variant: Option<String>,
+    /// One for each column; `None` where nothing was measured.
+    pub figures: Vec<Option<Estimate>>,
+}
+
+/// A mean over seeds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Estimate {
+    /// The mean.
+    pub mean: f64,
+    /// Standard error of the mean: the sample's deviation over the root of its size. `None` of one value.
+    pub standard_error: Option<f64>,
+    /// The value of each seed; of a method without seeds one value without a name.
+    pub values: BTreeMap<String, f64>,
+}
+
+/// A variant with a seed.
+#[derive(Clone, Debug, Serialize)]
+pub struct CellResult {
+    /// The variant.
+    pub variant: String,
+    /// The seed.
+    pub seed: u64,
+    /// What the variant changes.
+    pub changes: Vec<String>,
+    /// How far it is.
+    #[serde(flatten)]
+    pub state: State,
+    /// The run's folder.
+    pub folder: PathBuf,
+    /// The configuration in full.
+    pub configuration: PathBuf,
+    /// The commands that trained it.
+    pub commands: Vec<String>,
+    /// The run's summary.
+    pub summary: Option<Value>,
+}
+
+impl Estimate {
+    /// Of the values of some seeds; `None` of no values.
+    pub fn of(values: BTreeMap<String, f64>) -> Option<Self> {
+        let (mean, standard_error) = mean_and_error(&values.values().copied().collect::<Vec<_>>())?;
+        Some(Self { mean, standard_error, values })
+    }
+}
+
+impl SweepResults {
+    /// From the runs' folders, and from an evaluation: `Err` with the reason where one was asked for and there is none.
+    ///
+    /// # Errors
+    /// The file of a run can't be read.
+    pub fn collect(sweep: &Sweep, evaluated: Option<Result<Results, String>>) -> Result<Self> {
+        let cells = sweep.cells.iter().map(CellResult::read).collect::<Result<Vec<_>>>()?;
+        let mut results = Self {
+            name: sweep.config.name.clone(),
+            program: concat!("spire ", env!("CARGO_PKG_VERSION")).to_owned(),
+            sweep: sweep.config.clone(),
+            columns: vec![],
+            rows: vec![],
+            cells,
+            notes: vec![],
+            evaluation_failed: None,
+        };
+        match evaluated {
+            Some(Ok(evaluated)) => results.add_evaluation(&evaluated),
+            Some(Err(reason)) => {
+                results.notes.push(format!("There are no benchmarks, but the figures of training: {reason}."));
+                results.evaluation_failed = Some(reason);
+                results.add_training(&sweep.cells)?;
+            }
+            None => results.add_training(&sweep.cells)?,
+        }
+        Ok(results)
+    }
+
+    /// Whether every cell is trained, and measured where that was asked for.
+    pub fn is_complete(&self) -> bool {
+        self.cells.iter().all(|cell| cell.state == State::Done)
+            && self.evaluation_failed.is_none()
+            && self
+                .rows
+                .iter()
+                .all(|row| row.figures.iter().flatten().any(|figure| figure.values.len() == self.seeds_of(row)))
+    }
+
+    /// The cells of a row's variant.
+    pub(super) fn cells_of(&self, row: &ResultRow) -> impl Iterator<Item = &CellResult> {
+        self.cells.iter().filter(move |cell| Some(&cell.variant) == row.variant.as_ref())
+    }
+
+    /// How many values a figure of a row has when all is done.
+    pub(super) fn seeds_of(&self, row: &ResultRow) -> usize {
+        self.cells_of(row).count().max(1)
+    }
+
+    /// The variants, in their order.
+    fn variants(&self) -> Vec<String> {
+        let mut variants: Vec<String> = self.cells.iter().map(|cell| cell.variant.clone()).collect();
+        variants.dedup();
+        variants
+    }
+
+    /// The figures that each run ended with.
+    fn add_training(&mut self, cells: &[Cell]) -> Result<()> {
+        let mut figures: Vec<BTreeMap<&str, f64>> = vec![];
+        for (cell, result) in cells.iter().zip(&self.cells) {
+            let mut of_cell = BTreeMap::new();
+            if let (State::Done, Some(summary)) = (&result.state, &result.summary) {
+                for (column, path) in TRAINING {
+                    of_cell.extend(summary.pointer(path).and_then(Value::as_f64).map(|value| (column.0, value)));
+                }
+                let validations = cell.steps()?;
+                let validation = validations.iter().rev().find_map(|step| step.more.get("validation_loss").copied()?);
+                of_cell.extend(validation.map(|loss| (VALIDATION.0, loss)));
+            }
+            figures.push(of_cell);
+        }
+        let known: Vec<_> = TRAINING
+            .map(|(column, _)| column)
+            .into_iter()
+            .chain([VALIDATION])
+            .filter(|(name, ..)| figures.iter().any(|of_cell| of_cell.contains_key(name)))
+            .collect();
+        self.columns = known
+            .iter()
+            .map(|&(name, rises, decimals)| ResultColumn { group: String::new(), name: name.into(), rises, decimals })
+            .collect();
+        for variant in self.variants() {
+            let of_column = |name: &str| {
+                let of_variant = self.cells.iter().zip(&figures).filter(|(cell, _)| cell.variant == variant);
+                Estimate::of(
+                    of_variant.filter_map(|(cell, of)| Some((cell.seed.to_string(), *of.get(name)?))).collect(),
+                )
+            };
+            let figures = known.iter().map(|(name, ..)| of_column(name)).collect();
+            self.rows.push(ResultRow { name: variant.clone(), variant: Some(variant), figures });
+        }
+        Ok(())
+    }
+
+    /// The figures of each benchmark.
+    fn add_evaluation(&mut self, evaluated: &Results) {
+        let mut columns: Vec<(&BenchmarkResults, Metric)> = vec![];
+        for benchmark in &evaluated.benchmarks {
+            let there = |metric: &Metric| benchmark.methods.iter().any(|method| method.figures.contains_key(metric));
+            columns.extend(Metric::ALL.into_iter().filter(there).map(|metric| (benchmark, metric)));
+        }
+        self.columns = columns
+            .iter()
+            .map(|(benchmark, metric)| ResultColumn {
+                group: benchmark.title.clone(),
+                name: metric.name().into(),
+                rises: Some(metric.rises()),
+                decimals: metric.decimals(),
+            })
+            .collect();
+        let value = |(benchmark, metric): &(&BenchmarkResults, Metric), method: &str| {
+            Some(benchmark.method(method)?.figures.get(metric)?.value)
+        };
+        let asked = self.sweep.evaluation.clone();
+        let mut of_cells = vec![];
+        let mut rows = vec![];
+        for variant in self.variants() {
+            let seeds = self.cells.iter().filter(|cell| cell.variant == variant).map(|cell| cell.seed);
+            let seeds: Vec<u64> = seeds.collect();
+            for row in evaluation::rows(asked.as_ref(), &variant) {
+                let names: Vec<(String, String)> =
+                    seeds.iter().map(|&seed| (seed.to_string(), evaluation::of_seed(&row, seed))).collect();
+                let estimate = |column| {
+                    let values = names.iter().filter_map(|(seed, name)| Some((seed.clone(), value(column, name)?)));
+                    Estimate::of(values.collect())
+                };
+                let figures = columns.iter().map(estimate).collect();
+                of_cells.extend(names.into_iter().map(|(_, name)| name));
+                rows.push(ResultRow { name: row, variant: Some(variant.clone()), figures });
+            }
+        }
+        for method in evaluated.methods.iter().filter(|method| !of_cells.contains(&method.name)) {
+            let once = |column| {
+                Estimate::of(value(column, &method.name).map(|value| (String::new(), value)).into_iter().collect())
+            };
+            let figures = columns.iter().map(once).collect();
+            self.rows.push(ResultRow { name: method.name.clone(), variant: None, figures });
+        }
+        self.rows.extend(rows);
+        self.notes.push("How every figure was measured, and each seed's row, is in evaluation/tables.md.".into());
+        for (metric, needed) in &evaluated.missing {
+            self.notes.push(format!("{} is missing: {needed}.", metric.name()));
+        }
+        self.notes.extend(evaluated.cautions.iter().cloned());
+        for benchmark in &evaluated.benchmarks {
+            for (method, reason) in &benchmark.unmeasured {
+                self.notes.push(format!("{method} was not measured on “{}”: {reason}.", benchmark.title));
+            }
+        }
+    }
+}
+
+/// Name, whether more is better, digits.
+type Column = (&'static str, Option<bool>, usize);
+
+/// What `summary.json` has of a run, and where.
+const TRAINING: [(Column, &str); 5] = [
+    (("PSNR", Some(true), 2), "/held_out/restored/psnr"),
+    (("SSIM", Some(true), 3), "/held_out/restored/ssim"),
+    (("Fréchet (CLIP)", Some(false), 3), "/held_out/restored/clip_frechet"),
+    (("training loss", Some(false), 4), "/last_smoothed_loss"),
+    (("images/s", None, 1), "/images_per_second"),
+];
+
+/// The moving average's loss on held-out pictures, the last that was measured.
+const VALIDATION: Column = ("validation loss", Some(false), 4);
+
+impl CellResult {
+    fn read(cell: &Cell) -> Result<Self> {
+        let state = cell.state();
+        let summary = match state {
+            State::Done => Some(serde_json::from_slice(&fs::read(cell.run().summary())?)?),
+            _ => None,
+        };
+        let commands = fs::read_to_string(cell.commands()).unwrap_or_default();
+        Ok(Self {
+            variant: cell.variant.clone(),
+            seed: cell.seed,
+            changes: cell.changes.clone(),
+            state,
+            folder: cell.config.run.dir.clone(),
+            configuration: cell.config_file(),
+            commands: commands.lines().map(str::to_owned).collect(),
+            summary,
+        })
+    }
+}

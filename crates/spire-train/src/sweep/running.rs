@@ -1,0 +1,295 @@
+//! Trains the cells, each in a process of its own, so that one that crashes does not take the others.
+//!
+//! A process holds the other end of its standard input and stops with a checkpoint when that end closes: when the sweep is
+//! interrupted, and when it is killed.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::cell::{Attempt, Cell, End, State};
+use crate::progress::{FileProgress, clock};
+
+/// How often a process is looked at.
+const POLL: Duration = Duration::from_millis(50);
+/// The longest error that is kept, in characters; the log has all of it.
+const LONGEST_REASON: usize = 600;
+
+/// Trains `cells`, which are not done, `parallel` at a time on each of `devices` (on the configuration's where there are none),
+/// with the program at `program`. Each cell's end is in its folder afterwards, whatever it was.
+pub fn run(cells: &[&Cell], devices: &[String], parallel: usize, program: &Path, interrupted: &AtomicBool) {
+    let places: Vec<Option<&str>> = match devices {
+        [] => vec![None],
+        devices => devices.iter().map(|device| Some(device.as_str())).collect(),
+    };
+    let waiting: Mutex<VecDeque<&Cell>> = Mutex::new(cells.iter().copied().collect());
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let progress = FileProgress::new(cells.len() as u64);
+    std::thread::scope(|scope| {
+        for place in places.iter().flat_map(|place| std::iter::repeat_n(*place, parallel)) {
+            let (next, progress) = (&next, &progress);
+            scope.spawn(move || {
+                while let Some(cell) = next().filter(|_| !interrupted.load(Ordering::Relaxed)) {
+                    progress.say(&format!("{}: training; {}", cell.name(), cell.log().display()));
+                    progress.say(&told(cell, train(cell, place, program, interrupted)));
+                    progress.advance(&cell.name());
+                }
+            });
+        }
+    });
+}
+
+fn told(cell: &Cell, trained: Result<Attempt>) -> String {
+    let name = cell.name();
+    match trained {
+        Ok(Attempt { seconds, to_step, end, .. }) => match end {
+            End::Finished => format!("{name}: done in {}", clock(Duration::from_secs_f64(seconds))),
+            End::Interrupted => format!("{name}: interrupted after step {to_step}"),
+            End::Failed { reason } => format!("{name}: failed: {reason}"),
+        },
+        Err(error) => format!("{name}: failed: {error:#}"),
+    }
+}
+
+/// Trains one cell to its end, or until the sweep is interrupted.
+fn train(cell: &Cell, device: Option<&str>, program: &Path, interrupted: &AtomicBool) -> Result<Attempt> {
+    cell.prepare()?;
+    let path = cell.log();
+    let mut log = File::options().create(true).append(true).read(true).open(&path).context("can't write the log")?;
+    // The process has the lock with the file, and keeps it where the sweep is killed before it: it may be writing a last
+    // checkpoint. Elsewhere than on Unix a lock would keep the process itself from writing.
+    if cfg!(unix) {
+        log.lock().with_context(|| format!("can't lock {}", path.display()))?;
+    }
+    let from_step = match cell.state() {
+        State::CutOff { step } => step,
+        State::ToDo | State::Failed { .. } => 0,
+        // By a process that was left over.
+        State::Done => {
+            let steps = cell.config.train.steps;
+            return Ok(Attempt { from_step: steps, to_step: steps, seconds: 0.0, end: End::Finished });
+        }
+    };
+    let arguments = arguments(cell, device);
+    let command = shown(&arguments);
+    append(&cell.commands(), &format!("{command}\n"))?;
+    log.write_all(format!("$ {command}\n").as_bytes())?;
+    let said_from = log.seek(SeekFrom::End(0))?;
+
+    let started = Instant::now();
+    let mut process = Command::new(program);
+    process.args(&arguments).arg("--until-input-ends");
+    process.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log.try_clone()?);
+    let status = wait(process, interrupted, Stop::Ask)?;
+
+    log.seek(SeekFrom::Start(said_from))?;
+    let mut said = vec![];
+    log.read_to_end(&mut said)?;
+    let end = match (status.success(), cell.run().summary().is_file()) {
+        (true, true) => End::Finished,
+        (true, false) => End::Interrupted,
+        (false, _) if told_to_end(status) => End::Interrupted,
+        (false, _) => End::Failed { reason: reason(&String::from_utf8_lossy(&said), status) },
+    };
+    let to_step = cell.steps()?.last().map_or(from_step, |last| last.step + 1);
+    let attempt = Attempt { from_step, to_step, seconds: started.elapsed().as_secs_f64(), end };
+    cell.note(&attempt)?;
+    Ok(attempt)
+}
+
+/// How a process is ended when the sweep is interrupted.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Stop {
+    /// Its standard input ends, and it is waited for.
+    Ask,
+    /// At once.
+    Kill,
+}
+
+/// Runs a process to its end, or to that of the sweep.
+pub(super) fn wait(mut process: Command, interrupted: &AtomicBool, stop: Stop) -> Result<ExitStatus> {
+    let program = process.get_program().display().to_string();
+    let mut child = process.spawn().with_context(|| format!("can't start {program}"))?;
+    let mut input = child.stdin.take();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if interrupted.load(Ordering::Relaxed) {
+            drop(input.take());
+            if stop == Stop::Kill {
+                child.kill()?;
+            }
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Whether a process was ended from outside as people and systems end processes: 130 is what Ctrl-C twice gives.
+fn told_to_end(status: ExitStatus) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::process::ExitStatusExt;
+        // SIGHUP, SIGINT, SIGTERM.
+        if matches!(status.signal(), Some(1 | 2 | 15)) {
+            return true;
+        }
+    }
+    status.code() == Some(130)
+}
+
+/// Of `spire`: a new run, or the rest of one.
+fn arguments(cell: &Cell, device: Option<&str>) -> Vec<String> {
+    let mut arguments = match cell.run().config_file().is_file() {
+        true => vec!["train".into(), "--resume".into(), cell.config.run.dir.display().to_string()],
+        false => vec!["train".into(), cell.config_file().display().to_string()],
+    };
+    if let Some(device) = device {
+        arguments.extend(["--set".into(), format!("run.device={device}")]);
+    }
+    arguments
+}
+
+/// As it is typed into a shell.
+pub(super) fn shown<S: AsRef<str>>(arguments: &[S]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:".contains(c);
+    let quoted = |argument: &S| match argument.as_ref() {
+        text if !text.is_empty() && text.chars().all(plain) => text.to_owned(),
+        text => format!("'{}'", text.replace('\'', r"'\''")),
+    };
+    std::iter::once("spire".to_owned()).chain(arguments.iter().map(quoted)).collect::<Vec<_>>().join(" ")
+}
+
+fn append(path: &Path, text: &str) -> Result<()> {
+    let write = || File::options().create(true).append(true).open(path)?.write_all(text.as_bytes());
+    write().with_context(|| format!("can't write {}", path.display()))
+}
+
+/// Why a process failed: its error, its panic, or else the last that it said and how it ended.
+pub(super) fn reason(said: &str, status: ExitStatus) -> String {
+    let from = |start: &str| said.match_indices(start).map(|(at, _)| at).filter(|&at| starts_line(said, at)).last();
+    let panic = || said.find("panicked at").map(|at| said[..at].rfind('\n').map_or(0, |end| end + 1));
+    let told = match from("error: ") {
+        Some(at) => said[at..].trim_start_matches("error: ").trim().to_owned(),
+        None => match panic() {
+            Some(at) => said[at..].trim().to_owned(),
+            None => {
+                let last = said.lines().rev().find(|line| !line.trim().is_empty()).map(str::trim);
+                last.map_or_else(|| status.to_string(), |last| format!("{status}; the last that it said: {last}"))
+            }
+        },
+    };
+    match told.chars().count() {
+        0..=LONGEST_REASON => told,
+        _ => told.chars().take(LONGEST_REASON - 1).chain(['…']).collect(),
+    }
+}
+
+fn starts_line(text: &str, at: usize) -> bool {
+    at == 0 || text.as_bytes()[at - 1] == b'\n'
+}
+
+/// Removes the note of an earlier failure, so that a cell counts as cut off and is trained again.
+pub(super) fn forget_failure(cell: &Cell) -> Result<()> {
+    let step = cell.attempts().last().map_or(0, |last| last.to_step);
+    cell.note(&Attempt { from_step: step, to_step: step, seconds: 0.0, end: End::Interrupted })
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use crate::config::RunConfig;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::ExitStatusExt;
+    use std::path::PathBuf;
+    use tempfile::TempDir;
+
+    #[test]
+    fn the_reason_is_the_error_the_panic_or_the_end() {
+        let failed = ExitStatus::from_raw(1 << 8);
+        assert_eq!(reason("step 1\nan error: no\nerror: the loss\nis lost\n", failed), "the loss\nis lost");
+        let panic = "step 1\nthread 'main' panicked at a.rs:3:\nindex out of bounds\n";
+        assert_eq!(reason(panic, failed), "thread 'main' panicked at a.rs:3:\nindex out of bounds");
+        assert_eq!(reason("", ExitStatus::from_raw(9)), "signal: 9 (SIGKILL)");
+        assert!(reason("step 7\n\n", ExitStatus::from_raw(9)).ends_with("the last that it said: step 7"));
+        assert_eq!(reason(&format!("error: {}", "é".repeat(900)), failed).chars().count(), LONGEST_REASON);
+    }
+
+    #[test]
+    fn a_command_can_be_pasted() {
+        assert_eq!(
+            shown(&["train", "a b/it's.toml", "--set", "run.device=cuda:0"]),
+            "spire train 'a b/it'\\''s.toml' --set run.device=cuda:0"
+        );
+    }
+
+    fn cells(scratch: &Path, count: u64) -> Vec<Cell> {
+        let cell = |seed: u64| {
+            let mut config = RunConfig::default();
+            config.run.dir = scratch.join(format!("seed-{seed}"));
+            Cell { variant: "A".into(), seed, changes: vec![], config }
+        };
+        (0..count).map(cell).collect()
+    }
+
+    /// In place of the program.
+    fn script(scratch: &Path, text: &str) -> PathBuf {
+        let path = scratch.join("program");
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    #[test]
+    fn each_device_takes_the_next_cell_and_a_failure_is_noted() {
+        let scratch = TempDir::new().unwrap();
+        let cells = cells(scratch.path(), 4);
+        // The device is the fourth argument. The second cell fails; on one device it would hold up none.
+        let program = script(
+            scratch.path(),
+            "dir=$(dirname $2); echo $4 >> $dir/device\n\
+             case $dir in *seed-1) echo 'error: broken' >&2; exit 1;; *) echo '{}' > $dir/summary.json;; esac",
+        );
+        let devices = ["cuda:0".to_owned(), "cuda:1".to_owned()];
+        run(&cells.iter().collect::<Vec<_>>(), &devices, 1, &program, &AtomicBool::new(false));
+        let states: Vec<State> = cells.iter().map(Cell::state).collect();
+        assert_eq!(states[1], State::Failed { reason: "broken".into() });
+        assert!([0, 2, 3].iter().all(|&i| states[i] == State::Done), "{states:?}");
+        for cell in &cells {
+            let device = fs::read_to_string(cell.config.run.dir.join("device")).unwrap();
+            assert!(device.starts_with("run.device=cuda:"), "{device}");
+            let said = fs::read_to_string(cell.log()).unwrap();
+            assert!(said.starts_with("$ spire train "), "{said}");
+        }
+        forget_failure(&cells[1]).unwrap();
+        assert_eq!(cells[1].state(), State::ToDo);
+    }
+
+    #[test]
+    fn an_interruption_ends_the_input_and_starts_nothing_more() {
+        let scratch = TempDir::new().unwrap();
+        let cells = cells(scratch.path(), 2);
+        let program = script(scratch.path(), "touch $(dirname $2)/config.toml; cat > /dev/null");
+        let interrupted = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !cells[0].run().config_file().exists() {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                interrupted.store(true, Ordering::Relaxed);
+            });
+            run(&cells.iter().collect::<Vec<_>>(), &[], 1, &program, &interrupted);
+        });
+        assert_eq!(cells[0].attempts()[0].end, End::Interrupted);
+        assert_eq!((cells[0].state(), cells[1].state()), (State::CutOff { step: 0 }, State::ToDo));
+        assert!(!cells[1].config.run.dir.exists());
+    }
+}

@@ -1,0 +1,228 @@
+//! The tables of a sweep: for people, and for programs.
+
+use spire_eval::evaluation::{Align, Cell, Notes, Row, Table};
+
+use super::cell::State;
+use super::results::{CellResult, ResultColumn, ResultRow, SweepResults};
+
+impl SweepResults {
+    /// A row a variant: means over seeds with their standard errors, how many seeds there are, the best in bold.
+    pub fn table(&self) -> Table {
+        let mut table = Table::new(&self.name);
+        let mut notes = Notes::default();
+        table.column("", "Variant", Align::Left);
+        table.column("", "Seeds", Align::Right);
+        for column in &self.columns {
+            table.column(&column.group, &column.heading(), Align::Right);
+        }
+        let best: Vec<Option<f64>> = (0..self.columns.len()).map(|i| self.best(i)).collect();
+        for row in &self.rows {
+            let mut cells = vec![row.name.as_str().into(), self.seeds(row, &mut notes)];
+            for ((figure, column), best) in row.figures.iter().zip(&self.columns).zip(&best) {
+                let digits = column.decimals;
+                cells.push(match figure {
+                    Some(figure) => Cell {
+                        text: format!("{:.digits$}", figure.mean),
+                        range: figure.standard_error.map_or(String::new(), |error| range(error, digits)),
+                        mark: String::new(),
+                        bold: *best == Some(figure.mean),
+                    },
+                    None => "–".into(),
+                });
+            }
+            table.rows.push(Row { cells, quoted: false });
+        }
+        let of_all =
+            "Mean over seeds ± its standard error (none of a single seed). Bold: the best of the rows with all seeds.";
+        table.note(of_all);
+        table.notes.extend(notes.0);
+        self.notes.iter().for_each(|note| table.note(note));
+        table
+    }
+
+    /// The same for programs: all digits, means and standard errors and numbers of seeds in columns of their own.
+    pub fn plain_table(&self) -> Table {
+        let mut table = Table::new(&self.name);
+        table.column("", "Variant", Align::Left);
+        for column in &self.columns {
+            for heading in
+                [column.name.clone(), format!("{} standard error", column.name), format!("{} seeds", column.name)]
+            {
+                table.column(&column.group, &heading, Align::Right);
+            }
+        }
+        for row in &self.rows {
+            let mut cells = vec![Cell::from(row.name.as_str())];
+            for figure in &row.figures {
+                let figure = figure.as_ref();
+                let number = |value: Option<f64>| Cell::from(value.map_or(String::new(), |value| value.to_string()));
+                cells.push(number(figure.map(|figure| figure.mean)));
+                cells.push(number(figure.and_then(|figure| figure.standard_error)));
+                cells.push(figure.map_or(0, |figure| figure.values.len()).to_string().into());
+            }
+            table.rows.push(Row { cells, quoted: false });
+        }
+        table
+    }
+
+    /// Every cell: how far it is, what it changes, and the command that trains it.
+    pub fn cells_table(&self) -> Table {
+        let mut table = Table::new("Cells");
+        for heading in ["Cell", "State", "Changes", "Trained by"] {
+            table.column("", heading, Align::Left);
+        }
+        for cell in &self.cells {
+            let state = match &cell.state {
+                State::Done => "done".to_owned(),
+                State::ToDo => "to do".to_owned(),
+                State::CutOff { step } => format!("goes on at step {step}"),
+                State::Failed { reason } => format!("failed: {reason}"),
+            };
+            let commands: Vec<String> = cell.commands.iter().map(|command| format!("`{command}`")).collect();
+            let name = format!("{}, seed {}", cell.variant, cell.seed);
+            let cells = [name, state, cell.changes.join(", "), commands.join(", ")].map(Cell::from);
+            table.rows.push(Row { cells: cells.into(), quoted: false });
+        }
+        table.note("Each folder's cell.toml is the configuration in full, its log.txt what the commands said.");
+        table
+    }
+
+    /// "2/3", and what became of the third.
+    fn seeds(&self, row: &ResultRow, notes: &mut Notes) -> Cell {
+        let Some(variant) = &row.variant else { return "–".into() };
+        let told = |cell: &CellResult| match &cell.state {
+            State::Done => None,
+            State::ToDo => Some(format!("seed {} is still to be trained", cell.seed)),
+            State::CutOff { step } => Some(format!("seed {} was cut off and goes on at step {step}", cell.seed)),
+            State::Failed { reason } => Some(format!("seed {} failed: {}", cell.seed, reason.replace('\n', " "))),
+        };
+        let missing: Vec<String> = self.cells_of(row).filter_map(told).collect();
+        let all = self.cells_of(row).count();
+        Cell {
+            text: format!("{}/{all}", all - missing.len()),
+            mark: if missing.is_empty() {
+                String::new()
+            } else {
+                notes.mark(&format!("{variant}: {}", missing.join("; ")))
+            },
+            ..Cell::default()
+        }
+    }
+
+    /// The best mean of a column over the rows that have all seeds; `None` where there is nothing to compare.
+    fn best(&self, column: usize) -> Option<f64> {
+        let rises = self.columns[column].rises?;
+        let whole = |row: &ResultRow| {
+            let figure = row.figures[column].as_ref()?;
+            (figure.values.len() == self.seeds_of(row) && figure.mean.is_finite()).then_some(figure.mean)
+        };
+        let means: Vec<f64> = self.rows.iter().filter_map(whole).collect();
+        if means.len() < 2 {
+            return None;
+        }
+        means.into_iter().reduce(if rises { f64::max } else { f64::min })
+    }
+}
+
+/// "± 0.02", with more digits than the mean's where the error is too small for them.
+fn range(error: f64, digits: usize) -> String {
+    let first = (-error.log10()).ceil().max(0.0) as usize;
+    let digits = if error > 0.0 { digits.max(first.min(digits + 3)) } else { digits };
+    format!("± {error:.digits$}")
+}
+
+impl ResultColumn {
+    fn heading(&self) -> String {
+        match self.rises {
+            Some(true) => format!("{} ↑", self.name),
+            Some(false) => format!("{} ↓", self.name),
+            None => self.name.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::sweep::{Estimate, SweepConfig};
+
+    fn estimate(values: &[f64]) -> Option<Estimate> {
+        let named: BTreeMap<String, f64> =
+            values.iter().enumerate().map(|(seed, &value)| (seed.to_string(), value)).collect();
+        Estimate::of(named)
+    }
+
+    fn results() -> SweepResults {
+        let cell = |variant: &str, seed, state| CellResult {
+            variant: variant.into(),
+            seed,
+            changes: vec![],
+            state,
+            folder: PathBuf::new(),
+            configuration: PathBuf::new(),
+            commands: vec![],
+            summary: None,
+        };
+        let failed = State::Failed { reason: "the loss\nis NaN".into() };
+        let column =
+            |name: &str, rises| ResultColumn { group: "G".into(), name: name.into(), rises: Some(rises), decimals: 2 };
+        let row = |name: &str, variant: Option<&str>, values: [&[f64]; 2]| ResultRow {
+            name: name.into(),
+            variant: variant.map(str::to_owned),
+            figures: values.map(estimate).into(),
+        };
+        SweepResults {
+            name: "S".into(),
+            program: String::new(),
+            sweep: SweepConfig::default(),
+            columns: vec![column("up", true), column("down", false)],
+            rows: vec![
+                row("input", None, [&[2.5], &[9.0]]),
+                row("A", Some("A"), [&[1.0, 3.0], &[4.0, 4.0]]),
+                row("B", Some("B"), [&[8.0], &[]]),
+            ],
+            cells: vec![
+                cell("A", 1, State::Done),
+                cell("A", 2, State::Done),
+                cell("B", 1, State::Done),
+                cell("B", 2, failed),
+            ],
+            notes: vec![],
+            evaluation_failed: None,
+        }
+    }
+
+    #[test]
+    fn the_table_says_what_is_missing_and_compares_whole_rows_only() {
+        let text = results().table().markdown();
+        for line in [
+            "| **Variant** | **Seeds** | **up ↑** | **down ↓** |",
+            "| input | – | **2.50** | 9.00 |",
+            "| A | 2/2 | 2.00 ± 1.00 | **4.00 ± 0.00** |",
+            "| B | 1/2 (a) | 8.00 | – |",
+            "(a) B: seed 2 failed: the loss is NaN.",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+        assert!(!results().is_complete());
+        assert!(results().table().latex().contains("2.00 $\\pm$ 1.00"));
+    }
+
+    #[test]
+    fn an_error_has_a_digit_that_says_something() {
+        let ranges = [0.25, 0.000_31, 3e-9, 0.0, 12.3].map(|error| range(error, 2));
+        assert_eq!(ranges, ["± 0.25", "± 0.0003", "± 0.00000", "± 0.00", "± 12.30"]);
+    }
+
+    #[test]
+    fn programs_get_all_digits() {
+        let csv = results().plain_table().csv();
+        let lines: Vec<&str> = csv.lines().collect();
+        assert!(lines[0].starts_with("Variant,G: up,G: up standard error,G: up seeds,G: down,"), "{csv}");
+        assert_eq!(lines[2], "A,2,1,2,4,0,2");
+        assert_eq!(lines[3], "B,8,,1,,,0");
+    }
+}
