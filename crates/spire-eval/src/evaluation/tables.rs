@@ -196,7 +196,10 @@ impl Results {
         let Some(metric) = metric else { return Some(format!("{name} is not measured by {}", self.program)) };
         let there = place.methods.iter().any(|method| method.figures.contains_key(&metric));
         let needed = self.missing.get(&metric).map(|needed| format!("{name} is missing: {needed}"));
-        (!there).then(|| needed.unwrap_or_else(|| format!("{name} has nothing to measure on {}", place.title)))
+        let unasked = || {
+            format!("{name} was not measured on {}: not among the metrics, or there are no clean pictures", place.title)
+        };
+        (!there).then(|| needed.unwrap_or_else(unasked))
     }
 }
 
