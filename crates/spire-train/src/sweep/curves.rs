@@ -111,8 +111,10 @@ fn paint(svg: &mut String, curves: &[Curve]) -> Drawn {
     area.fill(&WHITE)?;
     let (panels, names) = area.split_vertically(2 * PANEL);
     let (upper, lower) = panels.split_vertically(PANEL);
-    panel(&upper, "training loss", curves, |curve| &curve.training)?;
-    panel(&lower, "validation loss", curves, |curve| &curve.validation)?;
+    let points = curves.iter().flat_map(|curve| curve.training.iter().chain(&curve.validation));
+    let last = points.map(|point| point.step).fold(1.0, f64::max);
+    panel(&upper, "training loss", last, curves, |curve| &curve.training)?;
+    panel(&lower, "validation loss", last, curves, |curve| &curve.validation)?;
     for (i, curve) in curves.iter().enumerate() {
         let y = (i as u32 * LINE + LINE / 2) as i32;
         names.draw(&PathElement::new([(70, y), (106, y)], colour(i).stroke_width(3)))?;
@@ -122,7 +124,7 @@ fn paint(svg: &mut String, curves: &[Curve]) -> Drawn {
     Ok(())
 }
 
-fn panel(area: &Area, title: &str, curves: &[Curve], of: impl Fn(&Curve) -> &Vec<Point>) -> Drawn {
+fn panel(area: &Area, title: &str, last: f64, curves: &[Curve], of: impl Fn(&Curve) -> &Vec<Point>) -> Drawn {
     let all = || curves.iter().flat_map(&of);
     let (low, high) = all().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), point| {
         (low.min(point.mean - point.error), high.max(point.mean + point.error))
@@ -134,7 +136,6 @@ fn panel(area: &Area, title: &str, curves: &[Curve], of: impl Fn(&Curve) -> &Vec
     // A factor of ten and more is legible on a logarithmic axis only.
     let logarithmic = low > 0.0 && high > 10.0 * low;
     let place = |value: f64| if logarithmic { value.log10() } else { value };
-    let steps = 0.0..all().map(|point| point.step).fold(1.0, f64::max);
     let losses = padded(place(low), place(high));
     let digits = (1.0 - (high - low).max(1e-6).log10()).ceil().clamp(0.0, 6.0) as usize;
     let label = |value: &f64| match logarithmic {
@@ -146,7 +147,7 @@ fn panel(area: &Area, title: &str, curves: &[Curve], of: impl Fn(&Curve) -> &Vec
         .caption(title, text(17, HPos::Left))
         .x_label_area_size(40)
         .y_label_area_size(62)
-        .build_cartesian_2d(steps, losses)?;
+        .build_cartesian_2d(0.0..last, losses)?;
     chart
         .configure_mesh()
         .x_desc("step")
