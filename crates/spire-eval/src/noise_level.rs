@@ -32,7 +32,7 @@ mod tests {
     fn the_deviation_of_added_noise_is_found_in_spite_of_edges() {
         let mut rng = rng(0, "test", 0);
         for sigma in [0.0_f32, 0.02, 0.1] {
-            let edges = |i: usize| if (i % 128 / 33 + i / 128 / 33) % 2 == 0 { 0.3 } else { 0.7 };
+            let edges = |i: usize| if (i % 128 / 33 + i / 128 / 33).is_multiple_of(2) { 0.3 } else { 0.7 };
             let noisy = |i: usize| edges(i % 16384) + sigma * rng.sample::<f32, _>(StandardNormal);
             let data: Vec<f32> = (0..3 * 128 * 128).map(noisy).collect();
             // The luma averages three independent channels.

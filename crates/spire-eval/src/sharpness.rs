@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     fn squares() -> Picture {
-        let value = |i: usize| if (i % 64 / 16 + i / 64 / 16) % 2 == 0 { 0.0 } else { 1.0 };
+        let value = |i: usize| if (i % 64 / 16 + i / 64 / 16).is_multiple_of(2) { 0.0 } else { 1.0 };
         Picture { width: 64, height: 64, data: (0..3 * 64 * 64).map(|i| value(i % 4096)).collect() }
     }
 
