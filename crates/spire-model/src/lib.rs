@@ -7,6 +7,7 @@
 pub mod base;
 pub mod clip;
 pub mod control;
+pub mod cost;
 pub mod device;
 pub mod fusion;
 mod hub;

@@ -82,6 +82,14 @@ impl Default for ModelSection {
     }
 }
 
+impl ModelSection {
+    /// The folder of CLIP's image tower, where there is one.
+    pub fn image_encoder(&self) -> Option<PathBuf> {
+        let folder = self.image_encoder.clone().unwrap_or_else(|| self.base.join("image_encoder"));
+        folder.is_dir().then_some(folder)
+    }
+}
+
 /// `[train]`
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -197,6 +205,16 @@ impl Default for EvaluateSection {
 }
 
 impl RunConfig {
+    /// Whether pictures have a side that the model can halve as often as it does.
+    ///
+    /// # Errors
+    /// `data.size` is not a multiple of `side`.
+    pub fn check_size(&self, side: usize) -> Result<()> {
+        let size = self.data.size;
+        ensure!(size.is_multiple_of(side), "data.size {size} is not a multiple of {side}, as this model needs");
+        Ok(())
+    }
+
     /// Whether the numbers make sense; the data's and the degradations' are checked where they are opened.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 pub mod benchmarking;
 pub mod checkpoint;
 pub mod config;
+pub mod dry_run;
 pub mod ema;
 pub mod evaluate;
 pub mod learning_rate;

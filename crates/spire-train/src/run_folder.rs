@@ -21,14 +21,8 @@ impl RunFolder {
     /// # Errors
     /// There is a run already, or the folder can't be written.
     pub fn create(config: &RunConfig) -> Result<Self> {
+        Self::check_free(config)?;
         let folder = Self { dir: config.run.dir.clone() };
-        if folder.config_file().exists() {
-            bail!(
-                "there is a run in {dir} already: go on with it (spire train --resume {dir}), remove it, or choose \
-                 another folder (--set run.dir=…)",
-                dir = folder.dir.display()
-            );
-        }
         fs::create_dir_all(folder.samples()).with_context(|| format!("can't create {}", folder.dir.display()))?;
         write_atomic(&folder.config_file(), settings::resolved(config)?.as_bytes())?;
         Ok(folder)
@@ -37,6 +31,21 @@ impl RunFolder {
     /// The folder of a run that may not be there yet.
     pub fn at(dir: &Path) -> Self {
         Self { dir: dir.to_owned() }
+    }
+
+    /// Whether a new run can have the folder that it is to have.
+    ///
+    /// # Errors
+    /// There is a run already.
+    pub fn check_free(config: &RunConfig) -> Result<()> {
+        let dir = config.run.dir.display();
+        if Self::at(&config.run.dir).config_file().exists() {
+            bail!(
+                "there is a run in {dir} already: go on with it (spire train --resume {dir}), remove it, or choose \
+                 another folder (--set run.dir=…)"
+            );
+        }
+        Ok(())
     }
 
     /// Opens the folder of a run and reads its configuration, which is then for this place: the folder may have moved.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor};
@@ -69,9 +69,17 @@ pub enum Outcome {
 ///
 /// # Errors
 /// The configuration, the data or the model do not open; the run's folder exists; training fails.
-pub fn train(mut config: RunConfig, interrupted: &AtomicBool) -> Result<Outcome> {
+pub fn train(config: RunConfig, interrupted: &AtomicBool) -> Result<Outcome> {
+    let config = located(config)?;
+    // Opened first: a run folder is not created for a run that can't start.
+    let mut trainer = Trainer::new(&config, None)?;
+    let folder = RunFolder::create(&config)?;
+    trainer.run(&config, &folder, interrupted)
+}
+
+/// The configuration, validated, with the models that it names found, so that the run can be used from any folder.
+pub(crate) fn located(mut config: RunConfig) -> Result<RunConfig> {
     config.validate()?;
-    // So that the run can be used from any folder.
     config.model.base = locate(&config.model.base)?;
     if let Some(control) = &mut config.model.control {
         *control = spire_model::control::locate(control)?;
@@ -79,10 +87,7 @@ pub fn train(mut config: RunConfig, interrupted: &AtomicBool) -> Result<Outcome>
     if let Some(tower) = &mut config.model.image_encoder {
         *tower = tower.canonicalize().with_context(|| format!("there is no model folder {}", tower.display()))?;
     }
-    // Opened first: a run folder is not created for a run that can't start.
-    let mut trainer = Trainer::new(&config, None)?;
-    let folder = RunFolder::create(&config)?;
-    trainer.run(&config, &folder, interrupted)
+    Ok(config)
 }
 
 /// Goes on with the run in `dir` from its newest sound checkpoint.
@@ -123,12 +128,7 @@ impl Trainer {
         let held_out = held_out(config)?;
         let mut base = Base::load(&config.model.base, config.model.precision, &device)?;
         base.guide_by(config.evaluate.sampling.clip_guidance.as_ref())?;
-        let side = base.side_multiple();
-        ensure!(
-            config.data.size.is_multiple_of(side),
-            "data.size {} is not a multiple of {side}, as this model needs",
-            config.data.size
-        );
+        config.check_size(base.side_multiple())?;
         let (control_config, mut control) = match &config.model.control {
             Some(folder) => (ControlConfig::read(folder)?, Control::load(folder, &training)?),
             None => {
@@ -154,9 +154,8 @@ impl Trainer {
         }
         let control = number_parameters(control);
         let average = average.unwrap_or_else(|| control.valid());
-        let image_encoder = config.model.image_encoder.clone().unwrap_or(config.model.base.join("image_encoder"));
         let image_space =
-            image_encoder.is_dir().then(|| ImageSpace::load_tower(&image_encoder, &device)).transpose()?;
+            config.model.image_encoder().map(|tower| ImageSpace::load_tower(&tower, &device)).transpose()?;
         Ok(Self {
             schedule: NoiseSchedule::new(&base.scheduler)?,
             loader: Loader::new(Arc::new(samples), position)?,

@@ -20,6 +20,7 @@ use spire_data::degrade;
 use spire_data::prompt::{self, Fragment};
 use spire_data::rng::rng;
 use spire_train::config::RunConfig;
+use spire_train::dry_run::dry_run;
 use spire_train::pretrain::{self, PretrainConfig, Stage};
 use spire_train::settings;
 use spire_train::trainer::{self, Outcome};
@@ -70,6 +71,9 @@ struct Train {
     /// Go on with the run in this folder, from its newest sound checkpoint
     #[arg(long, value_name = "RUN", conflicts_with = "config")]
     resume: Option<PathBuf>,
+    /// Check the configuration and say what the run needs: parameters, operations, memory. Allocates and writes nothing
+    #[arg(long, conflicts_with = "resume")]
+    dry_run: bool,
     /// Override a key of the configuration, such as train.learning_rate=1e-4; may be given more than once
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
@@ -142,6 +146,10 @@ impl Cli {
 }
 
 fn train(args: Train) -> Result<ExitCode> {
+    if let (true, Some(path)) = (args.dry_run, &args.config) {
+        println!("{}", dry_run(settings::load(path, &args.overrides)?)?);
+        return Ok(ExitCode::SUCCESS);
+    }
     let interrupted = interruption("interrupted: writing a checkpoint after this step (again to stop at once)")?;
     if args.until_input_ends {
         let flag = interrupted.clone();

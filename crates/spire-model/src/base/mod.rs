@@ -1,13 +1,15 @@
 //! A frozen text-to-image model: the text encoder, the VAE, the UNet and the noise schedule.
 
+mod config;
 mod prompts;
 mod source;
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use burn::tensor::{DType, Device, Tensor};
 
+pub use config::BaseConfig;
 pub use prompts::PromptEncoder;
 pub use source::{BaseSource, locate};
 
@@ -46,13 +48,7 @@ impl Base {
         let source = BaseSource::open(path)?;
         let (vae_config, vae) = source.vae()?;
         let (unet_config, unet) = source.unet()?;
-        ensure!(
-            vae_config.latent_channels == unet_config.in_channels,
-            "{}: the VAE has {} latent channels, the UNet takes {}",
-            path.display(),
-            vae_config.latent_channels,
-            unet_config.in_channels
-        );
+        config::check_latents(path, &vae_config, &unet_config)?;
         let scheduler = source.scheduler()?;
         let (text_config, text) = source.text_encoder()?;
         let text = fill(ClipText::new(&text_config, device)?, text, precision)?;
@@ -93,6 +89,6 @@ impl Base {
 
     /// Pictures' sides must be a multiple of this: the VAE's factor times the UNet's.
     pub fn side_multiple(&self) -> usize {
-        self.vae_config.downscale() << (self.unet_config.block_out_channels.len() - 1)
+        config::side_multiple(&self.vae_config, &self.unet_config)
     }
 }

@@ -77,6 +77,11 @@ impl ClipTextConfig {
         self.encoder().check()
     }
 
+    /// Whether there is a projection.
+    pub(crate) fn is_projected(&self) -> bool {
+        self.architectures.iter().any(|name| name.ends_with("WithProjection"))
+    }
+
     fn encoder(&self) -> EncoderConfig {
         EncoderConfig {
             width: self.hidden_size,
@@ -147,7 +152,6 @@ impl ClipText {
         let embedding = |count, std| {
             EmbeddingConfig::new(count, width).with_initializer(Initializer::Normal { mean: 0.0, std }).init(device)
         };
-        let projected = config.architectures.iter().any(|name| name.ends_with("WithProjection"));
         Ok(Self {
             text_model: TextModel {
                 embeddings: TextEmbeddings {
@@ -157,7 +161,8 @@ impl ClipText {
                 encoder: Encoder::new(config.encoder(), device),
                 final_layer_norm: LayerNormConfig::new(width).with_epsilon(config.layer_norm_eps).init(device),
             },
-            text_projection: projected
+            text_projection: config
+                .is_projected()
                 .then(|| LinearConfig::new(width, config.projection_dim).with_bias(false).init(device)),
             eos_token_id: config.eos_token_id,
         })

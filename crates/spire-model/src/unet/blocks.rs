@@ -36,7 +36,7 @@ impl UNetConfig {
     }
 
     /// Indices are in range: [`UNetConfig::check`] has seen to it.
-    fn transformer(&self, block: usize) -> TransformerConfig {
+    pub(crate) fn transformer(&self, block: usize) -> TransformerConfig {
         TransformerConfig {
             context_width: self.cross_attention_dim.get(block).unwrap_or(1),
             heads: self.heads(block).unwrap_or(1),
@@ -46,7 +46,7 @@ impl UNetConfig {
         }
     }
 
-    fn layers(&self, block: usize) -> usize {
+    pub(crate) fn layers(&self, block: usize) -> usize {
         self.layers_per_block.get(block).unwrap_or(1)
     }
 }

@@ -145,17 +145,26 @@ impl fmt::Display for Misfits {
     }
 }
 
-/// `module` with every parameter taken from `tensors` and converted to `precision`, one after the other.
+/// Whether `tensors` are the parameters of `module`; reads no numbers.
 ///
 /// # Errors
-/// One error for everything that does not fit, by name, before anything is read; or a tensor can't be read.
-pub fn fill<M: Module>(mut module: M, tensors: Tensors, precision: Precision) -> Result<M> {
-    let misfits = Misfits::between(&module, &tensors);
+/// One error for everything that does not fit, by name.
+pub fn check_fit<M: Module>(module: &M, tensors: &Tensors) -> Result<()> {
+    let misfits = Misfits::between(module, tensors);
     ensure!(
         misfits.is_empty(),
         "the weights in {} do not fit the model that config.json describes: {misfits}",
         tensors.origin()
     );
+    Ok(())
+}
+
+/// `module` with every parameter taken from `tensors` and converted to `precision`, one after the other.
+///
+/// # Errors
+/// One error for everything that does not fit, by name, before anything is read; or a tensor can't be read.
+pub fn fill<M: Module>(mut module: M, tensors: Tensors, precision: Precision) -> Result<M> {
+    check_fit(&module, &tensors)?;
     let origin = tensors.origin().to_owned();
     let adapter = PyTorchToBurnAdapter.chain(FloatCastAdapter::to(precision.dtype()));
     let result = module.apply(tensors.into_tensors(), None, Some(Box::new(adapter)), true);

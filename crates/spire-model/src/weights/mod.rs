@@ -24,7 +24,7 @@ use burn_store::{BurnToPyTorchAdapter, FloatCastAdapter, ModuleAdapter, ModuleSn
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub use fit::{Misfits, Parameter, fill, parameters};
+pub use fit::{Misfits, Parameter, check_fit, fill, parameters};
 pub(crate) use folder::missing_in_part;
 pub use folder::weights_file;
 pub use formula::{Formula, splitmix64};

@@ -1,0 +1,70 @@
+//! A frozen model's configurations without its weights: what can be known before anything is allocated.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use burn::tensor::Device;
+
+use super::BaseSource;
+use crate::clip::{ClipText, ClipTextConfig};
+use crate::scheduler::SchedulerConfig;
+use crate::unet::{UNet, UNetConfig};
+use crate::vae::{Vae, VaeConfig};
+use crate::weights::check_fit;
+
+/// The settings of a frozen model's parts.
+#[derive(Clone, Debug)]
+pub struct BaseConfig {
+    /// The text encoder's.
+    pub text: ClipTextConfig,
+    /// The VAE's.
+    pub vae: VaeConfig,
+    /// The UNet's.
+    pub unet: UNetConfig,
+    /// The noise schedule, and what the UNet predicts.
+    pub scheduler: SchedulerConfig,
+}
+
+impl BaseConfig {
+    /// From what [`locate`](super::locate) found. Of the weights only names, types and shapes are read.
+    ///
+    /// # Errors
+    /// As [`Base::load`](super::Base::load), unless the numbers themselves can't be read.
+    pub fn read(path: &Path) -> Result<Self> {
+        // No tensor is ever made on it.
+        let device = &Device::flex();
+        let source = BaseSource::open(path)?;
+        let (vae, vae_weights) = source.vae()?;
+        let (unet, unet_weights) = source.unet()?;
+        check_latents(path, &vae, &unet)?;
+        let scheduler = source.scheduler()?;
+        let (text, text_weights) = source.text_encoder()?;
+        source.tokenizer()?;
+        check_fit(&ClipText::new(&text, device)?, &text_weights)?;
+        check_fit(&Vae::new(&vae, device)?, &vae_weights)?;
+        check_fit(&UNet::new(&unet, device)?, &unet_weights)?;
+        Ok(Self { text, vae, unet, scheduler })
+    }
+
+    /// As [`Base::side_multiple`](super::Base::side_multiple).
+    pub fn side_multiple(&self) -> usize {
+        side_multiple(&self.vae, &self.unet)
+    }
+}
+
+/// Whether the UNet takes the VAE's latents.
+pub(super) fn check_latents(path: &Path, vae: &VaeConfig, unet: &UNetConfig) -> Result<()> {
+    ensure!(
+        vae.latent_channels == unet.in_channels,
+        "{}: the VAE has {} latent channels, the UNet takes {}",
+        path.display(),
+        vae.latent_channels,
+        unet.in_channels
+    );
+    Ok(())
+}
+
+/// The VAE's factor times the UNet's.
+pub(super) fn side_multiple(vae: &VaeConfig, unet: &UNetConfig) -> usize {
+    vae.downscale() << (unet.block_out_channels.len() - 1)
+}

@@ -1,0 +1,92 @@
+//! The control branch: e(y), the encoder, the fusion layers.
+
+use super::blocks::{area, halved};
+use super::unet::skip_sizes;
+use super::{Cost, Counter, Size};
+use crate::control::ControlConfig;
+use crate::fusion::Fusion;
+
+/// The control branch, all of it trained.
+#[derive(Clone, Copy, Debug)]
+pub struct ControlCost {
+    /// e(y): the degraded picture's convolutions.
+    pub embedding: Cost,
+    /// The copy of the UNet's encoder and middle block.
+    pub encoder: Cost,
+    /// The zero-initialised convolutions, and what fusing keeps.
+    pub fusion: Cost,
+}
+
+impl ControlCost {
+    /// All of it.
+    pub fn total(&self) -> Cost {
+        self.embedding + self.encoder + self.fusion
+    }
+}
+
+/// The branch on latents of `size`, that is, pictures of 2ⁿ times that with n halvings in e(y), and restoration prompts of
+/// `tokens`. `config` must be checked.
+pub fn control(config: &ControlConfig, size: Size, tokens: usize) -> ControlCost {
+    let (unet, fusion) = (&config.encoder, config.fusion());
+    let mut encoder = Counter::trained();
+    let (width, condition) = (unet.block_out_channels[0], config.condition_channels.unwrap_or(4));
+    if fusion == Fusion::Add {
+        // e(y) is added behind it.
+        encoder.conv(3, area(size), unet.in_channels, width, false);
+        encoder.keep(area(size) * unet.in_channels);
+    } else {
+        encoder.conv(3, area(size), unet.in_channels + condition, width, true);
+        encoder.keep(area(size) * (unet.in_channels + condition));
+    }
+    encoder.encode(unet, size, tokens, true);
+    let embedded = if fusion == Fusion::Add { width } else { condition };
+    ControlCost {
+        embedding: embedding(config, size, embedded),
+        encoder: encoder.cost,
+        fusion: fusion_layers(config, size),
+    }
+}
+
+fn embedding(config: &ControlConfig, size: Size, to: usize) -> Cost {
+    let channels = &config.conditioning_embedding_out_channels;
+    let mut size = size.map(|side| side << (channels.len() - 1));
+    let mut counter = Counter::trained();
+    counter.conv(3, area(size), config.conditioning_channels, channels[0], false);
+    counter.keep(area(size) * config.conditioning_channels);
+    // In front of every further convolution SiLU keeps its input and the sigmoid of it, the convolution what comes out.
+    for pair in channels.windows(2) {
+        counter.keep(3 * area(size) * pair[0]);
+        counter.conv(3, area(size), pair[0], pair[0], true);
+        counter.keep(3 * area(size) * pair[0]);
+        size = halved(size);
+        counter.conv(3, area(size), pair[0], pair[1], true);
+    }
+    let last = channels[channels.len() - 1];
+    counter.keep(3 * area(size) * last);
+    counter.conv(3, area(size), last, to, true);
+    counter.cost
+}
+
+fn fusion_layers(config: &ControlConfig, size: Size) -> Cost {
+    let (unet, fusion) = (&config.encoder, config.fusion());
+    let (skips, sizes) = (unet.skip_channels(), skip_sizes(unet, size));
+    // The middle block has the channels and the size of the innermost skip.
+    let features = skips.iter().zip(&sizes).chain(skips.last().zip(sizes.last()));
+    let mut counter = Counter::trained();
+    for (&channels, &size) in features {
+        let to = if fusion == Fusion::Add { channels } else { 2 * channels };
+        counter.conv(1, area(size), channels, to, true);
+        counter.keep(area(size) * channels);
+        if fusion != Fusion::Add {
+            // The frozen feature, which γ's gradient is a multiple of.
+            counter.keep(area(size) * channels);
+        }
+    }
+    if fusion == Fusion::ModulateSkipAndUp {
+        for ((&channels, &size), up) in skips.iter().zip(&sizes).zip(unet.up_channels()) {
+            counter.conv(1, area(size), channels, 2 * up, true);
+            counter.keep(2 * area(size) * up);
+        }
+    }
+    counter.cost
+}

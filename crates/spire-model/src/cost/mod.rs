@@ -1,0 +1,197 @@
+//! What the networks cost, counted from their configurations before anything is allocated: parameters, floating-point
+//! operations, and how much a training step keeps for its backward pass.
+//!
+//! Each part is walked in the order in which it computes. The parameters that a walk meets are those of the network, and
+//! the operations those that PyTorch's `FlopCounterMode` counts on the same shapes (`scripts/reference/flops.py`); tests
+//! hold it to both.
+
+mod blocks;
+mod control;
+mod text;
+mod unet;
+mod vae;
+
+use std::iter::Sum;
+use std::ops::{Add, AddAssign};
+
+use blocks::Counter;
+pub use control::{ControlCost, control};
+pub use text::text_encoder;
+pub use unet::{UNetCost, unet};
+pub use vae::{vae_decoder, vae_encoder};
+
+/// Height and width.
+pub type Size = [usize; 2];
+
+/// The cost of one part of a model, for one image or text.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Cost {
+    /// Numbers in the weights.
+    pub parameters: u64,
+    /// Floating-point operations of the forward pass: a multiply-add is two. Convolutions, linear layers and attention's
+    /// products count, normalisations and what is done number by number do not.
+    pub forward: u64,
+    /// Those of the backward pass of a training step, in which the control branch alone is trained.
+    pub backward: u64,
+    /// Numbers that the forward pass of a training step keeps for the backward pass. An estimate: it follows what Burn's
+    /// autodiff keeps of each operator, and leaves out what is small (anything without a spatial extent).
+    pub kept: u64,
+}
+
+impl Add for Cost {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            parameters: self.parameters + other.parameters,
+            forward: self.forward + other.forward,
+            backward: self.backward + other.backward,
+            kept: self.kept + other.kept,
+        }
+    }
+}
+
+impl AddAssign for Cost {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl Sum for Cost {
+    fn sum<I: Iterator<Item = Self>>(costs: I) -> Self {
+        costs.fold(Self::default(), Add::add)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use burn::module::Module;
+    use burn::tensor::Device;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::clip::{ClipText, ClipTextConfig};
+    use crate::control::{Control, ControlConfig};
+    use crate::fusion::Fusion;
+    use crate::nn::PerBlock;
+    use crate::unet::{UNet, UNetConfig};
+    use crate::vae::{Vae, VaeConfig};
+    use crate::weights::parameters;
+
+    const FUSIONS: [(Fusion, &str); 3] = [
+        (Fusion::ModulateSkip, "modulate_skip"),
+        (Fusion::ModulateSkipAndUp, "modulate_skip_and_up"),
+        (Fusion::Add, "add"),
+    ];
+
+    struct Shapes {
+        unet: UNetConfig,
+        vae: VaeConfig,
+        text: ClipTextConfig,
+    }
+
+    fn tests() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests")
+    }
+
+    /// The models of `tests/flops.json`.
+    fn models() -> [(&'static str, Shapes); 3] {
+        let reference = tests().join("reference");
+        let small = |unet: &str| Shapes {
+            unet: UNetConfig::read(&reference.join(unet).join("unet")).unwrap(),
+            vae: VaeConfig::read(&reference.join("vae")).unwrap(),
+            text: ClipTextConfig::read(&reference.join("clip-text-gelu")).unwrap(),
+        };
+        let sd15 = Shapes {
+            unet: UNetConfig { cross_attention_dim: PerBlock::All(768), ..UNetConfig::default() },
+            vae: VaeConfig::default(),
+            text: ClipTextConfig {
+                hidden_size: 768,
+                intermediate_size: 3072,
+                num_attention_heads: 12,
+                ..ClipTextConfig::default()
+            },
+        };
+        [("sd1", small("sd1")), ("sd2", small("sd2")), ("sd15", sd15)]
+    }
+
+    fn count<M: Module>(module: &M, wanted: impl Fn(&str) -> bool) -> u64 {
+        let wanted = parameters(module).into_iter().filter(|parameter| wanted(&parameter.name));
+        wanted.map(|parameter| parameter.shape.iter().product::<usize>() as u64).sum()
+    }
+
+    #[test]
+    fn the_parameters_are_the_networks_own() {
+        let device = &Device::flex();
+        for (name, Shapes { unet: unet_config, vae, text }) in models() {
+            let counted = unet(&unet_config, [8, 8], 7);
+            let network = UNet::new(&unet_config, device).unwrap();
+            let of_decoder =
+                |name: &str| ["up_blocks", "conv_norm_out", "conv_out"].iter().any(|p| name.starts_with(p));
+            assert_eq!(counted.decoder.parameters, count(&network, of_decoder), "{name}");
+            assert_eq!(counted.encoder.parameters, count(&network, |name| !of_decoder(name)), "{name}");
+
+            let network = Vae::new(&vae, device).unwrap();
+            let of_decoder = |name: &str| name.starts_with("decoder") || name.starts_with("post_quant");
+            assert_eq!(vae_decoder(&vae, [8, 8]).parameters, count(&network, of_decoder), "{name}");
+            assert_eq!(vae_encoder(&vae, [64, 64]).parameters, count(&network, |name| !of_decoder(name)), "{name}");
+
+            let network = ClipText::new(&text, device).unwrap();
+            assert_eq!(text_encoder(&text).parameters, count(&network, |_| true), "{name}");
+
+            for (fusion, _) in FUSIONS {
+                let config = ControlConfig::for_unet(&unet_config, fusion, vec![16, 32, 96, 256]);
+                let (counted, network) = (control(&config, [8, 8], 7), Control::new(&config, device).unwrap());
+                let of_embedding = |name: &str| name.starts_with("controlnet_cond_embedding");
+                let of_fusion = |name: &str| {
+                    ["modulation_", "controlnet_down_blocks", "controlnet_mid_block"]
+                        .iter()
+                        .any(|p| name.starts_with(p))
+                };
+                let of_encoder = |name: &str| !of_embedding(name) && !of_fusion(name);
+                assert_eq!(counted.embedding.parameters, count(&network, of_embedding), "{name} {fusion:?}");
+                assert_eq!(counted.fusion.parameters, count(&network, of_fusion), "{name} {fusion:?}");
+                assert_eq!(counted.encoder.parameters, count(&network, of_encoder), "{name} {fusion:?}");
+            }
+        }
+    }
+
+    /// The operations are those that PyTorch counts on diffusers' and transformers' networks: `scripts/reference/flops.py`.
+    #[test]
+    fn the_operations_are_those_that_pytorch_counts() {
+        let counted: Value = serde_json::from_slice(&std::fs::read(tests().join("flops.json")).unwrap()).unwrap();
+        for (name, Shapes { unet: unet_config, vae, text }) in models() {
+            let torch = &counted[name];
+            let size = [0, 1].map(|i| torch["size"][i].as_u64().unwrap() as usize);
+            let tokens = text.max_position_embeddings;
+            let frozen = unet(&unet_config, size, tokens);
+            assert_eq!((frozen.encoder + frozen.decoder).forward, torch["unet"], "{name}");
+            assert_eq!(vae_decoder(&vae, size).forward, torch["vae_decoder"], "{name}");
+            assert_eq!(vae_encoder(&vae, size.map(|side| 8 * side)).forward, torch["vae_encoder"], "{name}");
+            assert_eq!(text_encoder(&text).forward, torch["text"], "{name}");
+            for (fusion, key) in FUSIONS {
+                let torch = &torch["steps"][key];
+                let config = ControlConfig::for_unet(&unet_config, fusion, vec![16, 32, 96, 256]);
+                let branch = control(&config, size, tokens).total();
+                let step = frozen.encoder + frozen.decoder + branch;
+                assert_eq!(branch.parameters, torch["parameters"], "{name} {key}");
+                assert_eq!(step.forward, torch["forward"], "{name} {key}");
+                assert_eq!(step.backward, torch["backward"], "{name} {key}");
+            }
+        }
+    }
+
+    /// The fusion layers of paper Table 7, relative to ControlNet's branch, at Stable Diffusion 1.5's shapes.
+    #[test]
+    fn modulating_the_skips_adds_three_percent_to_controlnet() {
+        let [_, _, (_, Shapes { unet, .. })] = models();
+        let branch = |fusion| {
+            let config = ControlConfig::for_unet(&unet, fusion, vec![16, 32, 96, 256]);
+            control(&config, [64, 64], 77).total().parameters as f64
+        };
+        let relative = branch(Fusion::ModulateSkip) / branch(Fusion::Add);
+        assert_eq!(format!("{relative:.2}"), "1.03");
+    }
+}

@@ -1,0 +1,23 @@
+//! CLIP's text tower.
+
+use super::{Cost, Counter};
+use crate::clip::ClipTextConfig;
+
+/// One text, padded to the longest that the tower takes. Attention's mask saves nothing.
+pub fn text_encoder(config: &ClipTextConfig) -> Cost {
+    let (tokens, width, inner) = (config.max_position_embeddings, config.hidden_size, config.intermediate_size);
+    let mut counter = Counter::frozen();
+    counter.parameters((config.vocab_size + tokens) * width);
+    for _ in 0..config.num_hidden_layers {
+        counter.layer_norm(tokens, width, false);
+        counter.self_attention(tokens, width, config.num_attention_heads, [true, true], false);
+        counter.layer_norm(tokens, width, false);
+        counter.linear(tokens, width, inner, true, false);
+        counter.linear(tokens, inner, width, true, false);
+    }
+    counter.layer_norm(tokens, width, false);
+    if config.is_projected() {
+        counter.linear(1, width, config.projection_dim, false, false);
+    }
+    counter.cost
+}
