@@ -318,7 +318,7 @@ impl DryRun {
     }
 }
 
-/// Four figures at most and a decimal prefix: `1.09 T`; a dash for nothing.
+/// Three figures and a decimal prefix: `1.09 T`; a dash for nothing.
 fn amount(count: u64) -> String {
     if count == 0 {
         return "–".into();
@@ -326,7 +326,7 @@ fn amount(count: u64) -> String {
     let prefixes = ["", "k", "M", "G", "T", "P", "E"];
     let mut value = count as f64;
     let mut prefix = 0;
-    while value >= 9999.5 / if prefix == 0 { 1.0 } else { 10.0 } && prefix + 1 < prefixes.len() {
+    while value >= 999.5 && prefix + 1 < prefixes.len() {
         value /= 1000.0;
         prefix += 1;
     }
@@ -355,11 +355,12 @@ mod tests {
     }
 
     #[test]
-    fn amounts_have_three_or_four_figures() {
+    fn amounts_have_three_figures() {
         for (count, text) in [
             (0, "–"),
             (999, "999 "),
             (12_345, "12.3 k"),
+            (9_996, "10.0 k"),
             (999_600, "1.00 M"),
             (1_087_825_805_312, "1.09 T"),
             (803_273_441_280, "803 G"),
