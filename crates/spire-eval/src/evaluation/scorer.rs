@@ -1,8 +1,9 @@
 //! The networks of the metrics, and what they make of a picture.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
-use anyhow::{Context, Error, Result, ensure};
+use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
 use spire_data::Picture;
 use spire_data::benchmark::Benchmark;
@@ -66,71 +67,30 @@ impl Scorer {
     /// # Errors
     /// Weights that are there can't be read or do not fit.
     pub fn load(config: &EvalConfig, device: &Device) -> Result<Self> {
-        let metrics: BTreeSet<Metric> = config.metrics.iter().copied().collect();
-        let wants = |some: &[Metric]| some.iter().any(|metric| metrics.contains(metric));
-        let mut missing = BTreeMap::new();
-        let mut strange = BTreeMap::new();
-        let mut find = |wanted: &[Metric], files: &[PublicWeights]| -> Result<Option<Vec<FoundWeights>>> {
-            let wanted: Vec<Metric> = wanted.iter().copied().filter(|metric| metrics.contains(metric)).collect();
-            let mut found = vec![];
-            for public in files.iter().filter(|_| !wanted.is_empty()) {
-                let Some(file) = public.find(&config.weights)? else {
-                    missing.extend(wanted.iter().map(|&metric| (metric, public.needed(&config.weights))));
-                    return Ok(None);
-                };
-                if file.genuine == Some(false) {
-                    let name = file.path.display();
-                    let caution = format!("{name} is not the published file of that name: its checksum is another");
-                    strange.extend(wanted.iter().map(|&metric| (metric, caution.clone())));
-                }
-                found.push(file);
-            }
-            Ok((!wanted.is_empty()).then_some(found))
-        };
-
-        let fid = match find(&[Metric::Fid, Metric::PatchFid], &[fid::WEIGHTS])?.as_deref() {
-            Some([file]) => Some((FidSpace::load(&file.path, config.fid.resizing, device)?, file.checksum.clone())),
-            _ => None,
-        };
-        let lpips = match find(&[Metric::Lpips], &config.lpips.public_weights())?.as_deref() {
-            Some([network, importances]) => {
-                let lpips = Lpips::load_public(config.lpips, &network.path, &importances.path, device)?;
-                Some((lpips, sha256(format!("{} {}", network.checksum, importances.checksum).as_bytes())))
+        let mut search = Search { config, missing: BTreeMap::new(), strange: BTreeMap::new() };
+        let fid = search.network(&[Metric::Fid, Metric::PatchFid], fid::WEIGHTS, |file| {
+            FidSpace::load(file, config.fid.resizing, device)
+        })?;
+        let [backbone, importances] = config.lpips.public_weights().map(|public| search.file(&[Metric::Lpips], public));
+        let lpips = match (backbone?, importances?) {
+            (Some(backbone), Some(importances)) => {
+                let lpips = Lpips::load_public(config.lpips, &backbone.path, &importances.path, device)?;
+                Some((lpips, sha256(format!("{} {}", backbone.checksum, importances.checksum).as_bytes())))
             }
             _ => None,
-        };
-        let mut find_one = |metric: Metric, file: PublicWeights| {
-            Ok::<_, Error>(find(&[metric], &[file])?.and_then(|mut files| files.pop()))
-        };
-        let clip_iqa = find_one(Metric::ClipIqa, clip_iqa::WEIGHTS)?;
-        let clip_iqa = clip_iqa.map(|file| Ok::<_, Error>((ClipIqa::load(&file.path, device)?, file.checksum)));
-        let musiq = find_one(Metric::Musiq, musiq::WEIGHTS)?;
-        let musiq = musiq.map(|file| Ok::<_, Error>((Musiq::load(&file.path, device)?, file.checksum)));
-        let maniqa = find_one(Metric::Maniqa, maniqa::WEIGHTS)?;
-        let maniqa = maniqa.map(|file| Ok::<_, Error>((Maniqa::load(&file.path, device)?, file.checksum)));
-        let of_clip = [Metric::ClipFrechet, Metric::ClipI, Metric::ClipT];
-        let clip = match wants(&of_clip) {
-            true if config.clip.is_dir() => Some(Clip::load(config, device)?),
-            true => {
-                let needed = format!("there is no folder {} (key `clip`)", config.clip.display());
-                let wanted = of_clip.into_iter().filter(|metric| metrics.contains(metric));
-                missing.extend(wanted.map(|metric| (metric, needed.clone())));
-                None
-            }
-            false => None,
         };
         Ok(Self {
-            metrics,
-            clip,
+            clip: search.clip(device)?,
             fid,
-            patch: config.fid.patch,
             lpips,
-            clip_iqa: clip_iqa.transpose()?,
-            musiq: musiq.transpose()?,
-            maniqa: maniqa.transpose()?,
+            clip_iqa: search.network(&[Metric::ClipIqa], clip_iqa::WEIGHTS, |file| ClipIqa::load(file, device))?,
+            musiq: search.network(&[Metric::Musiq], musiq::WEIGHTS, |file| Musiq::load(file, device))?,
+            maniqa: search.network(&[Metric::Maniqa], maniqa::WEIGHTS, |file| Maniqa::load(file, device))?,
+            metrics: config.metrics.iter().copied().collect(),
+            patch: config.fid.patch,
             pixels: config.pixels,
-            missing,
-            strange,
+            missing: search.missing,
+            strange: search.strange,
             device: device.clone(),
         })
     }
@@ -304,6 +264,63 @@ impl Scorer {
         });
         let strange = self.strange.get(&metric).map(|caution| format!("{}: {caution}", metric.name()));
         few.into_iter().chain(strange).collect()
+    }
+}
+
+/// Looks for the weights of the metrics that are asked for, and notes what is not there or not what it is called.
+struct Search<'a> {
+    config: &'a EvalConfig,
+    missing: BTreeMap<Metric, String>,
+    strange: BTreeMap<Metric, String>,
+}
+
+impl Search<'_> {
+    fn wanted(&self, metrics: &[Metric]) -> Vec<Metric> {
+        metrics.iter().copied().filter(|metric| self.config.metrics.contains(metric)).collect()
+    }
+
+    /// A public file, where any of `metrics` is asked for and it is there.
+    fn file(&mut self, metrics: &[Metric], public: PublicWeights) -> Result<Option<FoundWeights>> {
+        let wanted = self.wanted(metrics);
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        let found = public.find(&self.config.weights)?;
+        let (notes, note) = match &found {
+            None => (&mut self.missing, public.needed(&self.config.weights)),
+            Some(file) if file.genuine == Some(false) => {
+                let name = file.path.display();
+                let note = format!("{name} is not the published file of that name: its checksum is another");
+                (&mut self.strange, note)
+            }
+            Some(_) => return Ok(found),
+        };
+        wanted.into_iter().for_each(|metric| _ = notes.entry(metric).or_insert_with(|| note.clone()));
+        Ok(found)
+    }
+
+    /// A network, and the SHA-256 of its weights.
+    fn network<T>(
+        &mut self,
+        metrics: &[Metric],
+        public: PublicWeights,
+        load: impl FnOnce(&Path) -> Result<T>,
+    ) -> Result<Option<(T, String)>> {
+        let Some(file) = self.file(metrics, public)? else { return Ok(None) };
+        Ok(Some((load(&file.path)?, file.checksum)))
+    }
+
+    fn clip(&mut self, device: &Device) -> Result<Option<Clip>> {
+        let wanted = self.wanted(&[Metric::ClipFrechet, Metric::ClipI, Metric::ClipT]);
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        if self.config.clip.is_dir() {
+            return Clip::load(self.config, device).map(Some);
+        }
+        let needed = format!("there is no folder {} (key `clip`)", self.config.clip.display());
+        self.missing.extend(wanted.into_iter().map(|metric| (metric, needed.clone())));
+        Ok(None)
     }
 }
 
