@@ -3,6 +3,7 @@
 mod benchmark;
 mod data;
 mod eval;
+mod model;
 mod restore;
 mod sweep;
 mod walk;

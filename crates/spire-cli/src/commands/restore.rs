@@ -10,7 +10,8 @@ use spire_model::restore::ColourFix;
 use spire_model::scheduler::SamplerKind;
 use spire_model::weights::Precision;
 use spire_train::restore_files::{Semantic, Task};
-use spire_train::trained_model::TrainedModel;
+
+use super::model::Model;
 
 #[derive(clap::Args)]
 pub struct Restore {
@@ -19,15 +20,8 @@ pub struct Restore {
     /// Where the restored picture is written, as PNG; for a folder of pictures, a folder
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
-    /// Run whose model is used; without it the one that comes with the program
-    #[arg(long, value_name = "RUN")]
-    run: Option<PathBuf>,
-    /// Without a run: the text-to-image model, a folder, a single file or a name on the Hugging Face Hub
-    #[arg(long, value_name = "MODEL", requires = "control", conflicts_with = "run")]
-    base: Option<PathBuf>,
-    /// Without a run: the control branch, or a public ControlNet, a folder or a name on the Hugging Face Hub
-    #[arg(long, value_name = "BRANCH", requires = "base")]
-    control: Option<PathBuf>,
+    #[command(flatten)]
+    model: Model,
     /// f32, bf16 or f16: in which the text-to-image model is kept and computes
     #[arg(long, value_parser = by_name::<Precision>)]
     precision: Option<Precision>,
@@ -86,7 +80,7 @@ fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, serde::de::value::Error
 
 pub fn run(args: Restore) -> Result<ExitCode> {
     ensure!(args.input.exists(), "there is no picture or folder {}", args.input.display());
-    let found = TrainedModel::locate(args.run.as_deref(), args.base.as_deref().zip(args.control.as_deref()))?;
+    let found = args.model.locate()?;
     let config = &found.config;
     let mut sampling = config.evaluate.sampling.clone();
     sampling.steps = args.steps.unwrap_or(sampling.steps);

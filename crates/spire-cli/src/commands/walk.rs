@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 use spire_data::{Picture, prompt};
 use spire_train::checkpoint::write_atomic;
 use spire_train::sheet;
-use spire_train::trained_model::TrainedModel;
 use spire_train::walk::{Path, walk};
+
+use super::model::Model;
 
 #[derive(clap::Args)]
 pub struct Walk {
@@ -17,15 +18,8 @@ pub struct Walk {
     /// Where the grid is written, as PNG; its numbers and prompts beside it, as JSON
     #[arg(short, long, value_name = "PNG")]
     output: PathBuf,
-    /// Run whose model is used; without it the one that comes with the program
-    #[arg(long, value_name = "RUN")]
-    run: Option<PathBuf>,
-    /// Without a run: the text-to-image model
-    #[arg(long, value_name = "MODEL", requires = "control", conflicts_with = "run")]
-    base: Option<PathBuf>,
-    /// Without a run: the control branch
-    #[arg(long, value_name = "BRANCH", requires = "base")]
-    control: Option<PathBuf>,
+    #[command(flatten)]
+    model: Model,
     /// Strengths of "Denoise with sigma …", a column each; 0: not asked for
     #[arg(long, value_delimiter = ',', default_value = "0,0.06,0.12,0.18,0.24")]
     denoise: Vec<f32>,
@@ -62,7 +56,7 @@ pub fn run(args: Walk) -> Result<ExitCode> {
         },
         several => Path::Semantics { prompts: several.to_vec(), restoration: args.restoration },
     };
-    let model = TrainedModel::locate(args.run.as_deref(), args.base.as_deref().zip(args.control.as_deref()))?;
+    let model = args.model.locate()?;
     let evaluate = model.config.evaluate.clone();
     let mut sampling = evaluate.sampling;
     sampling.steps = args.steps.unwrap_or(sampling.steps);

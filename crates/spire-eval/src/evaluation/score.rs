@@ -27,6 +27,10 @@ pub struct Scores {
     pub files: String,
 }
 
+/// Figures of all pictures together, and the features that they are of.
+const DISTANCES: [(Metric, Space); 3] =
+    [(Metric::Fid, Space::Inception), (Metric::PatchFid, Space::InceptionPatches), (Metric::ClipFrechet, Space::Clip)];
+
 /// How pictures are measured.
 #[derive(Clone, Copy, Debug)]
 pub struct ScoreSettings {
@@ -41,6 +45,8 @@ pub struct ScoreSettings {
 pub struct Ground<'a> {
     benchmark: &'a Benchmark,
     clean: Option<Vec<Measured>>,
+    /// Of the clean pictures, for each distance that is asked for.
+    statistics: BTreeMap<Metric, FeatureStatistics>,
     captions: Vec<Option<Vec<f32>>>,
 }
 
@@ -70,8 +76,15 @@ impl<'a> Ground<'a> {
                 )
             })
             .transpose()?;
+        let clean = clean.map(|(measured, _)| measured);
+        let mut statistics = BTreeMap::new();
+        for (metric, space) in DISTANCES.into_iter().filter(|&(metric, _)| scorer.has(metric)) {
+            if let Some(clean) = &clean {
+                statistics.insert(metric, statistics_of(clean, space, scorer.dimensions(space))?);
+            }
+        }
         let captions = benchmark.entries.iter().map(|entry| scorer.caption(&entry.semantic)).collect::<Result<_>>()?;
-        Ok(Self { benchmark, clean: clean.map(|(measured, _)| measured), captions })
+        Ok(Self { benchmark, clean, statistics, captions })
     }
 
     /// Measures a method's pictures, `restored` giving the file of each; a batch of pictures is in memory at a time. What is in
@@ -104,17 +117,11 @@ impl<'a> Ground<'a> {
             let pairs = clean.iter().zip(&measured);
             let cosines: Option<Vec<f64>> = pairs.map(|(a, b)| Some(cosine(&clip(a)?, &clip(b)?))).collect();
             scores.per_image.extend(cosines.filter(|_| scorer.has(Metric::ClipI)).map(|all| (Metric::ClipI, all)));
-            for (metric, space) in [
-                (Metric::Fid, Space::Inception),
-                (Metric::PatchFid, Space::InceptionPatches),
-                (Metric::ClipFrechet, Space::Clip),
-            ] {
-                let sets = [clean, &measured].map(|set| statistics(set, space, scorer.dimensions(space)));
-                let [clean, restored] = sets;
-                let (clean, restored) = (clean?, restored?);
-                if scorer.has(metric) && clean.rows() > 1 {
-                    scores.of_all.insert(metric, (frechet_distance(&clean, &restored)?, clean.rows()));
-                }
+        }
+        for (metric, space) in DISTANCES {
+            if let Some(clean) = self.statistics.get(&metric).filter(|clean| clean.rows() > 1) {
+                let restored = statistics_of(&measured, space, scorer.dimensions(space))?;
+                scores.of_all.insert(metric, (frechet_distance(clean, &restored)?, clean.rows()));
             }
         }
         // An entry without a caption has no CLIP-T: then the column is missing rather than of other pictures.
@@ -125,7 +132,7 @@ impl<'a> Ground<'a> {
     }
 }
 
-fn statistics(measured: &[Measured], space: Space, dimensions: usize) -> Result<FeatureStatistics> {
+fn statistics_of(measured: &[Measured], space: Space, dimensions: usize) -> Result<FeatureStatistics> {
     let mut statistics = FeatureStatistics::new(dimensions);
     for row in measured.iter().filter_map(|one| one.features.get(&space)).flat_map(|rows| rows.0.chunks(dimensions)) {
         statistics.push(row)?;
@@ -177,8 +184,7 @@ fn measure(
         let bytes = std::fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
         Ok((path, bytes))
     };
-    let open =
-        |(path, bytes): &(PathBuf, Vec<u8>)| -> Result<Picture> { Ok(Picture::decode_with_alpha(bytes, path)?.0) };
+    let open = |(path, bytes): &File| -> Result<Picture> { Ok(Picture::decode_with_alpha(bytes, path)?.0) };
     // Whole batches are measured or found: in a batch of another size the last bits may differ.
     let batch = |entries: &[Entry]| -> Result<Vec<(Measured, String)>> {
         let (mut keys, mut checksums, mut subjects) = (vec![], vec![], vec![]);
