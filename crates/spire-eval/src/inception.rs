@@ -14,6 +14,7 @@ use burn::tensor::activation::relu;
 use burn::tensor::module::{avg_pool2d, max_pool2d};
 use burn::tensor::ops::{AvgPoolOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor};
+use spire_kernels::conv2d;
 use spire_model::weights::{self, Precision, Tensors};
 
 /// Features of a picture: channels of the last block.
@@ -59,7 +60,8 @@ impl Inception {
     }
 
     fn new(device: &Device) -> Self {
-        let conv = |from, to, side, stride, padding| conv2d(from, to, [side, side], stride, [padding, padding], device);
+        let conv =
+            |from, to, side, stride, padding| convolution(from, to, [side, side], stride, [padding, padding], device);
         Self {
             Conv2d_1a_3x3: conv(3, 32, 3, 2, 0),
             Conv2d_2a_3x3: conv(32, 32, 3, 1, 0),
@@ -102,7 +104,14 @@ impl Inception {
 }
 
 /// A convolution with its normalisation.
-fn conv2d(from: usize, to: usize, kernel: [usize; 2], stride: usize, padding: [usize; 2], device: &Device) -> Conv2d {
+fn convolution(
+    from: usize,
+    to: usize,
+    kernel: [usize; 2],
+    stride: usize,
+    padding: [usize; 2],
+    device: &Device,
+) -> Conv2d {
     let [rows, columns] = padding;
     Conv2dConfig::new([from, to], kernel)
         .with_stride([stride, stride])
@@ -111,7 +120,7 @@ fn conv2d(from: usize, to: usize, kernel: [usize; 2], stride: usize, padding: [u
 }
 
 fn apply(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
-    relu(conv.forward(x))
+    relu(conv2d(conv, x))
 }
 
 /// The convolutions one after the other.
@@ -147,7 +156,7 @@ struct BlockA {
 
 impl BlockA {
     fn new(channels: usize, pooled: usize, device: &Device) -> Self {
-        let conv = |from, to, side: usize| conv2d(from, to, [side, side], 1, [side / 2, side / 2], device);
+        let conv = |from, to, side: usize| convolution(from, to, [side, side], 1, [side / 2, side / 2], device);
         Self {
             branch1x1: conv(channels, 64, 1),
             branch5x5_1: conv(channels, 48, 1),
@@ -181,7 +190,8 @@ struct BlockB {
 
 impl BlockB {
     fn new(channels: usize, device: &Device) -> Self {
-        let conv = |from, to, side, stride, padding| conv2d(from, to, [side, side], stride, [padding, padding], device);
+        let conv =
+            |from, to, side, stride, padding| convolution(from, to, [side, side], stride, [padding, padding], device);
         Self {
             branch3x3: conv(channels, 384, 3, 2, 0),
             branch3x3dbl_1: conv(channels, 64, 1, 1, 0),
@@ -217,9 +227,9 @@ struct BlockC {
 
 impl BlockC {
     fn new(channels: usize, inner: usize, device: &Device) -> Self {
-        let point = |from, to| conv2d(from, to, [1, 1], 1, [0, 0], device);
-        let row = |from, to| conv2d(from, to, [1, 7], 1, [0, 3], device);
-        let column = |from, to| conv2d(from, to, [7, 1], 1, [3, 0], device);
+        let point = |from, to| convolution(from, to, [1, 1], 1, [0, 0], device);
+        let row = |from, to| convolution(from, to, [1, 7], 1, [0, 3], device);
+        let column = |from, to| convolution(from, to, [7, 1], 1, [3, 0], device);
         Self {
             branch1x1: point(channels, 192),
             branch7x7_1: point(channels, inner),
@@ -266,12 +276,12 @@ struct BlockD {
 impl BlockD {
     fn new(channels: usize, device: &Device) -> Self {
         Self {
-            branch3x3_1: conv2d(channels, 192, [1, 1], 1, [0, 0], device),
-            branch3x3_2: conv2d(192, 320, [3, 3], 2, [0, 0], device),
-            branch7x7x3_1: conv2d(channels, 192, [1, 1], 1, [0, 0], device),
-            branch7x7x3_2: conv2d(192, 192, [1, 7], 1, [0, 3], device),
-            branch7x7x3_3: conv2d(192, 192, [7, 1], 1, [3, 0], device),
-            branch7x7x3_4: conv2d(192, 192, [3, 3], 2, [0, 0], device),
+            branch3x3_1: convolution(channels, 192, [1, 1], 1, [0, 0], device),
+            branch3x3_2: convolution(192, 320, [3, 3], 2, [0, 0], device),
+            branch7x7x3_1: convolution(channels, 192, [1, 1], 1, [0, 0], device),
+            branch7x7x3_2: convolution(192, 192, [1, 7], 1, [0, 3], device),
+            branch7x7x3_3: convolution(192, 192, [7, 1], 1, [3, 0], device),
+            branch7x7x3_4: convolution(192, 192, [3, 3], 2, [0, 0], device),
         }
     }
 
@@ -301,16 +311,16 @@ struct BlockE {
 
 impl BlockE {
     fn new(channels: usize, device: &Device) -> Self {
-        let point = |from, to| conv2d(from, to, [1, 1], 1, [0, 0], device);
-        let row = || conv2d(384, 384, [1, 3], 1, [0, 1], device);
-        let column = || conv2d(384, 384, [3, 1], 1, [1, 0], device);
+        let point = |from, to| convolution(from, to, [1, 1], 1, [0, 0], device);
+        let row = || convolution(384, 384, [1, 3], 1, [0, 1], device);
+        let column = || convolution(384, 384, [3, 1], 1, [1, 0], device);
         Self {
             branch1x1: point(channels, 320),
             branch3x3_1: point(channels, 384),
             branch3x3_2a: row(),
             branch3x3_2b: column(),
             branch3x3dbl_1: point(channels, 448),
-            branch3x3dbl_2: conv2d(448, 384, [3, 3], 1, [1, 1], device),
+            branch3x3dbl_2: convolution(448, 384, [3, 3], 1, [1, 1], device),
             branch3x3dbl_3a: row(),
             branch3x3dbl_3b: column(),
             branch_pool: point(channels, 192),

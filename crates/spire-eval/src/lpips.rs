@@ -4,10 +4,11 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use burn::tensor::activation::relu;
-use burn::tensor::module::{conv2d, max_pool2d};
+use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
+use spire_kernels::convolve;
 use spire_model::weights::Tensors;
 
 use crate::public_weights::PublicWeights;
@@ -251,7 +252,7 @@ impl Stage {
             x = max_pool2d(x, MaxPoolOptions::new([side, side]).with_stride([2, 2]));
         }
         let options = ConvOptions::new([self.stride; 2], [self.padding; 2], [1, 1], 1);
-        relu(conv2d(x, self.weight.clone(), Some(self.bias.clone()), options))
+        relu(convolve(x, self.weight.clone(), Some(self.bias.clone()), options))
     }
 }
 

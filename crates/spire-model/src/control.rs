@@ -10,9 +10,10 @@ use anyhow::{Context, Result, ensure};
 use burn::module::{Module, Param};
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::tensor::{DType, Device, Tensor, activation::silu};
+use burn::tensor::{DType, Device, Tensor};
 use burn_store::{FloatCastAdapter, ModuleAdapter, ModuleSnapshot, PathFilter};
 use serde::{Deserialize, Serialize};
+use spire_kernels::{conv2d, silu};
 
 use crate::fusion::{Fusion, ScaleAndBias, zero_conv};
 use crate::hub;
@@ -175,9 +176,9 @@ impl ConditioningEmbedding {
     }
 
     fn forward(&self, picture: Tensor<4>) -> Tensor<4> {
-        let x = silu(self.conv_in.forward(picture));
-        let x = self.blocks.iter().fold(x, |x, block| silu(block.forward(x)));
-        self.conv_out.forward(x)
+        let x = silu(conv2d(&self.conv_in, picture));
+        let x = self.blocks.iter().fold(x, |x, block| silu(conv2d(block, x)));
+        conv2d(&self.conv_out, x)
     }
 }
 
@@ -297,9 +298,9 @@ impl Control {
         let condition = if self.swap_channels { condition.flip([1]) } else { condition };
         let embedded = self.controlnet_cond_embedding.forward(condition);
         let x = if self.controlnet_down_blocks.is_some() {
-            self.conv_in.forward(sample) + embedded
+            conv2d(&self.conv_in, sample) + embedded
         } else {
-            self.conv_in.forward(Tensor::cat(vec![sample, embedded], 1))
+            conv2d(&self.conv_in, Tensor::cat(vec![sample, embedded], 1))
         };
         let time = self.time_embedding.forward(self.time_proj.forward(timestep));
         blocks::encode(&self.down_blocks, &self.mid_block, x, &time, &context)
@@ -309,8 +310,8 @@ impl Control {
     pub fn residuals(&self, features: ControlFeatures) -> ControlFeatures {
         match (&self.controlnet_down_blocks, &self.controlnet_mid_block) {
             (Some(convs), Some(mid)) => Features {
-                down: convs.iter().zip(features.down).map(|(conv, c)| conv.forward(c)).collect(),
-                mid: mid.forward(features.mid),
+                down: convs.iter().zip(features.down).map(|(conv, c)| conv2d(conv, c)).collect(),
+                mid: conv2d(mid, features.mid),
             },
             _ => features,
         }
@@ -324,12 +325,12 @@ impl Control {
             return (Features { down, mid: frozen.mid + residuals.mid }, None);
         };
         let modulate = |convs: &[Conv2d]| -> Vec<ScaleAndBias> {
-            convs.iter().zip(&control.down).map(|(conv, c)| ScaleAndBias::new(conv.forward(c.clone()))).collect()
+            convs.iter().zip(&control.down).map(|(conv, c)| ScaleAndBias::new(conv2d(conv, c.clone()))).collect()
         };
         // The decoder meets a skip at the skip's own resolution, so c_i has the size of the decoder feature too.
         let up = self.modulation_up.as_deref().map(modulate);
         let down = modulate(skip).into_iter().zip(frozen.down).map(|(modulation, f)| modulation.apply(f)).collect();
-        let mid = ScaleAndBias::new(mid.forward(control.mid)).apply(frozen.mid);
+        let mid = ScaleAndBias::new(conv2d(mid, control.mid)).apply(frozen.mid);
         (Features { down, mid }, up)
     }
 }

@@ -6,8 +6,9 @@ use anyhow::{Context, Result, ensure};
 use burn::module::{Module, Param};
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig};
-use burn::tensor::{DType, Device, Tensor, activation::silu};
+use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
+use spire_kernels::{conv2d, group_norm, group_norm_silu};
 
 use crate::nn::attention::attend;
 use crate::nn::resample::{Downsample2d, Upsample2d};
@@ -150,7 +151,8 @@ impl VaeAttention {
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
-        let sequence = self.group_norm.forward(x.clone()).reshape([batch, channels, height * width]).swap_dims(1, 2);
+        let sequence =
+            group_norm(&self.group_norm, x.clone()).reshape([batch, channels, height * width]).swap_dims(1, 2);
         let query = self.to_q.forward(sequence.clone());
         let key = self.to_k.forward(sequence.clone());
         let value = self.to_v.forward(sequence);
@@ -231,13 +233,13 @@ impl Encoder {
     }
 
     fn forward(&self, picture: Tensor<4>) -> Tensor<4> {
-        let mut x = self.conv_in.forward(picture);
+        let mut x = conv2d(&self.conv_in, picture);
         for block in &self.down_blocks {
             x = block.resnets.iter().fold(x, |x, resnet| resnet.forward(x, None));
             x = block.downsamplers.iter().flatten().fold(x, |x, downsampler| downsampler.forward(x));
         }
         x = self.mid_block.forward(x);
-        self.conv_out.forward(silu(self.conv_norm_out.forward(x)))
+        conv2d(&self.conv_out, group_norm_silu(&self.conv_norm_out, x))
     }
 }
 
@@ -276,7 +278,7 @@ impl Decoder {
     }
 
     fn forward(&self, latent: Tensor<4>) -> Tensor<4> {
-        let mut x = self.mid_block.forward(self.conv_in.forward(latent));
+        let mut x = self.mid_block.forward(conv2d(&self.conv_in, latent));
         for block in &self.up_blocks {
             x = block.resnets.iter().fold(x, |x, resnet| resnet.forward(x, None));
             for upsampler in block.upsamplers.iter().flatten() {
@@ -284,7 +286,7 @@ impl Decoder {
                 x = upsampler.forward(x, [2 * height, 2 * width]);
             }
         }
-        self.conv_out.forward(silu(self.conv_norm_out.forward(x)))
+        conv2d(&self.conv_out, group_norm_silu(&self.conv_norm_out, x))
     }
 }
 
@@ -343,7 +345,7 @@ impl Vae {
     pub fn encode(&self, picture: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let moments = self.encoder.forward(picture);
         let moments = match &self.quant_conv {
-            Some(conv) => conv.forward(moments),
+            Some(conv) => conv2d(conv, moments),
             None => moments,
         };
         let halves = moments.chunk(2, 1);
@@ -354,7 +356,7 @@ impl Vae {
     /// `[batch, latent, height, width]`. No scaling factor.
     pub fn decode(&self, latent: Tensor<4>) -> Tensor<4> {
         self.decoder.forward(match &self.post_quant_conv {
-            Some(conv) => conv.forward(latent),
+            Some(conv) => conv2d(conv, latent),
             None => latent,
         })
     }

@@ -7,6 +7,7 @@ use burn::tensor::activation::relu;
 use burn::tensor::module::avg_pool2d;
 use burn::tensor::ops::AvgPoolOptions;
 use burn::tensor::{Device, Tensor};
+use spire_kernels::conv2d;
 use spire_model::nn::attention::attend;
 
 use super::ClipIqaConfig;
@@ -67,7 +68,7 @@ impl ModifiedResNet {
     /// `[batch, 3, height, width]`, normalised, to embeddings `[batch, embed_dim]`, not normalised.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<2> {
         let stem = [(&self.conv1, &self.bn1), (&self.conv2, &self.bn2), (&self.conv3, &self.bn3)];
-        let x = stem.into_iter().fold(x, |x, (conv, norm)| relu(norm.forward(conv.forward(x))));
+        let x = stem.into_iter().fold(x, |x, (conv, norm)| relu(norm.forward(conv2d(conv, x))));
         let stages = [&self.layer1, &self.layer2, &self.layer3, &self.layer4];
         let x = stages.into_iter().flatten().fold(average(x, 2), |x, block| block.forward(x));
         self.attnpool.forward(x)
@@ -124,12 +125,12 @@ impl Bottleneck {
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let identity = match &self.downsample {
-            Some((conv, norm)) => norm.forward(conv.forward(average(x.clone(), self.stride))),
+            Some((conv, norm)) => norm.forward(conv2d(conv, average(x.clone(), self.stride))),
             None => x.clone(),
         };
-        let x = relu(self.bn1.forward(self.conv1.forward(x)));
-        let x = relu(self.bn2.forward(self.conv2.forward(x)));
-        relu(identity + self.bn3.forward(self.conv3.forward(average(x, self.stride))))
+        let x = relu(self.bn1.forward(conv2d(&self.conv1, x)));
+        let x = relu(self.bn2.forward(conv2d(&self.conv2, x)));
+        relu(identity + self.bn3.forward(conv2d(&self.conv3, average(x, self.stride))))
     }
 }
 

@@ -11,10 +11,11 @@ use anyhow::{Context, Result, ensure};
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{Dropout, DropoutConfig, Linear, LinearConfig, Relu};
-use burn::tensor::activation::{gelu, relu, sigmoid};
+use burn::tensor::activation::{relu, sigmoid};
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 use spire_data::Picture;
+use spire_kernels::{conv2d, gelu};
 use spire_model::nn::attention::attend;
 use spire_model::nn::resnet::conv1x1;
 use spire_model::pictures;
@@ -206,9 +207,9 @@ impl Maniqa {
         let side = self.config.side();
         let x = self.vit.forward(squares).swap_dims(1, 2);
         let x = self.tablock1.iter().fold(x, |x, block| block.forward(x));
-        let x = self.swintransformer1.forward(self.conv1.forward(as_map(x, side)));
+        let x = self.swintransformer1.forward(conv2d(&self.conv1, as_map(x, side)));
         let x = self.tablock2.iter().fold(x.flatten(2, 3), |x, block| block.forward(x));
-        let x = self.swintransformer2.forward(self.conv2.forward(as_map(x, side)));
+        let x = self.swintransformer2.forward(conv2d(&self.conv2, as_map(x, side)));
         x.flatten::<3>(2, 3).swap_dims(1, 2)
     }
 }

@@ -5,6 +5,7 @@ use burn::nn::conv::Conv2d;
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use spire_kernels::conv2d;
 use spire_model::nn::attention::attend;
 use spire_model::nn::resnet::conv3x3;
 
@@ -52,7 +53,7 @@ impl BasicLayer {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         // The blocks have channels last.
         let x = self.blocks.iter().fold(x.permute([0, 2, 3, 1]), |x, block| block.forward(x));
-        relu(self.conv.forward(x.permute([0, 3, 1, 2])))
+        relu(conv2d(&self.conv, x.permute([0, 3, 1, 2])))
     }
 }
 

@@ -9,11 +9,12 @@ use anyhow::{Context, Result, ensure};
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig};
 use burn::tensor::activation::relu;
-use burn::tensor::module::{conv2d, max_pool2d};
+use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 use spire_data::Picture;
+use spire_kernels::{convolve, group_norm};
 use spire_model::pictures;
 use spire_model::weights::{self, Precision};
 
@@ -111,7 +112,7 @@ impl Musiq {
         let tokens = FEATURES * (config.patch_size / 4).pow(2);
         Self {
             conv_root: StdConv::new(3, ROOT_WIDTH, 7, 2, device),
-            gn_root: group_norm(ROOT_WIDTH, 1e-6, device),
+            gn_root: norm(ROOT_WIDTH, 1e-6, device),
             block1: Bottleneck::new(ROOT_WIDTH, FEATURES, device),
             embedding: LinearConfig::new(tokens, config.hidden_size).init(device),
             transformer_encoder: TransformerEncoder::new(&config, device),
@@ -148,7 +149,7 @@ impl Musiq {
     pub fn features(&self, picture: &Picture) -> Result<Tensor<1>> {
         let device = self.head.weight.val().device();
         let Patches { pixels, cells, scales } = Patches::of(pictures::to_tensor([picture], &device), &self.config)?;
-        let x = relu(self.gn_root.forward(self.conv_root.forward(pixels)));
+        let x = relu(group_norm(&self.gn_root, self.conv_root.forward(pixels)));
         let x = max_pool2d(pad_same(x, 3, 2), MaxPoolOptions::new([3, 3]).with_stride([2, 2]));
         let x = self.block1.forward(x);
         // Channels last, as in TensorFlow.
@@ -162,7 +163,7 @@ impl Musiq {
     }
 }
 
-fn group_norm(channels: usize, epsilon: f64, device: &Device) -> GroupNorm {
+fn norm(channels: usize, epsilon: f64, device: &Device) -> GroupNorm {
     GroupNormConfig::new(GROUPS, channels).with_epsilon(epsilon).init(device)
 }
 
@@ -185,7 +186,7 @@ impl StdConv {
         let deviation = variance.sqrt().reshape([shape[0], 1, 1, 1]) + 1e-5;
         let weight = (weight - mean.reshape([shape[0], 1, 1, 1])) / deviation;
         let options = ConvOptions::new([self.stride; 2], [0, 0], [1, 1], 1);
-        conv2d(pad_same(x, shape[2], self.stride), weight, None, options)
+        convolve(pad_same(x, shape[2], self.stride), weight, None, options)
     }
 }
 
@@ -204,7 +205,7 @@ struct Bottleneck {
 
 impl Bottleneck {
     fn new(from: usize, to: usize, device: &Device) -> Self {
-        let norm = |channels| group_norm(channels, 1e-4, device);
+        let norm = |channels| norm(channels, 1e-4, device);
         Self {
             conv1: StdConv::new(from, from, 1, 1, device),
             gn1: norm(from),
@@ -218,10 +219,10 @@ impl Bottleneck {
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let identity = self.gn_proj.forward(self.conv_proj.forward(x.clone()));
-        let x = relu(self.gn1.forward(self.conv1.forward(x)));
-        let x = relu(self.gn2.forward(self.conv2.forward(x)));
-        relu(identity + self.gn3.forward(self.conv3.forward(x)))
+        let identity = group_norm(&self.gn_proj, self.conv_proj.forward(x.clone()));
+        let x = relu(group_norm(&self.gn1, self.conv1.forward(x)));
+        let x = relu(group_norm(&self.gn2, self.conv2.forward(x)));
+        relu(identity + group_norm(&self.gn3, self.conv3.forward(x)))
     }
 }
 

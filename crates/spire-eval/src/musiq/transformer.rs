@@ -2,8 +2,8 @@
 
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
-use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use spire_kernels::gelu;
 use spire_model::nn::attention::attend;
 
 use super::MusiqConfig;

@@ -3,9 +3,10 @@
 use anyhow::{Result, ensure};
 use burn::module::Module;
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
-use burn::tensor::activation::{gelu, sigmoid};
+use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
+use spire_kernels::gelu;
 
 use crate::nn::attention::attend;
 

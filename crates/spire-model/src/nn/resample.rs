@@ -6,6 +6,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Tensor};
+use spire_kernels::conv2d;
 
 use super::resnet::conv3x3;
 
@@ -32,7 +33,7 @@ impl Downsample2d {
 
     /// `[batch, channels, height, width]` to half the size, rounded up.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.conv.forward(x)
+        conv2d(&self.conv, x)
     }
 }
 
@@ -51,6 +52,6 @@ impl Upsample2d {
     /// To `[height, width]`: twice the size, less one where the skip that it meets was odd.
     pub fn forward(&self, x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
         let nearest = InterpolateOptions::new(InterpolateMode::Nearest).with_output_size(size);
-        self.conv.forward(interpolate(x, nearest))
+        conv2d(&self.conv, interpolate(x, nearest))
     }
 }

@@ -3,7 +3,8 @@
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d};
-use burn::tensor::{Device, Tensor, activation::silu};
+use burn::tensor::{Device, Tensor};
+use spire_kernels::{conv2d, group_norm_silu, silu};
 
 /// A 3×3 convolution that keeps the size.
 pub fn conv3x3(from: usize, to: usize, device: &Device) -> Conv2d {
@@ -58,14 +59,14 @@ impl ResnetBlock2d {
     /// `x` `[batch, from, height, width]`, `time` `[batch, time_width]`, to `[batch, to, height, width]`.
     pub fn forward(&self, x: Tensor<4>, time: Option<Tensor<2>>) -> Tensor<4> {
         let shortcut = match &self.conv_shortcut {
-            Some(conv) => conv.forward(x.clone()),
+            Some(conv) => conv2d(conv, x.clone()),
             None => x.clone(),
         };
-        let mut x = self.conv1.forward(silu(self.norm1.forward(x)));
+        let mut x = conv2d(&self.conv1, group_norm_silu(&self.norm1, x));
         if let (Some(projection), Some(time)) = (&self.time_emb_proj, time) {
             x = x + projection.forward(silu(time)).unsqueeze_dims::<4>(&[2, 3]);
         }
-        let x = shortcut + self.conv2.forward(silu(self.norm2.forward(x)));
+        let x = shortcut + conv2d(&self.conv2, group_norm_silu(&self.norm2, x));
         if self.output_scale_factor == 1.0 { x } else { x.div_scalar(self.output_scale_factor) }
     }
 }

@@ -2,7 +2,8 @@
 
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Int, Tensor, activation::silu};
+use burn::tensor::{Device, Int, Tensor};
+use spire_kernels::silu;
 
 /// Sines and cosines of the timestep at geometrically spaced frequencies: diffusers' `Timesteps`.
 #[derive(Module, Debug)]

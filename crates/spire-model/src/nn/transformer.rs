@@ -3,7 +3,8 @@
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
-use burn::tensor::{Device, Tensor, activation::gelu};
+use burn::tensor::{Device, Tensor};
+use spire_kernels::{conv2d, gelu, group_norm};
 
 use super::attention::Attention;
 
@@ -150,14 +151,14 @@ impl Transformer2d {
         let [batch, channels, height, width] = x.dims();
         let to_sequence = |x: Tensor<4>| x.reshape([batch, channels, height * width]).swap_dims(1, 2);
         let to_image = |x: Tensor<3>| x.swap_dims(1, 2).reshape([batch, channels, height, width]);
-        let x = self.norm.forward(x);
+        let x = group_norm(&self.norm, x);
         let x = match &self.proj_in {
-            Projection::Conv(conv) => to_sequence(conv.forward(x)),
+            Projection::Conv(conv) => to_sequence(conv2d(conv, x)),
             Projection::Linear(linear) => linear.forward(to_sequence(x)),
         };
         let x = self.transformer_blocks.iter().fold(x, |x, block| block.forward(x, context.clone()));
         let x = match &self.proj_out {
-            Projection::Conv(conv) => conv.forward(to_image(x)),
+            Projection::Conv(conv) => conv2d(conv, to_image(x)),
             Projection::Linear(linear) => to_image(linear.forward(x)),
         };
         x + residual

@@ -9,7 +9,8 @@ use anyhow::Result;
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, GroupNormConfig};
-use burn::tensor::{DType, Device, Tensor, activation::silu};
+use burn::tensor::{DType, Device, Tensor};
+use spire_kernels::{conv2d, group_norm_silu};
 
 pub use blocks::Features;
 use blocks::{DownBlock, MidBlock, UpBlock};
@@ -104,7 +105,7 @@ impl UNet {
 
     /// The encoder and the middle block.
     pub fn encode(&self, sample: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>) -> Features {
-        let x = self.conv_in.forward(sample.cast(self.dtype()));
+        let x = conv2d(&self.conv_in, sample.cast(self.dtype()));
         let context = context.clone().cast(self.dtype());
         blocks::encode(&self.down_blocks, &self.mid_block, x, time, &context).cast(DType::F32)
     }
@@ -120,6 +121,6 @@ impl UNet {
         let up = up.map(|up| up.into_iter().map(|modulation| modulation.cast(self.dtype())).collect());
         let context = context.clone().cast(self.dtype());
         let x = blocks::decode(&self.up_blocks, features.cast(self.dtype()), up, time, &context);
-        self.conv_out.forward(silu(self.conv_norm_out.forward(x))).cast(DType::F32)
+        conv2d(&self.conv_out, group_norm_silu(&self.conv_norm_out, x)).cast(DType::F32)
     }
 }

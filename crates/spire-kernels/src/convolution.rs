@@ -1,0 +1,289 @@
+//! Convolution as a sum of matrix products, one for each of the kernel's taps.
+//!
+//! A picture's rows are laid one after the other with `padding` zeros between them: the end of a row's padding is the start
+//! of the next one's. On that line a tap of the kernel is a shift, so that a convolution is the sum over taps of the tap's
+//! weights, `[to, from]`, times the shifted line, `[from, positions]`; nothing is copied for a tap as `im2col` does. Some
+//! positions of the line belong to no output: their sums are computed and left. With a stride the picture is first taken
+//! apart into one line for each remainder of row and column.
+
+use faer::MatRef;
+use rayon::prelude::*;
+
+use crate::products::{Term, add_outer_products, add_products};
+
+/// The settings of a convolution beside its weight, rows before columns.
+#[derive(Clone, Copy, Debug)]
+pub struct Convolution {
+    pub stride: [usize; 2],
+    /// Before and after.
+    pub padding: [(usize, usize); 2],
+}
+
+impl Convolution {
+    /// A product of the channels alone, without any line.
+    fn is_pointwise(&self, kernel: [usize; 2]) -> bool {
+        kernel == [1, 1] && self.stride == [1, 1] && self.padding == [(0, 0); 2]
+    }
+}
+
+/// `[batch, to, out_height, out_width]` with its shape.
+pub fn forward(
+    x: &[f32],
+    x_shape: [usize; 4],
+    weight: &[f32],
+    [to, from, kernel_rows, kernel_columns]: [usize; 4],
+    bias: &[f32],
+    convolution: Convolution,
+) -> (Vec<f32>, [usize; 4]) {
+    let kernel = [kernel_rows, kernel_columns];
+    let [batch, _, height, width] = x_shape;
+    if convolution.is_pointwise(kernel) {
+        let area = height * width;
+        let mut y = vec![0.0; batch * to * area];
+        let left = MatRef::from_row_major_slice(weight, to, from);
+        y.par_chunks_mut((to * area).max(1)).zip(x.par_chunks((from * area).max(1))).for_each(|(y, right)| {
+            y.chunks_mut(area).zip(bias).for_each(|(row, &bias)| row.fill(bias));
+            add_products(y, to, area, &[Term { left, right, stride: area, offset: 0 }]);
+        });
+        return (y, [batch, to, height, width]);
+    }
+    let line = Line::new(x_shape, kernel, convolution);
+    let [out_height, out_width] = line.out;
+    let phases = line.spread(x, from);
+    let taps = by_tap(weight, to, from, kernel);
+    let terms: Vec<_> = line
+        .taps()
+        .zip(taps.chunks(to * from))
+        .map(|((phase, offset), tap)| Term {
+            left: MatRef::from_row_major_slice(tap, to, from),
+            right: &phases[phase * from * line.stride()..][..from * line.stride()],
+            stride: line.stride(),
+            offset,
+        })
+        .collect();
+    let mut sums = vec![0.0; to * line.len()];
+    add_products(&mut sums, to, line.len(), &terms);
+
+    let mut y = vec![0.0; batch * to * out_height * out_width];
+    y.par_chunks_mut(out_height * out_width).enumerate().for_each(|(plane, y)| {
+        let (image, channel) = (plane / to, plane % to);
+        let sums = &sums[channel * line.len() + image * line.rows * line.columns..];
+        for (y, sums) in y.chunks_mut(out_width).zip(sums.chunks(line.columns)) {
+            y.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum + bias[channel]);
+        }
+    });
+    (y, [batch, to, out_height, out_width])
+}
+
+/// The gradient of the input, of shape `x_shape`.
+pub fn input_gradient(
+    weight: &[f32],
+    [to, from, kernel_rows, kernel_columns]: [usize; 4],
+    gradient: &[f32],
+    x_shape: [usize; 4],
+    convolution: Convolution,
+) -> Vec<f32> {
+    let kernel = [kernel_rows, kernel_columns];
+    let [batch, _, height, width] = x_shape;
+    let area = height * width;
+    let mut x = vec![0.0; batch * from * area];
+    if convolution.is_pointwise(kernel) {
+        let left = MatRef::from_row_major_slice(weight, to, from).transpose();
+        x.par_chunks_mut((from * area).max(1)).zip(gradient.par_chunks((to * area).max(1))).for_each(|(x, right)| {
+            add_products(x, from, area, &[Term { left, right, stride: area, offset: 0 }]);
+        });
+        return x;
+    }
+    let line = Line::new(x_shape, kernel, convolution);
+    let gradient = line.spread_gradient(gradient, to);
+    let taps = by_tap(weight, to, from, kernel);
+    let [row_phases, column_phases] = convolution.stride;
+    let [(top, _), (left, _)] = convolution.padding;
+    for phase in 0..row_phases * column_phases {
+        let terms: Vec<_> = line
+            .taps()
+            .zip(taps.chunks(to * from))
+            .filter(|((of, _), _)| *of == phase)
+            .map(|((_, offset), tap)| Term {
+                left: MatRef::from_row_major_slice(tap, to, from).transpose(),
+                right: &gradient,
+                stride: line.stride(),
+                // Back by the shift: the first output that reads a position lies that far before it.
+                offset: line.slack() - offset,
+            })
+            .collect();
+        let mut sums = vec![0.0; from * line.len()];
+        add_products(&mut sums, from, line.len(), &terms);
+        let (row_phase, column_phase) = (phase / column_phases, phase % column_phases);
+        x.par_chunks_mut(area.max(1)).enumerate().for_each(|(plane, x)| {
+            let (image, channel) = (plane / from, plane % from);
+            let sums = &sums[channel * line.len() + image * line.rows * line.columns..];
+            for row in (0..height).filter(|row| (row + top) % row_phases == row_phase) {
+                let sums = &sums[(row + top) / row_phases * line.columns..];
+                let x = &mut x[row * width..][..width];
+                // The first column whose padded position has the phase's remainder.
+                let first = (column_phase + column_phases - left % column_phases) % column_phases;
+                let sums = &sums[(first + left) / column_phases..];
+                x.iter_mut().skip(first).step_by(column_phases).zip(sums).for_each(|(x, sum)| *x = *sum);
+            }
+        });
+    }
+    x
+}
+
+/// The gradient of the weight, of shape `[to, from, rows, columns]`.
+pub fn weight_gradient(
+    x: &[f32],
+    x_shape: [usize; 4],
+    gradient: &[f32],
+    [to, from, kernel_rows, kernel_columns]: [usize; 4],
+    convolution: Convolution,
+) -> Vec<f32> {
+    let kernel = [kernel_rows, kernel_columns];
+    let [_, _, height, width] = x_shape;
+    if convolution.is_pointwise(kernel) {
+        let area = height * width;
+        let mut weight = vec![0.0; to * from];
+        for (gradient, x) in gradient.chunks((to * area).max(1)).zip(x.chunks((from * area).max(1))) {
+            let gradient = MatRef::from_row_major_slice(gradient, to, area);
+            add_outer_products(&mut weight, gradient, MatRef::from_row_major_slice(x, from, area));
+        }
+        return weight;
+    }
+    let line = Line::new(x_shape, kernel, convolution);
+    let phases = line.spread(x, from);
+    let gradient = line.spread_gradient(gradient, to);
+    let gradient = MatRef::from_row_major_slice_with_stride(&gradient, to, line.stride(), line.stride());
+    let gradient = gradient.subcols(line.slack(), line.len());
+    let mut by_tap = vec![0.0; kernel_rows * kernel_columns * to * from];
+    let taps: Vec<_> = line.taps().collect();
+    by_tap.par_chunks_mut(to * from).zip(taps).for_each(|(sum, (phase, offset))| {
+        let x = &phases[phase * from * line.stride()..][..from * line.stride()];
+        let x = MatRef::from_row_major_slice_with_stride(x, from, line.stride(), line.stride());
+        add_outer_products(sum, gradient, x.subcols(offset, line.len()));
+    });
+    let taps = kernel_rows * kernel_columns;
+    let mut weight = vec![0.0; to * from * taps];
+    weight.par_chunks_mut(taps).enumerate().for_each(|(pair, weight)| {
+        weight.iter_mut().enumerate().for_each(|(tap, weight)| *weight = by_tap[tap * to * from + pair]);
+    });
+    weight
+}
+
+/// `[to, from, rows, columns]` as `[rows · columns, to, from]`.
+fn by_tap(weight: &[f32], to: usize, from: usize, [rows, columns]: [usize; 2]) -> Vec<f32> {
+    let taps = rows * columns;
+    let mut by_tap = vec![0.0; weight.len()];
+    by_tap.par_chunks_mut((to * from).max(1)).enumerate().for_each(|(tap, values)| {
+        values.iter_mut().zip(weight.iter().skip(tap).step_by(taps)).for_each(|(value, weight)| *value = *weight);
+    });
+    by_tap
+}
+
+/// All pictures of a batch in one line of positions, for each channel and phase.
+struct Line {
+    convolution: Convolution,
+    kernel: [usize; 2],
+    batch: usize,
+    height: usize,
+    width: usize,
+    /// Rows of a picture on the line.
+    rows: usize,
+    /// Positions of a row.
+    columns: usize,
+    /// Height and width of the output.
+    out: [usize; 2],
+}
+
+impl Line {
+    fn new([batch, _, height, width]: [usize; 4], kernel: [usize; 2], convolution: Convolution) -> Self {
+        let extent = |size: usize, axis: usize| match (convolution.stride[axis], convolution.padding[axis]) {
+            // The zeros after a row are those before the next.
+            (1, (before, after)) => size + before.max(after),
+            (stride, (before, after)) => (size + before + after).div_ceil(stride),
+        };
+        let out = |size: usize, axis: usize| {
+            let (before, after) = convolution.padding[axis];
+            (size + before + after - kernel[axis]) / convolution.stride[axis] + 1
+        };
+        Self {
+            convolution,
+            kernel,
+            batch,
+            height,
+            width,
+            rows: extent(height, 0),
+            columns: extent(width, 1),
+            out: [out(height, 0), out(width, 1)],
+        }
+    }
+
+    /// Positions at which sums are taken.
+    fn len(&self) -> usize {
+        self.batch * self.rows * self.columns
+    }
+
+    /// The largest shift.
+    fn slack(&self) -> usize {
+        self.taps().map(|(_, offset)| offset).max().unwrap_or(0)
+    }
+
+    /// Numbers of a channel: the positions, and those that the last of them are shifted to.
+    fn stride(&self) -> usize {
+        self.len() + self.slack()
+    }
+
+    /// The phase that a tap reads, and its shift there; in the order of the weight.
+    fn taps(&self) -> impl Iterator<Item = (usize, usize)> {
+        let [row_stride, column_stride] = self.convolution.stride;
+        let [rows, columns] = self.kernel;
+        (0..rows).flat_map(move |row| {
+            (0..columns).map(move |column| {
+                let phase = row % row_stride * column_stride + column % column_stride;
+                (phase, row / row_stride * self.columns + column / column_stride)
+            })
+        })
+    }
+
+    /// `[batch, channels, height, width]` as `[phase, channels, stride]`.
+    fn spread(&self, x: &[f32], channels: usize) -> Vec<f32> {
+        let [row_stride, column_stride] = self.convolution.stride;
+        let [(top, _), (left, _)] = self.convolution.padding;
+        let mut lines = vec![0.0; row_stride * column_stride * channels * self.stride()];
+        lines.par_chunks_mut(self.stride()).enumerate().for_each(|(n, line)| {
+            let (phase, channel) = (n / channels, n % channels);
+            let (row_phase, column_phase) = (phase / column_stride, phase % column_stride);
+            for image in 0..self.batch {
+                let x = &x[(image * channels + channel) * self.height * self.width..];
+                let rows = (0..self.rows).map(|row| row * row_stride + row_phase);
+                for (row, position) in rows.enumerate().filter(|(_, p)| (top..top + self.height).contains(p)) {
+                    let x = &x[(position - top) * self.width..][..self.width];
+                    let line = &mut line[(image * self.rows + row) * self.columns..][..self.columns];
+                    if column_stride == 1 {
+                        line[left..left + self.width].copy_from_slice(x);
+                    } else {
+                        let first = left.saturating_sub(column_phase).div_ceil(column_stride);
+                        let x = x.iter().skip(first * column_stride + column_phase - left).step_by(column_stride);
+                        line[first..].iter_mut().zip(x).for_each(|(line, x)| *line = *x);
+                    }
+                }
+            }
+        });
+        lines
+    }
+
+    /// `[batch, channels, out_height, out_width]` as `[channels, stride]`, after as many zeros as the largest shift.
+    fn spread_gradient(&self, gradient: &[f32], channels: usize) -> Vec<f32> {
+        let [height, width] = self.out;
+        let mut lines = vec![0.0; channels * self.stride()];
+        lines.par_chunks_mut(self.stride()).enumerate().for_each(|(channel, line)| {
+            let line = &mut line[self.slack()..];
+            for image in 0..self.batch {
+                let gradient = &gradient[(image * channels + channel) * height * width..][..height * width];
+                let line = line[image * self.rows * self.columns..].chunks_mut(self.columns);
+                line.zip(gradient.chunks(width)).for_each(|(line, row)| line[..width].copy_from_slice(row));
+            }
+        });
+        lines
+    }
+}

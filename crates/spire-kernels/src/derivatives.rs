@@ -1,0 +1,168 @@
+//! The operations under autodiff.
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, TensorMetadata};
+
+use crate::convolution::Convolution;
+use crate::elementwise::Activation;
+use crate::group_norm::Settings;
+use crate::ops::Kernels;
+
+type NodeId = burn::backend::autodiff::NodeId;
+
+#[derive(Debug)]
+struct Convolve;
+
+impl<B: Kernels> Backward<B, 3> for Convolve {
+    type State = (NodeId, NodeId, Convolution);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let (x, weight, convolution) = ops.state;
+        let x = checkpointer.retrieve_node_output::<FloatTensor<B>>(x);
+        let weight = checkpointer.retrieve_node_output::<FloatTensor<B>>(weight);
+        let gradient = grads.consume::<B>(&ops.node);
+        let [of_x, of_weight, of_bias] = ops.parents;
+        let ([_, _, height, width], [to, _, rows, columns]) = (x.shape().dims(), weight.shape().dims());
+        if let Some(node) = of_bias {
+            let sum = (2..4).rev().chain([0]).fold(gradient.clone(), B::float_sum_dim);
+            grads.register::<B>(node.id, B::float_reshape(sum, [to].into()));
+        }
+        if let Some(node) = of_weight {
+            let weight = B::convolve_weight_gradient(x, gradient.clone(), convolution, rows, columns);
+            grads.register::<B>(node.id, weight);
+        }
+        if let Some(node) = of_x {
+            grads.register::<B>(node.id, B::convolve_input_gradient(weight, gradient, convolution, height, width));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct GroupNorm;
+
+impl<B: Kernels> Backward<B, 3> for GroupNorm {
+    type State = (NodeId, NodeId, NodeId, Settings);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let (x, gamma, beta, settings) = ops.state;
+        let [x, gamma, beta] = [x, gamma, beta].map(|node| checkpointer.retrieve_node_output::<FloatTensor<B>>(node));
+        let gradient = grads.consume::<B>(&ops.node);
+        let (x, gamma, beta) = B::group_norm_gradients(x, gamma, beta, gradient, settings);
+        for (node, gradient) in ops.parents.into_iter().zip([x, gamma, beta]) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Activate;
+
+impl<B: Kernels> Backward<B, 1> for Activate {
+    type State = (NodeId, Activation);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let (x, activation) = ops.state;
+        let x = checkpointer.retrieve_node_output::<FloatTensor<B>>(x);
+        let gradient = grads.consume::<B>(&ops.node);
+        if let [Some(node)] = ops.parents {
+            grads.register::<B>(node.id, B::activate_gradient(x, gradient, activation));
+        }
+    }
+}
+
+impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
+    fn convolve(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        convolution: Convolution,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), weight.node(), bias.node()];
+        match Convolve.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let state = (prep.checkpoint(&x), prep.checkpoint(&weight), convolution);
+                let y = B::convolve(x.into_primitive(), weight.into_primitive(), bias.into_primitive(), convolution);
+                prep.finish(state, y)
+            }
+            OpsKind::UnTracked(prep) => {
+                let y = B::convolve(x.into_primitive(), weight.into_primitive(), bias.into_primitive(), convolution);
+                prep.finish(y)
+            }
+        }
+    }
+
+    fn convolve_input_gradient(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: Convolution,
+        _: usize,
+        _: usize,
+    ) -> FloatTensor<Self> {
+        first_order()
+    }
+
+    fn convolve_weight_gradient(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: Convolution,
+        _: usize,
+        _: usize,
+    ) -> FloatTensor<Self> {
+        first_order()
+    }
+
+    fn group_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        settings: Settings,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), gamma.node(), beta.node()];
+        match GroupNorm.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let state = (prep.checkpoint(&x), prep.checkpoint(&gamma), prep.checkpoint(&beta), settings);
+                let y = B::group_norm(x.into_primitive(), gamma.into_primitive(), beta.into_primitive(), settings);
+                prep.finish(state, y)
+            }
+            OpsKind::UnTracked(prep) => {
+                let y = B::group_norm(x.into_primitive(), gamma.into_primitive(), beta.into_primitive(), settings);
+                prep.finish(y)
+            }
+        }
+    }
+
+    fn group_norm_gradients(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: Settings,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        first_order()
+    }
+
+    fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        match Activate.prepare::<C>([x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let state = (prep.checkpoint(&x), activation);
+                prep.finish(state, B::activate(x.into_primitive(), activation))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::activate(x.into_primitive(), activation)),
+        }
+    }
+
+    fn activate_gradient(_: FloatTensor<Self>, _: FloatTensor<Self>, _: Activation) -> FloatTensor<Self> {
+        first_order()
+    }
+}
+
+/// Gradients are computed on the backend below; nothing asks for their own.
+fn first_order<T>() -> T {
+    unreachable!("there is no second derivative")
+}

@@ -1,0 +1,104 @@
+//! What a small diffusion network spends its time on, written for Burn's CPU backend (`flex`) and its autodiff:
+//! convolutions as shifted matrix products, group normalisation with its activation in one pass, SiLU and GELU.
+//!
+//! Every function here takes Burn's own modules and tensors and computes what Burn computes. On another device, in another
+//! precision, and for shapes that it has no kernel for, it calls Burn.
+
+mod convolution;
+mod derivatives;
+mod elementwise;
+mod exp;
+mod group_norm;
+mod ops;
+mod products;
+
+use burn::backend::Dispatch;
+use burn::module::Param;
+use burn::nn::conv::Conv2d;
+use burn::nn::{GroupNorm, PaddingConfig2d};
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{DType, Device, Tensor, activation};
+
+use convolution::Convolution;
+use elementwise::Activation;
+use ops::Kernels;
+
+/// `conv.forward(x)`: `x` `[batch, channels, height, width]` to `[batch, out_channels, out_height, out_width]`.
+pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+    let padding = match conv.padding {
+        PaddingConfig2d::Valid => [(0, 0), (0, 0)],
+        PaddingConfig2d::Explicit(top, left, bottom, right) => [(top, bottom), (left, right)],
+        // As much as the size needs, which Burn works out.
+        PaddingConfig2d::Same => return conv.forward(x),
+    };
+    let options = ConvOptions::new_with_padding(conv.stride, padding, conv.dilation, conv.groups);
+    convolve(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options)
+}
+
+/// [`burn::tensor::module::conv2d`]: `x` `[batch, channels, height, width]`, `weight`
+/// `[out_channels, channels / groups, rows, columns]`, `bias` `[out_channels]`, to
+/// `[batch, out_channels, out_height, out_width]`.
+pub fn convolve(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, options: ConvOptions<2>) -> Tensor<4> {
+    let [out_channels, _, rows, columns] = weight.dims();
+    match Convolution::of(&options, [rows, columns]) {
+        Some(convolution) if has_kernels(&x) => {
+            let bias = bias.unwrap_or_else(|| Tensor::zeros([out_channels], &x.device()));
+            let [x, weight, bias] = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
+            Tensor::from_dispatch(<Dispatch as Kernels>::convolve(x, weight, bias, convolution))
+        }
+        _ => burn::tensor::module::conv2d(x, weight, bias, options),
+    }
+}
+
+/// `norm.forward(x)`: `x` `[batch, channels, height, width]`, the same shape out.
+pub fn group_norm(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
+    normalize(norm, x, false)
+}
+
+/// `silu(norm.forward(x))`: `x` `[batch, channels, height, width]`, the same shape out.
+pub fn group_norm_silu(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
+    normalize(norm, x, true)
+}
+
+fn normalize(norm: &GroupNorm, x: Tensor<4>, silu: bool) -> Tensor<4> {
+    match (&norm.gamma, &norm.beta) {
+        (Some(gamma), Some(beta)) if has_kernels(&x) => {
+            let [x, gamma, beta] = [x.into_dispatch(), gamma.val().into_dispatch(), beta.val().into_dispatch()];
+            let settings = group_norm::Settings { groups: norm.num_groups, epsilon: norm.epsilon, silu };
+            Tensor::from_dispatch(<Dispatch as Kernels>::group_norm(x, gamma, beta, settings))
+        }
+        _ if silu => activation::silu(norm.forward(x)),
+        _ => norm.forward(x),
+    }
+}
+
+/// `x · sigmoid(x)`.
+pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    activate(x, Activation::Silu, activation::silu)
+}
+
+/// `x · Φ(x)` with the distribution function of the normal distribution, to 1e-6 of it.
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    activate(x, Activation::Gelu, activation::gelu)
+}
+
+fn activate<const D: usize>(x: Tensor<D>, kind: Activation, burns: fn(Tensor<D>) -> Tensor<D>) -> Tensor<D> {
+    if has_kernels(&x) {
+        Tensor::from_dispatch(<Dispatch as Kernels>::activate(x.into_dispatch(), kind))
+    } else {
+        burns(x)
+    }
+}
+
+fn has_kernels<const D: usize>(x: &Tensor<D>) -> bool {
+    x.dtype() == DType::F32 && x.device().without_autodiff() == Device::flex()
+}
+
+impl Convolution {
+    /// `None` where only Burn computes it: groups, dilation, outputs that see nothing but padding.
+    fn of(options: &ConvOptions<2>, kernel: [usize; 2]) -> Option<Self> {
+        let sees_input = options.padding.iter().zip(kernel).all(|(&(before, after), side)| before.min(after) < side);
+        let convolution = Self { stride: options.stride, padding: options.padding };
+        (options.groups == 1 && options.dilation == [1, 1] && sees_input).then_some(convolution)
+    }
+}

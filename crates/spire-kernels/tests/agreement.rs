@@ -1,0 +1,145 @@
+//! Every kernel computes what Burn computes, and so do its gradients.
+
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{GroupNorm, GroupNormConfig, PaddingConfig2d};
+use burn::tensor::{Device, Tensor, TensorData, activation};
+use proptest::prelude::*;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand_distr::{Distribution, StandardNormal};
+
+/// Numbers of a normal distribution. Not Burn's: its generator is one for all tests, which run at the same time.
+fn random<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> Tensor<D> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let values: Vec<f32> = (0..shape.iter().product()).map(|_| StandardNormal.sample(&mut rng)).collect();
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+/// The sum weighted by fixed random numbers, so that every output has a gradient of its own.
+fn weighted(y: Tensor<4>, device: &Device) -> Tensor<1> {
+    (y.clone() * random(y.dims(), 3, device)).sum()
+}
+
+#[track_caller]
+fn assert_close<const D: usize>(a: &Tensor<D>, b: &Tensor<D>, what: &str) {
+    assert_eq!(a.dims(), b.dims(), "{what}");
+    let scale = b.clone().abs().max().into_scalar::<f32>().max(1.0);
+    let difference = (a.clone() - b.clone()).abs().max().into_scalar::<f32>() / scale;
+    assert!(difference < 2e-5, "{what}: {difference}");
+}
+
+fn check_convolution(conv: Conv2d, x_shape: [usize; 4], device: &Device) {
+    let x = random(x_shape, 1, device).require_grad();
+    let (ours, burns) = (spire_kernels::conv2d(&conv, x.clone()), conv.forward(x.clone()));
+    assert_close(&ours, &burns, "output");
+    let inner = spire_kernels::conv2d(&conv, x.clone().inner());
+    assert_close(&inner, &burns.clone().inner(), "output without a graph");
+    let (ours, burns) = (weighted(ours, device).backward(), weighted(burns, device).backward());
+    let (a, b) = (x.grad(&ours).unwrap(), x.grad(&burns).unwrap());
+    assert_close(&a, &b, "gradient of x");
+    let weight = conv.weight.val();
+    assert_close(&weight.grad(&ours).unwrap(), &weight.grad(&burns).unwrap(), "gradient of the weight");
+    if let Some(bias) = &conv.bias {
+        let bias = bias.val();
+        assert_close(&bias.grad(&ours).unwrap(), &bias.grad(&burns).unwrap(), "gradient of the bias");
+    }
+}
+
+fn check_norm(norm: &GroupNorm, x_shape: [usize; 4], silu: bool, device: &Device) {
+    let x = (random(x_shape, 1, device) * 3.0 + 1.0).detach().require_grad();
+    let burns = norm.forward(x.clone());
+    let (ours, burns) = if silu {
+        (spire_kernels::group_norm_silu(norm, x.clone()), activation::silu(burns))
+    } else {
+        (spire_kernels::group_norm(norm, x.clone()), burns)
+    };
+    assert_close(&ours, &burns, "output");
+    let (ours, burns) = (weighted(ours, device).backward(), weighted(burns, device).backward());
+    assert_close(&x.grad(&ours).unwrap(), &x.grad(&burns).unwrap(), "gradient of x");
+    for (name, weight) in [("gamma", &norm.gamma), ("beta", &norm.beta)] {
+        let weight = weight.as_ref().unwrap().val();
+        assert_close(&weight.grad(&ours).unwrap(), &weight.grad(&burns).unwrap(), name);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn convolutions_and_their_gradients_are_burns(
+        batch in 1_usize..4,
+        from in 1_usize..9,
+        to in 1_usize..9,
+        size in prop::array::uniform2(1_usize..14),
+        kernel in prop::array::uniform2(1_usize..6),
+        stride in prop::array::uniform2(1_usize..4),
+        padding in prop::array::uniform4(0_usize..4),
+        bias: bool,
+    ) {
+        let [top, left, bottom, right] = padding;
+        prop_assume!(size[0] + top + bottom >= kernel[0] && size[1] + left + right >= kernel[1]);
+        let device = Device::flex().autodiff();
+        let conv = Conv2dConfig::new([from, to], kernel)
+            .with_stride(stride)
+            .with_padding(PaddingConfig2d::Explicit(top, left, bottom, right))
+            .with_bias(bias)
+            .init(&device);
+        check_convolution(conv, [batch, from, size[0], size[1]], &device);
+    }
+
+    #[test]
+    fn normalisations_and_their_gradients_are_burns(
+        batch in 1_usize..4,
+        groups in 1_usize..5,
+        inside in 1_usize..5,
+        size in prop::array::uniform2(1_usize..20),
+        silu: bool,
+    ) {
+        // A group of one number has no spread: only rounding would be compared. Fewer than three Burn does not take.
+        prop_assume!(inside * size[0] * size[1] > 2);
+        let device = Device::flex().autodiff();
+        let channels = groups * inside;
+        let mut norm = GroupNormConfig::new(groups, channels).init(&device);
+        let moved = |x: Tensor<1>| (x + random([channels], 2, &device)).detach().require_grad();
+        norm.gamma = norm.gamma.map(|gamma| gamma.map(moved));
+        norm.beta = norm.beta.map(|beta| beta.map(moved));
+        check_norm(&norm, [batch, channels, size[0], size[1]], silu, &device);
+    }
+}
+
+#[test]
+fn large_convolutions_are_cut_into_tiles() {
+    let device = Device::flex().autodiff();
+    for (channels, kernel, stride, side) in [([48, 40], 3, 1, 61), ([3, 64], 3, 2, 97), ([200, 300], 1, 1, 33)] {
+        let padding = PaddingConfig2d::Explicit(kernel / 2, kernel / 2, kernel / 2, kernel / 2);
+        let conv = Conv2dConfig::new(channels, [kernel, kernel]).with_stride([stride, stride]).with_padding(padding);
+        check_convolution(conv.init(&device), [2, channels[0], side, side - 1], &device);
+    }
+}
+
+#[test]
+fn groups_and_dilation_are_left_to_burn() {
+    let device = Device::flex().autodiff();
+    let grouped = Conv2dConfig::new([4, 8], [3, 3]).with_groups(2).init(&device);
+    check_convolution(grouped, [1, 4, 9, 9], &device);
+    let dilated = Conv2dConfig::new([4, 8], [3, 3]).with_dilation([2, 2]).init(&device);
+    check_convolution(dilated, [1, 4, 9, 9], &device);
+}
+
+#[test]
+fn activations_agree_over_their_whole_range() {
+    let device = Device::flex().autodiff();
+    let values: Vec<f32> = (-40_000..40_000).map(|n| n as f32 * 5e-3).collect();
+    let x = Tensor::<1>::from_floats(values.as_slice(), &device).reshape([1, 1, 1, 80_000]).require_grad();
+    type Function = fn(Tensor<4>) -> Tensor<4>;
+    let pairs: [(Function, Function, &str); 2] =
+        [(spire_kernels::silu, activation::silu, "silu"), (spire_kernels::gelu, activation::gelu, "gelu")];
+    for (ours, burns, name) in pairs {
+        let (ours, burns) = (ours(x.clone()), burns(x.clone()));
+        let difference = (ours.clone() - burns.clone()).abs() / (burns.clone().abs() + 1.0);
+        assert!(difference.max().into_scalar::<f32>() < 1e-6, "{name}");
+        let gradients = [ours, burns].map(|y| x.grad(&y.sum().backward()).unwrap());
+        let difference = (gradients[0].clone() - gradients[1].clone()).abs().max().into_scalar::<f32>();
+        assert!(difference < 3e-6, "gradient of {name}: {difference}");
+    }
+}
