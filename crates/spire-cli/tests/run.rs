@@ -210,6 +210,18 @@ fn mistakes_are_answered_with_what_to_do() {
 }
 
 #[test]
+fn processes_that_would_write_the_same_run_are_refused() {
+    let scratch = TempDir::new().unwrap();
+    let run = scratch.path().join("run");
+    let said = error(train(&run, 2).env("SLURM_STEP_NUM_TASKS", "3").output().unwrap());
+    assert!(said.contains(if cfg!(feature = "mpi") { "MPI connects 1" } else { "--features mpi" }), "{said}");
+    assert!(!run.exists());
+    let sweep = command(&["sweep", "configs/sweeps/smallest.toml"]).env("OMPI_COMM_WORLD_SIZE", "2").output().unwrap();
+    let said = error(sweep);
+    assert!(said.contains("OMPI_COMM_WORLD_SIZE=2") && said.contains("without mpirun"), "{said}");
+}
+
+#[test]
 fn verify_fails_where_a_bundle_does_not_agree() {
     let scratch = TempDir::new().unwrap();
     let case = scratch.path().join("case");

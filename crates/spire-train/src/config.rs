@@ -242,6 +242,7 @@ impl RunConfig {
         ] {
             ensure!(value > 0, "{key} must be at least 1");
         }
+        ensure!(train.bucket_megabytes <= 4096, "train.bucket_megabytes must be at most 4096");
         ensure!(train.max_bad_steps > 0, "train.max_bad_steps must be at least 1");
         for (key, value) in [("train.learning_rate", train.learning_rate), ("train.max_grad_norm", train.max_grad_norm)]
         {

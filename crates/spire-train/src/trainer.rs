@@ -201,8 +201,7 @@ impl<'a> Trainer<'a> {
         let checkpoints = folder.checkpoints(train.keep_checkpoints);
         let mut journal = ranks.is_first().then(|| Journal::open(folder, train.steps, self.step)).transpose()?;
         if let (Some(journal), 2..) = (&journal, ranks.count()) {
-            let (count, machines) = (ranks.count(), ranks.machines());
-            journal.say(&format!("{count} ranks, machines: {machines}, samples a step: {samples}"));
+            journal.say(&format!("ranks {}, machines {}, samples a step {samples}", ranks.count(), ranks.machines()));
         }
         ranks.agree("the norm of the weights", weight_norm(&self.control))?;
         let mut bad_steps = 0;
@@ -212,8 +211,6 @@ impl<'a> Trainer<'a> {
             let batches = self.batches(train.batch_size, train.accumulate)?;
             let waited = started.elapsed();
             let (loss, gradients) = self.gradients(batches, config)?;
-            let loss = ranks.mean(loss);
-            let gradients = ranks.mean_gradients(&self.control, gradients, train.bucket_megabytes * 1_000_000);
             let norm = ranks.agree("the norm of the gradients", grad_norm(&self.control, &gradients))?;
             if loss.is_finite() && norm.is_finite() {
                 self.update(gradients, norm, train.ema_decay);
@@ -275,6 +272,7 @@ impl<'a> Trainer<'a> {
         (0..count).map(|_| Ok(self.loader.batch(size)?)).collect()
     }
 
+    /// The mean loss of all ranks' batches, and its gradients.
     fn gradients(&mut self, batches: Vec<Vec<TrainingSample>>, config: &RunConfig) -> Result<(f64, GradientsParams)> {
         let seed = config.run.seed;
         let inputs = batches.iter().map(|batch| {
@@ -283,7 +281,10 @@ impl<'a> Trainer<'a> {
         });
         let inputs = inputs.collect::<Result<Vec<_>>>()?;
         let unet = &self.base.unet;
-        gradients(&self.control, inputs, config.train.threads, |control, inputs: Inputs| Ok(inputs.loss(unet, control)))
+        let loss = |control: &Control, inputs: Inputs| Ok(inputs.loss(unet, control));
+        let (loss, own) = gradients(&self.control, inputs, config.train.threads, loss)?;
+        let bytes = config.train.bucket_megabytes * 1_000_000;
+        Ok((self.ranks.mean(loss), self.ranks.mean_gradients(&self.control, own, bytes)))
     }
 
     /// Everything of a batch that has no gradient: noisy latents, texts, pictures. `latents` are those of the clean

@@ -37,7 +37,7 @@ pub fn replaced<M: Module>(
 
 /// A bucket's numbers.
 pub fn read(bucket: &Tensor<1>) -> Vec<f32> {
-    bucket.to_data().convert::<f32>().to_vec().expect("they were converted")
+    bucket.to_data().convert::<f32>().try_to_vec().expect("they were converted")
 }
 
 /// Other numbers in the type and on the device of a bucket.
@@ -122,9 +122,9 @@ mod tests {
                 let weight = back.get::<2>(layer.weight.id).unwrap();
                 assert_eq!(weight.dims(), [3, 5]);
                 let expected: Vec<f32> = [1.0, 2.0, 3.0].iter().flat_map(|x| [x * factor; 5]).collect();
-                assert_eq!(weight.into_data().to_vec::<f32>().unwrap(), expected);
+                assert_eq!(weight.into_data().try_to_vec::<f32>().unwrap(), expected);
                 let bias = back.get::<1>(layer.bias.as_ref().unwrap().id).unwrap();
-                assert_eq!(bias.into_data().to_vec::<f32>().unwrap(), [factor; 5]);
+                assert_eq!(bias.into_data().try_to_vec::<f32>().unwrap(), [factor; 5]);
             }
         }
     }

@@ -154,14 +154,16 @@ impl Ranks {
     /// A text of several lines that all ranks should have.
     ///
     /// # Errors
-    /// This rank has another than the first: the first line that differs.
+    /// One has another than the first; all of them then get the same error, which names the line.
     pub fn agree_on_text(&self, what: &str, own: &str) -> Result<()> {
-        let first = self.from_first(own);
-        let lines = own.lines().map(Some).chain([None]).zip(first.lines().map(Some).chain([None]));
-        let differing = lines.into_iter().find(|(own, first)| own != first);
-        if let Some((own, first)) = differing {
-            let [own, first] = [own, first].map(|line| line.unwrap_or("nothing more"));
-            bail!("{what} is not the first rank's: \"{own}\" here, \"{first}\" there; start all with the same command");
+        let texts = self.texts(own);
+        for (rank, text) in texts.iter().enumerate().filter(|(_, text)| **text != texts[0]) {
+            let [first, other] = first_difference(&texts[0], text);
+            bail!(
+                "{what} of rank {rank}, on {}, is not the first rank's: \"{other}\" there, \"{first}\" here; start all with \
+                 the same command",
+                self.hosts[rank]
+            );
         }
         Ok(())
     }
@@ -203,6 +205,17 @@ impl Ranks {
     }
 }
 
+/// The first lines in which two texts differ; empty where one of them has ended.
+fn first_difference<'a>(one: &'a str, other: &'a str) -> [&'a str; 2] {
+    let (mut one, mut other) = (one.lines(), other.lines());
+    loop {
+        match (one.next(), other.next()) {
+            (Some(a), Some(b)) if a == b => {}
+            (a, b) => return [a, b].map(Option::unwrap_or_default),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,6 +235,13 @@ mod tests {
         assert_eq!(alone.device("cuda"), "cuda");
         assert_eq!(alone.share(3).collect::<Vec<_>>(), [0, 1, 2]);
         alone.agree_on_text("text", "a\nb").unwrap();
+    }
+
+    #[test]
+    fn the_first_line_that_differs_is_found() {
+        assert_eq!(first_difference("a\nb\nc", "a\nx\nc"), ["b", "x"]);
+        assert_eq!(first_difference("a\nb", "a"), ["b", ""]);
+        assert_eq!(first_difference("a", "a\nb"), ["", "b"]);
     }
 
     #[test]
