@@ -157,7 +157,7 @@ impl Ranks {
     /// One has another than the first; all of them then get the same error, which names the line.
     pub fn agree_on_text(&self, what: &str, own: &str) -> Result<()> {
         let texts = self.texts(own);
-        for (rank, text) in texts.iter().enumerate().filter(|(_, text)| **text != texts[0]) {
+        if let Some((rank, text)) = texts.iter().enumerate().find(|(_, text)| **text != texts[0]) {
             let [first, other] = first_difference(&texts[0], text);
             bail!(
                 "{what} of rank {rank}, on {}, is not the first rank's: \"{other}\" there, \"{first}\" here; start all with \
