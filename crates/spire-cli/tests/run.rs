@@ -119,19 +119,47 @@ fn a_killed_run_resumes_exactly_and_a_finished_one_restores() {
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_writes_a_checkpoint_and_ends_well() {
+    for name in ["-INT", "-TERM"] {
+        let scratch = TempDir::new().unwrap();
+        let run = scratch.path().join("run");
+        let child = train(&run, 1_000_000).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for(&run, 1);
+        signal(&child, name);
+        let said = ok(child.wait_with_output().unwrap());
+        assert!(said.contains("--resume"), "{said}");
+        assert_eq!(checkpoints(&run).len(), 1);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_nohup_started_survives_the_end_of_the_terminal() {
     let scratch = TempDir::new().unwrap();
     let run = scratch.path().join("run");
-    let child = train(&run, 1_000_000).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let train = train(&run, 1_000_000);
+    let mut nohup = Command::new("sh");
+    nohup.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(train.get_program()).args(train.get_args());
+    nohup.current_dir(train.get_current_dir().unwrap()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = nohup.spawn().unwrap();
+    wait_for(&run, 1);
+    signal(&child, "-HUP");
+    wait_for(&run, losses(&run).len() + 3);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[cfg(unix)]
+fn wait_for(run: &Path, steps: usize) {
     let start = Instant::now();
-    while losses(&run).is_empty() {
-        assert!(start.elapsed() < Duration::from_secs(300), "no step after five minutes");
+    while losses(run).len() < steps {
+        assert!(start.elapsed() < Duration::from_secs(300), "no {steps} steps after five minutes");
         std::thread::sleep(Duration::from_millis(5));
     }
-    let signal = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(signal.success());
-    let said = ok(child.wait_with_output().unwrap());
-    assert!(said.contains("--resume"), "{said}");
-    assert_eq!(checkpoints(&run).len(), 1);
+}
+
+#[cfg(unix)]
+fn signal(child: &std::process::Child, name: &str) {
+    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
 }
 
 #[test]

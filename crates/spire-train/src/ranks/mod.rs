@@ -145,7 +145,7 @@ impl Ranks {
     /// This rank's is too far from the others'.
     pub fn agree(&self, what: &str, value: f64) -> Result<f64> {
         let mean = self.mean(value);
-        if (value - mean).abs() > AGREEMENT * mean.abs() {
+        if apart(value, mean) {
             bail!("{what} is {value} here and {mean} on average: the ranks no longer train the same weights");
         }
         Ok(mean)
@@ -205,6 +205,11 @@ impl Ranks {
     }
 }
 
+/// Whether a rank's number is too far from the mean of all. What is no number is the same to all: the mean is none either.
+fn apart(value: f64, mean: f64) -> bool {
+    (value - mean).abs() > AGREEMENT * mean.abs()
+}
+
 /// The first lines in which two texts differ; empty where one of them has ended.
 fn first_difference<'a>(one: &'a str, other: &'a str) -> [&'a str; 2] {
     let (mut one, mut other) = (one.lines(), other.lines());
@@ -235,6 +240,12 @@ mod tests {
         assert_eq!(alone.device("cuda"), "cuda");
         assert_eq!(alone.share(3).collect::<Vec<_>>(), [0, 1, 2]);
         alone.agree_on_text("text", "a\nb").unwrap();
+    }
+
+    #[test]
+    fn rounding_is_no_disagreement() {
+        assert!(!apart(0.0, 0.0) && !apart(2.0, 2.00001) && !apart(f64::NAN, f64::NAN));
+        assert!(apart(2.0, 2.001) && apart(1e-3, 0.0) && apart(-1.0, 1.0));
     }
 
     #[test]

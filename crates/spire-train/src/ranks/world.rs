@@ -46,7 +46,7 @@ impl World {
         sum
     }
 
-    /// The sums of rows with `lengths`, the same on every rank; a row is on its way while the next is read.
+    /// The sums of rows with `lengths`, the same on every rank; a row is sent off before the next is read.
     pub fn sums(&self, lengths: impl Iterator<Item = usize>, read: impl Fn(usize) -> Vec<f32>) -> Vec<Vec<f32>> {
         let mut sums: Vec<_> = lengths.map(|length| vec![0.0_f32; length]).collect();
         let own: Vec<_> = sums.iter().map(|_| OnceCell::new()).collect();
