@@ -119,19 +119,47 @@ fn a_killed_run_resumes_exactly_and_a_finished_one_restores() {
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_writes_a_checkpoint_and_ends_well() {
+    for name in ["-INT", "-TERM"] {
+        let scratch = TempDir::new().unwrap();
+        let run = scratch.path().join("run");
+        let child = train(&run, 1_000_000).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for(&run, 1);
+        signal(&child, name);
+        let said = ok(child.wait_with_output().unwrap());
+        assert!(said.contains("--resume"), "{said}");
+        assert_eq!(checkpoints(&run).len(), 1);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_nohup_started_survives_the_end_of_the_terminal() {
     let scratch = TempDir::new().unwrap();
     let run = scratch.path().join("run");
-    let child = train(&run, 1_000_000).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let train = train(&run, 1_000_000);
+    let mut nohup = Command::new("sh");
+    nohup.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(train.get_program()).args(train.get_args());
+    nohup.current_dir(train.get_current_dir().unwrap()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = nohup.spawn().unwrap();
+    wait_for(&run, 1);
+    signal(&child, "-HUP");
+    wait_for(&run, losses(&run).len() + 3);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[cfg(unix)]
+fn wait_for(run: &Path, steps: usize) {
     let start = Instant::now();
-    while losses(&run).is_empty() {
-        assert!(start.elapsed() < Duration::from_secs(300), "no step after five minutes");
+    while losses(run).len() < steps {
+        assert!(start.elapsed() < Duration::from_secs(300), "no {steps} steps after five minutes");
         std::thread::sleep(Duration::from_millis(5));
     }
-    let signal = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(signal.success());
-    let said = ok(child.wait_with_output().unwrap());
-    assert!(said.contains("--resume"), "{said}");
-    assert_eq!(checkpoints(&run).len(), 1);
+}
+
+#[cfg(unix)]
+fn signal(child: &std::process::Child, name: &str) {
+    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
 }
 
 #[test]
@@ -207,6 +235,18 @@ fn mistakes_are_answered_with_what_to_do() {
     assert!(device.contains("flex"), "{device}");
     let picture = error(spire(&["restore", "README.md", "-o", "never.png"]));
     assert!(picture.contains("README.md"), "{picture}");
+}
+
+#[test]
+fn processes_that_would_write_the_same_run_are_refused() {
+    let scratch = TempDir::new().unwrap();
+    let run = scratch.path().join("run");
+    let said = error(train(&run, 2).env("SLURM_STEP_NUM_TASKS", "3").output().unwrap());
+    assert!(said.contains(if cfg!(feature = "mpi") { "MPI connects 1" } else { "--features mpi" }), "{said}");
+    assert!(!run.exists());
+    let sweep = command(&["sweep", "configs/sweeps/smallest.toml"]).env("OMPI_COMM_WORLD_SIZE", "2").output().unwrap();
+    let said = error(sweep);
+    assert!(said.contains("OMPI_COMM_WORLD_SIZE=2") && said.contains("without mpirun"), "{said}");
 }
 
 #[test]

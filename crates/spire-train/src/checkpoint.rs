@@ -178,6 +178,14 @@ impl CheckpointStore {
         if reasons.is_empty() { Ok(None) } else { Err(CheckpointError::AllDamaged { dir: self.dir.clone(), reasons }) }
     }
 
+    /// The checkpoint of `step`.
+    ///
+    /// # Errors
+    /// There is none, or it is damaged.
+    pub fn of_step(&self, step: u64) -> Result<Checkpoint> {
+        Checkpoint::open(self.dir.join(directory_name(step)))
+    }
+
     /// The sound checkpoint with the highest score, the newest of equals; `None` if none has a score.
     ///
     /// # Errors

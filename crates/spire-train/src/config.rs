@@ -102,6 +102,8 @@ pub struct TrainSection {
     pub accumulate: usize,
     /// Batches of a step that are computed at a time, each on a thread: 2 or more pays on a CPU.
     pub threads: usize,
+    /// Where several processes train together: the size of the parts, in MB, in which gradients travel between them.
+    pub bucket_megabytes: usize,
     /// Base rate of AdamW.
     pub learning_rate: f64,
     /// `cosine` or `constant`, after the warm-up.
@@ -133,6 +135,7 @@ impl Default for TrainSection {
             batch_size: 16,
             accumulate: 1,
             threads: 1,
+            bucket_megabytes: 25,
             learning_rate: 5e-5,
             schedule: Schedule::Cosine,
             warmup_steps: 500,
@@ -164,7 +167,7 @@ impl TrainSection {
         }
     }
 
-    /// Samples a step.
+    /// Samples a step, of each process.
     pub fn samples_per_step(&self) -> usize {
         self.batch_size * self.accumulate
     }
@@ -225,6 +228,7 @@ impl RunConfig {
             ("train.batch_size", train.batch_size),
             ("train.accumulate", train.accumulate),
             ("train.threads", train.threads),
+            ("train.bucket_megabytes", train.bucket_megabytes),
             ("train.keep_checkpoints", train.keep_checkpoints),
             ("evaluate.batch_size", self.evaluate.batch_size),
             ("evaluate.validation_samples", self.evaluate.validation_samples),
@@ -238,6 +242,7 @@ impl RunConfig {
         ] {
             ensure!(value > 0, "{key} must be at least 1");
         }
+        ensure!(train.bucket_megabytes <= 4096, "train.bucket_megabytes must be at most 4096");
         ensure!(train.max_bad_steps > 0, "train.max_bad_steps must be at least 1");
         for (key, value) in [("train.learning_rate", train.learning_rate), ("train.max_grad_norm", train.max_grad_norm)]
         {

@@ -28,6 +28,9 @@ pub struct StepMetrics {
     /// Training images a second, since the last step.
     #[serde(deserialize_with = "null_is_nan")]
     pub images_per_second: f64,
+    /// Share of the step's time that was spent waiting for samples; `None` where that was not measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_wait: Option<f64>,
     /// Anything else that some steps have, such as validation figures.
     #[serde(flatten)]
     pub more: BTreeMap<String, Option<f64>>,
@@ -134,11 +137,11 @@ mod tests {
     fn a_line_a_step_with_the_documented_keys() {
         let (_guard, path) = log_path();
         let mut log = MetricsLog::open(&path, 0).unwrap();
-        log.append(&metrics(0, f64::from(0.1_f32))).unwrap();
+        log.append(&StepMetrics { data_wait: Some(0.015), ..metrics(0, f64::from(0.1_f32)) }).unwrap();
         log.append(&StepMetrics { more: [("psnr".to_owned(), Some(21.5))].into(), ..metrics(1, 0.25) }).unwrap();
         assert_eq!(
             fs::read_to_string(&path).unwrap(),
-            "{\"step\":0,\"loss\":0.10000000149011612,\"learning_rate\":0.0001,\"grad_norm\":0.5,\"images_per_second\":12.25}\n\
+            "{\"step\":0,\"loss\":0.10000000149011612,\"learning_rate\":0.0001,\"grad_norm\":0.5,\"images_per_second\":12.25,\"data_wait\":0.015}\n\
              {\"step\":1,\"loss\":0.25,\"learning_rate\":0.0001,\"grad_norm\":0.5,\"images_per_second\":12.25,\"psnr\":21.5}\n"
         );
         assert_eq!(read(&path).unwrap()[1].more["psnr"], Some(21.5));

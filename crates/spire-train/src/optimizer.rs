@@ -95,6 +95,23 @@ pub fn grad_norm<M: Module>(module: &M, gradients: &GradientsParams) -> f64 {
     visitor.1.map_or(0.0, |sum| f64::from(sum.into_scalar::<f32>()).sqrt())
 }
 
+/// The Euclidean norm of all weights together.
+pub fn weight_norm<M: Module>(module: &M) -> f64 {
+    struct SquaredNorm(Option<Tensor<1>>);
+    impl ModuleVisitor for SquaredNorm {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let square = param.val().inner().square().sum();
+            self.0 = Some(match self.0.take() {
+                Some(sum) => sum + square,
+                None => square,
+            });
+        }
+    }
+    let mut visitor = SquaredNorm(None);
+    module.visit(&mut visitor);
+    visitor.0.map_or(0.0, |sum| f64::from(sum.into_scalar::<f32>()).sqrt())
+}
+
 /// Multiplies every gradient by `factor`.
 pub fn scale<M: Module>(module: &M, gradients: &mut GradientsParams, factor: f64) {
     struct Scale<'a>(&'a mut GradientsParams, f64);
@@ -147,6 +164,15 @@ mod tests {
         // Two weights of gradient 3, two biases of gradient 1.
         let norm = grad_norm(&linear, &gradients(&linear));
         assert!((norm - 20.0_f64.sqrt()).abs() < 1e-6, "{norm}");
+    }
+
+    #[test]
+    fn the_norm_of_weights_is_over_all_of_them() {
+        let mut linear = linear();
+        let device = Device::flex();
+        linear.weight = Param::from_tensor(Tensor::<2>::ones([3, 2], &device).autodiff());
+        linear.bias = Some(Param::from_tensor(Tensor::<1>::from_floats([1.0, 3.0], &device).autodiff()));
+        assert!((weight_norm(&linear) - 4.0).abs() < 1e-6);
     }
 
     #[test]

@@ -115,12 +115,13 @@ fn remaining(steps: u64, took: Duration, left: u64) -> Option<Duration> {
 }
 
 fn line(metrics: &StepMetrics, total: u64, remaining: Option<Duration>) -> String {
-    let StepMetrics { step, loss, learning_rate, images_per_second, .. } = metrics;
+    let StepMetrics { step, loss, learning_rate, images_per_second, data_wait, .. } = metrics;
     let width = total.to_string().len();
     let eta = remaining.map_or_else(|| "?".to_owned(), clock);
+    let waited = data_wait.map(|share| format!("  waiting for data {:.1} %", 100.0 * share)).unwrap_or_default();
     let step = step + 1;
     format!(
-        "step {step:>width$}/{total}  loss {loss:.4}  lr {learning_rate:.2e}  {images_per_second:.1} images/s  ETA {eta}"
+        "step {step:>width$}/{total}  loss {loss:.4}  lr {learning_rate:.2e}  {images_per_second:.1} images/s{waited}  ETA {eta}"
     )
 }
 
@@ -146,6 +147,8 @@ mod tests {
             "step   42/1200  loss 0.1235  lr 1.00e-4  34.6 images/s  ETA 12:34"
         );
         assert!(line(&metrics(0), 1, None).ends_with("ETA ?"));
+        let waited = StepMetrics { data_wait: Some(0.0149), ..metrics(0) };
+        assert!(line(&waited, 1, None).contains("34.6 images/s  waiting for data 1.5 %  ETA"));
         let broken = StepMetrics { loss: f64::NAN, ..metrics(0) };
         assert!(line(&broken, 1, None).contains("loss NaN"));
     }

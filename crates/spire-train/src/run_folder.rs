@@ -2,12 +2,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::checkpoint::{CheckpointStore, write_atomic};
 use crate::config::RunConfig;
 use crate::settings;
+
+/// How long a folder that was made on one machine may take to be seen on another.
+const SEEN_WITHIN: Duration = Duration::from_secs(60);
 
 /// A run folder.
 #[derive(Clone, Debug)]
@@ -25,6 +29,25 @@ impl RunFolder {
         let folder = Self { dir: config.run.dir.clone() };
         fs::create_dir_all(folder.samples()).with_context(|| format!("can't create {}", folder.dir.display()))?;
         write_atomic(&folder.config_file(), settings::resolved(config)?.as_bytes())?;
+        Ok(folder)
+    }
+
+    /// The folder that another rank of the run has created.
+    ///
+    /// # Errors
+    /// It is not to be seen from here.
+    pub fn created_elsewhere(config: &RunConfig) -> Result<Self> {
+        let folder = Self::at(&config.run.dir);
+        let start = Instant::now();
+        while !folder.config_file().is_file() {
+            ensure!(
+                start.elapsed() < SEEN_WITHIN,
+                "{} was created by the first rank and is not to be seen here: run.dir has to be on a file system that all \
+                 machines share",
+                folder.dir.display()
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
         Ok(folder)
     }
 

@@ -2,8 +2,10 @@
 //!
 //! Everything random in a step depends on the seed and the sample's position alone, so a run that goes on from a
 //! checkpoint repeats, bit for bit, what the uninterrupted run would have done.
+//!
+//! Several [`Ranks`] share every step's samples and hold the same weights; the first of them writes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,14 +33,14 @@ use crate::checkpoint::{Checkpoint, CheckpointStore, write_atomic};
 use crate::config::RunConfig;
 use crate::ema;
 use crate::evaluate::{evaluate, held_out, sheet};
+use crate::journal::Journal;
 use crate::memory;
-use crate::metrics_log::{self, MetricsLog, StepMetrics};
-use crate::optimizer::{Optimizer, grad_norm, number_parameters};
+use crate::metrics_log::{self, StepMetrics};
+use crate::optimizer::{Optimizer, grad_norm, number_parameters, weight_norm};
 use crate::parallel::gradients;
-use crate::progress::Progress;
+use crate::ranks::Ranks;
 use crate::run_folder::RunFolder;
-use crate::sheet::save_png;
-use crate::tensorboard::TensorBoard;
+use crate::settings;
 
 /// The files of a checkpoint. The moving average is under diffusers' names, so that a checkpoint opens as a control branch.
 const AVERAGE: &str = "diffusion_pytorch_model.safetensors";
@@ -54,6 +56,8 @@ struct State {
     step: u64,
     /// The next training sample.
     position: u64,
+    /// Samples of a step, of all ranks; older checkpoints do not say.
+    samples_per_step: Option<usize>,
 }
 
 /// How a run ended.
@@ -65,15 +69,17 @@ pub enum Outcome {
     Interrupted(u64),
 }
 
-/// Starts a new run.
+/// Starts a new run. All ranks call it with the same configuration, and stop where one of them is interrupted.
 ///
 /// # Errors
-/// The configuration, the data or the model do not open; the run's folder exists; training fails.
-pub fn train(config: RunConfig, interrupted: &AtomicBool) -> Result<Outcome> {
-    let config = located(config)?;
+/// The configuration, the data or the model do not open; the run's folder exists; training fails; the ranks differ.
+pub fn train(config: RunConfig, ranks: &Ranks, interrupted: &AtomicBool) -> Result<Outcome> {
+    // One after the other: a model may have to be fetched first.
+    let config = ranks.first_before_others(|| located(config))?;
     // Opened first: a run folder is not created for a run that can't start.
-    let mut trainer = Trainer::new(&config, None)?;
-    let folder = RunFolder::create(&config)?;
+    let mut trainer = Trainer::new(&config, ranks, None)?;
+    let create = if ranks.is_first() { RunFolder::create } else { RunFolder::created_elsewhere };
+    let folder = ranks.first_before_others(|| create(&config))?;
     trainer.run(&config, &folder, interrupted)
 }
 
@@ -90,21 +96,32 @@ pub(crate) fn located(mut config: RunConfig) -> Result<RunConfig> {
     Ok(config)
 }
 
-/// Goes on with the run in `dir` from its newest sound checkpoint.
+/// Goes on with the run in `dir` from its newest sound checkpoint, with as many ranks as there are now.
 ///
 /// # Errors
 /// There is no run or no checkpoint; otherwise as [`train`].
-pub fn resume(dir: &Path, overrides: &[String], interrupted: &AtomicBool) -> Result<Outcome> {
+pub fn resume(dir: &Path, overrides: &[String], ranks: &Ranks, interrupted: &AtomicBool) -> Result<Outcome> {
     let (folder, config) = RunFolder::open(dir, overrides)?;
     config.validate()?;
-    let checkpoint = folder.checkpoints(config.train.keep_checkpoints).latest()?;
-    if checkpoint.is_none() {
+    let checkpoint = newest(&folder.checkpoints(config.train.keep_checkpoints), ranks)?;
+    if checkpoint.is_none() && ranks.is_first() {
         tracing::warn!("the run in {} has no checkpoint yet and starts from its beginning", dir.display());
     }
-    Trainer::new(&config, checkpoint.as_ref())?.run(&config, &folder, interrupted)
+    Trainer::new(&config, ranks, checkpoint.as_ref())?.run(&config, &folder, interrupted)
 }
 
-struct Trainer {
+/// The newest checkpoint that is sound where the first rank reads it: the same for all.
+fn newest(checkpoints: &CheckpointStore, ranks: &Ranks) -> Result<Option<Checkpoint>> {
+    let newest = if ranks.is_first() { checkpoints.latest()? } else { None };
+    let step = ranks.from_first(&newest.as_ref().map(|newest| newest.step.to_string()).unwrap_or_default());
+    if ranks.is_first() || step.is_empty() {
+        return Ok(newest);
+    }
+    Ok(Some(checkpoints.of_step(step.parse()?).context("the first rank goes on from a checkpoint")?))
+}
+
+struct Trainer<'a> {
+    ranks: &'a Ranks,
     device: Device,
     base: Base,
     schedule: NoiseSchedule,
@@ -119,9 +136,10 @@ struct Trainer {
     latents: Latents,
 }
 
-impl Trainer {
-    fn new(config: &RunConfig, checkpoint: Option<&Checkpoint>) -> Result<Self> {
-        let device = spire_model::device::device(&config.run.device)?;
+impl<'a> Trainer<'a> {
+    fn new(config: &RunConfig, ranks: &'a Ranks, checkpoint: Option<&Checkpoint>) -> Result<Self> {
+        ranks.agree_on_text("the configuration", &settings::resolved(config)?)?;
+        let device = spire_model::device::device(&ranks.device(&config.run.device))?;
         device.seed(config.run.seed);
         let training = device.clone().autodiff();
         let samples = Samples::open(config.data.clone(), config.degradation.clone(), config.run.seed)?;
@@ -151,6 +169,10 @@ impl Trainer {
             optimizer = optimizer.with_bytes(checkpoint.read(OPTIMIZER)?).context(origin)?;
             let state: State = serde_json::from_slice(&checkpoint.read(STATE)?)?;
             (step, position) = (state.step, state.position);
+            let (before, now) = (state.samples_per_step, ranks.count() * config.train.samples_per_step());
+            if let Some(before) = before.filter(|before| *before != now && ranks.is_first()) {
+                tracing::warn!("from step {step} on a step has {now} samples; before it had {before}");
+            }
         }
         let control = number_parameters(control);
         let average = average.unwrap_or_else(|| control.valid());
@@ -158,8 +180,9 @@ impl Trainer {
             config.model.image_encoder().map(|tower| ImageSpace::load_tower(&tower, &device)).transpose()?;
         Ok(Self {
             schedule: NoiseSchedule::new(&base.scheduler)?,
-            loader: Loader::new(Arc::new(samples), position)?,
+            loader: Loader::slice(Arc::new(samples), position, ranks.slice(config.train.samples_per_step()))?,
             latents: Latents::new(config.data.crop == Crop::Center),
+            ranks,
             device,
             base,
             control_config,
@@ -173,31 +196,39 @@ impl Trainer {
     }
 
     fn run(&mut self, config: &RunConfig, folder: &RunFolder, interrupted: &AtomicBool) -> Result<Outcome> {
-        let train = &config.train;
+        let (train, ranks) = (&config.train, self.ranks);
+        let samples = ranks.count() * train.samples_per_step();
         let checkpoints = folder.checkpoints(train.keep_checkpoints);
-        let mut log = MetricsLog::open(folder.metrics(), self.step)?;
-        let mut board = TensorBoard::create(&folder.tensorboard(), self.step)?;
-        let mut progress = Progress::new(train.steps, self.step, (train.steps / 100).max(1));
+        let mut journal = ranks.is_first().then(|| Journal::open(folder, train.steps, self.step)).transpose()?;
+        if let (Some(journal), 2..) = (&journal, ranks.count()) {
+            journal.say(&format!("ranks {}, machines {}, samples a step {samples}", ranks.count(), ranks.machines()));
+        }
+        ranks.agree("the norm of the weights", weight_norm(&self.control))?;
         let mut bad_steps = 0;
         let mut score = None;
         while self.step < train.steps {
             let started = Instant::now();
             let batches = self.batches(train.batch_size, train.accumulate)?;
+            let waited = started.elapsed();
             let (loss, gradients) = self.gradients(batches, config)?;
-            let norm = grad_norm(&self.control, &gradients);
+            let norm = ranks.agree("the norm of the gradients", grad_norm(&self.control, &gradients))?;
             if loss.is_finite() && norm.is_finite() {
                 self.update(gradients, norm, train.ema_decay);
                 bad_steps = 0;
             } else {
                 bad_steps += 1;
-                progress.say(&format!("step {}: the loss is {loss}, its gradient {norm}: step skipped", self.step));
+                if let Some(journal) = &journal {
+                    journal.say(&format!("step {}: the loss is {loss}, its gradient {norm}: step skipped", self.step));
+                }
             }
+            let took = started.elapsed().as_secs_f64();
             let mut metrics = StepMetrics {
                 step: self.step,
                 loss,
                 learning_rate: self.optimizer.learning_rate(self.step),
                 grad_norm: norm,
-                images_per_second: train.samples_per_step() as f64 / started.elapsed().as_secs_f64(),
+                images_per_second: samples as f64 / took,
+                data_wait: Some(ranks.mean(waited.as_secs_f64() / took)),
                 ..StepMetrics::default()
             };
             self.step += 1;
@@ -205,35 +236,35 @@ impl Trainer {
                 let loss = self.validate(config)?;
                 score = Some(-loss);
                 metrics.more.insert("validation_loss".into(), Some(loss));
-                let sheet = sheet(&self.base, &self.average, &self.held_out, &config.evaluate)?.draw();
-                save_png(&sheet, &folder.samples().join(format!("step-{:08}.png", self.step)))?;
-                board.image("samples", &sheet, self.step)?;
-                board.scalar("validation/loss", loss as f32, self.step)?;
+                if let Some(journal) = &mut journal {
+                    let sheet = sheet(&self.base, &self.average, &self.held_out, &config.evaluate)?.draw();
+                    journal.validation(self.step, loss, &sheet)?;
+                }
+                ranks.wait();
             }
-            log.append(&metrics)?;
-            for (tag, value) in [
-                ("train/loss", metrics.loss),
-                ("train/learning_rate", metrics.learning_rate),
-                ("train/grad_norm", metrics.grad_norm),
-                ("train/images_per_second", metrics.images_per_second),
-            ] {
-                board.scalar(tag, value as f32, self.step)?;
+            if let Some(journal) = &mut journal {
+                journal.step(&metrics)?;
             }
-            progress.step(&metrics);
             if bad_steps >= train.max_bad_steps {
                 bail!("{}", self.lost(bad_steps, &checkpoints));
             }
-            let stop = interrupted.load(Ordering::Relaxed);
+            let stop = ranks.any(interrupted.load(Ordering::Relaxed));
             if self.step.is_multiple_of(train.checkpoint_every) || self.step == train.steps || stop {
-                self.save(&checkpoints, score.take())?;
+                ranks.agree("the norm of the weights", weight_norm(&self.control))?;
+                if ranks.is_first() {
+                    self.save(&checkpoints, score.take(), samples)?;
+                }
             }
             if stop && self.step < train.steps {
-                progress.finish();
                 return Ok(Outcome::Interrupted(self.step));
             }
         }
-        progress.finish();
-        self.finish(config, folder)?;
+        drop(journal);
+        let skipped = self.skipped();
+        if ranks.is_first() {
+            self.finish(config, folder, skipped)?;
+        }
+        ranks.wait();
         Ok(Outcome::Finished)
     }
 
@@ -241,6 +272,7 @@ impl Trainer {
         (0..count).map(|_| Ok(self.loader.batch(size)?)).collect()
     }
 
+    /// The mean loss of all ranks' batches, and its gradients.
     fn gradients(&mut self, batches: Vec<Vec<TrainingSample>>, config: &RunConfig) -> Result<(f64, GradientsParams)> {
         let seed = config.run.seed;
         let inputs = batches.iter().map(|batch| {
@@ -249,7 +281,10 @@ impl Trainer {
         });
         let inputs = inputs.collect::<Result<Vec<_>>>()?;
         let unet = &self.base.unet;
-        gradients(&self.control, inputs, config.train.threads, |control, inputs: Inputs| Ok(inputs.loss(unet, control)))
+        let loss = |control: &Control, inputs: Inputs| Ok(inputs.loss(unet, control));
+        let (loss, own) = gradients(&self.control, inputs, config.train.threads, loss)?;
+        let bytes = config.train.bucket_megabytes * 1_000_000;
+        Ok((self.ranks.mean(loss), self.ranks.mean_gradients(&self.control, own, bytes)))
     }
 
     /// Everything of a batch that has no gradient: noisy latents, texts, pictures. `latents` are those of the clean
@@ -283,27 +318,29 @@ impl Trainer {
         self.average = ema::update(self.average.clone(), &self.control, decay);
     }
 
-    /// The moving average's loss on held-out samples, with the same timesteps and noise every time.
+    /// The moving average's loss on held-out samples, with the same timesteps and noise every time; the ranks share them.
     fn validate(&self, config: &RunConfig) -> Result<f64> {
         let count = config.evaluate.validation_samples as u64;
         let mut total = 0.0;
-        for n in 0..count {
+        for n in self.ranks.share(count) {
             let sample = self.held_out.sample(n)?;
             let latent = Latents::new(false).of(&self.base, &sample, &self.device);
             let inputs = self.inputs(&[sample], vec![latent], config.evaluate.seed)?;
             total += f64::from(inputs.loss(&self.base.unet, &self.average).into_scalar::<f32>());
         }
-        Ok(total / count as f64)
+        Ok(self.ranks.sum(total) / count as f64)
     }
 
-    fn save(&self, checkpoints: &CheckpointStore, score: Option<f64>) -> Result<PathBuf> {
+    fn save(&self, checkpoints: &CheckpointStore, score: Option<f64>, samples_per_step: usize) -> Result<PathBuf> {
+        let state =
+            State { step: self.step, position: self.loader.position(), samples_per_step: Some(samples_per_step) };
         let file = |name| -> Result<(&str, Vec<u8>)> {
             let bytes = match name {
                 CONFIG => self.control_config.to_json()?,
                 AVERAGE => weights::to_bytes(&self.average, DType::F32)?,
                 WEIGHTS => weights::to_bytes(&self.control, DType::F32)?,
                 OPTIMIZER => self.optimizer.to_bytes()?,
-                _ => serde_json::to_vec_pretty(&State { step: self.step, position: self.loader.position() })?,
+                _ => serde_json::to_vec_pretty(&state)?,
             };
             Ok((name, bytes))
         };
@@ -318,7 +355,14 @@ impl Trainer {
         format!("the loss was not finite for {bad_steps} steps in a row; {last}; lower train.learning_rate")
     }
 
-    fn finish(&mut self, config: &RunConfig, folder: &RunFolder) -> Result<()> {
+    /// How many pictures of the source could not be used, whichever ranks met them.
+    fn skipped(&self) -> usize {
+        let own: Vec<_> = self.loader.samples().skipped().iter().map(|skipped| format!("{skipped:?}")).collect();
+        let all = self.ranks.texts(&own.join("\n"));
+        all.iter().flat_map(|skipped| skipped.lines()).collect::<BTreeSet<_>>().len()
+    }
+
+    fn finish(&mut self, config: &RunConfig, folder: &RunFolder, skipped: usize) -> Result<()> {
         let control = folder.control();
         std::fs::create_dir_all(&control).with_context(|| format!("can't create {}", control.display()))?;
         write_atomic(&control.join(CONFIG), &self.control_config.to_json()?)?;
@@ -331,7 +375,8 @@ impl Trainer {
             "first_smoothed_loss": first,
             "last_smoothed_loss": last,
             "images_per_second": steps.len() as f64 / rate,
-            "skipped_samples": self.loader.samples().skipped().len(),
+            "ranks": self.ranks.count(),
+            "skipped_samples": skipped,
             "parameters": { "trained": self.control.num_params(), "frozen_unet": self.base.unet.num_params() },
         });
         if config.evaluate.samples > 0 {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use spire_eval::evaluation::EvalConfig;
-use spire_train::{benchmarking, settings};
+use spire_train::{benchmarking, ranks, settings};
 
 #[derive(clap::Args)]
 pub struct Eval {
@@ -17,6 +17,7 @@ pub struct Eval {
 }
 
 pub fn run(args: Eval) -> Result<ExitCode> {
+    ranks::ensure_alone("spire eval")?;
     let config: EvalConfig = settings::load(&args.config, &args.overrides)?;
     config.validate().with_context(|| args.config.display().to_string())?;
     let output = config.output.clone().unwrap_or_else(|| Path::new("results").join(&config.name));

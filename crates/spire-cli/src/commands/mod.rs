@@ -23,6 +23,7 @@ use spire_data::rng::rng;
 use spire_train::config::RunConfig;
 use spire_train::dry_run::dry_run;
 use spire_train::pretrain::{self, PretrainConfig, Stage};
+use spire_train::ranks::{self, Ranks};
 use spire_train::settings;
 use spire_train::trainer::{self, Outcome};
 
@@ -160,27 +161,37 @@ fn train(args: Train) -> Result<ExitCode> {
             flag.store(true, Ordering::Relaxed);
         });
     }
+    ranks::together(|ranks| train_together(args, ranks, &interrupted))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn train_together(args: Train, ranks: &Ranks, interrupted: &AtomicBool) -> Result<()> {
     let (outcome, dir) = match (args.resume, args.config) {
-        (Some(run), _) => (trainer::resume(&run, &args.overrides, &interrupted)?, run),
+        (Some(run), _) => (trainer::resume(&run, &args.overrides, ranks, interrupted)?, run),
         (None, Some(path)) => {
             let config: RunConfig = settings::load(&path, &args.overrides)?;
             let dir = config.run.dir.clone();
-            (trainer::train(config, &interrupted)?, dir)
+            (trainer::train(config, ranks, interrupted)?, dir)
         }
         (None, None) => unreachable!("the parser asks for one of the two"),
     };
     match outcome {
+        _ if !ranks.is_first() => {}
         Outcome::Finished => println!("{}", std::fs::read_to_string(dir.join("summary.json"))?),
         Outcome::Interrupted(step) => {
             println!("stopped after step {step}; go on with: spire train --resume {}", dir.display());
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
-/// A flag that Ctrl-C sets, with a word to the user; the second time, the user does not want to wait.
+/// A flag that Ctrl-C and a polite kill (SIGTERM) set, with a word to the user; the second time, the user does not want to wait.
 fn interruption(message: &'static str) -> Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
+    if hangup_is_ignored() {
+        tracing::warn!("started by nohup: Ctrl-C and kill end this at once, and the last checkpoint counts");
+        return Ok(interrupted);
+    }
     let (flag, pressed) = (interrupted.clone(), AtomicBool::new(false));
     ctrlc::set_handler(move || {
         if pressed.swap(true, Ordering::Relaxed) {
@@ -190,6 +201,14 @@ fn interruption(message: &'static str) -> Result<Arc<AtomicBool>> {
         flag.store(true, Ordering::Relaxed);
     })?;
     Ok(interrupted)
+}
+
+/// Whether this was started by `nohup`. The handler would end its protection: it takes the end of the terminal (SIGHUP)
+/// for a polite kill.
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 fn degrade_picture(args: Degrade) -> Result<ExitCode> {
@@ -223,6 +242,7 @@ fn verify(args: Verify) -> Result<ExitCode> {
 }
 
 fn pretrain_model(args: Pretrain) -> Result<ExitCode> {
+    ranks::ensure_alone("spire pretrain")?;
     let config: PretrainConfig = settings::load(&args.config, &args.overrides)?;
     let stages = if args.stages.is_empty() { StageName::value_variants() } else { &args.stages };
     let stages: Vec<_> = stages

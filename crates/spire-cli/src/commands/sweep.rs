@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use spire_train::sweep;
+use spire_train::{ranks, sweep};
 
 #[derive(clap::Args)]
 pub struct Sweep {
@@ -22,6 +22,7 @@ pub struct Sweep {
 }
 
 pub fn run(args: Sweep) -> Result<ExitCode> {
+    ranks::ensure_alone("spire sweep")?;
     let sweep = sweep::Sweep::open(&args.config, &args.overrides)?;
     if args.dry_run {
         print!("{}", sweep.plan()?);
