@@ -50,6 +50,11 @@ pub fn dry_run(config: RunConfig) -> Result<DryRun> {
     if let Err(taken) = RunFolder::check_free(&config) {
         tracing::warn!("{taken:#}");
     }
+    count(config)
+}
+
+/// As [`dry_run`], of a configuration that is located already, for what writes no run folder.
+pub(crate) fn count(config: RunConfig) -> Result<DryRun> {
     spire_model::device::device(&config.run.device)?;
     let samples = Samples::open(config.data.clone(), config.degradation.clone(), config.run.seed)?;
     held_out(&config)?;
@@ -165,6 +170,17 @@ impl DryRun {
         let texts = (2, if guided { 3 } else { 2 });
         let encoded = (1, u64::from(sampling.strength < 1.0));
         [texts, encoded, (0, 1), denoising, denoising, denoising, denoising, denoising]
+    }
+
+    /// Floating-point operations of UNet and branch for one image of a training step, forward and backward.
+    pub(crate) fn training_flops(&self) -> u64 {
+        self.parts()[3..].iter().map(|(_, cost)| cost.forward + cost.backward).sum()
+    }
+
+    /// Floating-point operations of restoring one image, without its texts.
+    pub(crate) fn restoration_flops(&self) -> u64 {
+        let parts = self.parts().into_iter().zip(self.passes());
+        parts.skip(1).map(|((_, cost), (_, restoring))| cost.forward * restoring).sum()
     }
 
     /// Batches whose activations are held at a time.
@@ -319,7 +335,7 @@ impl DryRun {
 }
 
 /// Three figures and a decimal prefix: `1.09 T`; a dash for nothing.
-fn amount(count: u64) -> String {
+pub(crate) fn amount(count: u64) -> String {
     if count == 0 {
         return "–".into();
     }
@@ -339,7 +355,7 @@ fn amount(count: u64) -> String {
     format!("{value:.decimals$} {}", prefixes[prefix])
 }
 
-fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     if count == 0 { amount(0) } else { format!("{}B", amount(count)) }
 }
 

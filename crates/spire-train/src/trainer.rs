@@ -28,7 +28,7 @@ use spire_model::spire::predict;
 use spire_model::weights::{self, Precision, Tensors, fill};
 
 use crate::checkpoint::{Checkpoint, CheckpointStore, write_atomic};
-use crate::config::RunConfig;
+use crate::config::{ModelSection, RunConfig, TrainSection};
 use crate::ema;
 use crate::evaluate::{evaluate, held_out, sheet};
 use crate::memory;
@@ -104,23 +104,24 @@ pub fn resume(dir: &Path, overrides: &[String], interrupted: &AtomicBool) -> Res
     Trainer::new(&config, checkpoint.as_ref())?.run(&config, &folder, interrupted)
 }
 
-struct Trainer {
-    device: Device,
+/// A run's state; [`crate::bench`] measures its steps.
+pub(crate) struct Trainer {
+    pub device: Device,
     base: Base,
     schedule: NoiseSchedule,
-    control_config: ControlConfig,
-    control: Control,
+    pub control_config: ControlConfig,
+    pub control: Control,
     average: Control,
-    optimizer: Optimizer,
+    pub optimizer: Optimizer,
     loader: Loader,
     held_out: Samples,
     image_space: Option<ImageSpace>,
-    step: u64,
+    pub step: u64,
     latents: Latents,
 }
 
 impl Trainer {
-    fn new(config: &RunConfig, checkpoint: Option<&Checkpoint>) -> Result<Self> {
+    pub fn new(config: &RunConfig, checkpoint: Option<&Checkpoint>) -> Result<Self> {
         let device = spire_model::device::device(&config.run.device)?;
         device.seed(config.run.seed);
         let training = device.clone().autodiff();
@@ -129,16 +130,7 @@ impl Trainer {
         let mut base = Base::load(&config.model.base, config.model.precision, &device)?;
         base.guide_by(config.evaluate.sampling.clip_guidance.as_ref())?;
         config.check_size(base.side_multiple())?;
-        let (control_config, mut control) = match &config.model.control {
-            Some(folder) => (ControlConfig::read(folder)?, Control::load(folder, &training)?),
-            None => {
-                let channels = config.model.embedding_channels.clone();
-                let fitting = ControlConfig::for_unet(&base.unet_config, config.model.fusion, channels);
-                let control = Control::from_unet(&fitting, &base.unet, &training)?;
-                (fitting, control)
-            }
-        };
-        control_config.check_fits(&base.unet_config)?;
+        let (control_config, mut control) = starting_control(&config.model, &base, &training)?;
         let mut optimizer = Optimizer::new(config.train.optimizer());
         let (mut step, mut position) = (0, 0);
         let mut average = None;
@@ -182,11 +174,9 @@ impl Trainer {
         let mut score = None;
         while self.step < train.steps {
             let started = Instant::now();
-            let batches = self.batches(train.batch_size, train.accumulate)?;
-            let (loss, gradients) = self.gradients(batches, config)?;
-            let norm = grad_norm(&self.control, &gradients);
+            let inputs = self.next_inputs(config)?;
+            let (loss, norm) = self.train_on(inputs, train)?;
             if loss.is_finite() && norm.is_finite() {
-                self.update(gradients, norm, train.ema_decay);
                 bad_steps = 0;
             } else {
                 bad_steps += 1;
@@ -237,19 +227,29 @@ impl Trainer {
         Ok(Outcome::Finished)
     }
 
-    fn batches(&mut self, size: usize, count: usize) -> Result<Vec<Vec<TrainingSample>>> {
-        (0..count).map(|_| Ok(self.loader.batch(size)?)).collect()
-    }
-
-    fn gradients(&mut self, batches: Vec<Vec<TrainingSample>>, config: &RunConfig) -> Result<(f64, GradientsParams)> {
-        let seed = config.run.seed;
+    /// What the next step computes with: batch by batch, everything that has no gradient.
+    pub fn next_inputs(&mut self, config: &RunConfig) -> Result<Vec<Inputs>> {
+        let train = &config.train;
+        let batches: Vec<_> =
+            (0..train.accumulate).map(|_| self.loader.batch(train.batch_size)).collect::<Result<_, _>>()?;
         let inputs = batches.iter().map(|batch| {
             let latents = batch.iter().map(|sample| self.latents.of(&self.base, sample, &self.device)).collect();
-            self.inputs(batch, latents, seed)
+            self.inputs(batch, latents, config.run.seed)
         });
-        let inputs = inputs.collect::<Result<Vec<_>>>()?;
+        inputs.collect()
+    }
+
+    /// Forward, backward and, where loss and gradients are finite, the optimiser and the average. Gives the loss and the
+    /// gradients' joint norm before it is clipped.
+    pub fn train_on(&mut self, inputs: Vec<Inputs>, train: &TrainSection) -> Result<(f64, f64)> {
         let unet = &self.base.unet;
-        gradients(&self.control, inputs, config.train.threads, |control, inputs: Inputs| Ok(inputs.loss(unet, control)))
+        let loss = |control: &Control, inputs: Inputs| Ok(inputs.loss(unet, control));
+        let (loss, gradients) = gradients(&self.control, inputs, train.threads, loss)?;
+        let norm = grad_norm(&self.control, &gradients);
+        if loss.is_finite() && norm.is_finite() {
+            self.update(gradients, norm, train.ema_decay);
+        }
+        Ok((loss, norm))
     }
 
     /// Everything of a batch that has no gradient: noisy latents, texts, pictures. `latents` are those of the clean
@@ -351,14 +351,30 @@ impl Trainer {
     }
 }
 
+/// The control branch that a run starts from, on `device`: one that is there already, or a copy of the UNet's encoder.
+pub(crate) fn starting_control(model: &ModelSection, base: &Base, device: &Device) -> Result<(ControlConfig, Control)> {
+    let (config, control) = match &model.control {
+        Some(folder) => (ControlConfig::read(folder)?, Control::load(folder, device)?),
+        None => {
+            let channels = model.embedding_channels.clone();
+            let fitting = ControlConfig::for_unet(&base.unet_config, model.fusion, channels);
+            let control = Control::from_unet(&fitting, &base.unet, device)?;
+            (fitting, control)
+        }
+    };
+    config.check_fits(&base.unet_config)?;
+    Ok((config, control))
+}
+
 /// The network's inputs and target of one batch.
-struct Inputs {
-    noisy: Tensor<4>,
-    target: Tensor<4>,
-    timesteps: Tensor<1>,
-    semantic: Tensor<3>,
-    restoration: Tensor<3>,
-    degraded: Tensor<4>,
+#[derive(Clone)]
+pub(crate) struct Inputs {
+    pub noisy: Tensor<4>,
+    pub target: Tensor<4>,
+    pub timesteps: Tensor<1>,
+    pub semantic: Tensor<3>,
+    pub restoration: Tensor<3>,
+    pub degraded: Tensor<4>,
 }
 
 impl Inputs {
