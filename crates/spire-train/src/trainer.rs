@@ -28,7 +28,7 @@ use spire_model::spire::predict;
 use spire_model::weights::{self, Precision, Tensors, fill};
 
 use crate::checkpoint::{Checkpoint, CheckpointStore, write_atomic};
-use crate::config::{ModelSection, RunConfig, TrainSection};
+use crate::config::{ModelSection, RunConfig};
 use crate::ema;
 use crate::evaluate::{evaluate, held_out, sheet};
 use crate::memory;
@@ -129,6 +129,7 @@ impl Trainer {
         let held_out = held_out(config)?;
         let mut base = Base::load(&config.model.base, config.model.precision, &device)?;
         base.guide_by(config.evaluate.sampling.clip_guidance.as_ref())?;
+        base.prompts.keep_at_most(config.model.text_cache_bytes());
         config.check_size(base.side_multiple())?;
         let (control_config, mut control) = starting_control(&config.model, &base, &training)?;
         let mut optimizer = Optimizer::new(config.train.optimizer());
@@ -174,8 +175,9 @@ impl Trainer {
         let mut score = None;
         while self.step < train.steps {
             let started = Instant::now();
-            let inputs = self.next_inputs(config)?;
-            let (loss, norm) = self.train_on(inputs, train)?;
+            let batches = self.batches(train.batch_size, train.accumulate)?;
+            let inputs = self.prepared(&batches, config.run.seed)?;
+            let (loss, norm) = self.train_on(inputs, config)?;
             if loss.is_finite() && norm.is_finite() {
                 bad_steps = 0;
             } else {
@@ -195,7 +197,7 @@ impl Trainer {
                 let loss = self.validate(config)?;
                 score = Some(-loss);
                 metrics.more.insert("validation_loss".into(), Some(loss));
-                let sheet = sheet(&self.base, &self.average, &self.held_out, &config.evaluate)?.draw();
+                let sheet = sheet(&self.base, &self.branch(config), &self.held_out, &config.evaluate)?.draw();
                 save_png(&sheet, &folder.samples().join(format!("step-{:08}.png", self.step)))?;
                 board.image("samples", &sheet, self.step)?;
                 board.scalar("validation/loss", loss as f32, self.step)?;
@@ -227,24 +229,25 @@ impl Trainer {
         Ok(Outcome::Finished)
     }
 
-    /// What the next step computes with: batch by batch, everything that has no gradient.
-    pub fn next_inputs(&mut self, config: &RunConfig) -> Result<Vec<Inputs>> {
-        let train = &config.train;
-        let batches: Vec<_> =
-            (0..train.accumulate).map(|_| self.loader.batch(train.batch_size)).collect::<Result<_, _>>()?;
+    pub fn batches(&mut self, size: usize, count: usize) -> Result<Vec<Vec<TrainingSample>>> {
+        (0..count).map(|_| Ok(self.loader.batch(size)?)).collect()
+    }
+
+    /// What a step computes with.
+    pub fn prepared(&mut self, batches: &[Vec<TrainingSample>], seed: u64) -> Result<Vec<Inputs>> {
         let inputs = batches.iter().map(|batch| {
             let latents = batch.iter().map(|sample| self.latents.of(&self.base, sample, &self.device)).collect();
-            self.inputs(batch, latents, config.run.seed)
+            self.inputs(batch, latents, seed)
         });
         inputs.collect()
     }
 
     /// Forward, backward and, where loss and gradients are finite, the optimiser and the average. Gives the loss and the
     /// gradients' joint norm before it is clipped.
-    pub fn train_on(&mut self, inputs: Vec<Inputs>, train: &TrainSection) -> Result<(f64, f64)> {
-        let unet = &self.base.unet;
+    pub fn train_on(&mut self, inputs: Vec<Inputs>, config: &RunConfig) -> Result<(f64, f64)> {
+        let (unet, train) = (&self.base.unet, &config.train);
         let loss = |control: &Control, inputs: Inputs| Ok(inputs.loss(unet, control));
-        let (loss, gradients) = gradients(&self.control, inputs, train.threads, loss)?;
+        let (loss, gradients) = gradients(&self.control, inputs, config.computation(), loss)?;
         let norm = grad_norm(&self.control, &gradients);
         if loss.is_finite() && norm.is_finite() {
             self.update(gradients, norm, train.ema_decay);
@@ -277,6 +280,11 @@ impl Trainer {
         })
     }
 
+    /// The average, as it samples and is evaluated.
+    fn branch(&self, config: &RunConfig) -> Control {
+        weights::cast(self.average.clone(), config.model.control_precision)
+    }
+
     fn update(&mut self, gradients: GradientsParams, norm: f64, ema_decay: f64) {
         self.control = self.optimizer.step(self.step, self.control.clone(), gradients, norm);
         let decay = ema::decay_at(ema_decay, self.step);
@@ -286,12 +294,13 @@ impl Trainer {
     /// The moving average's loss on held-out samples, with the same timesteps and noise every time.
     fn validate(&self, config: &RunConfig) -> Result<f64> {
         let count = config.evaluate.validation_samples as u64;
+        let branch = self.branch(config);
         let mut total = 0.0;
         for n in 0..count {
             let sample = self.held_out.sample(n)?;
             let latent = Latents::new(false).of(&self.base, &sample, &self.device);
             let inputs = self.inputs(&[sample], vec![latent], config.evaluate.seed)?;
-            total += f64::from(inputs.loss(&self.base.unet, &self.average).into_scalar::<f32>());
+            total += f64::from(inputs.loss(&self.base.unet, &branch).into_scalar::<f32>());
         }
         Ok(total / count as f64)
     }
@@ -335,8 +344,13 @@ impl Trainer {
             "parameters": { "trained": self.control.num_params(), "frozen_unet": self.base.unet.num_params() },
         });
         if config.evaluate.samples > 0 {
-            let (degraded, restored) =
-                evaluate(&self.base, &self.average, &self.held_out, &config.evaluate, self.image_space.as_ref())?;
+            let (degraded, restored) = evaluate(
+                &self.base,
+                &self.branch(config),
+                &self.held_out,
+                &config.evaluate,
+                self.image_space.as_ref(),
+            )?;
             summary["held_out"] = json!({
                 "samples": config.evaluate.samples,
                 "sampling": config.evaluate.sampling,

@@ -122,7 +122,8 @@ impl fmt::Display for Measurement {
         } else {
             format!("{} × {} × {}×{}", train.accumulate, train.batch_size, data.size, data.size)
         };
-        writeln!(f, "{} of {shape}, frozen model in {}, on {}", self.what, model.precision, run.device)?;
+        let (frozen, branch) = (model.precision, model.control_precision);
+        writeln!(f, "{} of {shape}, frozen model in {frozen}, branch in {branch}, on {}", self.what, run.device)?;
         writeln!(
             f,
             "time      {:.4} s (median of {}; quartiles {:.4} and {:.4})",

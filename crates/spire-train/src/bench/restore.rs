@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 use spire_model::base::Base;
 use spire_model::pictures;
 use spire_model::restore::{Request, initial_noise};
+use spire_model::weights;
 
 use super::dump::Dump;
 use super::{BenchSettings, Measurement, Memory, Peak, timed};
@@ -27,6 +28,7 @@ pub fn restore(config: RunConfig, settings: &BenchSettings) -> Result<Measuremen
     let mut base = Base::load(&config.model.base, config.model.precision, &device)?;
     base.guide_by(sampling.clip_guidance.as_ref())?;
     let (control_config, control) = starting_control(&config.model, &base, &device)?;
+    let control = weights::cast(control, config.model.control_precision);
     let requests = requests(&config)?;
     for text in requests.iter().flat_map(|request| [&request.semantic, &request.restoration, &sampling.negative]) {
         base.prompts.encode(&[text]);
@@ -48,7 +50,7 @@ pub fn restore(config: RunConfig, settings: &BenchSettings) -> Result<Measuremen
         flops: requests.len() as u64 * counted.restoration_flops(),
         // Before the matrices of the peak.
         memory: Memory::peak(&device),
-        peak: Peak::measure(&device, config.model.precision),
+        peak: Peak::measure(&device, config.model.control_precision),
         trained: Vec::new(),
         config,
     })

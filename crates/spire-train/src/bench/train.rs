@@ -30,14 +30,15 @@ pub fn train(config: RunConfig, settings: &BenchSettings) -> Result<Measurement>
     let config = located(config)?;
     let counted = count(config.clone())?;
     let mut trainer = Trainer::new(&config, None)?;
-    let inputs = trainer.next_inputs(&config)?;
+    let batches = trainer.batches(config.train.batch_size, config.train.accumulate)?;
+    let inputs = trainer.prepared(&batches, config.run.seed)?;
     if let Some(folder) = &settings.dump {
         dumped(&inputs).write(folder, &trainer.control_config, &trainer.control)?;
     }
     let mut trained = Vec::new();
     let seconds = timed(settings, || {
         let learning_rate = trainer.optimizer.learning_rate(trainer.step);
-        let (loss, grad_norm) = trainer.train_on(inputs.clone(), &config.train)?;
+        let (loss, grad_norm) = trainer.train_on(inputs.clone(), &config)?;
         trainer.device.sync()?;
         ensure!(loss.is_finite() && grad_norm.is_finite(), "the loss is {loss}, its gradient {grad_norm}");
         trainer.step += 1;
@@ -52,7 +53,7 @@ pub fn train(config: RunConfig, settings: &BenchSettings) -> Result<Measurement>
         flops: images as u64 * counted.training_flops(),
         // Before the matrices of the peak.
         memory: Memory::peak(&trainer.device),
-        peak: Peak::measure(&trainer.device, config.model.precision),
+        peak: Peak::measure(&trainer.device, config.model.control_precision),
         trained,
         config,
     })
