@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{command, error, ok};
+use common::{command, error, ok, spire};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -71,8 +71,8 @@ fn a_restoration_is_measured_and_what_it_computed_with_is_dumped() {
 
 #[test]
 fn what_cannot_be_measured_is_an_error() {
-    let none = command(&["bench", "train", "configs/tiny.toml", "--steps", "0"]).output().unwrap();
+    let none = spire(&["bench", "train", "configs/tiny.toml", "--steps", "0"]);
     assert!(error(none).contains("at least one step"));
     let half = ["bench", "train", "configs/tiny.toml", "--set", "model.control_precision=f16"];
-    assert!(error(command(&half).output().unwrap()).contains("model.control_precision"));
+    assert!(error(spire(&half)).contains("model.control_precision"));
 }
