@@ -77,12 +77,16 @@ def decoder_widths(config) -> list[int]:
 def load(control: Path, unet: Path) -> tuple[UNet2DConditionModel, nn.Module]:
     """The base UNet and a trained branch, in float32: a plain ControlNet where the branch's fusion is `add`."""
     base = UNet2DConditionModel.from_pretrained(unet, dtype=torch.float32)
+    return base.eval(), load_branch(control)
+
+
+def load_branch(control: Path) -> nn.Module:
     config = json.loads((control / "config.json").read_text())
     if config["_class_name"] == "ControlNetModel":
-        return base.eval(), ControlNetModel.from_pretrained(control, dtype=torch.float32).eval()
+        return ControlNetModel.from_pretrained(control, dtype=torch.float32).eval()
     branch = SpireControl(config)
     branch.load_state_dict(load_file(control / "diffusion_pytorch_model.safetensors"))
-    return base.eval(), branch.eval()
+    return branch.eval()
 
 
 def predict(

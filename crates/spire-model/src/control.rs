@@ -286,7 +286,12 @@ impl Control {
         weights::load(Self::new(&ControlConfig::read(folder)?, device)?, folder)
     }
 
-    /// c_i and c_mid: `sample` `[batch, 4, height, width]`, `timestep` `[batch]`, `context` `[batch, tokens, width]` of
+    /// The float type in which the branch computes. What goes in may have 32 bits, and what fusion gives has.
+    pub fn dtype(&self) -> DType {
+        self.conv_in.weight.dtype()
+    }
+
+    /// c_i and c_mid, in the branch's own float type: `sample` `[batch, 4, height, width]`, `timestep` `[batch]`, `context` `[batch, tokens, width]` of
     /// the restoration prompt, `condition` `[batch, 3, 8·height, 8·width]` in \[-1, 1\].
     pub fn features(
         &self,
@@ -295,6 +300,8 @@ impl Control {
         context: Tensor<3>,
         condition: Tensor<4>,
     ) -> ControlFeatures {
+        let dtype = self.dtype();
+        let (sample, context, condition) = (sample.cast(dtype), context.cast(dtype), condition.cast(dtype));
         let condition = if self.swap_channels { condition.flip([1]) } else { condition };
         let embedded = self.controlnet_cond_embedding.forward(condition);
         let x = if self.controlnet_down_blocks.is_some() {
@@ -302,7 +309,7 @@ impl Control {
         } else {
             conv2d(&self.conv_in, Tensor::cat(vec![sample, embedded], 1))
         };
-        let time = self.time_embedding.forward(self.time_proj.forward(timestep));
+        let time = self.time_embedding.forward(self.time_proj.forward(timestep).cast(dtype));
         blocks::encode(&self.down_blocks, &self.mid_block, x, &time, &context)
     }
 
@@ -320,19 +327,25 @@ impl Control {
     /// The frozen UNet's features fused with this branch's, and what modulates the decoder where it is modulated.
     pub fn fuse(&self, frozen: Features, control: ControlFeatures) -> (Features, Option<Vec<ScaleAndBias>>) {
         let (Some(skip), Some(mid)) = (&self.modulation_skip, &self.modulation_mid) else {
-            let residuals = self.residuals(control);
+            let residuals = self.residuals(control).cast(DType::F32);
             let down = frozen.down.into_iter().zip(residuals.down).map(|(f, r)| f + r).collect();
             return (Features { down, mid: frozen.mid + residuals.mid }, None);
         };
         let modulate = |convs: &[Conv2d]| -> Vec<ScaleAndBias> {
-            convs.iter().zip(&control.down).map(|(conv, c)| ScaleAndBias::new(conv2d(conv, c.clone()))).collect()
+            let modulation = |(conv, c): (&Conv2d, &Tensor<4>)| scale_and_bias(conv, c.clone());
+            convs.iter().zip(&control.down).map(modulation).collect()
         };
         // The decoder meets a skip at the skip's own resolution, so c_i has the size of the decoder feature too.
         let up = self.modulation_up.as_deref().map(modulate);
         let down = modulate(skip).into_iter().zip(frozen.down).map(|(modulation, f)| modulation.apply(f)).collect();
-        let mid = ScaleAndBias::new(conv2d(mid, control.mid)).apply(frozen.mid);
+        let mid = scale_and_bias(mid, control.mid).apply(frozen.mid);
         (Features { down, mid }, up)
     }
+}
+
+/// γ and β in 32 bits, whatever the branch computes in: as the frozen UNet hands its features out.
+fn scale_and_bias(conv: &Conv2d, feature: Tensor<4>) -> ScaleAndBias {
+    ScaleAndBias::new(conv2d(conv, feature)).cast(DType::F32)
 }
 
 /// The control branch's features, c_i outermost first and c_mid.

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsParams, SgdConfig};
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{DType, Device, Distribution, Tensor};
 use burn_store::ModuleSnapshot;
 use spire_model::control::{Control, ControlConfig};
 use spire_model::fusion::Fusion;
-use spire_model::spire::predict;
+use spire_model::spire::{Spire, predict};
 use spire_model::unet::{UNet, UNetConfig};
+use spire_model::weights::{self, Precision};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/sd1/unet")
@@ -136,4 +137,29 @@ fn every_control_weight_has_a_gradient_after_two_steps_and_no_frozen_weight_chan
         }
     }
     unet.visit(&mut Frozen);
+}
+
+#[test]
+fn the_frozen_encoder_leaves_no_graph() {
+    let device = Device::flex();
+    let unet = UNet::load(&folder(), &device).unwrap();
+    let control = branch(Fusion::ModulateSkip, &unet, &device.autodiff());
+    let x = inputs();
+    let time = unet.embed_time(x.timestep.clone());
+    let frozen = unet.encode(x.sample.clone(), &time, &x.semantic);
+    assert!(frozen.down.iter().chain([&frozen.mid]).all(|feature| !feature.is_autodiff()));
+    let (fused, _) = control.fuse(frozen, control.features(x.sample, x.timestep, x.restoration, x.degraded));
+    assert!(fused.down.iter().chain([&fused.mid]).all(Tensor::is_tracked));
+}
+
+#[test]
+fn a_branch_in_bf16_predicts_nearly_the_same() {
+    let spire = Spire::load(&folder().join(".."), &Device::flex()).unwrap();
+    let x = inputs();
+    let expected = forward(&spire.unet, &spire.control, &x);
+    let rounded = forward(&spire.unet, &weights::cast(spire.control, Precision::Bf16), &x);
+    assert_eq!(rounded.dtype(), DType::F32);
+    let error = (rounded - expected.clone()).abs().max().into_scalar::<f32>();
+    let largest = expected.abs().max().into_scalar::<f32>();
+    assert!(error > 0.0 && error < 0.02 * largest, "{error} of {largest}");
 }

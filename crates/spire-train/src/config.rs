@@ -13,6 +13,7 @@ use spire_model::weights::Precision;
 
 use crate::learning_rate::{LearningRate, Schedule};
 use crate::optimizer::OptimizerSettings;
+use crate::parallel::Computation;
 
 /// Everything that a run depends on.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -59,6 +60,10 @@ pub struct ModelSection {
     pub base: PathBuf,
     /// The float type in which the frozen model is kept and computes: `f32`, `bf16` or `f16`.
     pub precision: Precision,
+    /// That in which the control branch computes, `f32` or `bf16`; its weights are kept and trained in 32 bits.
+    pub control_precision: Precision,
+    /// Memory for the states of texts, in MB; beyond it, those that were not met for the longest time are encoded again.
+    pub text_cache_megabytes: usize,
     /// Folder of CLIP's image tower, for the Fréchet distance; `image_encoder` in the base folder if not set.
     pub image_encoder: Option<PathBuf>,
     /// Control branch to start from, a folder or a name on the Hugging Face Hub; a copy of the UNet's encoder if not set.
@@ -74,6 +79,8 @@ impl Default for ModelSection {
         Self {
             base: "assets/tiny".into(),
             precision: Precision::default(),
+            control_precision: Precision::default(),
+            text_cache_megabytes: 1000,
             image_encoder: None,
             control: None,
             fusion: Fusion::default(),
@@ -87,6 +94,11 @@ impl ModelSection {
     pub fn image_encoder(&self) -> Option<PathBuf> {
         let folder = self.image_encoder.clone().unwrap_or_else(|| self.base.join("image_encoder"));
         folder.is_dir().then_some(folder)
+    }
+
+    /// Memory for the states of texts.
+    pub fn text_cache_bytes(&self) -> usize {
+        self.text_cache_megabytes.saturating_mul(1_000_000)
     }
 }
 
@@ -104,6 +116,8 @@ pub struct TrainSection {
     pub threads: usize,
     /// Where several processes train together: the size of the parts, in MB, in which gradients travel between them.
     pub bucket_megabytes: usize,
+    /// Compute again in the backward pass what is quick to compute, rather than keep it.
+    pub gradient_checkpointing: bool,
     /// Base rate of AdamW.
     pub learning_rate: f64,
     /// `cosine` or `constant`, after the warm-up.
@@ -136,6 +150,7 @@ impl Default for TrainSection {
             accumulate: 1,
             threads: 1,
             bucket_megabytes: 25,
+            gradient_checkpointing: false,
             learning_rate: 5e-5,
             schedule: Schedule::Cosine,
             warmup_steps: 500,
@@ -208,6 +223,15 @@ impl Default for EvaluateSection {
 }
 
 impl RunConfig {
+    /// How gradients are computed.
+    pub fn computation(&self) -> Computation {
+        Computation {
+            threads: self.train.threads,
+            precision: self.model.control_precision,
+            checkpointing: self.train.gradient_checkpointing,
+        }
+    }
+
     /// Whether pictures have a side that the model can halve as often as it does.
     ///
     /// # Errors
@@ -243,6 +267,10 @@ impl RunConfig {
             ensure!(value > 0, "{key} must be at least 1");
         }
         ensure!(train.bucket_megabytes <= 4096, "train.bucket_megabytes must be at most 4096");
+        ensure!(
+            self.model.control_precision != Precision::F16,
+            "model.control_precision must be f32 or bf16: in f16 small gradients are lost"
+        );
         ensure!(train.max_bad_steps > 0, "train.max_bad_steps must be at least 1");
         for (key, value) in [("train.learning_rate", train.learning_rate), ("train.max_grad_norm", train.max_grad_norm)]
         {

@@ -50,6 +50,11 @@ pub fn dry_run(config: RunConfig) -> Result<DryRun> {
     if let Err(taken) = RunFolder::check_free(&config) {
         tracing::warn!("{taken:#}");
     }
+    count(config)
+}
+
+/// As [`dry_run`], of a configuration that is located already, for what writes no run folder.
+pub(crate) fn count(config: RunConfig) -> Result<DryRun> {
     spire_model::device::device(&config.run.device)?;
     let samples = Samples::open(config.data.clone(), config.degradation.clone(), config.run.seed)?;
     held_out(&config)?;
@@ -167,29 +172,43 @@ impl DryRun {
         [texts, encoded, (0, 1), denoising, denoising, denoising, denoising, denoising]
     }
 
+    /// Floating-point operations of UNet and branch for one image of a training step, forward and backward.
+    pub(crate) fn training_flops(&self) -> u64 {
+        self.parts()[3..].iter().map(|(_, cost)| cost.forward + cost.backward).sum()
+    }
+
+    /// Floating-point operations of restoring one image, without its texts.
+    pub(crate) fn restoration_flops(&self) -> u64 {
+        let parts = self.parts().into_iter().zip(self.passes());
+        parts.skip(1).map(|((_, cost), (_, restoring))| cost.forward * restoring).sum()
+    }
+
     /// Batches whose activations are held at a time.
     fn in_flight(&self) -> u64 {
         self.config.train.threads.min(self.config.train.accumulate) as u64
     }
 
-    /// Bytes of each part. The gradients of batches that are computed at a time lie beside the sum of those before.
+    /// Bytes of each part. The gradients of batches that are computed at a time lie beside the sum of those before; in 16
+    /// bits, so do copies of the weights, and the sum, which has 32, is never the first batch's.
     fn memory(&self) -> Vec<(&'static str, Memory)> {
         let train = &self.config.train;
         let frozen = self.config.model.precision.dtype().size() as u64;
         let images = self.in_flight() * train.batch_size as u64;
-        let sums = u64::from(train.accumulate > train.threads);
+        let (own, compute) = (F32, self.config.model.control_precision.dtype().size() as u64);
+        let copied = compute != own;
+        let sums = u64::from(copied || train.accumulate > train.threads);
         let part = |(i, (name, cost)): (usize, (&'static str, Cost))| {
             if i < 5 {
                 let (weights, activations) = (frozen * cost.parameters, frozen * cost.kept * images);
                 return (name, Memory { weights, activations, ..Memory::default() });
             }
-            let weights = F32 * cost.parameters;
+            let (weights, computed) = (own * cost.parameters, compute * cost.parameters);
             let memory = Memory {
-                weights,
-                gradients: weights * (self.in_flight() + sums),
+                weights: weights + if copied { computed * self.in_flight() } else { 0 },
+                gradients: computed * self.in_flight() + weights * sums,
                 optimizer: MOMENTS * weights,
                 average: weights,
-                activations: F32 * cost.kept * images,
+                activations: compute * cost.kept * images,
             };
             (name, memory)
         };
@@ -213,8 +232,10 @@ impl DryRun {
             caches.push((format!("latents of {pictures} pictures"), pictures * latent));
         }
         caches.push((
-            format!("states of at most {pictures} captions and {prompts} restoration prompts"),
-            (pictures + prompts).saturating_mul(text),
+            format!(
+                "states of at most {pictures} captions and {prompts} restoration prompts, model.text_cache_megabytes"
+            ),
+            (pictures + prompts).saturating_mul(text).min(self.config.model.text_cache_bytes() as u64),
         ));
         let picture = F32 * 3 * (data.size * data.size) as u64;
         caches.push((format!("{} samples prepared ahead", data.prefetch), 2 * picture * data.prefetch as u64));
@@ -319,7 +340,7 @@ impl DryRun {
 }
 
 /// Three figures and a decimal prefix: `1.09 T`; a dash for nothing.
-fn amount(count: u64) -> String {
+pub(crate) fn amount(count: u64) -> String {
     if count == 0 {
         return "–".into();
     }
@@ -339,7 +360,7 @@ fn amount(count: u64) -> String {
     format!("{value:.decimals$} {}", prefixes[prefix])
 }
 
-fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     if count == 0 { amount(0) } else { format!("{}B", amount(count)) }
 }
 
@@ -392,6 +413,20 @@ mod tests {
         for ((name, full), (_, half)) in full.into_iter().zip(half) {
             let trained = name.starts_with("branch") || name == "image encoder";
             assert_eq!(full.weights, if trained { half.weights } else { 2 * half.weights }, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_branch_in_half_precision_keeps_its_own_weights_whole() {
+        let one = ["train.accumulate=1", "train.threads=1"];
+        let full = tiny(&one).unwrap().memory();
+        let half = tiny(&[one.as_slice(), &["model.control_precision=bf16"]].concat()).unwrap().memory();
+        for ((name, full), (_, half)) in full.into_iter().zip(half).filter(|((name, _), _)| name.starts_with("branch"))
+        {
+            assert_eq!(2 * half.weights, 3 * full.weights, "{name}");
+            assert_eq!(2 * half.gradients, 3 * full.gradients, "{name}");
+            assert_eq!((half.optimizer, half.average), (full.optimizer, full.average), "{name}");
+            assert_eq!(2 * half.activations, full.activations, "{name}");
         }
     }
 

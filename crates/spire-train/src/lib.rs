@@ -1,5 +1,6 @@
 //! Training: run configuration, pretraining of the small prior ([`pretrain`]), the control branch's trainer, checkpoints and logs.
 
+pub mod bench;
 pub mod benchmarking;
 pub mod checkpoint;
 pub mod config;

@@ -2,7 +2,7 @@
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use crate::learning_rate::LearningRate;
 
@@ -125,12 +125,13 @@ pub fn scale<M: Module>(module: &M, gradients: &mut GradientsParams, factor: f64
     module.visit(&mut Scale(gradients, factor));
 }
 
-/// Adds `more` to `sum`, parameter by parameter.
+/// Adds `more` to `sum`, parameter by parameter, in 32 bits.
 pub fn accumulate<M: Module>(module: &M, sum: &mut GradientsParams, more: GradientsParams) {
     struct Accumulate<'a>(&'a mut GradientsParams, GradientsParams);
     impl ModuleVisitor for Accumulate<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(gradient) = self.1.remove::<D>(param.id) {
+                let gradient = gradient.cast(DType::F32);
                 let sum = match self.0.remove::<D>(param.id) {
                     Some(sum) => sum + gradient,
                     None => gradient,

@@ -5,20 +5,38 @@
 use anyhow::{Result, anyhow};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::Tensor;
+use burn::tensor::{GradientCheckpointingStrategy, Tensor};
 use spire_model::device::on_one_thread;
+use spire_model::weights::Precision;
 
 use crate::optimizer::{accumulate, scale};
 
-/// Mean loss and mean gradients over `parts`, of which `threads` are computed at a time. The result depends on the parts
-/// and their order, not on the threads.
+/// How gradients are computed.
+#[derive(Clone, Copy, Debug)]
+pub struct Computation {
+    /// Parts that are computed at a time.
+    pub threads: usize,
+    /// That of the forward and the backward pass. Weights, and gradients once a part is done, have 32 bits.
+    pub precision: Precision,
+    /// Whether the backward pass computes again what is quick to compute: Burn's balanced strategy.
+    pub checkpointing: bool,
+}
+
+impl Computation {
+    /// In 32 bits, `threads` parts at a time.
+    pub fn on_threads(threads: usize) -> Self {
+        Self { threads, precision: Precision::F32, checkpointing: false }
+    }
+}
+
+/// Mean loss and mean gradients over `parts`. The result depends on the parts and their order, not on the threads.
 ///
 /// # Errors
 /// `loss` fails for a part, or panics.
 pub fn gradients<M, P>(
     module: &M,
     parts: Vec<P>,
-    threads: usize,
+    how: Computation,
     loss: impl Fn(&M, P) -> Result<Tensor<1>> + Sync,
 ) -> Result<(f64, GradientsParams)>
 where
@@ -26,12 +44,13 @@ where
     P: Send,
 {
     let count = parts.len() as f64;
-    let alone = threads <= 1;
+    let alone = how.threads <= 1;
     let mut sum = GradientsParams::new();
     let mut total = 0.0;
     let mut parts = parts.into_iter().peekable();
     while parts.peek().is_some() {
-        let round: Vec<(M, P)> = parts.by_ref().take(threads.max(1)).map(|part| (replica(module), part)).collect();
+        let round: Vec<(M, P)> =
+            parts.by_ref().take(how.threads.max(1)).map(|part| (replica(module, how), part)).collect();
         let done: Vec<Result<(f64, GradientsParams)>> = std::thread::scope(|scope| {
             let running: Vec<_> = round
                 .into_iter()
@@ -63,25 +82,30 @@ where
 }
 
 /// The same weights as leaves of a graph of its own, so that threads share no graph.
-fn replica<M: Module>(module: &M) -> M {
-    struct Detach;
+fn replica<M: Module>(module: &M, how: Computation) -> M {
+    struct Detach(Computation);
     impl ModuleMapper for Detach {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let (id, value, mapper) = param.consume();
             let required = value.is_require_grad();
-            let value = value.inner().autodiff().set_require_grad(required);
-            Param::from_mapped_value(id, value, mapper)
+            let value = value.inner().cast(self.0.precision.dtype()).autodiff();
+            let value = match self.0.checkpointing {
+                true => value.with_gradient_checkpointing_strategy(GradientCheckpointingStrategy::Balanced),
+                false => value,
+            };
+            Param::from_mapped_value(id, value.set_require_grad(required), mapper)
         }
     }
-    module.clone().map(&mut Detach)
+    module.clone().map(&mut Detach(how))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::optimizer::{grad_norm, number_parameters};
-    use burn::nn::LinearConfig;
-    use burn::tensor::{Device, Distribution};
+    use burn::nn::{Initializer, LinearConfig};
+    use burn::optim::SgdConfig;
+    use burn::tensor::{DType, Device, Distribution};
 
     #[test]
     fn parts_on_threads_give_the_gradients_of_the_whole() {
@@ -89,14 +113,16 @@ mod tests {
         let module = number_parameters(LinearConfig::new(4, 3).init(&device.clone().autodiff()));
         let x = Tensor::<2>::random([8, 4], Distribution::Default, &device);
         let loss = |module: &burn::nn::Linear, x: Tensor<2>| Ok(module.forward(x).square().mean());
-        let (whole, expected) = gradients(&module, vec![x.clone()], 1, loss).unwrap();
+        let alone = Computation::on_threads(1);
+        let (whole, expected) = gradients(&module, vec![x.clone()], alone, loss).unwrap();
         for threads in [1, 2, 4] {
-            let (mean, found) = gradients(&module, x.clone().chunk(4, 0), threads, loss).unwrap();
+            let (mean, found) =
+                gradients(&module, x.clone().chunk(4, 0), Computation::on_threads(threads), loss).unwrap();
             assert!((mean - whole).abs() < 1e-6);
             let difference = {
                 let mut negative = found;
                 scale(&module, &mut negative, -1.0);
-                accumulate(&module, &mut negative, gradients(&module, vec![x.clone()], 1, loss).unwrap().1);
+                accumulate(&module, &mut negative, gradients(&module, vec![x.clone()], alone, loss).unwrap().1);
                 grad_norm(&module, &negative)
             };
             assert!(difference < 1e-6 * grad_norm(&module, &expected).max(1.0), "{difference}");
@@ -104,9 +130,53 @@ mod tests {
     }
 
     #[test]
+    fn checkpointing_changes_no_gradient() {
+        let device = Device::flex();
+        let module = number_parameters(LinearConfig::new(4, 3).init(&device.clone().autodiff()));
+        let x = Tensor::<2>::random([8, 4], Distribution::Default, &device);
+        let loss = |module: &burn::nn::Linear, x: Tensor<2>| Ok((module.forward(x).exp() + 1.0).sqrt().tanh().mean());
+        let [kept, again] = [false, true].map(|checkpointing| {
+            let how = Computation { checkpointing, ..Computation::on_threads(1) };
+            let (_, gradients) = gradients(&module, vec![x.clone()], how, loss).unwrap();
+            gradients.get::<2>(module.weight.id).unwrap().into_data()
+        });
+        again.assert_eq(&kept, true);
+    }
+
+    #[test]
+    fn in_bf16_the_weights_take_steps_that_bf16_could_not() {
+        let device = Device::flex();
+        let module = LinearConfig::new(4, 3).with_initializer(Initializer::Ones).init(&device.clone().autodiff());
+        let module = number_parameters(module);
+        let x = Tensor::<2>::random([8, 4], Distribution::Default, &device);
+        let loss = |module: &burn::nn::Linear, x: Tensor<2>| {
+            let y = module.forward(x.cast(module.weight.dtype()));
+            Ok(y.cast(DType::F32).square().mean())
+        };
+        let found = |precision| {
+            let how = Computation { precision, ..Computation::on_threads(1) };
+            let (loss, gradients) = gradients(&module, vec![x.clone()], how, loss).unwrap();
+            (loss, gradients.get::<2>(module.weight.id).unwrap(), gradients)
+        };
+        let (exact_loss, exact, _) = found(Precision::F32);
+        let (rounded_loss, rounded, gradients) = found(Precision::Bf16);
+        assert_eq!(rounded.dtype(), DType::F32);
+        assert!(rounded_loss != exact_loss && (rounded_loss - exact_loss).abs() < 0.01 * exact_loss);
+        let error = (rounded - exact.clone()).abs().max().into_scalar::<f32>();
+        assert!(error > 0.0 && error < 0.02 * exact.abs().max().into_scalar::<f32>(), "{error}");
+
+        let after = SgdConfig::new().init().step(1e-4, module.clone(), gradients);
+        let [before, after] = [&module, &after].map(|module| module.weight.val().inner());
+        assert_eq!(after.dtype(), DType::F32);
+        assert!((after.clone() - before.clone()).abs().min().into_scalar::<f32>() > 0.0);
+        let [before, after] = [before, after].map(|weight| weight.cast(DType::BF16).into_data());
+        after.assert_eq(&before, true);
+    }
+
+    #[test]
     fn a_part_that_fails_is_an_error() {
         let module = LinearConfig::new(1, 1).init(&Device::flex().autodiff());
-        let error = gradients(&module, vec![1, 2, 3], 2, |_, part| {
+        let error = gradients(&module, vec![1, 2, 3], Computation::on_threads(2), |_, part| {
             if part == 2 {
                 Err(anyhow!("part 2"))
             } else {

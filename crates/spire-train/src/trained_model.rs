@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use spire_data::checksum::sha256;
 use spire_model::base::{Base, locate};
 use spire_model::control::{self, Control, ControlConfig};
-use spire_model::weights::{Precision, weights_file};
+use spire_model::weights::{self, Precision, weights_file};
 
 use crate::config::RunConfig;
 use crate::restore_files::Restorer;
@@ -69,7 +69,7 @@ impl TrainedModel {
             .and_then(|base| Base::load(&base, precision.unwrap_or(config.model.precision), &device))
             .with_context(|| format!("the text-to-image model of {origin}"))?;
         ControlConfig::read(&control)?.check_fits(&base.unet_config)?;
-        let control = Control::load(&control, &device)?;
+        let control = weights::cast(Control::load(&control, &device)?, config.model.control_precision);
         Ok(Restorer { control, base, run: origin, trained: config.degradation.parameterized })
     }
 }

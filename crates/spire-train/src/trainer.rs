@@ -30,7 +30,7 @@ use spire_model::spire::predict;
 use spire_model::weights::{self, Precision, Tensors, fill};
 
 use crate::checkpoint::{Checkpoint, CheckpointStore, write_atomic};
-use crate::config::RunConfig;
+use crate::config::{ModelSection, RunConfig};
 use crate::ema;
 use crate::evaluate::{evaluate, held_out, sheet};
 use crate::journal::Journal;
@@ -120,24 +120,25 @@ fn newest(checkpoints: &CheckpointStore, ranks: &Ranks) -> Result<Option<Checkpo
     Ok(Some(checkpoints.of_step(step.parse()?).context("the first rank goes on from a checkpoint")?))
 }
 
-struct Trainer<'a> {
+/// A run's state; [`crate::bench`] measures its steps.
+pub(crate) struct Trainer<'a> {
     ranks: &'a Ranks,
-    device: Device,
+    pub device: Device,
     base: Base,
     schedule: NoiseSchedule,
-    control_config: ControlConfig,
-    control: Control,
+    pub control_config: ControlConfig,
+    pub control: Control,
     average: Control,
-    optimizer: Optimizer,
+    pub optimizer: Optimizer,
     loader: Loader,
     held_out: Samples,
     image_space: Option<ImageSpace>,
-    step: u64,
+    pub step: u64,
     latents: Latents,
 }
 
 impl<'a> Trainer<'a> {
-    fn new(config: &RunConfig, ranks: &'a Ranks, checkpoint: Option<&Checkpoint>) -> Result<Self> {
+    pub fn new(config: &RunConfig, ranks: &'a Ranks, checkpoint: Option<&Checkpoint>) -> Result<Self> {
         ranks.agree_on_text("the configuration", &settings::resolved(config)?)?;
         let device = spire_model::device::device(&ranks.device(&config.run.device))?;
         device.seed(config.run.seed);
@@ -146,17 +147,9 @@ impl<'a> Trainer<'a> {
         let held_out = held_out(config)?;
         let mut base = Base::load(&config.model.base, config.model.precision, &device)?;
         base.guide_by(config.evaluate.sampling.clip_guidance.as_ref())?;
+        base.prompts.keep_at_most(config.model.text_cache_bytes());
         config.check_size(base.side_multiple())?;
-        let (control_config, mut control) = match &config.model.control {
-            Some(folder) => (ControlConfig::read(folder)?, Control::load(folder, &training)?),
-            None => {
-                let channels = config.model.embedding_channels.clone();
-                let fitting = ControlConfig::for_unet(&base.unet_config, config.model.fusion, channels);
-                let control = Control::from_unet(&fitting, &base.unet, &training)?;
-                (fitting, control)
-            }
-        };
-        control_config.check_fits(&base.unet_config)?;
+        let (control_config, mut control) = starting_control(&config.model, &base, &training)?;
         let mut optimizer = Optimizer::new(config.train.optimizer());
         let (mut step, mut position) = (0, 0);
         let mut average = None;
@@ -210,10 +203,9 @@ impl<'a> Trainer<'a> {
             let started = Instant::now();
             let batches = self.batches(train.batch_size, train.accumulate)?;
             let waited = started.elapsed();
-            let (loss, gradients) = self.gradients(batches, config)?;
-            let norm = ranks.agree("the norm of the gradients", grad_norm(&self.control, &gradients))?;
+            let inputs = self.prepared(&batches, config.run.seed)?;
+            let (loss, norm) = self.train_on(inputs, config)?;
             if loss.is_finite() && norm.is_finite() {
-                self.update(gradients, norm, train.ema_decay);
                 bad_steps = 0;
             } else {
                 bad_steps += 1;
@@ -237,7 +229,7 @@ impl<'a> Trainer<'a> {
                 score = Some(-loss);
                 metrics.more.insert("validation_loss".into(), Some(loss));
                 if let Some(journal) = &mut journal {
-                    let sheet = sheet(&self.base, &self.average, &self.held_out, &config.evaluate)?.draw();
+                    let sheet = sheet(&self.base, &self.branch(config), &self.held_out, &config.evaluate)?.draw();
                     journal.validation(self.step, loss, &sheet)?;
                 }
                 ranks.wait();
@@ -268,23 +260,32 @@ impl<'a> Trainer<'a> {
         Ok(Outcome::Finished)
     }
 
-    fn batches(&mut self, size: usize, count: usize) -> Result<Vec<Vec<TrainingSample>>> {
+    pub fn batches(&mut self, size: usize, count: usize) -> Result<Vec<Vec<TrainingSample>>> {
         (0..count).map(|_| Ok(self.loader.batch(size)?)).collect()
     }
 
-    /// The mean loss of all ranks' batches, and its gradients.
-    fn gradients(&mut self, batches: Vec<Vec<TrainingSample>>, config: &RunConfig) -> Result<(f64, GradientsParams)> {
-        let seed = config.run.seed;
+    /// What a step computes with.
+    pub fn prepared(&mut self, batches: &[Vec<TrainingSample>], seed: u64) -> Result<Vec<Inputs>> {
         let inputs = batches.iter().map(|batch| {
             let latents = batch.iter().map(|sample| self.latents.of(&self.base, sample, &self.device)).collect();
             self.inputs(batch, latents, seed)
         });
-        let inputs = inputs.collect::<Result<Vec<_>>>()?;
-        let unet = &self.base.unet;
+        inputs.collect()
+    }
+
+    /// Forward, backward and, where loss and gradients are finite, the optimiser and the average. Gives the mean loss of
+    /// all ranks' batches, and its gradients' joint norm before it is clipped.
+    pub fn train_on(&mut self, inputs: Vec<Inputs>, config: &RunConfig) -> Result<(f64, f64)> {
+        let (unet, train) = (&self.base.unet, &config.train);
         let loss = |control: &Control, inputs: Inputs| Ok(inputs.loss(unet, control));
-        let (loss, own) = gradients(&self.control, inputs, config.train.threads, loss)?;
-        let bytes = config.train.bucket_megabytes * 1_000_000;
-        Ok((self.ranks.mean(loss), self.ranks.mean_gradients(&self.control, own, bytes)))
+        let (loss, own) = gradients(&self.control, inputs, config.computation(), loss)?;
+        let gradients = self.ranks.mean_gradients(&self.control, own, train.bucket_megabytes * 1_000_000);
+        let loss = self.ranks.mean(loss);
+        let norm = self.ranks.agree("the norm of the gradients", grad_norm(&self.control, &gradients))?;
+        if loss.is_finite() && norm.is_finite() {
+            self.update(gradients, norm, train.ema_decay);
+        }
+        Ok((loss, norm))
     }
 
     /// Everything of a batch that has no gradient: noisy latents, texts, pictures. `latents` are those of the clean
@@ -312,6 +313,11 @@ impl<'a> Trainer<'a> {
         })
     }
 
+    /// The average, as it samples and is evaluated.
+    fn branch(&self, config: &RunConfig) -> Control {
+        weights::cast(self.average.clone(), config.model.control_precision)
+    }
+
     fn update(&mut self, gradients: GradientsParams, norm: f64, ema_decay: f64) {
         self.control = self.optimizer.step(self.step, self.control.clone(), gradients, norm);
         let decay = ema::decay_at(ema_decay, self.step);
@@ -321,12 +327,13 @@ impl<'a> Trainer<'a> {
     /// The moving average's loss on held-out samples, with the same timesteps and noise every time; the ranks share them.
     fn validate(&self, config: &RunConfig) -> Result<f64> {
         let count = config.evaluate.validation_samples as u64;
+        let branch = self.branch(config);
         let mut total = 0.0;
         for n in self.ranks.share(count) {
             let sample = self.held_out.sample(n)?;
             let latent = Latents::new(false).of(&self.base, &sample, &self.device);
             let inputs = self.inputs(&[sample], vec![latent], config.evaluate.seed)?;
-            total += f64::from(inputs.loss(&self.base.unet, &self.average).into_scalar::<f32>());
+            total += f64::from(inputs.loss(&self.base.unet, &branch).into_scalar::<f32>());
         }
         Ok(self.ranks.sum(total) / count as f64)
     }
@@ -380,8 +387,13 @@ impl<'a> Trainer<'a> {
             "parameters": { "trained": self.control.num_params(), "frozen_unet": self.base.unet.num_params() },
         });
         if config.evaluate.samples > 0 {
-            let (degraded, restored) =
-                evaluate(&self.base, &self.average, &self.held_out, &config.evaluate, self.image_space.as_ref())?;
+            let (degraded, restored) = evaluate(
+                &self.base,
+                &self.branch(config),
+                &self.held_out,
+                &config.evaluate,
+                self.image_space.as_ref(),
+            )?;
             summary["held_out"] = json!({
                 "samples": config.evaluate.samples,
                 "sampling": config.evaluate.sampling,
@@ -396,14 +408,30 @@ impl<'a> Trainer<'a> {
     }
 }
 
+/// The control branch that a run starts from, on `device`: one that is there already, or a copy of the UNet's encoder.
+pub(crate) fn starting_control(model: &ModelSection, base: &Base, device: &Device) -> Result<(ControlConfig, Control)> {
+    let (config, control) = match &model.control {
+        Some(folder) => (ControlConfig::read(folder)?, Control::load(folder, device)?),
+        None => {
+            let channels = model.embedding_channels.clone();
+            let fitting = ControlConfig::for_unet(&base.unet_config, model.fusion, channels);
+            let control = Control::from_unet(&fitting, &base.unet, device)?;
+            (fitting, control)
+        }
+    };
+    config.check_fits(&base.unet_config)?;
+    Ok((config, control))
+}
+
 /// The network's inputs and target of one batch.
-struct Inputs {
-    noisy: Tensor<4>,
-    target: Tensor<4>,
-    timesteps: Tensor<1>,
-    semantic: Tensor<3>,
-    restoration: Tensor<3>,
-    degraded: Tensor<4>,
+#[derive(Clone)]
+pub(crate) struct Inputs {
+    pub noisy: Tensor<4>,
+    pub target: Tensor<4>,
+    pub timesteps: Tensor<1>,
+    pub semantic: Tensor<3>,
+    pub restoration: Tensor<3>,
+    pub degraded: Tensor<4>,
 }
 
 impl Inputs {

@@ -1,5 +1,6 @@
 //! The subcommands: arguments and wiring.
 
+mod bench;
 mod benchmark;
 mod data;
 mod eval;
@@ -61,6 +62,8 @@ enum Command {
     Weights(weights::Weights),
     /// Compare what this program computes with reference bundles
     Verify(Verify),
+    /// Measure how fast training and restoring are, and how much memory they take
+    Bench(bench::Bench),
     /// Train the small text-to-image model of assets/tiny: CLIP, then the VAE, then the UNet
     Pretrain(Pretrain),
 }
@@ -142,6 +145,7 @@ impl Cli {
             Command::Data(args) => data::run(args),
             Command::Weights(args) => weights::run(args),
             Command::Verify(args) => verify(args),
+            Command::Bench(args) => bench::run(args),
             Command::Pretrain(args) => pretrain_model(args),
         }
     }

@@ -1,31 +1,45 @@
 //! From prompts to the states that the UNet and the control branch attend to.
 
-use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use lru::LruCache;
 
 use crate::clip::{ClipText, ClipTextConfig};
 use crate::tokenizer::Tokenizer;
 
-/// A text encoder with its tokenizer; what it once encoded it remembers.
+/// Bytes of states that are remembered unless it is said otherwise.
+const REMEMBERED: usize = 1_000_000_000;
+
+/// A text encoder with its tokenizer; what it encoded last it remembers.
 #[derive(Debug)]
 pub struct PromptEncoder {
     tokenizer: Tokenizer,
     text_encoder: ClipText,
     context_length: usize,
     device: Device,
-    /// Training repeats few restoration prompts and many captions; both are computed once.
-    seen: Mutex<HashMap<String, Tensor<2>>>,
+    /// Bytes of one text's states.
+    text_bytes: usize,
+    /// Training meets the same captions and restoration prompts again and again.
+    seen: Mutex<LruCache<String, Tensor<2>>>,
 }
 
 impl PromptEncoder {
     /// Joins the two; texts are cut or padded to the encoder's `max_position_embeddings`.
     pub fn new(tokenizer: Tokenizer, text_encoder: ClipText, config: &ClipTextConfig, device: &Device) -> Self {
         let context_length = config.max_position_embeddings;
-        Self { tokenizer, text_encoder, context_length, device: device.clone(), seen: Mutex::default() }
+        let text_bytes = DType::F32.size() * context_length * config.hidden_size;
+        let seen = Mutex::new(LruCache::new(texts(REMEMBERED, text_bytes)));
+        Self { tokenizer, text_encoder, context_length, device: device.clone(), text_bytes, seen }
+    }
+
+    /// Remembers the states of so many bytes, of the texts that were met last, and at least those of one.
+    pub fn keep_at_most(&mut self, bytes: usize) {
+        let texts = texts(bytes, self.text_bytes);
+        self.seen.get_mut().unwrap_or_else(PoisonError::into_inner).resize(texts);
     }
 
     /// From a folder with `tokenizer/` and `text_encoder/`.
@@ -54,7 +68,7 @@ impl PromptEncoder {
 
     /// What the UNet attends to, in 32 bits: `[prompts, context_length, width]`.
     pub fn encode<S: AsRef<str>>(&self, prompts: &[S]) -> Tensor<3> {
-        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let states = prompts.iter().map(AsRef::as_ref).map(|prompt: &str| {
             // One at a time: in a batch of another size a state may round differently, and a run that goes on from a
             // checkpoint must find the states of the run that wrote it.
@@ -62,8 +76,35 @@ impl PromptEncoder {
                 let states = self.text_encoder.forward(self.tokenize(&[prompt])).last_hidden_state;
                 states.squeeze_dim(0).cast(DType::F32)
             };
-            seen.entry(prompt.to_owned()).or_insert_with(encode).clone()
+            seen.get_or_insert_ref(prompt, encode).clone()
         });
         Tensor::stack(states.collect(), 0)
+    }
+}
+
+/// How many texts of `text_bytes` each fit into `bytes`, but at least one.
+fn texts(bytes: usize, text_bytes: usize) -> NonZeroUsize {
+    NonZeroUsize::new(bytes / text_bytes).unwrap_or(NonZeroUsize::MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_the_same_however_few_are_remembered() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny");
+        let mut encoder = PromptEncoder::load(&folder, &Device::flex()).unwrap();
+        let prompts = ["a red star", "a blue square", "a red star", "", "Deblur with sigma 3.0", "a red star"];
+        let expected = encoder.encode(&prompts).into_data();
+        assert_eq!(encoder.seen.lock().unwrap().len(), 4);
+        for (bytes, remembered) in [(2 * encoder.text_bytes, 2), (0, 1)] {
+            encoder.keep_at_most(bytes);
+            for _ in 0..2 {
+                encoder.encode(&prompts).into_data().assert_eq(&expected, true);
+                assert_eq!(encoder.seen.lock().unwrap().len(), remembered);
+            }
+        }
+        assert!(!encoder.encode(&prompts).is_autodiff());
     }
 }

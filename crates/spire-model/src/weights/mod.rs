@@ -14,12 +14,12 @@ mod safetensors_file;
 pub mod single_file;
 mod tensors;
 
-use std::fs;
 use std::path::Path;
+use std::{fmt, fs};
 
 use anyhow::{Context, Result, bail};
-use burn::module::Module;
-use burn::tensor::DType;
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{DType, Tensor};
 use burn_store::{BurnToPyTorchAdapter, FloatCastAdapter, ModuleAdapter, ModuleSnapshot, SafetensorsStore};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,17 @@ impl Precision {
     }
 }
 
+/// As in a configuration.
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        })
+    }
+}
+
 /// Reads `config.json` of a model folder.
 ///
 /// # Errors
@@ -70,6 +81,18 @@ pub fn read_config<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<T> 
 /// There are no weights in the folder, they can't be read, or they do not fit the module.
 pub fn load<M: Module>(module: M, folder: &Path) -> Result<M> {
     fill(module, Tensors::in_folder(folder)?, Precision::F32)
+}
+
+/// `module` with its parameters in `precision`.
+pub fn cast<M: Module>(module: M, precision: Precision) -> M {
+    struct Cast(DType);
+    impl ModuleMapper for Cast {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (id, value, mapper) = param.consume();
+            Param::from_mapped_value(id, value.cast(self.0), mapper)
+        }
+    }
+    module.map(&mut Cast(precision.dtype()))
 }
 
 /// The module's parameters as the bytes of a safetensors file under diffusers' names, `f32` or `f16`.

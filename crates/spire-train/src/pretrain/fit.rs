@@ -11,7 +11,7 @@ use crate::ema;
 use crate::learning_rate::{LearningRate, Schedule};
 use crate::metrics_log::StepMetrics;
 use crate::optimizer::{Optimizer, OptimizerSettings, grad_norm, number_parameters};
-use crate::parallel::gradients;
+use crate::parallel::{Computation, gradients};
 use crate::progress::Progress;
 
 /// How long and how fast a stage learns.
@@ -85,7 +85,8 @@ pub fn fit<M: Module>(
     for step in 0..config.steps {
         let start = Instant::now();
         let numbers = (step * parts as u64..(step + 1) * parts as u64).collect();
-        let (value, gradients) = gradients(&module, numbers, parts, |module, part| loss(module, part, size))?;
+        let how = Computation::on_threads(parts);
+        let (value, gradients) = gradients(&module, numbers, how, |module, part| loss(module, part, size))?;
         let norm = grad_norm(&module, &gradients);
         if value.is_finite() && norm.is_finite() {
             module = optimizer.step(step, module, gradients, norm);

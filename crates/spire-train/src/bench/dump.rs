@@ -1,0 +1,42 @@
+//! What is computed with, in a file that another program can read.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use burn::tensor::{DType, Tensor};
+use safetensors::tensor::{Dtype, TensorView};
+use spire_model::control::{Control, ControlConfig};
+use spire_model::weights;
+
+/// Named tensors, in 32 bits.
+#[derive(Default)]
+pub(super) struct Dump(Vec<(String, Vec<usize>, Vec<u8>)>);
+
+impl Dump {
+    pub fn add<const D: usize>(&mut self, name: impl Into<String>, tensor: &Tensor<D>) {
+        let bytes = tensor.clone().into_data().convert::<f32>().iter::<f32>().flat_map(f32::to_le_bytes).collect();
+        self.0.push((name.into(), tensor.dims().to_vec(), bytes));
+    }
+
+    /// Writes `inputs.safetensors` and the branch, in diffusers' layout, into `folder`.
+    ///
+    /// # Errors
+    /// The folder can't be written.
+    pub fn write(self, folder: &Path, config: &ControlConfig, control: &Control) -> Result<()> {
+        let branch = folder.join("control");
+        std::fs::create_dir_all(&branch).with_context(|| format!("can't create {}", branch.display()))?;
+        let views: Vec<_> = self
+            .0
+            .iter()
+            .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+            .collect::<Result<_>>()?;
+        for (file, bytes) in [
+            (folder.join("inputs.safetensors"), safetensors::serialize(views, None)?),
+            (branch.join("config.json"), config.to_json()?),
+            (branch.join("diffusion_pytorch_model.safetensors"), weights::to_bytes(control, DType::F32)?),
+        ] {
+            std::fs::write(&file, bytes).with_context(|| format!("can't write {}", file.display()))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,93 @@
+"""The training step in the Rust program and in PyTorch on diffusers: how long it takes, and whether it is the same one.
+
+Both compute on the same noisy latents, texts and pictures, from the same weights: forward, backward, clipping, AdamW,
+moving average. PyTorch has attention without a matrix of scores (SDPA), fused AdamW, and in bf16 autocast over weights
+in 32 bits. Before a round counts, its losses are held to the Rust program's, step by step. See README.md.
+"""
+
+import copy
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import twin
+from twin import spire_torch
+
+# Both sides of a few steps in float32; bfloat16 rounds differently in either.
+TOLERANCE = {"f32": 1e-4, "bf16": 2e-2}
+NAMES = ["noisy", "timesteps", "semantic", "restoration", "degraded", "target"]
+
+
+class Training:
+    def __init__(self, bench: twin.Bench):
+        self.bench = bench
+        self.ready = False
+
+    def prepare(self, config: dict) -> None:
+        """What happens once: the models, and the batches that the Rust program's first round wrote."""
+        bench = self.bench
+        self.settings = config["train"]
+        self.unet = bench.unet(Path(config["model"]["base"]))
+        self.control = bench.control().train()
+        self.average = [parameter.detach().clone() for parameter in self.control.parameters()]
+        self.start = copy.deepcopy(self.control.state_dict())
+        inputs = bench.inputs()
+        batches = [[inputs[f"{i}.{name}"] for name in NAMES] for i in range(self.settings["accumulate"])]
+        if bench.args.together:
+            batches = [[torch.cat(tensors) for tensors in zip(*batches)]]
+        self.batches = batches
+        self.loss = bench.compiled(self.loss)
+        self.ready = True
+
+    def loss(self, noisy: Tensor, times: Tensor, semantic: Tensor, restoration: Tensor, degraded: Tensor, target: Tensor):
+        autocast = self.bench.args.precision != "f32"
+        with torch.autocast(self.bench.device.type, self.bench.dtype, enabled=autocast):
+            predicted = spire_torch.predict(self.unet, self.control, noisy, times, semantic, restoration, degraded)
+        return (predicted.float() - target).square().mean()
+
+    def step(self, optimizer: torch.optim.Optimizer, number: int) -> float:
+        optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for batch in self.batches:
+            loss = self.loss(*batch) / len(self.batches)
+            loss.backward()
+            total += loss.item()
+        parameters = list(self.control.parameters())
+        nn.utils.clip_grad_norm_(parameters, self.settings["max_grad_norm"])
+        optimizer.step()
+        decay = min(self.settings["ema_decay"], (1 + number) / (10 + number))
+        with torch.no_grad():
+            torch._foreach_lerp_(self.average, parameters, 1 - decay)
+        self.bench.wait()
+        return total
+
+    def __call__(self, measurement: dict) -> list[float]:
+        """Seconds of the steps that count."""
+        if not self.ready:
+            self.prepare(measurement["config"])
+        self.control.load_state_dict(self.start)
+        decay = self.settings["weight_decay"]
+        optimizer = torch.optim.AdamW(self.control.parameters(), lr=0.0, weight_decay=decay, fused=True)
+        seconds = []
+        for number, expected in enumerate(measurement["trained"]):
+            optimizer.param_groups[0]["lr"] = expected["learning_rate"]
+            start = time.perf_counter()
+            loss = self.step(optimizer, number)
+            seconds.append(time.perf_counter() - start)
+            error = abs(loss - expected["loss"]) / expected["loss"]
+            if error > TOLERANCE[self.bench.args.precision]:
+                raise SystemExit(f"step {number}: the loss is {loss} here and {expected['loss']} there")
+        print(f"the loss of the last step is {loss:.7f} here and {expected['loss']:.7f} there")
+        return seconds[self.bench.args.warmup :]
+
+
+def main() -> None:
+    parser = twin.parser(__doc__)
+    parser.add_argument("--together", action="store_true", help="PyTorch takes a step's batches as one")
+    twin.run("train", parser.parse_args(), Training)
+
+
+if __name__ == "__main__":
+    main()
