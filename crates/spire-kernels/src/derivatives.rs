@@ -1,6 +1,10 @@
 //! The operations under autodiff.
 
+use std::marker::PhantomData;
+
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::retro_forward::RetroForward;
+use burn::backend::autodiff::checkpoint::state::BackwardStates;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -60,6 +64,21 @@ impl<B: Kernels> Backward<B, 3> for GroupNorm {
     }
 }
 
+/// Computed again in the backward pass, where gradient checkpointing asks for it.
+#[derive(Debug)]
+struct GroupNormAgain<B> {
+    inputs: [NodeId; 3],
+    settings: Settings,
+    backend: PhantomData<B>,
+}
+
+impl<B: Kernels> RetroForward for GroupNormAgain<B> {
+    fn forward(&self, states: &mut BackwardStates, out_node: NodeId) {
+        let [x, gamma, beta] = self.inputs.each_ref().map(|node| states.get_state::<FloatTensor<B>>(node));
+        states.save(out_node, B::group_norm(x, gamma, beta, self.settings));
+    }
+}
+
 #[derive(Debug)]
 struct Activate;
 
@@ -73,6 +92,21 @@ impl<B: Kernels> Backward<B, 1> for Activate {
         if let [Some(node)] = ops.parents {
             grads.register::<B>(node.id, B::activate_gradient(x, gradient, activation));
         }
+    }
+}
+
+/// Computed again in the backward pass, where gradient checkpointing asks for it.
+#[derive(Debug)]
+struct ActivateAgain<B> {
+    x: NodeId,
+    activation: Activation,
+    backend: PhantomData<B>,
+}
+
+impl<B: Kernels> RetroForward for ActivateAgain<B> {
+    fn forward(&self, states: &mut BackwardStates, out_node: NodeId) {
+        let x = states.get_state::<FloatTensor<B>>(&self.x);
+        states.save(out_node, B::activate(x, self.activation));
     }
 }
 
@@ -124,7 +158,10 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         settings: Settings,
     ) -> FloatTensor<Self> {
         let nodes = [x.node(), gamma.node(), beta.node()];
-        match GroupNorm.prepare::<C>(nodes).compute_bound().stateful() {
+        let inputs = [x.node().id(), gamma.node().id(), beta.node().id()];
+        let again = GroupNormAgain::<B> { inputs, settings, backend: PhantomData };
+        let prepared = GroupNorm.prepare::<C>(nodes).memory_bound().retro_forward(again);
+        match prepared.parents([&x, &gamma, &beta]).stateful() {
             OpsKind::Tracked(mut prep) => {
                 let state = (prep.checkpoint(&x), prep.checkpoint(&gamma), prep.checkpoint(&beta), settings);
                 let y = B::group_norm(x.into_primitive(), gamma.into_primitive(), beta.into_primitive(), settings);
@@ -148,7 +185,8 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
     }
 
     fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
-        match Activate.prepare::<C>([x.node()]).compute_bound().stateful() {
+        let again = ActivateAgain::<B> { x: x.node().id(), activation, backend: PhantomData };
+        match Activate.prepare::<C>([x.node()]).memory_bound().retro_forward(again).parents([&x]).stateful() {
             OpsKind::Tracked(mut prep) => {
                 let state = (prep.checkpoint(&x), activation);
                 prep.finish(state, B::activate(x.into_primitive(), activation))

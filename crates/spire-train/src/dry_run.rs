@@ -231,11 +231,11 @@ impl DryRun {
         if data.crop == Crop::Center {
             caches.push((format!("latents of {pictures} pictures"), pictures * latent));
         }
+        let (states, bound) = ((pictures + prompts).saturating_mul(text), self.config.model.text_cache_bytes() as u64);
+        let bounded = if states > bound { ", as many as model.text_cache_megabytes holds" } else { "" };
         caches.push((
-            format!(
-                "states of at most {pictures} captions and {prompts} restoration prompts, model.text_cache_megabytes"
-            ),
-            (pictures + prompts).saturating_mul(text).min(self.config.model.text_cache_bytes() as u64),
+            format!("states of at most {pictures} captions and {prompts} restoration prompts{bounded}"),
+            states.min(bound),
         ));
         let picture = F32 * 3 * (data.size * data.size) as u64;
         caches.push((format!("{} samples prepared ahead", data.prefetch), 2 * picture * data.prefetch as u64));
@@ -331,10 +331,15 @@ impl DryRun {
         write!(
             f,
             "{} in all. Activations are an estimate from shapes, of what {} × {} images keep for the backward pass; what \
-             operators need for a moment comes on top.",
+             operators need for a moment comes on top.{}",
             bytes(total),
             self.in_flight(),
-            self.config.train.batch_size
+            self.config.train.batch_size,
+            if self.config.train.gradient_checkpointing {
+                " What gradient checkpointing saves is not counted."
+            } else {
+                ""
+            }
         )
     }
 }

@@ -100,7 +100,11 @@ pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
         })
         .collect();
     sheet::save_png(&sheet::grid(6, &cells), &config.out.join("figures/vae.png"))?;
-    let model = VaeConfig { scaling_factor, ..stage.model.clone() };
+    let levels = stage.model.block_out_channels.len();
+    let mut model = serde_json::to_value(VaeConfig { scaling_factor, ..stage.model.clone() })?;
+    // diffusers opens no autoencoder without them.
+    model["down_block_types"] = vec!["DownEncoderBlock2D"; levels].into();
+    model["up_block_types"] = vec!["UpDecoderBlock2D"; levels].into();
     write_part(&folder, &model, ("_class_name", "AutoencoderKL"), "diffusion_pytorch_model.safetensors", &vae)
 }
 
