@@ -50,12 +50,12 @@ pub fn forward(
     let line = Line::new(x_shape, kernel, convolution);
     let [out_height, out_width] = line.out;
     let phases = line.spread(x, from);
-    let taps = by_tap(weight, to, from, kernel);
+    let taps = Taps::of(weight, to, from, kernel);
     let terms: Vec<_> = line
         .taps()
-        .zip(taps.chunks(to * from))
-        .map(|((phase, offset), tap)| Term {
-            left: MatRef::from_row_major_slice(tap, to, from),
+        .enumerate()
+        .map(|(tap, (phase, offset))| Term {
+            left: taps.matrix(tap),
             right: &phases[phase * from * line.stride()..][..from * line.stride()],
             stride: line.stride(),
             offset,
@@ -96,20 +96,20 @@ pub fn input_gradient(
     }
     let line = Line::new(x_shape, kernel, convolution);
     let gradient = line.spread_gradient(gradient, to);
-    let taps = by_tap(weight, to, from, kernel);
+    let taps = Taps::of(weight, to, from, kernel);
     let [row_phases, column_phases] = convolution.stride;
     let [(top, _), (left, _)] = convolution.padding;
     for phase in 0..row_phases * column_phases {
         let terms: Vec<_> = line
             .taps()
-            .zip(taps.chunks(to * from))
-            .filter(|((of, _), _)| *of == phase)
-            .map(|((_, offset), tap)| Term {
-                left: MatRef::from_row_major_slice(tap, to, from).transpose(),
+            .enumerate()
+            .filter(|(_, (of, _))| *of == phase)
+            .map(|(tap, (_, offset))| Term {
+                left: taps.matrix(tap).transpose(),
                 right: &gradient,
                 stride: line.stride(),
                 // Back by the shift: the first output that reads a position lies that far before it.
-                offset: line.slack() - offset,
+                offset: line.slack - offset,
             })
             .collect();
         let mut sums = vec![0.0; from * line.len()];
@@ -154,7 +154,7 @@ pub fn weight_gradient(
     let phases = line.spread(x, from);
     let gradient = line.spread_gradient(gradient, to);
     let gradient = MatRef::from_row_major_slice_with_stride(&gradient, to, line.stride(), line.stride());
-    let gradient = gradient.subcols(line.slack(), line.len());
+    let gradient = gradient.subcols(line.slack, line.len());
     let mut by_tap = vec![0.0; kernel_rows * kernel_columns * to * from];
     let taps: Vec<_> = line.taps().collect();
     by_tap.par_chunks_mut(to * from).zip(taps).for_each(|(sum, (phase, offset))| {
@@ -170,14 +170,35 @@ pub fn weight_gradient(
     weight
 }
 
-/// `[to, from, rows, columns]` as `[rows · columns, to, from]`.
-fn by_tap(weight: &[f32], to: usize, from: usize, [rows, columns]: [usize; 2]) -> Vec<f32> {
-    let taps = rows * columns;
-    let mut by_tap = vec![0.0; weight.len()];
-    by_tap.par_chunks_mut((to * from).max(1)).enumerate().for_each(|(tap, values)| {
-        values.iter_mut().zip(weight.iter().skip(tap).step_by(taps)).for_each(|(value, weight)| *value = *weight);
-    });
-    by_tap
+/// A weight `[to, from, rows, columns]` with a tap's numbers side by side, `[to, rows · columns, from]`.
+struct Taps {
+    weight: Vec<f32>,
+    to: usize,
+    from: usize,
+    count: usize,
+}
+
+impl Taps {
+    fn of(weight: &[f32], to: usize, from: usize, [rows, columns]: [usize; 2]) -> Self {
+        let count = rows * columns;
+        let mut by_tap = vec![0.0; weight.len()];
+        by_tap.par_chunks_mut(count * from).zip(weight.par_chunks(count * from)).for_each(|(by_tap, weight)| {
+            for (tap, values) in by_tap.chunks_mut(from).enumerate() {
+                values
+                    .iter_mut()
+                    .zip(weight.iter().skip(tap).step_by(count))
+                    .for_each(|(value, weight)| *value = *weight);
+            }
+        });
+        Self { weight: by_tap, to, from, count }
+    }
+
+    /// The tap's matrix, `[to, from]`.
+    fn matrix(&self, tap: usize) -> MatRef<'_, f32> {
+        let stride = self.count * self.from;
+        let rows = MatRef::from_row_major_slice_with_stride(&self.weight, self.to, stride, stride);
+        rows.subcols(tap * self.from, self.from)
+    }
 }
 
 /// All pictures of a batch in one line of positions, for each channel and phase.
@@ -193,6 +214,8 @@ struct Line {
     columns: usize,
     /// Height and width of the output.
     out: [usize; 2],
+    /// The largest shift.
+    slack: usize,
 }
 
 impl Line {
@@ -206,16 +229,11 @@ impl Line {
             let (before, after) = convolution.padding[axis];
             (size + before + after - kernel[axis]) / convolution.stride[axis] + 1
         };
-        Self {
-            convolution,
-            kernel,
-            batch,
-            height,
-            width,
-            rows: extent(height, 0),
-            columns: extent(width, 1),
-            out: [out(height, 0), out(width, 1)],
-        }
+        let (rows, columns) = (extent(height, 0), extent(width, 1));
+        let out = [out(height, 0), out(width, 1)];
+        let mut line = Self { convolution, kernel, batch, height, width, rows, columns, out, slack: 0 };
+        line.slack = line.taps().map(|(_, offset)| offset).max().unwrap_or(0);
+        line
     }
 
     /// Positions at which sums are taken.
@@ -223,14 +241,9 @@ impl Line {
         self.batch * self.rows * self.columns
     }
 
-    /// The largest shift.
-    fn slack(&self) -> usize {
-        self.taps().map(|(_, offset)| offset).max().unwrap_or(0)
-    }
-
     /// Numbers of a channel: the positions, and those that the last of them are shifted to.
     fn stride(&self) -> usize {
-        self.len() + self.slack()
+        self.len() + self.slack
     }
 
     /// The phase that a tap reads, and its shift there; in the order of the weight.
@@ -277,7 +290,7 @@ impl Line {
         let [height, width] = self.out;
         let mut lines = vec![0.0; channels * self.stride()];
         lines.par_chunks_mut(self.stride()).enumerate().for_each(|(channel, line)| {
-            let line = &mut line[self.slack()..];
+            let line = &mut line[self.slack..];
             for image in 0..self.batch {
                 let gradient = &gradient[(image * channels + channel) * height * width..][..height * width];
                 let line = line[image * self.rows * self.columns..].chunks_mut(self.columns);
