@@ -11,10 +11,8 @@ use burn::module::Module;
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::activation::relu;
-use burn::tensor::module::{avg_pool2d, max_pool2d};
-use burn::tensor::ops::{AvgPoolOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor};
-use spire_kernels::conv2d;
+use spire_kernels::{Window, avg_pool2d, conv2d, max_pool2d};
 use spire_model::weights::{self, Precision, Tensors};
 
 /// Features of a picture: channels of the last block.
@@ -129,17 +127,17 @@ fn chain<'a>(convs: impl IntoIterator<Item = &'a Conv2d>, x: &Tensor<4>) -> Tens
 }
 
 fn halving_maximum(x: Tensor<4>) -> Tensor<4> {
-    max_pool2d(x, MaxPoolOptions::new([3, 3]).with_stride([2, 2]))
+    max_pool2d(x, Window { side: 3, stride: 2, padding: 0 })
 }
 
 /// Of 3 × 3 pixels; those outside the picture do not count.
 fn average(x: Tensor<4>) -> Tensor<4> {
-    avg_pool2d(x, AvgPoolOptions::new([3, 3]).with_stride([1, 1]).with_padding([1, 1]).with_count_include_pad(false))
+    avg_pool2d(x, Window { side: 3, stride: 1, padding: 1 })
 }
 
 /// Of 3 × 3 pixels.
 fn maximum(x: Tensor<4>) -> Tensor<4> {
-    max_pool2d(x, MaxPoolOptions::new([3, 3]).with_stride([1, 1]).with_padding([1, 1]))
+    max_pool2d(x, Window { side: 3, stride: 1, padding: 1 })
 }
 
 /// 35 × 35 pixels: 1 × 1, 5 × 5 and twice 3 × 3.

@@ -8,6 +8,7 @@ use burn::backend::autodiff::checkpoint::state::BackwardStates;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::ops::ModuleOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, TensorMetadata};
 
@@ -15,6 +16,7 @@ use crate::convolution::Convolution;
 use crate::elementwise::Activation;
 use crate::group_norm::Settings;
 use crate::ops::Kernels;
+use crate::pool::{Pooling, Window};
 
 type NodeId = burn::backend::autodiff::NodeId;
 
@@ -182,6 +184,14 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         _: Settings,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         first_order()
+    }
+
+    fn pool(x: FloatTensor<Self>, pooling: Pooling, window: Window) -> FloatTensor<Self> {
+        let Window { side, stride, padding } = window;
+        match pooling {
+            Pooling::Maximum => Self::max_pool2d(x, [side; 2], [stride; 2], [padding; 2], [1; 2], false),
+            Pooling::Average => Self::avg_pool2d(x, [side; 2], [stride; 2], [padding; 2], false, false),
+        }
     }
 
     fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {

@@ -10,18 +10,22 @@ mod elementwise;
 mod exp;
 mod group_norm;
 mod ops;
+mod pool;
 mod products;
 
 use burn::backend::Dispatch;
 use burn::module::Param;
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, PaddingConfig2d};
-use burn::tensor::ops::ConvOptions;
+use burn::tensor::ops::{AvgPoolOptions, ConvOptions, MaxPoolOptions};
 use burn::tensor::{DType, Device, Tensor, activation};
 
 use convolution::Convolution;
 use elementwise::Activation;
 use ops::Kernels;
+use pool::Pooling;
+
+pub use pool::Window;
 
 /// `conv.forward(x)`: `x` `[batch, channels, height, width]` to `[batch, out_channels, out_height, out_width]`.
 pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
@@ -87,6 +91,38 @@ fn activate<const D: usize>(x: Tensor<D>, kind: Activation, burns: fn(Tensor<D>)
         Tensor::from_dispatch(<Dispatch as Kernels>::activate(x.into_dispatch(), kind))
     } else {
         burns(x)
+    }
+}
+
+/// The largest pixel of each window: `x` `[batch, channels, height, width]` to `[batch, channels, out_height, out_width]`.
+///
+/// # Panics
+/// The padding is as wide as the window, or the window is larger than the padded picture.
+pub fn max_pool2d(x: Tensor<4>, window: Window) -> Tensor<4> {
+    pool(x, Pooling::Maximum, window)
+}
+
+/// The mean of each window's pixels, of which those of the padding do not count. Shapes and panics as [`max_pool2d`].
+pub fn avg_pool2d(x: Tensor<4>, window: Window) -> Tensor<4> {
+    pool(x, Pooling::Average, window)
+}
+
+fn pool(x: Tensor<4>, pooling: Pooling, window: Window) -> Tensor<4> {
+    let Window { side, stride, padding } = window;
+    assert!(padding < side, "a window of {side} pixels with a padding of {padding}");
+    if has_kernels(&x) {
+        return Tensor::from_dispatch(<Dispatch as Kernels>::pool(x.into_dispatch(), pooling, window));
+    }
+    let (sides, strides, paddings) = ([side; 2], [stride; 2], [padding; 2]);
+    match pooling {
+        Pooling::Maximum => {
+            let options = MaxPoolOptions::new(sides).with_stride(strides).with_padding(paddings);
+            burn::tensor::module::max_pool2d(x, options)
+        }
+        Pooling::Average => {
+            let options = AvgPoolOptions::new(sides).with_stride(strides).with_padding(paddings);
+            burn::tensor::module::avg_pool2d(x, options.with_count_include_pad(false))
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use burn::tensor::TensorData;
 use crate::convolution::{self, Convolution};
 use crate::elementwise::Activation;
 use crate::group_norm::{self, Settings};
+use crate::pool::{self, Pooling, Window};
 
 #[backend_extension(Flex, Autodiff)]
 pub trait Kernels: Backend {
@@ -53,6 +54,9 @@ pub trait Kernels: Backend {
         gradient: FloatTensor<Self>,
         settings: Settings,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// `x` `[batch, channels, height, width]`.
+    fn pool(x: FloatTensor<Self>, pooling: Pooling, window: Window) -> FloatTensor<Self>;
 
     /// Number by number.
     fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self>;
@@ -131,6 +135,11 @@ impl Kernels for Flex {
         let gradients =
             group_norm::gradients(x.storage(), shape, gamma.storage(), beta.storage(), gradient.storage(), settings);
         (tensor(gradients.x, &shape), tensor(gradients.gamma, &[shape[1]]), tensor(gradients.beta, &[shape[1]]))
+    }
+
+    fn pool(x: FloatTensor<Self>, pooling: Pooling, window: Window) -> FloatTensor<Self> {
+        let (y, shape) = pool::forward(x.to_contiguous().storage(), dims(&x), pooling, window);
+        tensor(y, &shape)
     }
 
     fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {

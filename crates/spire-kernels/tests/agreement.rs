@@ -2,11 +2,14 @@
 
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, PaddingConfig2d};
+use burn::tensor::module::{avg_pool2d, max_pool2d};
+use burn::tensor::ops::{AvgPoolOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor, TensorData, activation};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand_distr::{Distribution, StandardNormal};
+use spire_kernels::Window;
 
 /// Numbers of a normal distribution. Not Burn's: its generator is one for all tests, which run at the same time.
 fn random<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> Tensor<D> {
@@ -85,6 +88,38 @@ proptest! {
             .with_bias(bias)
             .init(&device);
         check_convolution(conv, [batch, from, size[0], size[1]], &device);
+    }
+
+    #[test]
+    fn pools_and_their_gradients_are_burns(
+        batch in 1_usize..3,
+        channels in 1_usize..4,
+        size in prop::array::uniform2(1_usize..16),
+        side in 1_usize..6,
+        stride in 1_usize..4,
+        padding in 0_usize..3,
+        maximum: bool,
+    ) {
+        // Burn wants half of a window at most.
+        prop_assume!(2 * padding <= side && size.iter().all(|size| size + 2 * padding >= side));
+        let device = Device::flex().autodiff();
+        let x = random([batch, channels, size[0], size[1]], 1, &device).require_grad();
+        let window = Window { side, stride, padding };
+        let (sides, strides, paddings) = ([side; 2], [stride; 2], [padding; 2]);
+        let pools = |x: Tensor<4>| {
+            if maximum {
+                let options = MaxPoolOptions::new(sides).with_stride(strides).with_padding(paddings);
+                (spire_kernels::max_pool2d(x.clone(), window), max_pool2d(x, options))
+            } else {
+                let options = AvgPoolOptions::new(sides).with_stride(strides).with_padding(paddings);
+                (spire_kernels::avg_pool2d(x.clone(), window), avg_pool2d(x, options.with_count_include_pad(false)))
+            }
+        };
+        let (ours, burns) = pools(x.clone().inner());
+        assert_close(&ours, &burns, "output");
+        let (ours, burns) = pools(x.clone());
+        let (ours, burns) = (weighted(ours, &device).backward(), weighted(burns, &device).backward());
+        assert_close(&x.grad(&ours).unwrap(), &x.grad(&burns).unwrap(), "gradient of x");
     }
 
     #[test]
