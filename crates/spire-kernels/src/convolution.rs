@@ -11,6 +11,10 @@ use rayon::prelude::*;
 
 use crate::products::{Term, add_outer_products, add_products};
 
+/// Numbers of the images that go on one line: small images together, so that products are large; large images one by one,
+/// because fresh memory costs more than it saves.
+const TOGETHER: usize = 1 << 20;
+
 /// The settings of a convolution beside its weight, rows before columns.
 #[derive(Clone, Copy, Debug)]
 pub struct Convolution {
@@ -47,10 +51,24 @@ pub fn forward(
         });
         return (y, [batch, to, height, width]);
     }
-    let line = Line::new(x_shape, kernel, convolution);
-    let [out_height, out_width] = line.out;
-    let phases = line.spread(x, from);
+    let one = Line::new([1, from, height, width], kernel, convolution);
+    let [out_height, out_width] = one.out;
     let taps = Taps::of(weight, to, from, kernel);
+    let images = (TOGETHER / (one.stride() * from.max(to)).max(1)).clamp(1, batch.max(1));
+    let mut y = vec![0.0; batch * to * out_height * out_width];
+    let pictures = x.par_chunks(images * from * height * width);
+    y.par_chunks_mut(images * to * out_height * out_width).zip(pictures).for_each(|(y, x)| {
+        let batch = x.len() / (from * height * width);
+        let line = Line::new([batch, from, height, width], kernel, convolution);
+        convolve(y, x, &taps, bias, &line);
+    });
+    (y, [batch, to, out_height, out_width])
+}
+
+/// Of as many images as go on `line`.
+fn convolve(y: &mut [f32], x: &[f32], taps: &Taps, bias: &[f32], line: &Line) {
+    let (to, from) = (taps.to, taps.from);
+    let phases = line.spread(x, from);
     let terms: Vec<_> = line
         .taps()
         .enumerate()
@@ -64,7 +82,7 @@ pub fn forward(
     let mut sums = vec![0.0; to * line.len()];
     add_products(&mut sums, to, line.len(), &terms);
 
-    let mut y = vec![0.0; batch * to * out_height * out_width];
+    let [out_height, out_width] = line.out;
     y.par_chunks_mut(out_height * out_width).enumerate().for_each(|(plane, y)| {
         let (image, channel) = (plane / to, plane % to);
         let sums = &sums[channel * line.len() + image * line.rows * line.columns..];
@@ -72,7 +90,6 @@ pub fn forward(
             y.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum + bias[channel]);
         }
     });
-    (y, [batch, to, out_height, out_width])
 }
 
 /// The gradient of the input, of shape `x_shape`.

@@ -13,8 +13,11 @@ pub enum Pooling {
 /// A square window, its stride and the padding around the picture, the same for rows and columns.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
+    /// Pixels of a row of the window.
     pub side: usize,
+    /// Pixels from a window to the next.
     pub stride: usize,
+    /// Pixels around the picture, which count as nothing.
     pub padding: usize,
 }
 
