@@ -1,6 +1,6 @@
 //! The exponential function and the error function on many numbers at a time.
 
-/// `eˣ`, to 2 units in the last place; 0 below and the largest of its powers of two above what a float holds.
+/// `eˣ`, to 2 units in the last place, between -87 and 88; beyond them what it is there.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.0, 88.0);
@@ -8,7 +8,7 @@ pub fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     let n = x.mul_add(std::f32::consts::LOG2_E, ROUND) - ROUND;
     // ln 2 in two parts, so that the difference keeps its digits.
-    let r = n.mul_add(-0.693_359_375, x);
+    let r = n.mul_add(-0.693_359_4, x);
     let r = n.mul_add(2.121_944_4e-4, r);
     let p = polynomial(r, [1.987_569_2e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5]);
     let fraction = p.mul_add(r * r, r) + 1.0;
