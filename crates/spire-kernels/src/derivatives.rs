@@ -120,16 +120,14 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         convolution: Convolution,
     ) -> FloatTensor<Self> {
         let nodes = [x.node(), weight.node(), bias.node()];
+        let [x_values, weight_values] = [&x, &weight].map(|tensor| tensor.clone().into_primitive());
+        let y = B::convolve(x_values, weight_values, bias.into_primitive(), convolution);
         match Convolve.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
                 let state = (prep.checkpoint(&x), prep.checkpoint(&weight), convolution);
-                let y = B::convolve(x.into_primitive(), weight.into_primitive(), bias.into_primitive(), convolution);
                 prep.finish(state, y)
             }
-            OpsKind::UnTracked(prep) => {
-                let y = B::convolve(x.into_primitive(), weight.into_primitive(), bias.into_primitive(), convolution);
-                prep.finish(y)
-            }
+            OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }
 
@@ -163,16 +161,14 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         let inputs = [x.node().id(), gamma.node().id(), beta.node().id()];
         let again = GroupNormAgain::<B> { inputs, settings, backend: PhantomData };
         let prepared = GroupNorm.prepare::<C>(nodes).memory_bound().retro_forward(again);
+        let [values, factors, shifts] = [&x, &gamma, &beta].map(|tensor| tensor.clone().into_primitive());
+        let y = B::group_norm(values, factors, shifts, settings);
         match prepared.parents([&x, &gamma, &beta]).stateful() {
             OpsKind::Tracked(mut prep) => {
                 let state = (prep.checkpoint(&x), prep.checkpoint(&gamma), prep.checkpoint(&beta), settings);
-                let y = B::group_norm(x.into_primitive(), gamma.into_primitive(), beta.into_primitive(), settings);
                 prep.finish(state, y)
             }
-            OpsKind::UnTracked(prep) => {
-                let y = B::group_norm(x.into_primitive(), gamma.into_primitive(), beta.into_primitive(), settings);
-                prep.finish(y)
-            }
+            OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }
 

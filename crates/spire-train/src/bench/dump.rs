@@ -8,6 +8,8 @@ use safetensors::tensor::{Dtype, TensorView};
 use spire_model::control::{Control, ControlConfig};
 use spire_model::weights;
 
+use crate::checkpoint::write_atomic;
+
 /// Named tensors, in 32 bits.
 #[derive(Default)]
 pub(super) struct Dump(Vec<(String, Vec<usize>, Vec<u8>)>);
@@ -35,7 +37,7 @@ impl Dump {
             (branch.join("config.json"), config.to_json()?),
             (branch.join("diffusion_pytorch_model.safetensors"), weights::to_bytes(control, DType::F32)?),
         ] {
-            std::fs::write(&file, bytes).with_context(|| format!("can't write {}", file.display()))?;
+            write_atomic(&file, &bytes)?;
         }
         Ok(())
     }
