@@ -15,6 +15,7 @@ use burn_store::{FloatCastAdapter, ModuleAdapter, ModuleSnapshot, PathFilter};
 use serde::{Deserialize, Serialize};
 use spire_kernels::{conv2d, silu};
 
+use crate::decoupling::Prompts;
 use crate::fusion::{Fusion, ScaleAndBias, zero_conv};
 use crate::hub;
 use crate::nn::resnet::conv3x3;
@@ -24,7 +25,7 @@ use crate::unet::blocks::{self, DownBlock, Features, MidBlock};
 use crate::unet::config::{UNetConfig, check_fixed_settings};
 use crate::weights::{self, missing_in_part, read_config};
 
-/// `config.json` of a control branch: diffusers' `ControlNetModel` configuration and two keys more.
+/// `config.json` of a control branch: diffusers' `ControlNetModel` configuration and three keys more.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct ControlConfig {
     /// `SpireControl` or `ControlNetModel`.
@@ -45,9 +46,16 @@ pub struct ControlConfig {
     /// How the branch acts on the UNet.
     #[serde(default)]
     pub fusion: Option<Fusion>,
+    /// Which prompts the UNet and the branch attend to.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub prompts: Prompts,
     /// Channels of e(y) that are concatenated to the latent.
     #[serde(default)]
     pub condition_channels: Option<usize>,
+}
+
+fn is_default(prompts: &Prompts) -> bool {
+    *prompts == Prompts::default()
 }
 
 fn three() -> usize {
@@ -63,7 +71,7 @@ fn rgb() -> String {
 }
 
 impl ControlConfig {
-    /// The branch that fits a UNet.
+    /// The branch that fits a UNet; its prompts are decoupled.
     pub fn for_unet(unet: &UNetConfig, fusion: Fusion, embedding_channels: Vec<usize>) -> Self {
         let add = fusion == Fusion::Add;
         Self {
@@ -73,7 +81,8 @@ impl ControlConfig {
             conditioning_embedding_out_channels: embedding_channels,
             controlnet_conditioning_channel_order: rgb(),
             fusion: (!add).then_some(fusion),
-            condition_channels: (!add).then_some(4),
+            prompts: Prompts::default(),
+            condition_channels: (!add).then_some(unet.in_channels),
         }
     }
 
@@ -197,6 +206,8 @@ pub struct Control {
     controlnet_down_blocks: Option<Vec<Conv2d>>,
     controlnet_mid_block: Option<Conv2d>,
     swap_channels: bool,
+    #[module(skip)]
+    prompts: Prompts,
 }
 
 impl Control {
@@ -246,6 +257,7 @@ impl Control {
             controlnet_down_blocks: add.then(|| per_skip(&|i| skips[i])),
             controlnet_mid_block: add.then(|| zero_conv(inner, inner, device)),
             swap_channels: config.controlnet_conditioning_channel_order == "bgr",
+            prompts: config.prompts,
         })
     }
 
@@ -284,6 +296,11 @@ impl Control {
     /// Unreadable, unsupported, or weights that do not fit the configuration.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         weights::load(Self::new(&ControlConfig::read(folder)?, device)?, folder)
+    }
+
+    /// Which prompts the UNet and the branch attend to.
+    pub fn prompts(&self) -> Prompts {
+        self.prompts
     }
 
     /// The float type in which the branch computes. What goes in may have 32 bits, and what fusion gives has.

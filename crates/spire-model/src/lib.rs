@@ -1,5 +1,5 @@
 //! The models of text-driven image restoration, in Burn: CLIP ([`clip`]), the VAE ([`vae`]), the UNet ([`unet`]), the
-//! control branch ([`control`]) and its fusion with the UNet ([`fusion`], [`spire`]), noise schedules and samplers
+//! control branch ([`control`]), which prompt reaches which ([`decoupling`]), its fusion with the UNet ([`fusion`], [`spire`]), noise schedules and samplers
 //! ([`scheduler`]), and their weights in diffusers' layout ([`weights`]).
 //!
 //! Fields are named as the keys of diffusers' state dicts, so that weights load without a table of renames.
@@ -8,6 +8,7 @@ pub mod base;
 pub mod clip;
 pub mod control;
 pub mod cost;
+pub mod decoupling;
 pub mod device;
 pub mod fusion;
 mod hub;

@@ -58,6 +58,7 @@ pub fn predict(
     restoration: Tensor<3>,
     degraded: Tensor<4>,
 ) -> Tensor<4> {
+    let (semantic, restoration) = control.prompts().route(semantic, restoration);
     let time = unet.embed_time(timestep.clone());
     let frozen = unet.encode(sample.clone(), &time, &semantic);
     let features = control.features(sample, timestep, restoration, degraded);

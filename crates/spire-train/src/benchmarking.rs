@@ -116,7 +116,7 @@ impl<'a> Task<'a> {
             files.clone_from(&scores.files);
         }
         let prompts = match method.kind {
-            MethodKind::Model => method.prompts(&self.benchmark.entries, self.config.seed)?,
+            MethodKind::Model => method.prompts(&self.benchmark.entries, &self.config.alike, self.config.seed)?,
             MethodKind::Input | MethodKind::Folder => vec![],
         };
         let files = self.benchmark.entries.iter().map(file).collect();

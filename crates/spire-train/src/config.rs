@@ -7,8 +7,11 @@ use serde::{Deserialize, Serialize};
 use spire_data::degrade::DegradationConfig;
 use spire_data::loader::DataConfig;
 use spire_data::source::SourceConfig;
+use spire_model::control::ControlConfig;
+use spire_model::decoupling::Prompts;
 use spire_model::fusion::Fusion;
 use spire_model::restore::SamplingConfig;
+use spire_model::unet::UNetConfig;
 use spire_model::weights::Precision;
 
 use crate::learning_rate::{LearningRate, Schedule};
@@ -70,6 +73,9 @@ pub struct ModelSection {
     pub control: Option<PathBuf>,
     /// `modulate_skip`, `modulate_skip_and_up` or `add`.
     pub fusion: Fusion,
+    /// `decoupled`, or `joined`: which prompts the UNet and the branch attend to. Of a branch that is there already its own
+    /// configuration says.
+    pub prompts: Prompts,
     /// Channels of e(y)'s convolutions, at full size, 1/2, 1/4 and 1/8.
     pub embedding_channels: Vec<usize>,
 }
@@ -84,6 +90,7 @@ impl Default for ModelSection {
             image_encoder: None,
             control: None,
             fusion: Fusion::default(),
+            prompts: Prompts::default(),
             embedding_channels: vec![16, 32, 96, 256],
         }
     }
@@ -94,6 +101,12 @@ impl ModelSection {
     pub fn image_encoder(&self) -> Option<PathBuf> {
         let folder = self.image_encoder.clone().unwrap_or_else(|| self.base.join("image_encoder"));
         folder.is_dir().then_some(folder)
+    }
+
+    /// A fresh branch for this UNet.
+    pub fn control_config(&self, unet: &UNetConfig) -> ControlConfig {
+        let channels = self.embedding_channels.clone();
+        ControlConfig { prompts: self.prompts, ..ControlConfig::for_unet(unet, self.fusion, channels) }
     }
 
     /// Memory for the states of texts.

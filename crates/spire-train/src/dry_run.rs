@@ -72,7 +72,7 @@ pub(crate) fn count(config: RunConfig) -> Result<DryRun> {
             control_config.conditioning_embedding_out_channels.clone(),
         )
     };
-    let tokens = base.text.max_position_embeddings;
+    let tokens = control_config.prompts.tokens(base.text.max_position_embeddings);
     let picture = [config.data.size; 2];
     let latent = picture.map(|side| side / base.vae.downscale());
     Ok(DryRun {
@@ -99,8 +99,7 @@ fn control_config(config: &RunConfig, base: &BaseConfig) -> Result<ControlConfig
             control
         }
         None => {
-            let channels = config.model.embedding_channels.clone();
-            let control = ControlConfig::for_unet(&base.unet, config.model.fusion, channels);
+            let control = config.model.control_config(&base.unet);
             Control::new(&control, device)?;
             control
         }

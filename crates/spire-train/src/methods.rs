@@ -129,7 +129,7 @@ fn restore(
     folder: &Path,
     restored: &Restored,
 ) -> Result<()> {
-    let prompts = method.prompts(&benchmark.entries, config.seed)?;
+    let prompts = method.prompts(&benchmark.entries, &config.alike, config.seed)?;
     let job = |(i, (entry, prompts)): (usize, (&Entry, Prompts))| Job {
         input: benchmark.degraded(entry),
         output: folder.join(format!("{}.png", entry.id)),

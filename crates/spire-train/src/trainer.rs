@@ -413,8 +413,7 @@ pub(crate) fn starting_control(model: &ModelSection, base: &Base, device: &Devic
     let (config, control) = match &model.control {
         Some(folder) => (ControlConfig::read(folder)?, Control::load(folder, device)?),
         None => {
-            let channels = model.embedding_channels.clone();
-            let fitting = ControlConfig::for_unet(&base.unet_config, model.fusion, channels);
+            let fitting = model.control_config(&base.unet_config);
             let control = Control::from_unet(&fitting, &base.unet, device)?;
             (fitting, control)
         }

@@ -8,7 +8,7 @@ use super::operation::{Course, Operation};
 use super::resize::Filter;
 use super::setting::{InvalidSetting, Section};
 use crate::Picture;
-use crate::prompt::{self, Fragment, Step, StepKind};
+use crate::prompt::{self, Fragment, REMOVE_ALL, Step, StepKind};
 use crate::rng::Rng;
 
 /// Ranges and probabilities of the parameterised pipeline.
@@ -33,6 +33,9 @@ pub struct ParameterizedConfig {
     pub jpeg_quality: [u8; 2],
     /// Probability that the prompt gives the number of a degradation.
     pub number_probability: f64,
+    /// Probability that the prompt names the degradations at all; otherwise it is "Remove all degradation". The pictures are
+    /// the same whether it is 0 or 1.
+    pub named_probability: f64,
 }
 
 impl Default for ParameterizedConfig {
@@ -47,6 +50,7 @@ impl Default for ParameterizedConfig {
             jpeg_probability: 0.5,
             jpeg_quality: [20, 95],
             number_probability: 0.5,
+            named_probability: 1.0,
         }
     }
 }
@@ -79,7 +83,14 @@ impl ParameterizedConfig {
         let fragment = |&step: &Step| {
             if chance(self.number_probability, rng) { Fragment::Numbered(step) } else { Fragment::Bare(step.kind()) }
         };
-        prompt::write(&steps.iter().map(fragment).collect::<Vec<_>>())
+        let prompt = prompt::write(&steps.iter().map(fragment).collect::<Vec<_>>());
+        let named = match self.named_probability {
+            // Without a draw, so that those that follow stay as they are.
+            0.0 => false,
+            1.0 => true,
+            probability => chance(probability, rng),
+        };
+        if named { prompt } else { REMOVE_ALL.to_owned() }
     }
 
     /// The degradations that a prompt of `fragments` undoes; where it gives no number, one is drawn.
@@ -133,7 +144,8 @@ impl ParameterizedConfig {
         section.range("noise_sigma", self.noise_sigma, [0.01, 1000.0])?;
         section.probability("jpeg_probability", self.jpeg_probability)?;
         section.range("jpeg_quality", self.jpeg_quality, [1, 100])?;
-        section.probability("number_probability", self.number_probability)
+        section.probability("number_probability", self.number_probability)?;
+        section.probability("named_probability", self.named_probability)
     }
 }
 

@@ -109,11 +109,12 @@ fn noun_phrase(object: &Object, size: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::world::{Background, Colour, Kind, Pattern, Texture, Tone, World, WorldConfig};
+    use crate::world::{Background, Colour, Kind, Lens, Pattern, Texture, Tone, World, WorldConfig};
 
     fn scene(objects: Vec<Object>) -> Scene {
         let background = Background::Patterned { tone: Tone::Teal, pattern: Pattern::Brick, offset: [0.0; 2] };
-        Scene { objects, background, wording: Wording::default(), caption: String::new() }
+        let (lens, wording) = (Lens::default(), Wording::default());
+        Scene { objects, background, lens, wording, caption: String::new() }
     }
 
     const STAR: Object = Object {

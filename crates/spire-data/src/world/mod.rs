@@ -1,11 +1,12 @@
 //! A small world that the program draws itself: captioned scenes of one or two objects, without end, from a seed.
 //!
-//! [`shape`], [`colour`] and [`texture`] make up an [`object`], objects over a [`background`] make a [`scene`], and
-//! [`caption`] puts it into words.
+//! [`shape`], [`colour`] and [`texture`] make up an [`object`], objects over a [`background`] make a [`scene`], a [`lens`]
+//! takes its picture, and [`caption`] puts it into words.
 
 pub mod background;
 pub mod caption;
 pub mod colour;
+pub mod lens;
 pub mod object;
 pub mod scene;
 pub mod shape;
@@ -14,6 +15,7 @@ pub mod texture;
 pub use background::{Background, Pattern, Tone};
 pub use caption::{Relation, TEMPLATES, Wording};
 pub use colour::Colour;
+pub use lens::Lens;
 pub use object::Object;
 pub use scene::Scene;
 pub use shape::Kind;
@@ -135,7 +137,7 @@ mod tests {
 
     #[test]
     fn objects_stand_out_within_their_circle_and_nowhere_else() {
-        for scene in scenes(200) {
+        for scene in scenes(200).map(|scene| scene.sharp()) {
             let (picture, ground) = (scene.draw(64), scene.background.draw(64));
             for i in 0..64 * 64 {
                 let [x, y] = [i % 64, i / 64].map(|place| (place as f32 + 0.5) / 64.0);
@@ -165,7 +167,7 @@ mod tests {
             ("on a tan brick background there is a small yellow dotted letter o", 0.66085),
         ];
         for (scene, (caption, mean)) in scenes(8).zip(pinned) {
-            let picture = scene.draw(64);
+            let picture = scene.sharp().draw(64);
             let drawn = picture.data.iter().sum::<f32>() / picture.data.len() as f32;
             assert_eq!(scene.caption, caption);
             assert!((drawn - mean).abs() < 1e-4, "{caption}: {drawn}, not {mean}");

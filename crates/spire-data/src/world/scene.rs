@@ -5,7 +5,7 @@ use rand::seq::{IndexedRandom, index};
 use serde::{Deserialize, Serialize};
 
 use super::caption::{self, Wording};
-use super::{Background, Colour, Kind, Object, Texture};
+use super::{Background, Colour, Kind, Lens, Object, Texture};
 use crate::picture::Picture;
 use crate::rng::Rng;
 
@@ -16,6 +16,9 @@ pub struct Scene {
     pub objects: Vec<Object>,
     /// What lies behind.
     pub background: Background,
+    /// How it was photographed, of which the caption says nothing.
+    #[serde(default)]
+    pub lens: Lens,
     /// How the caption is put.
     pub wording: Wording,
     /// The scene in words, lower case.
@@ -42,7 +45,8 @@ impl Scene {
         let colours: Vec<_> = objects.iter().map(|object| object.colour).collect();
         let background = Background::random(rng, &colours);
         let wording = Wording::random(rng);
-        Self { objects, background, wording, caption: String::new() }.captioned()
+        let lens = Lens::random(rng);
+        Self { objects, background, lens, wording, caption: String::new() }.captioned()
     }
 
     /// The picture, `size` × `size`.
@@ -51,7 +55,12 @@ impl Scene {
         for object in &self.objects {
             object.draw_over(&mut picture);
         }
-        picture
+        self.lens.take(picture)
+    }
+
+    /// The same scene in focus and without grain.
+    pub fn sharp(&self) -> Self {
+        Self { lens: Lens::default(), ..self.clone() }
     }
 
     /// The scene in other words than its caption's.

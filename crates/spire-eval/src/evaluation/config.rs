@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use spire_data::prompt;
 use spire_model::restore::SamplingConfig;
 
+use super::alike::Alike;
 use super::metric::Metric;
 use super::prompts::{Captions, RestorationPrompt};
 use super::published::PublishedTable;
@@ -42,6 +43,8 @@ pub struct EvalConfig {
     /// CLIP, for CLIP-I, CLIP-T and the Fréchet distance in its space: a folder as transformers publishes it
     /// (`openai/clip-vit-base-patch32`), or one with `image_encoder/`, `text_encoder/` and `tokenizer/`.
     pub clip: PathBuf,
+    /// Pairs of words for what looks alike when degraded, for the metric `identity` and for `captions = "mistaken"`.
+    pub alike: Vec<Alike>,
     /// FID, and FID of patches.
     pub fid: FidConfig,
     /// The network of LPIPS, `alex` or `vgg`.
@@ -70,9 +73,10 @@ impl Default for EvalConfig {
             seed: 0,
             sampling: SamplingConfig::default(),
             pixels: Compared::default(),
-            metrics: Metric::ALL.into_iter().filter(|&metric| metric != Metric::PatchFid).collect(),
+            metrics: Metric::usual(),
             weights: PathBuf::from("weights"),
             clip: PathBuf::from("weights/clip-vit-base-patch32"),
+            alike: vec![],
             fid: FidConfig::default(),
             lpips: Backbone::default(),
             benchmarks: vec![],
@@ -128,7 +132,8 @@ pub struct MethodConfig {
     pub control: Option<PathBuf>,
     /// `model`: whether it is told what the picture shows.
     pub semantic: bool,
-    /// `model`: whose caption that is, `own` or `unmatched`: another picture's.
+    /// `model`: whose caption that is: `own`; `unmatched`, another picture's; `mistaken`, with a word exchanged for its
+    /// pair in `alike`.
     pub captions: Captions,
     /// `model`: how many words of the caption it is told; unset, all.
     pub caption_words: Option<usize>,
@@ -192,6 +197,10 @@ impl EvalConfig {
         ensure!(self.batch_size > 0, "batch_size must be at least 1");
         self.sampling.validate()?;
         ensure!(!self.metrics.is_empty(), "metrics is empty: there is nothing to measure");
+        let mistaken = self.methods.iter().any(|method| method.captions == Captions::Mistaken);
+        let asked = mistaken || self.metrics.contains(&Metric::Identity);
+        let needed = "identity and captions = \"mistaken\" need pairs of words";
+        ensure!(!asked || !self.alike.is_empty(), "alike is empty: {needed}, [[\"pentagon\", \"hexagon\"]]");
         ensure!(self.fid.patch > 0, "fid.patch must be at least 1");
         ensure!(!self.benchmarks.is_empty(), "[[benchmarks]] are missing: each makes a table");
         ensure!(!self.methods.is_empty(), "[[methods]] are missing: each makes a row");

@@ -28,11 +28,17 @@ pub enum Metric {
     Musiq,
     /// As MANIQA judges it.
     Maniqa,
+    /// Whether CLIP takes the restored picture for what its caption says, rather than for what looks alike.
+    Identity,
+    /// How steep the restored picture is at its edges.
+    Sharpness,
+    /// Standard deviation of the noise that is in the restored picture.
+    Noise,
 }
 
 impl Metric {
     /// All, in the order of the tables' columns.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Fid,
         Self::PatchFid,
         Self::ClipFrechet,
@@ -44,7 +50,16 @@ impl Metric {
         Self::ClipIqa,
         Self::Musiq,
         Self::Maniqa,
+        Self::Identity,
+        Self::Sharpness,
+        Self::Noise,
     ];
+
+    /// Those that are measured where an evaluation does not say which: not those for large pictures or for single questions.
+    pub fn usual() -> Vec<Self> {
+        let special = [Self::PatchFid, Self::Identity, Self::Sharpness, Self::Noise];
+        Self::ALL.into_iter().filter(|metric| !special.contains(metric)).collect()
+    }
 
     /// What it is called.
     pub fn name(self) -> &'static str {
@@ -60,12 +75,15 @@ impl Metric {
             Self::ClipIqa => "CLIP-IQA",
             Self::Musiq => "MUSIQ",
             Self::Maniqa => "MANIQA",
+            Self::Identity => "identity",
+            Self::Sharpness => "sharpness",
+            Self::Noise => "noise",
         }
     }
 
     /// Whether more is better.
     pub fn rises(self) -> bool {
-        !matches!(self, Self::Fid | Self::PatchFid | Self::ClipFrechet | Self::Lpips)
+        !matches!(self, Self::Fid | Self::PatchFid | Self::ClipFrechet | Self::Lpips | Self::Noise)
     }
 
     /// Digits after the point.

@@ -1,5 +1,6 @@
 //! Methods on benchmarks: a figure for each metric, how it came about, and tables of them.
 
+mod alike;
 mod bootstrap;
 mod config;
 mod measured;
@@ -14,6 +15,7 @@ mod scorer;
 mod table;
 mod tables;
 
+pub use alike::Alike;
 pub use bootstrap::{Interval, interval};
 pub use config::{BenchmarkChoice, EvalConfig, FidConfig, MethodConfig, MethodKind, slug};
 pub use metric::Metric;

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use spire_data::benchmark::Entry;
 use spire_data::prompt::{self, Fragment, REMOVE_ALL};
 use spire_data::rng::rng;
 
+use super::alike::{Alike, mistaken};
 use super::config::{MethodConfig, MethodKind};
 
 /// What a model is told of the degradation (the paper's Table 6).
@@ -60,6 +61,8 @@ pub enum Captions {
     Own,
     /// Another picture's of the benchmark, never its own.
     Unmatched,
+    /// Its own with a word exchanged for another that a degraded picture might as well show.
+    Mistaken,
 }
 
 /// What a method is told of one picture.
@@ -77,17 +80,24 @@ const YES: &str = "✓";
 const NO: &str = "✗";
 
 impl MethodConfig {
-    /// What the method is told of each entry of a benchmark, in their order. `seed` decides which captions are exchanged.
+    /// What the method is told of each entry of a benchmark, in their order. `seed` decides which captions are exchanged, `alike`
+    /// which words.
     ///
     /// # Errors
-    /// Captions are to be exchanged, and fewer than two entries have one.
-    pub fn prompts(&self, entries: &[Entry], seed: u64) -> Result<Vec<Prompts>> {
+    /// Captions are to be exchanged, and fewer than two entries have one; or words, and a caption has none of a pair.
+    pub fn prompts(&self, entries: &[Entry], alike: &[Alike], seed: u64) -> Result<Vec<Prompts>> {
         let mut captions: Vec<String> = match self.semantic {
             true => entries.iter().map(|entry| entry.semantic.clone()).collect(),
             false => vec![String::new(); entries.len()],
         };
         if self.semantic && self.captions == Captions::Unmatched {
             exchange(&mut captions, seed)?;
+        }
+        if self.semantic && self.captions == Captions::Mistaken {
+            for caption in &mut captions {
+                let mistaken = mistaken(caption, alike);
+                *caption = mistaken.with_context(|| format!("\"{caption}\" has no word of the pairs in alike"))?;
+            }
         }
         if let Some(words) = self.caption_words {
             for caption in &mut captions {
@@ -106,9 +116,13 @@ impl MethodConfig {
 
     /// For a protocol: how captions were changed; `None` where each picture has the whole of its own, or none is told.
     pub fn captions_told(&self) -> Option<String> {
-        let unmatched = (self.captions == Captions::Unmatched).then(|| "unmatched".to_owned());
+        let exchanged = match self.captions {
+            Captions::Own => None,
+            Captions::Unmatched => Some("unmatched".to_owned()),
+            Captions::Mistaken => Some("mistaken".to_owned()),
+        };
         let short = self.caption_words.map(|words| format!("first {words} words"));
-        let changes: Vec<String> = [unmatched, short].into_iter().flatten().collect();
+        let changes: Vec<String> = [exchanged, short].into_iter().flatten().collect();
         (self.semantic && !changes.is_empty()).then(|| changes.join(", "))
     }
 
@@ -181,13 +195,13 @@ mod tests {
     }
 
     fn semantic(method: &MethodConfig, entries: &[Entry], seed: u64) -> Vec<String> {
-        method.prompts(entries, seed).unwrap().into_iter().map(|prompts| prompts.semantic).collect()
+        method.prompts(entries, &[], seed).unwrap().into_iter().map(|prompts| prompts.semantic).collect()
     }
 
     #[test]
     fn a_fixed_prompt_takes_the_place_of_the_benchmark_s() {
         let entries = entries(&["a b c"]);
-        let told = |method: &MethodConfig| method.prompts(&entries, 0).unwrap()[0].restoration.clone();
+        let told = |method: &MethodConfig| method.prompts(&entries, &[], 0).unwrap()[0].restoration.clone();
         let method = MethodConfig::default();
         assert_eq!(told(&method), "Deblur with sigma 3.0; Dejpeg with quality 40");
         assert_eq!(told(&MethodConfig { restoration: RestorationPrompt::Type, ..method.clone() }), "Deblur; Dejpeg");
@@ -215,8 +229,19 @@ mod tests {
         // Who has no caption gets none, and nobody loses his to him.
         let entries = entries(&["one", "", "two"]);
         assert_eq!(semantic(&method, &entries, 0), ["two", "", "one"]);
-        let error = method.prompts(&entries[..2], 0).unwrap_err().to_string();
+        let error = method.prompts(&entries[..2], &[], 0).unwrap_err().to_string();
         assert!(error.contains("unmatched"), "{error}");
+    }
+
+    #[test]
+    fn mistaken_captions_name_what_looks_alike() {
+        let method = MethodConfig { captions: Captions::Mistaken, ..MethodConfig::default() };
+        let alike = [["star".to_owned(), "cross".to_owned()]];
+        let told = method.prompts(&entries(&["a red star", "a cross"]), &alike, 0).unwrap();
+        assert_eq!(told.into_iter().map(|told| told.semantic).collect::<Vec<_>>(), ["a red cross", "a star"]);
+        let error = method.prompts(&entries(&["a red disc"]), &alike, 0).unwrap_err().to_string();
+        assert!(error.contains("a red disc"), "{error}");
+        assert_eq!(method.captions_told().as_deref(), Some("mistaken"));
     }
 
     #[test]

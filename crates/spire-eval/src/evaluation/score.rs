@@ -48,6 +48,8 @@ pub struct Ground<'a> {
     /// Of the clean pictures, for each distance that is asked for.
     statistics: BTreeMap<Metric, FeatureStatistics>,
     captions: Vec<Option<Vec<f32>>>,
+    /// Of what the degraded pictures might as well show.
+    mistaken: Vec<Option<Vec<f32>>>,
 }
 
 impl<'a> Ground<'a> {
@@ -84,7 +86,8 @@ impl<'a> Ground<'a> {
             }
         }
         let captions = benchmark.entries.iter().map(|entry| scorer.caption(&entry.semantic)).collect::<Result<_>>()?;
-        Ok(Self { benchmark, clean, statistics, captions })
+        let mistaken = benchmark.entries.iter().map(|entry| scorer.mistaken(&entry.semantic)).collect::<Result<_>>()?;
+        Ok(Self { benchmark, clean, statistics, captions, mistaken })
     }
 
     /// Measures a method's pictures, `restored` giving the file of each; a batch of pictures is in memory at a time. What is in
@@ -125,9 +128,15 @@ impl<'a> Ground<'a> {
             }
         }
         // An entry without a caption has no CLIP-T: then the column is missing rather than of other pictures.
-        let pairs = self.captions.iter().zip(&measured);
-        let cosines: Option<Vec<f64>> = pairs.map(|(a, b)| Some(cosine(a.as_ref()?, &clip(b)?))).collect();
-        scores.per_image.extend(cosines.map(|all| (Metric::ClipT, all)));
+        let cosines = |captions: &[Option<Vec<f32>>]| -> Option<Vec<f64>> {
+            captions.iter().zip(&measured).map(|(a, b)| Some(cosine(a.as_ref()?, &clip(b)?))).collect()
+        };
+        let own = cosines(&self.captions);
+        if let Some((own, other)) = own.as_ref().zip(cosines(&self.mistaken)).filter(|_| scorer.has(Metric::Identity)) {
+            let right = own.iter().zip(other).map(|(own, other)| f64::from(u8::from(*own > other))).collect();
+            scores.per_image.insert(Metric::Identity, right);
+        }
+        scores.per_image.extend(own.filter(|_| scorer.has(Metric::ClipT)).map(|all| (Metric::ClipT, all)));
         Ok(scores)
     }
 }

@@ -11,6 +11,7 @@ use spire_data::checksum::sha256;
 use spire_model::clip::ClipFolder;
 use spire_model::pictures;
 
+use super::alike::{Alike, mistaken};
 use super::config::EvalConfig;
 use super::measured::{Features, Measured, Space};
 use super::metric::Metric;
@@ -18,7 +19,10 @@ use super::protocol::{MethodProtocol, Protocol};
 use crate::clip_space::{ImageSpace, TextSpace};
 use crate::fid::{self, FidSpace};
 use crate::public_weights::{FoundWeights, PublicWeights};
-use crate::{ClipIqa, Compared, Lpips, Maniqa, Musiq, clip_iqa, inception, maniqa, musiq, psnr_of, ssim_of};
+use crate::{
+    ClipIqa, Compared, Lpips, Maniqa, Musiq, clip_iqa, inception, maniqa, musiq, noise_level, psnr_of, sharpness,
+    ssim_of,
+};
 
 /// What an untouched picture's PSNR is counted as: 8 bits can't tell more apart.
 const MOST_PSNR: f64 = 60.0;
@@ -36,6 +40,8 @@ pub struct Scorer {
     musiq: Option<(Musiq, String)>,
     maniqa: Option<(Maniqa, String)>,
     pixels: Compared,
+    /// Words for what looks alike.
+    alike: Vec<Alike>,
     /// What is left out, and what is needed for it.
     missing: BTreeMap<Metric, String>,
     /// Metrics whose weights are not those that were published.
@@ -89,6 +95,7 @@ impl Scorer {
             metrics: config.metrics.iter().copied().collect(),
             patch: config.fid.patch,
             pixels: config.pixels,
+            alike: config.alike.clone(),
             missing: search.missing,
             strange: search.strange,
             device: device.clone(),
@@ -162,6 +169,12 @@ impl Scorer {
             if let Some((maniqa, _)) = &self.maniqa {
                 keep(Metric::Maniqa, maniqa.score(picture)?);
             }
+            if self.has(Metric::Sharpness) {
+                keep(Metric::Sharpness, sharpness(picture));
+            }
+            if self.has(Metric::Noise) {
+                keep(Metric::Noise, noise_level(picture));
+            }
         }
         Ok(measured)
     }
@@ -172,9 +185,17 @@ impl Scorer {
     /// CLIP's text tower has no projection.
     pub fn caption(&self, text: &str) -> Result<Option<Vec<f32>>> {
         match &self.clip {
-            Some(clip) if !text.is_empty() && self.has(Metric::ClipT) => Ok(Some(clip.texts.features(text)?)),
+            Some(clip) if !text.is_empty() => Ok(Some(clip.texts.features(text)?)),
             _ => Ok(None),
         }
+    }
+
+    /// The features of the caption of what a degraded picture might as well show; `None` where it has no word of a pair.
+    ///
+    /// # Errors
+    /// As [`caption`](Self::caption).
+    pub fn mistaken(&self, text: &str) -> Result<Option<Vec<f32>>> {
+        mistaken(text, &self.alike).map_or(Ok(None), |text| self.caption(&text))
     }
 
     /// Features in a row of a space.
@@ -207,6 +228,12 @@ impl Scorer {
             "Inception v3, unbiased covariance; squares of {side} pixels side by side, and again half a square further",
             side = self.patch
         );
+        let pairs: Vec<String> = self.alike.iter().map(|pair| pair.join("/")).collect();
+        let identity = format!(
+            "share of pictures closer to their caption than to that with the first of these words exchanged: {}",
+            pairs.join(", ")
+        );
+        let unresized = || (None, "values in [0, 1]".to_owned());
         let (variant, (weights, preprocessing)) = match metric {
             Metric::Fid => ("Inception v3, unbiased covariance", fid()),
             Metric::PatchFid => (patches.as_str(), fid()),
@@ -231,6 +258,11 @@ impl Scorer {
                 "pyiqa's maniqa, KonIQ-10k, 20 squares of 224 pixels; mean over pictures",
                 (checksum(&self.maniqa), "values in [-1, 1]".to_owned()),
             ),
+            Metric::Identity => (identity.as_str(), clip()),
+            Metric::Sharpness => {
+                ("99th percentile of the luma's gradient, per pixel, after a Gaussian of 1 pixel", unresized())
+            }
+            Metric::Noise => ("of the luma: median absolute diagonal Haar detail over 0.6745", unresized()),
         };
         (variant.to_owned(), weights, preprocessing)
     }
@@ -311,7 +343,7 @@ impl Search<'_> {
     }
 
     fn clip(&mut self, device: &Device) -> Result<Option<Clip>> {
-        let wanted = self.wanted(&[Metric::ClipFrechet, Metric::ClipI, Metric::ClipT]);
+        let wanted = self.wanted(&[Metric::ClipFrechet, Metric::ClipI, Metric::ClipT, Metric::Identity]);
         if wanted.is_empty() {
             return Ok(None);
         }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use spire_eval::evaluation::MethodConfig;
 use toml::{Table, Value};
 
 use crate::checkpoint::write_atomic;
@@ -25,6 +26,8 @@ pub struct Cell {
     pub changes: Vec<String>,
     /// The configuration in full; `run.dir` is the cell's folder.
     pub config: RunConfig,
+    /// How its run restores where it is measured, each making a row; a single one may be without a name.
+    pub methods: Vec<MethodConfig>,
 }
 
 /// How far a cell is.
@@ -76,10 +79,23 @@ pub enum End {
     },
 }
 
+/// The row of a variant that restores by a method.
+pub fn row(variant: &str, method: &str) -> String {
+    format!("{variant}, {method}")
+}
+
 impl Cell {
     /// "Add, seed 1"
     pub fn name(&self) -> String {
         format!("{}, seed {}", self.variant, self.seed)
+    }
+
+    /// The rows of its variant in the table, one for each of its methods.
+    pub fn rows(&self) -> impl Iterator<Item = String> {
+        self.methods.iter().map(|method| match method.name.as_str() {
+            "" => self.variant.clone(),
+            name => row(&self.variant, name),
+        })
     }
 
     /// A file in its folder.
@@ -235,7 +251,7 @@ mod tests {
         config.run.dir = scratch.path().join("seed-1");
         config.train.steps = 100;
         config.train.batch_size = 4;
-        (scratch, Cell { variant: "A".into(), seed: 1, changes: vec![], config })
+        (scratch, Cell { variant: "A".into(), seed: 1, changes: vec![], config, methods: vec![] })
     }
 
     fn attempt(from_step: u64, to_step: u64, seconds: f64, end: End) -> Attempt {

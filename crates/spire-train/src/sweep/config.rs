@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use spire_eval::evaluation::{MethodConfig, MethodKind};
 use toml::Table;
@@ -17,6 +17,8 @@ pub struct SweepConfig {
     pub base: PathBuf,
     /// The folder for runs and results; unset, `sweeps/NAME`.
     pub output: Option<PathBuf>,
+    /// The folder for runs; unset, `runs` within the output. Sweeps that name the same one share their cells.
+    pub runs: Option<PathBuf>,
     /// Every variant is trained once with each, as `run.seed`.
     pub seeds: Vec<u64>,
     /// Cells that are trained at a time, on each device.
@@ -39,6 +41,7 @@ impl Default for SweepConfig {
             name: "sweep".to_owned(),
             base: "configs/tiny.toml".into(),
             output: None,
+            runs: None,
             seeds: vec![1, 2, 3],
             parallel: 1,
             devices: vec![],
@@ -58,6 +61,8 @@ pub struct VariantConfig {
     pub name: String,
     /// The keys in which it differs: `{ model.fusion = "add" }`.
     pub set: Table,
+    /// How its runs restore, in place of the evaluation's methods.
+    pub methods: Vec<MethodConfig>,
 }
 
 /// What the cells are measured by.
@@ -69,6 +74,18 @@ pub struct SweepEvaluation {
     /// How every cell's run restores, each making a row of every variant: `semantic`, `restoration`, `sampling` and the other
     /// keys of a method, without a model. None: once, with both prompts.
     pub methods: Vec<MethodConfig>,
+    /// How the figures of a picture follow a strength, over methods that ask for more and more of it.
+    pub trends: Vec<TrendConfig>,
+}
+
+/// Methods in the order of the strength that they ask for (the paper's Figures 7 and 10).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrendConfig {
+    /// What its row is called.
+    pub title: String,
+    /// Names of methods, three at least.
+    pub methods: Vec<String>,
 }
 
 impl SweepConfig {
@@ -87,16 +104,32 @@ impl SweepConfig {
         ensure!(self.parallel > 0, "parallel must be at least 1");
         for (i, variant) in self.variants.iter().enumerate() {
             ensure!(!variant.name.is_empty(), "variants.{i}.name is not set");
+            check_methods(&format!("variants.{i}.methods"), &variant.methods)?;
         }
-        for (i, method) in self.evaluation.iter().flat_map(|evaluation| &evaluation.methods).enumerate() {
-            let key = format!("evaluation.methods.{i}");
-            ensure!(!method.name.is_empty(), "{key}.name is not set");
-            ensure!(method.kind == MethodKind::Model, "{key}.kind: each cell's run is the model; leave the key out");
-            let own = method.run.is_some() || method.base.is_some() || method.control.is_some();
-            ensure!(!own, "{key}: run, base and control can't be set: each cell's run is the model");
+        let Some(evaluation) = &self.evaluation else { return Ok(()) };
+        check_methods("evaluation.methods", &evaluation.methods)?;
+        for (i, trend) in evaluation.trends.iter().enumerate() {
+            let key = format!("evaluation.trends.{i}");
+            ensure!(!trend.title.is_empty(), "{key}.title is not set");
+            ensure!(trend.methods.len() > 2, "{key}.methods: fewer than three have no trend");
+            let unknown = |name: &&String| !evaluation.methods.iter().any(|method| method.name == **name);
+            if let Some(name) = trend.methods.iter().find(unknown) {
+                bail!("{key}.methods: \"{name}\" is none of evaluation.methods");
+            }
         }
         Ok(())
     }
+}
+
+fn check_methods(key: &str, methods: &[MethodConfig]) -> Result<()> {
+    for (i, method) in methods.iter().enumerate() {
+        let key = format!("{key}.{i}");
+        ensure!(!method.name.is_empty(), "{key}.name is not set");
+        ensure!(method.kind == MethodKind::Model, "{key}.kind: each cell's run is the model; leave the key out");
+        let own = method.run.is_some() || method.base.is_some() || method.control.is_some();
+        ensure!(!own, "{key}: run, base and control can't be set: each cell's run is the model");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -119,6 +152,10 @@ mod tests {
             ("[[evaluation.methods]]", "evaluation.methods.0.name"),
             ("[[evaluation.methods]]\nname = 'a'\nrun = 'runs/a'", "run, base and control"),
             ("[[evaluation.methods]]\nname = 'a'\nkind = 'input'", "evaluation.methods.0.kind"),
+            ("[[variants]]\nname = 'v'\nmethods = [{ name = 'a', run = 'r' }]", "variants.0.methods.0: run"),
+            ("[[evaluation.trends]]", "evaluation.trends.0.title"),
+            ("[[evaluation.trends]]\ntitle = 't'\nmethods = ['a', 'b']", "evaluation.trends.0.methods: fewer"),
+            ("[[evaluation.trends]]\ntitle = 't'\nmethods = ['a', 'b', 'c']", "\"a\" is none of"),
         ] {
             assert!(error(text).contains(part), "{text}: {}", error(text));
         }

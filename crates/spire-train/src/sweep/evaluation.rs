@@ -7,21 +7,12 @@ use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
-use spire_eval::evaluation::{EvalConfig, MethodConfig, MethodKind, Results};
+use spire_eval::evaluation::{EvalConfig, MethodKind, Results};
 
 use super::cell::Cell;
-use super::config::SweepEvaluation;
 use super::{Sweep, running};
 use crate::checkpoint::write_atomic;
 use crate::settings;
-
-/// The rows of a variant: one for each way of restoring, by its name; with none, one with the variant's own.
-pub fn rows(evaluation: Option<&SweepEvaluation>, variant: &str) -> Vec<String> {
-    match evaluation.map_or(&[][..], |evaluation| &evaluation.methods) {
-        [] => vec![variant.to_owned()],
-        methods => methods.iter().map(|method| format!("{variant}, {}", method.name)).collect(),
-    }
-}
 
 /// What a row is called in the evaluation, for one seed.
 pub fn of_seed(row: &str, seed: u64) -> String {
@@ -36,15 +27,10 @@ pub fn of_cells(file: &EvalConfig, sweep: &Sweep, cells: &[&Cell]) -> EvalConfig
         config.device.clone_from(device);
     }
     config.methods.retain(|method| method.kind != MethodKind::Model);
-    let evaluation = sweep.config.evaluation.as_ref();
-    let ways = match evaluation.map_or(&[][..], |evaluation| &evaluation.methods) {
-        [] => vec![MethodConfig::default()],
-        methods => methods.to_vec(),
-    };
     for cell in cells {
-        for (row, way) in rows(evaluation, &cell.variant).iter().zip(&ways) {
-            let mut method = way.clone();
-            method.name = of_seed(row, cell.seed);
+        for (row, method) in cell.rows().zip(&cell.methods) {
+            let mut method = method.clone();
+            method.name = of_seed(&row, cell.seed);
             method.run = Some(cell.config.run.dir.clone());
             config.methods.push(method);
         }

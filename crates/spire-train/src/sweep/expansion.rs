@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use spire_eval::evaluation::slug;
+use spire_eval::evaluation::{MethodConfig, slug};
 use toml::{Table, Value};
 
 use super::cell::Cell;
@@ -35,14 +35,15 @@ impl Assignment {
 struct Variant {
     name: String,
     changes: Vec<Assignment>,
+    methods: Vec<MethodConfig>,
 }
 
 /// The cells of a sweep, variant by variant. `path` and `text` are the sweep's file, which errors name; the runs are laid out
-/// below `output`.
+/// below `runs`.
 ///
 /// # Errors
 /// A key is unknown to the base configuration or its value does not fit, a key is set twice, or two variants have one name.
-pub fn expand(config: &SweepConfig, path: &Path, text: &str, output: &Path) -> Result<Vec<Cell>> {
+pub fn expand(config: &SweepConfig, path: &Path, text: &str, runs: &Path) -> Result<Vec<Cell>> {
     let at = |keys: &[String]| match settings::line_of(text, keys) {
         Some(line) => format!("{}:{line}", path.display()),
         None => path.display().to_string(),
@@ -74,15 +75,22 @@ pub fn expand(config: &SweepConfig, path: &Path, text: &str, output: &Path) -> R
         let overrides: Vec<String> = set.iter().map(|assignment| assignment.text()).collect();
         let base: RunConfig = settings::load(&config.base, &overrides).map_err(|error| located(error, &set, &at))?;
         base.validate().with_context(|| format!("{}: variant \"{}\"", path.display(), variant.name))?;
+        let of_all = config.evaluation.as_ref().map_or(&[][..], |evaluation| &evaluation.methods);
+        let methods = match (&variant.methods[..], of_all) {
+            ([], []) => vec![MethodConfig::default()],
+            ([], of_all) => of_all.to_vec(),
+            (own, _) => own.to_vec(),
+        };
         for &seed in &config.seeds {
             let mut of_cell = base.clone();
             of_cell.run.seed = seed;
-            of_cell.run.dir = output.join("runs").join(&folder).join(format!("seed-{seed}"));
+            of_cell.run.dir = runs.join(&folder).join(format!("seed-{seed}"));
             cells.push(Cell {
                 variant: variant.name.clone(),
                 seed,
                 changes: variant.changes.iter().map(|change| format!("{} = {}", change.key, change.value)).collect(),
                 config: of_cell,
+                methods: methods.clone(),
             });
         }
     }
@@ -91,7 +99,7 @@ pub fn expand(config: &SweepConfig, path: &Path, text: &str, output: &Path) -> R
 
 /// The variants by name, each in every combination of the grid.
 fn variants(config: &SweepConfig, at: &dyn Fn(&[String]) -> String) -> Result<Vec<Variant>> {
-    let mut combinations = vec![Variant { name: String::new(), changes: vec![] }];
+    let mut combinations = vec![Variant { name: String::new(), changes: vec![], methods: vec![] }];
     let lists = flat(&config.grid, &["grid".to_owned()]);
     for list in &lists {
         let Value::Array(values) = &list.value else {
@@ -116,15 +124,17 @@ fn variants(config: &SweepConfig, at: &dyn Fn(&[String]) -> String) -> Result<Ve
     let mut named: Vec<Variant> = vec![];
     for (i, variant) in config.variants.iter().enumerate() {
         let place = ["variants".to_owned(), i.to_string(), "set".to_owned()];
-        named.push(Variant { name: variant.name.clone(), changes: flat(&variant.set, &place) });
+        let (name, methods) = (variant.name.clone(), variant.methods.clone());
+        named.push(Variant { name, changes: flat(&variant.set, &place), methods });
     }
     if named.is_empty() {
         let name = if lists.is_empty() { "base".to_owned() } else { String::new() };
-        named.push(Variant { name, changes: vec![] });
+        named.push(Variant { name, changes: vec![], methods: vec![] });
     }
     let both = |variant: &Variant, combination: &Variant| Variant {
         name: joined(&variant.name, &combination.name),
         changes: [&variant.changes[..], &combination.changes].concat(),
+        methods: variant.methods.clone(),
     };
     Ok(named.iter().flat_map(|variant| combinations.iter().map(|combination| both(variant, combination))).collect())
 }

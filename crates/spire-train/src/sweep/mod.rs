@@ -16,6 +16,7 @@ mod results;
 mod running;
 mod statistics;
 mod tables;
+mod trends;
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -26,8 +27,9 @@ use anyhow::{Context, Result, bail};
 use spire_eval::evaluation::EvalConfig;
 
 pub use cell::{Attempt, Cell, End, State};
-pub use config::{SweepConfig, SweepEvaluation, VariantConfig};
+pub use config::{SweepConfig, SweepEvaluation, TrendConfig, VariantConfig};
 pub use results::{CellResult, Estimate, ResultColumn, ResultRow, SweepResults};
+pub use trends::Trend;
 
 use crate::checkpoint::write_atomic;
 use crate::progress::clock;
@@ -38,8 +40,10 @@ use crate::settings;
 pub struct Sweep {
     /// As in its file.
     pub config: SweepConfig,
-    /// Where runs and results are written.
+    /// Where results are written.
     pub output: PathBuf,
+    /// The runs' folder, which other sweeps may share.
+    pub runs: PathBuf,
     /// Every variant with every seed.
     pub cells: Vec<Cell>,
     /// The evaluation's file, without the cells.
@@ -57,8 +61,9 @@ impl Sweep {
         config.validate().with_context(|| path.display().to_string())?;
         let output = config.output.clone().unwrap_or_else(|| Path::new("sweeps").join(&config.name));
         let text = fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
-        let cells = expansion::expand(&config, path, &text, &output)?;
-        let mut sweep = Self { config, output, cells, evaluation: None };
+        let runs = config.runs.clone().unwrap_or_else(|| output.join("runs"));
+        let cells = expansion::expand(&config, path, &text, &runs)?;
+        let mut sweep = Self { config, output, runs, cells, evaluation: None };
         if let Some(evaluation) = &sweep.config.evaluation {
             sweep.evaluation = Some(settings::load(&evaluation.file, &[])?);
             if let Some(whole) = sweep.evaluation_of(&sweep.cells.iter().collect::<Vec<_>>()) {
@@ -147,8 +152,7 @@ impl Sweep {
     /// # Errors
     /// A cell was begun with another configuration; another process runs this sweep; the folder can't be written.
     pub fn run(&self, program: &Path, retry: bool, interrupted: &AtomicBool) -> Result<SweepResults> {
-        fs::create_dir_all(&self.output).with_context(|| format!("can't create {}", self.output.display()))?;
-        let _lock = self.lock()?;
+        let _locks = [lock(&self.output)?, lock(&self.runs)?];
         self.check_unchanged()?;
         let mut open = vec![];
         for cell in &self.cells {
@@ -175,22 +179,6 @@ impl Sweep {
             None => None,
         };
         SweepResults::collect(self, evaluated)
-    }
-
-    /// One process at a time.
-    fn lock(&self) -> Result<File> {
-        let path = self.output.join("lock");
-        let file = File::create(&path).with_context(|| format!("can't create {}", path.display()))?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(TryLockError::WouldBlock) => {
-                bail!(
-                    "another process runs this sweep in {}: wait for it, or set another output",
-                    self.output.display()
-                )
-            }
-            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("can't lock {}", path.display())),
-        }
     }
 
     /// Runs of one sweep must be runs of one file: figures of two configurations in one row would be nobody's.
@@ -222,14 +210,29 @@ impl Sweep {
     /// A file can't be written, or the curves drawn.
     pub fn write(&self, results: &SweepResults) -> Result<String> {
         let table = results.table();
-        let markdown =
-            format!("{}\n![Loss curves](curves.svg)\n\n{}", table.markdown(), results.cells_table().markdown());
+        let trends = results.trends_table().map_or(String::new(), |trends| format!("{}\n", trends.markdown()));
+        let cells = results.cells_table().markdown();
+        let markdown = format!("{}\n{trends}![Loss curves](curves.svg)\n\n{cells}", table.markdown());
         write_atomic(&self.output.join("results.json"), serde_json::to_string_pretty(results)?.as_bytes())?;
         write_atomic(&self.output.join("results.md"), markdown.as_bytes())?;
         write_atomic(&self.output.join("results.tex"), table.latex().as_bytes())?;
         write_atomic(&self.output.join("results.csv"), results.plain_table().csv().as_bytes())?;
         write_atomic(&self.output.join("curves.svg"), curves::draw(&self.cells)?.as_bytes())?;
-        Ok(table.markdown())
+        Ok(format!("{}\n{trends}", table.markdown()))
+    }
+}
+
+/// One process at a time writes into a folder; it is made if it is not there.
+fn lock(folder: &Path) -> Result<File> {
+    fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
+    let path = folder.join("lock");
+    let file = File::create(&path).with_context(|| format!("can't create {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another sweep writes into {}: wait for it, or set another output or runs", folder.display())
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("can't lock {}", path.display())),
     }
 }
 

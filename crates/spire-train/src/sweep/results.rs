@@ -12,6 +12,7 @@ use spire_eval::evaluation::{BenchmarkResults, Metric, Results};
 use super::cell::{Cell, State};
 use super::config::SweepConfig;
 use super::statistics::mean_and_error;
+use super::trends::{self, Trend};
 use super::{Sweep, evaluation};
 
 /// `results.json`.
@@ -27,6 +28,9 @@ pub struct SweepResults {
     pub columns: Vec<ResultColumn>,
     /// The rows of the table.
     pub rows: Vec<ResultRow>,
+    /// How figures follow a strength.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trends: Vec<Trend>,
     /// Every variant with every seed.
     pub cells: Vec<CellResult>,
     /// What should be known beside.
@@ -113,12 +117,16 @@ impl SweepResults {
             sweep: sweep.config.clone(),
             columns: vec![],
             rows: vec![],
+            trends: vec![],
             cells,
             notes: vec![],
             evaluation_failed: None,
         };
         match evaluated {
-            Some(Ok(evaluated)) => results.add_evaluation(&evaluated),
+            Some(Ok(evaluated)) => {
+                results.add_evaluation(&evaluated, &sweep.cells);
+                results.trends = trends::of(sweep, &evaluated);
+            }
             Some(Err(reason)) => {
                 results.notes.push(format!("There are no benchmarks, but the figures of training: {reason}."));
                 results.evaluation_failed = Some(reason);
@@ -195,7 +203,7 @@ impl SweepResults {
     }
 
     /// The figures of each benchmark.
-    fn add_evaluation(&mut self, evaluated: &Results) {
+    fn add_evaluation(&mut self, evaluated: &Results, cells: &[Cell]) {
         let mut columns: Vec<(&BenchmarkResults, Metric)> = vec![];
         for benchmark in &evaluated.benchmarks {
             let there = |metric: &Metric| benchmark.methods.iter().any(|method| method.figures.contains_key(metric));
@@ -213,22 +221,19 @@ impl SweepResults {
         let value = |(benchmark, metric): &(&BenchmarkResults, Metric), method: &str| {
             Some(benchmark.method(method)?.figures.get(metric)?.value)
         };
-        let asked = self.sweep.evaluation.clone();
         let mut of_cells = vec![];
         let mut rows = vec![];
-        for variant in self.variants() {
-            let seeds = self.cells.iter().filter(|cell| cell.variant == variant).map(|cell| cell.seed);
-            let seeds: Vec<u64> = seeds.collect();
-            for row in evaluation::rows(asked.as_ref(), &variant) {
-                let names: Vec<(String, String)> =
-                    seeds.iter().map(|&seed| (seed.to_string(), evaluation::of_seed(&row, seed))).collect();
+        for of_variant in cells.chunk_by(|a, b| a.variant == b.variant) {
+            for row in of_variant[0].rows() {
+                let name = |cell: &Cell| (cell.seed.to_string(), evaluation::of_seed(&row, cell.seed));
+                let names: Vec<(String, String)> = of_variant.iter().map(name).collect();
                 let estimate = |column| {
                     let values = names.iter().filter_map(|(seed, name)| Some((seed.clone(), value(column, name)?)));
                     Estimate::of(values.collect())
                 };
                 let figures = columns.iter().map(estimate).collect();
                 of_cells.extend(names.into_iter().map(|(_, name)| name));
-                rows.push(ResultRow { name: row, variant: Some(variant.clone()), figures });
+                rows.push(ResultRow { name: row, variant: Some(of_variant[0].variant.clone()), figures });
             }
         }
         for method in evaluated.methods.iter().filter(|method| !of_cells.contains(&method.name)) {

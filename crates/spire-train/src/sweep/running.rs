@@ -235,7 +235,7 @@ mod tests {
         let cell = |seed: u64| {
             let mut config = RunConfig::default();
             config.run.dir = scratch.join(format!("seed-{seed}"));
-            Cell { variant: "A".into(), seed, changes: vec![], config }
+            Cell { variant: "A".into(), seed, changes: vec![], config, methods: vec![] }
         };
         (0..count).map(cell).collect()
     }

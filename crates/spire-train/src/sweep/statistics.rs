@@ -1,4 +1,4 @@
-//! A mean, and how far it could be another one with other seeds.
+//! A mean, and how far it could be another one with other seeds; and whether values rise along their order.
 
 /// Mean and standard error of the mean: the sample's deviation (over n − 1) by the root of n, `None` of one value. `None` of no
 /// values.
@@ -11,6 +11,21 @@ pub fn mean_and_error(values: &[f64]) -> Option<(f64, Option<f64>)> {
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
     let error = (values.len() > 1).then(|| (squares / (count - 1.0) / count).sqrt());
     Some((mean, error))
+}
+
+/// Spearman's rank correlation of `values` with their order, in \[-1, 1\]; equal values share their mean rank. 0 where all are
+/// equal, or fewer than two.
+pub fn rank_correlation(values: &[f64]) -> f64 {
+    let below = |value: f64| values.iter().filter(|other| **other < value).count();
+    let equal = |value: f64| values.iter().filter(|other| **other == value).count();
+    // Ranks less their mean, as the orders are.
+    let middle = (values.len() as f64 - 1.0) / 2.0;
+    let ranks: Vec<f64> =
+        values.iter().map(|&value| below(value) as f64 + (equal(value) as f64 - 1.0) / 2.0 - middle).collect();
+    let orders = || (0..values.len()).map(|order| order as f64 - middle);
+    let products: f64 = ranks.iter().zip(orders()).map(|(rank, order)| rank * order).sum();
+    let squares: f64 = ranks.iter().map(|rank| rank * rank).sum();
+    if squares > 0.0 { products / (squares * orders().map(|order| order * order).sum::<f64>()).sqrt() } else { 0.0 }
 }
 
 #[cfg(test)]
@@ -26,5 +41,17 @@ mod tests {
         assert_eq!(mean_and_error(&[2.5]), Some((2.5, None)));
         assert_eq!(mean_and_error(&[2.0, 2.0]), Some((2.0, Some(0.0))));
         assert_eq!(mean_and_error(&[]), None);
+    }
+    #[test]
+    fn rank_correlation_is_spearman_s() {
+        assert_eq!(rank_correlation(&[1.0, 2.0, 30.0]), 1.0);
+        assert_eq!(rank_correlation(&[3.0, 2.0, -7.0, -8.0]), -1.0);
+        // scipy.stats.spearmanr([0, 1, 2, 3, 4], …)
+        for (values, expected) in
+            [([1.0, 3.0, 2.0, 5.0, 4.0], 0.8), ([2.0, 2.0, 1.0, 4.0, 4.0], 0.632_455_532_033_673_7)]
+        {
+            assert!((rank_correlation(&values) - expected).abs() < 1e-12, "{}", rank_correlation(&values));
+        }
+        assert_eq!([rank_correlation(&[2.0; 3]), rank_correlation(&[]), rank_correlation(&[1.0])], [0.0; 3]);
     }
 }

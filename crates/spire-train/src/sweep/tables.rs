@@ -3,7 +3,7 @@
 use spire_eval::evaluation::{Align, Cell, Notes, Row, Table};
 
 use super::cell::State;
-use super::results::{CellResult, ResultColumn, ResultRow, SweepResults};
+use super::results::{CellResult, Estimate, ResultColumn, ResultRow, SweepResults};
 
 impl SweepResults {
     /// A row a variant: means over seeds with their standard errors, how many seeds there are, the best in bold.
@@ -63,6 +63,31 @@ impl SweepResults {
             table.rows.push(Row { cells, quoted: false });
         }
         table
+    }
+
+    /// How figures follow a strength; `None` where that was not asked for.
+    pub fn trends_table(&self) -> Option<Table> {
+        let columns = &self.trends.first()?.columns;
+        let mut table = Table::new("Rank correlation with the strength that is asked for");
+        table.column("", "Trend", Align::Left);
+        columns.iter().for_each(|(benchmark, metric)| table.column(benchmark, metric.name(), Align::Right));
+        for trend in &self.trends {
+            let cell = |correlation: &Option<Estimate>| match correlation {
+                Some(estimate) => Cell {
+                    text: format!("{:.2}", estimate.mean),
+                    range: estimate.standard_error.map_or(String::new(), |error| range(error, 2)),
+                    ..Cell::default()
+                },
+                None => "–".into(),
+            };
+            let cells = std::iter::once(trend.name.as_str().into()).chain(trend.correlations.iter().map(cell));
+            table.rows.push(Row { cells: cells.collect(), quoted: false });
+        }
+        table.note(
+            "Spearman's rank correlation, over the methods of a trend, of their order and a picture's figure; mean over \
+             pictures, then over seeds ± its standard error. 1: the figure rises with every step, -1: it falls.",
+        );
+        Some(table)
     }
 
     /// Every cell: how far it is, what it changes, and the command that trains it.
@@ -190,6 +215,7 @@ mod tests {
                 cell("B", 1, State::Done),
                 cell("B", 2, failed),
             ],
+            trends: vec![],
             notes: vec![],
             evaluation_failed: None,
         }
