@@ -149,7 +149,7 @@ impl Picture {
 
     /// The three colour planes.
     pub fn planes(&self) -> impl Iterator<Item = &[f32]> {
-        self.data.chunks_exact(self.width * self.height)
+        (0..3).map(|channel| self.plane(channel))
     }
 
     /// The `width` × `height` cut whose top left corner is at (`left`, `top`).

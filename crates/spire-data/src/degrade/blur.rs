@@ -48,8 +48,9 @@ fn gaussian_weights(sigma: f64, longest: usize) -> Vec<f32> {
 
 fn map_planes(picture: &Picture, filter: impl Fn(&[f32], &mut [f32])) -> Picture {
     let mut data = Buffer::zeroed(picture.data.len());
-    for (plane, output) in picture.planes().zip(data.chunks_exact_mut(picture.width * picture.height)) {
-        filter(plane, output);
+    let area = picture.width * picture.height;
+    for (channel, plane) in picture.planes().enumerate() {
+        filter(plane, &mut data[channel * area..(channel + 1) * area]);
     }
     Picture { width: picture.width, height: picture.height, data }
 }
