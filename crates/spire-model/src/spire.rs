@@ -31,7 +31,7 @@ impl Spire {
         })
     }
 
-    /// The predicted noise (or velocity) `[batch, 4, height, width]`: see [`predict`].
+    /// The predicted noise (or velocity) `[batch, channels, height, width]`: see [`predict`].
     pub fn predict(
         &self,
         sample: Tensor<4>,
@@ -44,7 +44,7 @@ impl Spire {
     }
 }
 
-/// ε(zt, t, y, cr, cs): `sample` `[batch, 4, height, width]`, `timestep` `[batch]`, `semantic` and `restoration`
+/// ε(zt, t, y, cr, cs): `sample` `[batch, channels, height, width]`, `timestep` `[batch]`, `semantic` and `restoration`
 /// `[batch, tokens, width]`, `degraded` `[batch, 3, 8·height, 8·width]` in \[-1, 1\].
 ///
 /// With the UNet's weights on a plain device and the control branch's under autodiff, the frozen encoder leaves no

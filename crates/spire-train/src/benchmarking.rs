@@ -10,13 +10,13 @@ use spire_data::benchmark::{self, Benchmark, Entry, Recipe};
 use spire_data::parallel;
 use spire_eval::evaluation::{
     BenchmarkChoice, EvalConfig, Ground, MethodConfig, MethodKind, MethodProtocol, Results, ScoreSettings, Scorer,
-    Scores, Shown, ShownMethod, Table, slug, write_report,
+    Scores, SheetConfig, Shown, ShownMethod, Table, slug, write_report,
 };
 
 use crate::checkpoint::write_atomic;
 use crate::methods::{self, Methods};
 use crate::progress::FileProgress;
-use crate::settings;
+use crate::{benchmark_sheet, settings, sheet};
 
 /// An evaluation that was done.
 #[derive(Debug)]
@@ -26,6 +26,7 @@ pub struct Evaluated {
     benchmarks: Vec<Benchmark>,
     /// The pictures of each benchmark's methods.
     methods: Vec<Vec<ShownMethod>>,
+    sheet: SheetConfig,
 }
 
 /// Measures every method on every benchmark, and makes what is not there: benchmarks that have a recipe, and the pictures of this
@@ -69,7 +70,7 @@ pub fn evaluate(config: &EvalConfig, output: &Path) -> Result<Evaluated> {
         results.add(&choice.title, benchmark, &scorer, &rows, reasons, config.against.as_deref());
         shown.push(pictures);
     }
-    Ok(Evaluated { results, benchmarks, methods: shown })
+    Ok(Evaluated { results, benchmarks, methods: shown, sheet: config.sheet.clone() })
 }
 
 fn note(reasons: &mut BTreeMap<String, String>, method: &MethodConfig, benchmark: &Benchmark, error: &anyhow::Error) {
@@ -146,8 +147,8 @@ impl Evaluated {
         self.results.benchmarks.iter().all(|benchmark| benchmark.unmeasured.is_empty())
     }
 
-    /// Writes `results.json`, the tables as `tables.md`, `tables.tex` and one `.csv` each, and `report.html` with `pictures`
-    /// pictures of each benchmark, into `output`. Gives the tables as Markdown, and the report's size in bytes.
+    /// Writes `results.json`, the tables as `tables.md`, `tables.tex` and one `.csv` each, a sheet of pictures of each benchmark
+    /// as `BENCHMARK.png`, and `report.html` with `pictures` pictures of each, into `output`. Gives the tables as Markdown, and the report's size in bytes.
     ///
     /// # Errors
     /// A file can't be written, or a picture read.
@@ -161,6 +162,11 @@ impl Evaluated {
         write_atomic(&output.join("tables.tex"), latex.as_bytes())?;
         for table in &tables {
             write_atomic(&output.join(format!("{}.csv", slug(&table.title))), table.csv().as_bytes())?;
+        }
+        for (benchmark, methods) in self.benchmarks.iter().zip(&self.methods) {
+            if let Some(sheet) = benchmark_sheet::draw(&self.sheet, benchmark, methods)? {
+                sheet::save_png(&sheet, &output.join(format!("{}.png", methods::name(benchmark))))?;
+            }
         }
         Ok((markdown, self.write_report(output, pictures)?))
     }

@@ -1,6 +1,7 @@
 //! Training: run configuration, pretraining of the small prior ([`pretrain`]), the control branch's trainer, checkpoints and logs.
 
 pub mod bench;
+mod benchmark_sheet;
 pub mod benchmarking;
 pub mod checkpoint;
 pub mod config;

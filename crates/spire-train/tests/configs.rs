@@ -93,11 +93,18 @@ fn the_shipped_runs_are_read() {
 fn every_sweep_is_read_expanded_and_named_as_its_file() {
     std::env::set_current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")).unwrap();
     let mut cells = std::collections::BTreeMap::new();
+    let mut configurations = std::collections::BTreeMap::new();
     for entry in std::fs::read_dir("configs/sweeps").unwrap() {
         let path = entry.unwrap().path();
         let sweep = Sweep::open(&path, &[]).unwrap();
         assert_eq!(path.file_stem().unwrap().to_str(), Some(sweep.config.name.as_str()));
         cells.insert(sweep.config.name.clone(), sweep.cells.len());
+        for cell in sweep.cells {
+            // Sweeps that share their runs must mean the same by each.
+            let text = settings::resolved(&cell.config).unwrap();
+            let first = configurations.entry(cell.config.run.dir).or_insert_with(|| text.clone());
+            assert_eq!(*first, text, "{}", path.display());
+        }
     }
     assert_eq!(cells["smallest"], 4);
     assert_eq!(cells["table5"], 6);

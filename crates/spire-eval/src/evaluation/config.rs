@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use spire_data::prompt;
 use spire_model::restore::SamplingConfig;
@@ -60,6 +60,8 @@ pub struct EvalConfig {
     /// How many pictures of each benchmark `report.html` shows. Of a larger one: the last method's best and worst, the
     /// other methods', and others at even distances.
     pub report_pictures: usize,
+    /// The sheet of pictures that is written for each benchmark.
+    pub sheet: SheetConfig,
 }
 
 impl Default for EvalConfig {
@@ -84,7 +86,25 @@ impl Default for EvalConfig {
             against: None,
             paper_table: None,
             report_pictures: 32,
+            sheet: SheetConfig::default(),
         }
+    }
+}
+
+/// A sheet of pictures: a row for each of the benchmark's first pictures, a column for each method, between the degraded and
+/// the clean one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SheetConfig {
+    /// How many pictures; 0 for no sheet.
+    pub rows: usize,
+    /// Names of methods; empty, all that are not the degraded pictures themselves.
+    pub methods: Vec<String>,
+}
+
+impl Default for SheetConfig {
+    fn default() -> Self {
+        Self { rows: 6, methods: vec![] }
     }
 }
 
@@ -241,6 +261,11 @@ impl EvalConfig {
                 }
                 MethodKind::Input => {}
             }
+        }
+        if let Some(name) =
+            self.sheet.methods.iter().find(|name| !self.methods.iter().any(|method| method.name == **name))
+        {
+            bail!("sheet.methods: no method is called \"{name}\"");
         }
         if let Some(against) = &self.against {
             let known = self.methods.iter().any(|method| method.name == *against);

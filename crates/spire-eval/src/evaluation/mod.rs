@@ -17,7 +17,7 @@ mod tables;
 
 pub use alike::Alike;
 pub use bootstrap::{Interval, interval};
-pub use config::{BenchmarkChoice, EvalConfig, FidConfig, MethodConfig, MethodKind, slug};
+pub use config::{BenchmarkChoice, EvalConfig, FidConfig, MethodConfig, MethodKind, SheetConfig, slug};
 pub use metric::Metric;
 pub use prompts::{Captions, Prompts, RestorationPrompt};
 pub use protocol::{MethodProtocol, Protocol};

@@ -74,7 +74,7 @@ impl Base {
         Ok(())
     }
 
-    /// Latents as the UNet knows them, `[batch, 4, height / 8, width / 8]`, in 32 bits: the mean of the posterior of
+    /// Latents as the UNet knows them, `[batch, channels, height / 8, width / 8]`, in 32 bits: the mean of the posterior of
     /// `pictures` `[batch, 3, height, width]` in \[-1, 1\], times the scaling factor.
     pub fn encode_pictures(&self, pictures: Tensor<4>) -> Tensor<4> {
         let (mean, _) = self.vae.encode(pictures.cast(self.vae.dtype()));

@@ -11,7 +11,7 @@ use super::dump::Dump;
 use super::{BenchSettings, Measurement, Memory, Peak, timed};
 use crate::config::RunConfig;
 use crate::dry_run::count;
-use crate::evaluate::held_out;
+use crate::evaluate::{held_out, restore_in_parts};
 use crate::trainer::{located, starting_control};
 
 /// Measures the restoration of one batch of held-out pictures, again and again, with the run's sampling settings and the
@@ -35,7 +35,7 @@ pub fn restore(config: RunConfig, settings: &BenchSettings) -> Result<Measuremen
     }
     let mut restored = Vec::new();
     let seconds = timed(settings, || {
-        restored = spire_model::restore::restore(&base, &control, sampling, &requests)?;
+        restored = restore_in_parts(&base, &control, sampling, &requests, config.evaluate.threads)?;
         Ok(())
     })?;
     if let Some(folder) = &settings.dump {

@@ -27,6 +27,10 @@ pub fn of_cells(file: &EvalConfig, sweep: &Sweep, cells: &[&Cell]) -> EvalConfig
         config.device.clone_from(device);
     }
     config.methods.retain(|method| method.kind != MethodKind::Model);
+    // One seed's pictures say enough.
+    let of_first = |cell: &&&Cell| Some(cell.seed) == sweep.config.seeds.first().copied();
+    let shown = cells.iter().filter(of_first).flat_map(|cell| cell.rows().map(|row| of_seed(&row, cell.seed)));
+    config.sheet.methods = shown.collect();
     for cell in cells {
         for (row, method) in cell.rows().zip(&cell.methods) {
             let mut method = method.clone();

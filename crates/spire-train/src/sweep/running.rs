@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use spire_data::parallel::available;
 
 use super::cell::{Attempt, Cell, End, State};
 use crate::progress::{FileProgress, clock};
@@ -29,6 +30,8 @@ pub fn run(cells: &[&Cell], devices: &[String], parallel: usize, program: &Path,
         [] => vec![None],
         devices => devices.iter().map(|device| Some(device.as_str())).collect(),
     };
+    // Processes that each spread over all cores are in each other's way.
+    let cores = (places.len() * parallel > 1).then(|| (available() / (places.len() * parallel)).max(1));
     let waiting: Mutex<VecDeque<&Cell>> = Mutex::new(cells.iter().copied().collect());
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
     let progress = FileProgress::new(cells.len() as u64);
@@ -38,7 +41,7 @@ pub fn run(cells: &[&Cell], devices: &[String], parallel: usize, program: &Path,
             scope.spawn(move || {
                 while let Some(cell) = next().filter(|_| !interrupted.load(Ordering::Relaxed)) {
                     progress.say(&format!("{}: training; {}", cell.name(), cell.log().display()));
-                    progress.say(&told(cell, train(cell, place, program, interrupted)));
+                    progress.say(&told(cell, train(cell, place, cores, program, interrupted)));
                     progress.advance(&cell.name());
                 }
             });
@@ -58,8 +61,17 @@ fn told(cell: &Cell, trained: Result<Attempt>) -> String {
     }
 }
 
-/// Trains one cell to its end, or until the sweep is interrupted.
-fn train(cell: &Cell, device: Option<&str>, program: &Path, interrupted: &AtomicBool) -> Result<Attempt> {
+/// The key by which the pool of threads is told its size.
+const THREADS: &str = "RAYON_NUM_THREADS";
+
+/// Trains one cell to its end, or until the sweep is interrupted, with operators spread over so many `cores`, or all.
+fn train(
+    cell: &Cell,
+    device: Option<&str>,
+    cores: Option<usize>,
+    program: &Path,
+    interrupted: &AtomicBool,
+) -> Result<Attempt> {
     cell.prepare()?;
     let path = cell.log();
     let mut log = File::options().create(true).append(true).read(true).open(&path).context("can't write the log")?;
@@ -87,6 +99,9 @@ fn train(cell: &Cell, device: Option<&str>, program: &Path, interrupted: &Atomic
     let mut process = Command::new(program);
     process.args(&arguments).arg("--until-input-ends");
     process.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log.try_clone()?);
+    if let Some(cores) = cores.filter(|_| std::env::var_os(THREADS).is_none()) {
+        process.env(THREADS, cores.to_string());
+    }
     let status = wait(process, interrupted, Stop::Ask)?;
 
     log.seek(SeekFrom::Start(said_from))?;
