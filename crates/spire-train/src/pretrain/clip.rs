@@ -9,8 +9,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use spire_data::Picture;
-use spire_data::rng::rng;
-use spire_data::world::World;
+use spire_data::rng::{Rng, rng};
+use spire_data::world::{Kind, Scene, World};
 use spire_model::base::PromptEncoder;
 use spire_model::clip::{ClipText, ClipTextConfig, ClipVision, ClipVisionConfig};
 use spire_model::pictures;
@@ -111,30 +111,39 @@ pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
     let stage = &config.clip;
     let world = World::new(config.world.clone());
     let training = training(device);
-    let text = ClipText::new(&stage.text, &training)?;
+    let text = config.starting("text_encoder", ClipText::new(&stage.text, &training)?)?;
     // Only its tokenizer is used here: the tower itself is still learning.
     let tokens = PromptEncoder::new(Tokenizer::clip().clone(), text.valid(), &stage.text, device);
     let towers = Contrastive {
         text,
-        vision: ClipVision::new(&stage.vision, &training)?,
+        vision: config.starting("image_encoder", ClipVision::new(&stage.vision, &training)?)?,
         logit_scale: Param::from_tensor(Tensor::full([1], (1.0_f64 / 0.07).ln(), &training)),
     };
-    let batch = |first: u64, count: usize, degraded_share: f64| -> Result<(Tensor<4>, Tensor<2, Int>)> {
-        let pairs: Vec<(Picture, String)> = (first..first + count as u64)
-            .into_par_iter()
-            .map(|n| pair(config, &world, n, degraded_share))
-            .collect::<Result<_>>()?;
+    let tensors = |pairs: Vec<(Picture, String)>| {
         let captions: Vec<_> = pairs.iter().map(|(_, caption)| caption).collect();
         let pixels = pictures::to_tensor(pairs.iter().map(|(picture, _)| picture), device);
-        Ok((pixels, tokens.tokenize(&captions)))
+        (pixels, tokens.tokenize(&captions))
     };
     let towers = fit(&stage.fit, towers, |towers, part, size| {
-        let (pixels, ids) = batch(part * size as u64 % config.world.count, size, stage.degraded_share)?;
+        let first = part * size as u64 % config.world.count;
+        let pairs = (first..first + size as u64).into_par_iter().map(|n| pair(config, &world, n));
+        let (pixels, ids) = tensors(pairs.collect::<Result<_>>()?);
         towers.loss(pixels, ids)
     })?;
     // Scenes beyond `count` are held out.
-    let (pixels, ids) = batch(config.world.count, stage.evaluate, 0.0)?;
-    let similarities = towers.similarities(pixels, ids)?;
+    let held_out = config.world.count..config.world.count + stage.evaluate as u64;
+    let similarities = |scenes: Vec<Scene>| {
+        let draw = |scene: Scene| (scene.draw(config.clip.vision.image_size), scene.caption);
+        let (pixels, ids) = tensors(scenes.into_par_iter().map(draw).collect());
+        towers.similarities(pixels, ids)
+    };
+    let twins = held_out.clone().flat_map(|n| {
+        let scene = world.scene(n);
+        let twin = twin(&scene, &mut rng(config.seed, "twin", n));
+        [scene, twin]
+    });
+    let told_from_twin = told_from_twin(similarities(twins.collect())?);
+    let similarities = similarities(held_out.map(|n| world.scene(n)).collect())?;
     let figures = json!({
         "steps": stage.fit.steps,
         "held_out_pairs": stage.evaluate,
@@ -142,6 +151,7 @@ pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
         "caption_of_picture_top5": retrieval(similarities.clone(), 5),
         "picture_of_caption_top1": retrieval(similarities.clone().transpose(), 1),
         "picture_of_caption_top5": retrieval(similarities.transpose(), 5),
+        "told_from_another_kind": told_from_twin,
     });
     write_figures(&config.out, "clip", &figures)?;
     let vision = ("model_type", "clip_vision_model");
@@ -149,15 +159,31 @@ pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
     write_part(&text_folder, &stage.text, ("model_type", "clip_text_model"), "model.safetensors", &towers.text)
 }
 
-fn pair(config: &PretrainConfig, world: &World, n: u64, degraded_share: f64) -> Result<(Picture, String)> {
+fn pair(config: &PretrainConfig, world: &World, n: u64) -> Result<(Picture, String)> {
     let scene = world.scene(n);
     let picture = scene.draw(config.clip.vision.image_size);
     let mut rng = rng(config.seed, "clip", n);
-    if !rng.random_bool(degraded_share) {
+    if !rng.random_bool(config.clip.degraded_share) {
         return Ok((picture, scene.caption));
     }
     let degraded = config.degradation.degrade(&picture, &mut rng)?;
     Ok((degraded.picture, format!("{}; {}", scene.caption, degraded.prompt)))
+}
+
+/// The scene with another kind of first object.
+fn twin(scene: &Scene, rng: &mut Rng) -> Scene {
+    let own = scene.objects.first().map(|object| object.kind);
+    let others: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| Some(*kind) != own).collect();
+    scene.with_kind(others[rng.random_range(0..others.len())])
+}
+
+/// Share of pictures that are closer to their own caption than to their twin's, of `similarities` `[pictures, texts]` in which
+/// twins follow each other.
+fn told_from_twin(similarities: Tensor<2>) -> f64 {
+    let [rows, _] = similarities.dims();
+    let values: Vec<f32> = similarities.into_data().iter::<f32>().collect();
+    let told = values.chunks_exact(rows).enumerate().filter(|(i, row)| row[*i] > row[i ^ 1]).count();
+    told as f64 / rows as f64
 }
 
 /// Share of rows whose own column is among the `k` largest.
@@ -170,4 +196,30 @@ fn retrieval(similarities: Tensor<2>, k: usize) -> f64 {
         .filter(|(i, row)| row.iter().filter(|value| **value > row[*i]).count() < k)
         .count();
     found as f64 / rows as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spire_data::world::WorldConfig;
+
+    #[test]
+    fn a_picture_is_told_from_its_twin_by_its_own_caption() {
+        let similarities = Tensor::from_floats(
+            [[0.9, 0.1, 0.0, 0.0], [0.8, 0.7, 0.9, 0.9], [0.0, 0.9, 0.2, 0.1], [0.9, 0.9, 0.4, 0.5]],
+            &Device::flex(),
+        );
+        assert_eq!(told_from_twin(similarities), 0.75);
+    }
+
+    #[test]
+    fn twins_differ_in_the_kind_of_the_first_object_alone() {
+        let world = World::new(WorldConfig::default());
+        for n in 0..50 {
+            let scene = world.scene(n);
+            let twin = twin(&scene, &mut rng(0, "twin", n));
+            assert_ne!(twin.objects[0].kind, scene.objects[0].kind);
+            assert_eq!(twin.with_kind(scene.objects[0].kind), scene);
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! The text-to-image denoiser, on the latents of captioned scenes.
 
+use std::ops::Range;
+
 use anyhow::Result;
 use burn::tensor::{Device, Tensor};
 use rand::RngExt;
@@ -7,7 +9,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use spire_data::Picture;
-use spire_data::rng::rng;
+use spire_data::rng::{Rng, rng};
 use spire_data::world::World;
 use spire_model::base::{Base, PromptEncoder};
 use spire_model::nn::PerBlock;
@@ -63,6 +65,9 @@ impl Default for UNetStage {
     }
 }
 
+/// How many held-out scenes the loss is measured on, at a random timestep each.
+const HELD_OUT: usize = 512;
+
 /// The prompts of the sample grid: every object kind, colours, textures and relations that captions use.
 const PROMPTS: [&str; 16] = [
     "a red disc",
@@ -95,38 +100,58 @@ pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
     let prompts = PromptEncoder::load(&config.out, device)?;
     let vae_folder = config.out.join("vae");
     let (vae, vae_config) = (Vae::load(&vae_folder, device)?, VaeConfig::read(&vae_folder)?);
-    let (latents, captions) = encode_scenes(config, &vae, vae_config.scaling_factor, device);
-    let [_, channels, height, width] = latents.dims();
-    let unet = fit(&stage.fit, UNet::new(&stage.model, &training(device))?, |unet, part, size| {
-        let mut rng = rng(config.seed, "unet", part);
-        let chosen: Vec<usize> = (0..size).map(|_| rng.random_range(0..captions.len())).collect();
-        let timesteps: Vec<usize> = (0..size).map(|_| rng.random_range(0..schedule.num_train_timesteps())).collect();
-        let texts: Vec<&str> = chosen
-            .iter()
-            .map(|&i| if rng.random_bool(stage.prompt_dropout) { "" } else { captions[i].as_str() })
-            .collect();
-        let clean = Tensor::cat(chosen.iter().map(|&i| latents.clone().narrow(0, i, 1)).collect(), 0);
-        let noise = noise(&mut rng, [size * channels, height, width], device).reshape(clean.dims());
-        let noisy = schedule.add_noise(clean.clone(), noise.clone(), &timesteps)?;
-        let target = schedule.target(clean, noise, &timesteps)?;
-        let time = timesteps.iter().map(|&t| t as f32).collect::<Vec<_>>();
-        let predicted = unet.forward(noisy, Tensor::from_floats(time.as_slice(), device), prompts.encode(&texts));
-        Ok((predicted - target).square().mean())
-    })?;
+    let encode = |first, count| encode_scenes(config, &vae, vae_config.scaling_factor, first..first + count, device);
+    let loss =
+        |unet: &UNet, (latents, captions): &(Tensor<4>, Vec<String>), mut rng: Rng, size: usize| -> Result<Tensor<1>> {
+            let [_, channels, height, width] = latents.dims();
+            let chosen: Vec<usize> = (0..size).map(|_| rng.random_range(0..captions.len())).collect();
+            let timesteps: Vec<usize> =
+                (0..size).map(|_| rng.random_range(0..schedule.num_train_timesteps())).collect();
+            let texts: Vec<&str> = chosen
+                .iter()
+                .map(|&i| if rng.random_bool(stage.prompt_dropout) { "" } else { captions[i].as_str() })
+                .collect();
+            let clean = Tensor::cat(chosen.iter().map(|&i| latents.clone().narrow(0, i, 1)).collect(), 0);
+            let noise = noise(&mut rng, [size * channels, height, width], device).reshape(clean.dims());
+            let noisy = schedule.add_noise(clean.clone(), noise.clone(), &timesteps)?;
+            let target = schedule.target(clean, noise, &timesteps)?;
+            let time = timesteps.iter().map(|&t| t as f32).collect::<Vec<_>>();
+            let predicted = unet.forward(noisy, Tensor::from_floats(time.as_slice(), device), prompts.encode(&texts));
+            Ok((predicted - target).square().mean())
+        };
+    let scenes = encode(0, stage.scenes.min(config.world.count));
+    let start = config.starting("unet", UNet::new(&stage.model, &training(device))?)?;
+    let unet = fit(&stage.fit, start, |unet, part, size| loss(unet, &scenes, rng(config.seed, "unet", part), size))?;
+    // Scenes beyond `count` are held out.
+    let held_out = encode(config.world.count, HELD_OUT as u64);
+    let held_out_loss = loss(&unet, &held_out, rng(config.seed, "held-out unet", 0), HELD_OUT)?.into_scalar::<f32>();
     create(&config.out.join("scheduler"))?;
     let text = serde_json::to_string_pretty(&scheduler)?;
     write_atomic(&config.out.join("scheduler/scheduler_config.json"), text.as_bytes())?;
     let base = Base { prompts, vae, vae_config, unet, unet_config: stage.model.clone(), scheduler, clip: None };
     let cells = draw_prompts(&base, &stage.sampling, config.seed, device)?;
     sheet::save_png(&sheet::grid(4, &cells), &config.out.join("figures/text-to-image.png"))?;
-    write_figures(&config.out, "unet", &json!({ "steps": stage.fit.steps, "scenes": stage.scenes }))?;
+    let figures = json!({
+        "steps": stage.fit.steps,
+        "scenes": stage.scenes,
+        "held_out_scenes": HELD_OUT,
+        "held_out_loss": held_out_loss,
+    });
+    write_figures(&config.out, "unet", &figures)?;
     let class = ("_class_name", "UNet2DConditionModel");
     write_part(&folder, &stage.model, class, "diffusion_pytorch_model.safetensors", &base.unet)
 }
 
-fn encode_scenes(config: &PretrainConfig, vae: &Vae, scaling_factor: f64, device: &Device) -> (Tensor<4>, Vec<String>) {
+/// Latents `[scenes, channels, height / 8, width / 8]` of the scenes of these numbers, and their captions.
+fn encode_scenes(
+    config: &PretrainConfig,
+    vae: &Vae,
+    scaling_factor: f64,
+    scenes: Range<u64>,
+    device: &Device,
+) -> (Tensor<4>, Vec<String>) {
     let world = World::new(config.world.clone());
-    let indices: Vec<u64> = (0..config.unet.scenes.min(config.world.count)).collect();
+    let indices: Vec<u64> = scenes.collect();
     let mut captions = Vec::with_capacity(indices.len());
     let mut latents = Vec::new();
     for chunk in indices.chunks(64) {

@@ -73,7 +73,7 @@ pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
         (first..first + count as u64).into_par_iter().map(|n| world.scene(n).draw(config.world.size)).collect()
     };
     let fresh = Vae::new(&stage.model, &training(device))?.with_initial_logvar(INITIAL_LOGVAR);
-    let vae = fit(&stage.fit, fresh, |vae, part, size| {
+    let vae = fit(&stage.fit, config.starting("vae", fresh)?, |vae, part, size| {
         let pictures = pictures::to_tensor(&draw(part * size as u64 % config.world.count, size), device);
         let (mean, logvar) = vae.encode(pictures.clone());
         let [batch, channels, height, width] = mean.dims();
