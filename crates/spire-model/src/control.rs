@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use burn::module::{Module, Param};
-use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{Initializer, PaddingConfig2d};
 use burn::tensor::{DType, Device, Tensor};
 use burn_store::{FloatCastAdapter, ModuleAdapter, ModuleSnapshot, PathFilter};
 use serde::{Deserialize, Serialize};
@@ -158,6 +158,11 @@ pub fn locate(control: &Path) -> Result<PathBuf> {
     hub::locate(control, "control branch", &["config.json", "diffusion_pytorch_model*"], missing)
 }
 
+/// What the picture says reaches e(y) undiminished: of a normal variable of variance 1, SiLU leaves a mean square of 0.355, by
+/// which this divides. With PyTorch's default, a third of the variance at each of eight convolutions, one ten-thousandth of the
+/// picture's contrast is left, and a branch takes thousands of steps to notice that there is one.
+const KEEPS_VARIANCE: Initializer = Initializer::KaimingNormal { gain: 1.68, fan_out_only: false };
+
 /// e(y): from the degraded picture down to the latent's size. diffusers' `ControlNetConditioningEmbedding`.
 #[derive(Module, Debug)]
 pub struct ConditioningEmbedding {
@@ -167,24 +172,34 @@ pub struct ConditioningEmbedding {
 }
 
 impl ConditioningEmbedding {
-    fn new(from: usize, channels: &[usize], conv_out: Conv2d, device: &Device) -> Self {
-        let halve = |from, to| {
+    /// With fresh weights: from 3 channels to `out`, by way of `channels` at full size, half of it, …
+    ///
+    /// # Errors
+    /// There is no channel.
+    pub fn fresh(channels: &[usize], out: usize, device: &Device) -> Result<Self> {
+        ensure!(!channels.is_empty() && !channels.contains(&0), "e(y) needs channels, not {channels:?}");
+        Ok(Self::new(three(), channels, out, KEEPS_VARIANCE, device))
+    }
+
+    /// `out` channels, by a last convolution that starts as `last` says.
+    fn new(from: usize, channels: &[usize], out: usize, last: Initializer, device: &Device) -> Self {
+        let conv = |from, to, stride, initializer| {
             Conv2dConfig::new([from, to], [3, 3])
-                .with_stride([2, 2])
+                .with_stride([stride, stride])
                 .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+                .with_initializer(initializer)
                 .init(device)
         };
+        let block = |from, to| [conv(from, from, 1, KEEPS_VARIANCE), conv(from, to, 2, KEEPS_VARIANCE)];
         Self {
-            conv_in: conv3x3(from, channels[0], device),
-            blocks: channels
-                .windows(2)
-                .flat_map(|pair| [conv3x3(pair[0], pair[0], device), halve(pair[0], pair[1])])
-                .collect(),
-            conv_out,
+            conv_in: conv(from, channels[0], 1, KEEPS_VARIANCE),
+            blocks: channels.windows(2).flat_map(|pair| block(pair[0], pair[1])).collect(),
+            conv_out: conv(channels[channels.len() - 1], out, 1, last),
         }
     }
 
-    fn forward(&self, picture: Tensor<4>) -> Tensor<4> {
+    /// `picture` `[batch, 3, height, width]` in \[-1, 1\] to `[batch, out, height / 8, width / 8]` (with four entries in `channels`).
+    pub fn forward(&self, picture: Tensor<4>) -> Tensor<4> {
         let x = silu(conv2d(&self.conv_in, picture));
         let x = self.blocks.iter().fold(x, |x, block| silu(conv2d(block, x)));
         conv2d(&self.conv_out, x)
@@ -223,17 +238,9 @@ impl Control {
         let inner = *encoder.block_out_channels.last().expect("checked: not empty");
         let skips = encoder.skip_channels();
         let embedding = &config.conditioning_embedding_out_channels;
-        let embedded = *embedding.last().expect("checked: not empty");
         let condition = config.condition_channels.unwrap_or(4);
-        let embedding_out = if add {
-            // As ControlNet: the zero convolution that lets e(y) in by and by.
-            Conv2dConfig::new([embedded, width], [3, 3])
-                .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
-                .with_initializer(burn::nn::Initializer::Zeros)
-                .init(device)
-        } else {
-            conv3x3(embedded, condition, device)
-        };
+        // As ControlNet: the zero convolution that lets e(y) in by and by.
+        let (embedded, last) = if add { (width, Initializer::Zeros) } else { (condition, KEEPS_VARIANCE) };
         let conv_in = if add { encoder.in_channels } else { encoder.in_channels + condition };
         let per_skip = |to: &dyn Fn(usize) -> usize| -> Vec<Conv2d> {
             skips.iter().enumerate().map(|(i, &channels)| zero_conv(channels, to(i), device)).collect()
@@ -243,7 +250,8 @@ impl Control {
             controlnet_cond_embedding: ConditioningEmbedding::new(
                 config.conditioning_channels,
                 embedding,
-                embedding_out,
+                embedded,
+                last,
                 device,
             ),
             conv_in: conv3x3(conv_in, width, device),
@@ -290,6 +298,14 @@ impl Control {
         Ok(control)
     }
 
+    /// The branch with the convolutions of `embedding`; the last of them, where the branch adds, stays zero.
+    pub fn with_embedding(mut self, embedding: ConditioningEmbedding) -> Self {
+        let own = self.controlnet_cond_embedding.conv_out;
+        let conv_out = if self.controlnet_down_blocks.is_some() { own } else { embedding.conv_out };
+        self.controlnet_cond_embedding = ConditioningEmbedding { conv_out, ..embedding };
+        self
+    }
+
     /// From a folder with `config.json` and safetensors: this project's, or any public ControlNet's.
     ///
     /// # Errors
@@ -308,7 +324,7 @@ impl Control {
         self.conv_in.weight.dtype()
     }
 
-    /// c_i and c_mid, in the branch's own float type: `sample` `[batch, 4, height, width]`, `timestep` `[batch]`, `context` `[batch, tokens, width]` of
+    /// c_i and c_mid, in the branch's own float type: `sample` `[batch, channels, height, width]`, `timestep` `[batch]`, `context` `[batch, tokens, width]` of
     /// the restoration prompt, `condition` `[batch, 3, 8·height, 8·width]` in \[-1, 1\].
     pub fn features(
         &self,

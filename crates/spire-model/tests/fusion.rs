@@ -7,7 +7,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use burn_store::ModuleSnapshot;
-use spire_model::control::{Control, ControlConfig};
+use spire_model::control::{ConditioningEmbedding, Control, ControlConfig};
 use spire_model::fusion::Fusion;
 use spire_model::spire::{Spire, predict};
 use spire_model::unet::{UNet, UNetConfig};
@@ -162,4 +162,40 @@ fn a_branch_in_bf16_predicts_nearly_the_same() {
     let error = (rounded - expected.clone()).abs().max().into_scalar::<f32>();
     let largest = expected.abs().max().into_scalar::<f32>();
     assert!(error > 0.0 && error < 0.02 * largest, "{error} of {largest}");
+}
+
+#[test]
+fn what_the_picture_shows_reaches_the_branch_undiminished() {
+    let device = Device::flex();
+    device.seed(3);
+    let embedding = ConditioningEmbedding::fresh(&[16, 32, 96, 256], 4, &device).unwrap();
+    // Sixteen colours, each all over its picture.
+    let colours = Tensor::<4>::random([16, 3, 1, 1], Distribution::Normal(0.0, 1.0), &device).expand([16, 3, 64, 64]);
+    let embedded = embedding.forward(colours);
+    assert_eq!(embedded.dims(), [16, 4, 8, 8]);
+    let deviation = embedded.var(0).mean().sqrt().into_scalar::<f32>();
+    assert!((0.2..5.0).contains(&deviation), "{deviation}");
+    assert!(ConditioningEmbedding::fresh(&[], 4, &device).is_err());
+}
+
+#[test]
+fn a_branch_takes_an_embedding_and_still_starts_as_the_identity() {
+    let device = Device::flex();
+    let unet = UNet::load(&folder(), &device).unwrap();
+    let x = inputs();
+    let frozen = unet.forward(x.sample.clone(), x.timestep.clone(), x.semantic.clone()).into_data();
+    let embedding = ConditioningEmbedding::fresh(&[4, 8, 8, 8], 4, &device).unwrap();
+    let given = values(&embedding);
+    for fusion in [Fusion::ModulateSkip, Fusion::Add] {
+        let control = branch(fusion, &unet, &device).with_embedding(embedding.clone());
+        forward(&unet, &control, &x).into_data().assert_eq(&frozen, true);
+        for (name, value) in values(&control) {
+            let Some(name) = name.strip_prefix("controlnet_cond_embedding.") else { continue };
+            let taken = given.iter().any(|(given, other)| given == name && *other == value);
+            let zero = value.iter().all(|byte| *byte == 0);
+            // ControlNet's last convolution lets e(y) in by and by.
+            let stays_zero = fusion == Fusion::Add && name.starts_with("conv_out");
+            assert!(if stays_zero { zero } else { taken }, "{fusion:?}: {name}");
+        }
+    }
 }

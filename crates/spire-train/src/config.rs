@@ -78,6 +78,9 @@ pub struct ModelSection {
     pub prompts: Prompts,
     /// Channels of e(y)'s convolutions, at full size, 1/2, 1/4 and 1/8.
     pub embedding_channels: Vec<usize>,
+    /// Folder with the weights that a fresh branch's e(y) starts from (`spire pretrain --stage embedding`); fresh ones if not
+    /// set. A branch from `control` has its own.
+    pub embedding: Option<PathBuf>,
 }
 
 impl Default for ModelSection {
@@ -92,6 +95,7 @@ impl Default for ModelSection {
             fusion: Fusion::default(),
             prompts: Prompts::default(),
             embedding_channels: vec![16, 32, 96, 256],
+            embedding: None,
         }
     }
 }
@@ -217,6 +221,8 @@ pub struct EvaluateSection {
     pub rows: usize,
     /// Pictures that are restored together.
     pub batch_size: usize,
+    /// Parts of a batch that are restored at a time, each on a thread: 2 or more pays on a CPU.
+    pub threads: usize,
     /// How pictures are sampled.
     pub sampling: SamplingConfig,
 }
@@ -230,6 +236,7 @@ impl Default for EvaluateSection {
             validation_samples: 64,
             rows: 6,
             batch_size: 16,
+            threads: 1,
             sampling: SamplingConfig::default(),
         }
     }
@@ -268,6 +275,7 @@ impl RunConfig {
             ("train.bucket_megabytes", train.bucket_megabytes),
             ("train.keep_checkpoints", train.keep_checkpoints),
             ("evaluate.batch_size", self.evaluate.batch_size),
+            ("evaluate.threads", self.evaluate.threads),
             ("evaluate.validation_samples", self.evaluate.validation_samples),
         ] {
             ensure!(value > 0, "{key} must be at least 1");

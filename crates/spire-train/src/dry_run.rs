@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use spire_data::loader::{Crop, Samples};
 use spire_model::base::BaseConfig;
 use spire_model::clip::{ClipVision, ClipVisionConfig};
-use spire_model::control::{Control, ControlConfig};
+use spire_model::control::{ConditioningEmbedding, Control, ControlConfig};
 use spire_model::cost::{self, ControlCost, Cost, UNetCost};
 use spire_model::fusion::Fusion;
 use spire_model::scheduler::NoiseSchedule;
@@ -113,6 +113,10 @@ fn control_config(config: &RunConfig, base: &BaseConfig) -> Result<ControlConfig
         base.vae.downscale(),
         base.vae.block_out_channels.len()
     );
+    if let (Some(folder), None) = (&config.model.embedding, &config.model.control) {
+        let fresh = ConditioningEmbedding::fresh(&config.model.embedding_channels, base.unet.in_channels, device)?;
+        check_fit(&fresh, &Tensors::in_folder(folder)?)?;
+    }
     Ok(control)
 }
 
@@ -374,8 +378,9 @@ mod tests {
 
     fn tiny(overrides: &[&str]) -> Result<DryRun> {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let base = format!("model.base={}", root.join("assets/tiny").display());
-        let overrides: Vec<String> = overrides.iter().copied().chain([base.as_str()]).map(Into::into).collect();
+        let asset = |key: &str, folder: &str| format!("model.{key}={}", root.join("assets").join(folder).display());
+        let assets = [asset("base", "tiny"), asset("embedding", "tiny/embedding")];
+        let overrides: Vec<String> = assets.into_iter().chain(overrides.iter().map(|&change| change.into())).collect();
         dry_run(crate::settings::load(&root.join("configs/tiny.toml"), &overrides)?)
     }
 
@@ -440,6 +445,8 @@ mod tests {
             ("data.size=72", "multiple"),
             ("train.batch_size=0", "train.batch_size"),
             ("model.embedding_channels=[8, 16]", "model.embedding_channels needs 4"),
+            ("model.embedding_channels=[8, 8, 8, 8]", "blocks.1.weight"),
+            ("model.embedding=nowhere", "nowhere"),
             ("evaluate.sampling.steps=1001", "steps"),
         ] {
             let error = format!("{:#}", tiny(&[change]).unwrap_err());

@@ -22,7 +22,7 @@ use spire_data::loader::{Crop, Loader, Samples, TrainingSample};
 use spire_data::rng::rng;
 use spire_eval::clip_space::ImageSpace;
 use spire_model::base::{Base, locate};
-use spire_model::control::{Control, ControlConfig};
+use spire_model::control::{ConditioningEmbedding, Control, ControlConfig};
 use spire_model::pictures;
 use spire_model::restore::noise;
 use spire_model::scheduler::NoiseSchedule;
@@ -90,8 +90,8 @@ pub(crate) fn located(mut config: RunConfig) -> Result<RunConfig> {
     if let Some(control) = &mut config.model.control {
         *control = spire_model::control::locate(control)?;
     }
-    if let Some(tower) = &mut config.model.image_encoder {
-        *tower = tower.canonicalize().with_context(|| format!("there is no model folder {}", tower.display()))?;
+    for folder in [&mut config.model.image_encoder, &mut config.model.embedding].into_iter().flatten() {
+        *folder = folder.canonicalize().with_context(|| format!("there is no model folder {}", folder.display()))?;
     }
     Ok(config)
 }
@@ -414,7 +414,12 @@ pub(crate) fn starting_control(model: &ModelSection, base: &Base, device: &Devic
         Some(folder) => (ControlConfig::read(folder)?, Control::load(folder, device)?),
         None => {
             let fitting = model.control_config(&base.unet_config);
-            let control = Control::from_unet(&fitting, &base.unet, device)?;
+            let mut control = Control::from_unet(&fitting, &base.unet, device)?;
+            if let Some(folder) = &model.embedding {
+                let latent = base.unet_config.in_channels;
+                let fresh = ConditioningEmbedding::fresh(&model.embedding_channels, latent, device)?;
+                control = control.with_embedding(weights::load(fresh, folder)?);
+            }
             (fitting, control)
         }
     };
@@ -452,7 +457,7 @@ impl Latents {
         Self { kept: keep.then(HashMap::new) }
     }
 
-    /// `[1, 4, height / 8, width / 8]`. One picture at a time: a batch of another size may round differently, and a run
+    /// `[1, channels, height / 8, width / 8]`. One picture at a time: a batch of another size may round differently, and a run
     /// that goes on meets other batches of unseen pictures.
     fn of(&mut self, base: &Base, sample: &TrainingSample, device: &Device) -> Tensor<4> {
         let encode = || base.encode_pictures(pictures::to_tensor([&sample.clean], device));

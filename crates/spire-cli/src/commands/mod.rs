@@ -129,6 +129,7 @@ enum StageName {
     Clip,
     Vae,
     Unet,
+    Embedding,
 }
 
 impl Cli {
@@ -255,6 +256,7 @@ fn pretrain_model(args: Pretrain) -> Result<ExitCode> {
             StageName::Clip => Stage::Clip,
             StageName::Vae => Stage::Vae,
             StageName::Unet => Stage::UNet,
+            StageName::Embedding => Stage::Embedding,
         })
         .collect();
     pretrain::pretrain(&config, &stages)?;

@@ -1,8 +1,9 @@
-//! Pretraining of the small text-to-image model that the project ships: CLIP contrastively, then the VAE, then the UNet,
-//! on the drawn world. Each stage writes its part of a Hugging Face folder and leaves out what is already there, so an
+//! Pretraining of the small text-to-image model that the project ships: CLIP contrastively, then the VAE, then the UNet, then
+//! what e(y) starts from, on the drawn world. Each stage writes its part of a Hugging Face folder and leaves out what is already there, so an
 //! interrupted pretraining goes on with the stage that it was in.
 
 mod clip;
+mod embedding;
 mod fit;
 mod unet;
 mod vae;
@@ -16,10 +17,12 @@ use burn::tensor::{DType, Device};
 use serde::{Deserialize, Serialize};
 use spire_data::degrade::DegradationConfig;
 use spire_data::world::WorldConfig;
+use spire_model::weights;
 
 use crate::checkpoint::write_atomic;
 
 pub use clip::ClipStage;
+pub use embedding::EmbeddingStage;
 pub use fit::FitConfig;
 pub use unet::UNetStage;
 pub use vae::VaeStage;
@@ -30,13 +33,16 @@ pub use vae::VaeStage;
 pub struct PretrainConfig {
     /// Where the model folder is written.
     pub out: PathBuf,
+    /// A model folder with parts of these sizes to learn on from, without steps to measure; unset, fresh weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<PathBuf>,
     /// Decides the initial weights, the scenes and the order.
     pub seed: u64,
     /// `flex`, `cuda:0`, …
     pub device: String,
     /// The scenes to learn from.
     pub world: WorldConfig,
-    /// What degrades some of CLIP's pictures.
+    /// What degrades some of CLIP's pictures, and those of e(y).
     pub degradation: DegradationConfig,
     /// The text and image towers.
     pub clip: ClipStage,
@@ -44,12 +50,15 @@ pub struct PretrainConfig {
     pub vae: VaeStage,
     /// The denoiser.
     pub unet: UNetStage,
+    /// What the control branch's e(y) may start from.
+    pub embedding: EmbeddingStage,
 }
 
 impl Default for PretrainConfig {
     fn default() -> Self {
         Self {
             out: "runs/prior".into(),
+            start: None,
             seed: 0,
             device: "flex".into(),
             world: WorldConfig::default(),
@@ -57,6 +66,17 @@ impl Default for PretrainConfig {
             clip: ClipStage::default(),
             vae: VaeStage::default(),
             unet: UNetStage::default(),
+            embedding: EmbeddingStage::default(),
+        }
+    }
+}
+
+impl PretrainConfig {
+    /// The weights that `part` starts from: `fresh`, or those in `start`.
+    fn starting<M: Module>(&self, part: &str, fresh: M) -> Result<M> {
+        match &self.start {
+            Some(model) => Ok(weights::load(fresh, &model.join(part))?),
+            None => Ok(fresh),
         }
     }
 }
@@ -70,6 +90,8 @@ pub enum Stage {
     Vae,
     /// Denoiser; needs the other two.
     UNet,
+    /// The control branch's e(y); needs the autoencoder.
+    Embedding,
 }
 
 /// Runs `stages`, each unless its weights are already in `config.out`, and writes each one's figures to
@@ -87,6 +109,7 @@ pub fn pretrain(config: &PretrainConfig, stages: &[Stage]) -> Result<()> {
             Stage::Clip => clip::run(config, &device)?,
             Stage::Vae => vae::run(config, &device)?,
             Stage::UNet => unet::run(config, &device)?,
+            Stage::Embedding => embedding::run(config, &device)?,
         }
     }
     Ok(())
@@ -103,7 +126,7 @@ fn write_tokenizer(out: &Path) -> Result<()> {
 
 /// Whether the stage that writes `folder` is done.
 fn done(folder: &Path) -> bool {
-    spire_model::weights::weights_file(folder).is_ok()
+    weights::weights_file(folder).is_ok()
 }
 
 /// Writes `config.json` and the weights, half precision, the weights last: they say that the stage is done.
@@ -118,7 +141,7 @@ fn write_part<M: Module>(
     let mut json = serde_json::to_value(config)?;
     json[class.0] = class.1.into();
     write_atomic(&folder.join("config.json"), serde_json::to_string_pretty(&json)?.as_bytes())?;
-    write_atomic(&folder.join(file), &spire_model::weights::to_bytes(module, DType::F16)?)?;
+    write_atomic(&folder.join(file), &weights::to_bytes(module, DType::F16)?)?;
     Ok(())
 }
 

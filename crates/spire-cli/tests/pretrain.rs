@@ -1,0 +1,99 @@
+//! `spire pretrain` with the real program: stages that learn on from a model, and what e(y) starts from.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{error, ok, spire};
+use tempfile::TempDir;
+
+const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
+
+fn asset(path: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny").join(path)).unwrap()
+}
+
+/// A folder with these parts of the small model, to which a stage adds its own.
+fn model(scratch: &Path, parts: &[&str]) -> String {
+    let out = scratch.join("prior");
+    for (part, file) in
+        parts.iter().map(|part| (part, if part.contains("encoder") { "model.safetensors" } else { WEIGHTS }))
+    {
+        fs::create_dir_all(out.join(part)).unwrap();
+        for file in ["config.json", file] {
+            fs::write(out.join(part).join(file), asset(&format!("{part}/{file}"))).unwrap();
+        }
+    }
+    format!("out={}", out.display())
+}
+
+fn pretrain(stage: &str, out: &str, settings: &[&str]) -> std::process::Output {
+    let mut arguments = vec!["pretrain", "configs/tiny-prior.toml", "--stage", stage, "--set", out];
+    arguments.extend(settings.iter().flat_map(|setting| ["--set", *setting]));
+    spire(&arguments)
+}
+
+#[test]
+fn without_steps_a_stage_measures_what_it_starts_from_and_keeps_it() {
+    let scratch = TempDir::new().unwrap();
+    let out = model(scratch.path(), &[]);
+    let settings = ["start=assets/tiny", "vae.fit.steps=0", "vae.evaluate=4"];
+    ok(pretrain("vae", &out, &settings));
+    let prior = scratch.path().join("prior");
+    assert!(fs::read(prior.join("vae").join(WEIGHTS)).unwrap() == asset(&format!("vae/{WEIGHTS}")));
+    let figures: serde_json::Value =
+        serde_json::from_slice(&fs::read(prior.join("figures/vae.json")).unwrap()).unwrap();
+    assert!(figures["psnr_db"].as_f64().unwrap() > 20.0, "{figures}");
+
+    let settings = ["start=assets/none", "unet.fit.steps=0", "unet.scenes=1"];
+    let out = model(scratch.path(), &["vae", "text_encoder"]);
+    assert!(error(pretrain("unet", &out, &settings)).contains("assets/none/unet"));
+}
+
+#[test]
+fn a_run_starts_from_the_embedding_that_a_stage_made() {
+    let scratch = TempDir::new().unwrap();
+    let out = model(scratch.path(), &["vae"]);
+    let settings = ["embedding.fit.steps=2", "embedding.fit.batch_size=2", "embedding.evaluate=2"];
+    ok(pretrain("embedding", &out, &settings));
+    let embedding = format!("model.embedding={}", scratch.path().join("prior/embedding").display());
+
+    let run = scratch.path().join("run");
+    let train = |settings: &[&str]| {
+        let dir = format!("run.dir={}", run.display());
+        let fixed = [
+            "train.steps=1",
+            "train.learning_rate=1e-30",
+            "train.batch_size=1",
+            "evaluate.samples=0",
+            "evaluate.rows=1",
+            "evaluate.validation_samples=1",
+            "evaluate.sampling.steps=1",
+        ];
+        let all = fixed.iter().chain(settings).chain([&dir.as_str(), &embedding.as_str()]);
+        let arguments: Vec<&str> =
+            ["train", "configs/tiny.toml"].into_iter().chain(all.flat_map(|s| ["--set", *s])).collect();
+        spire(&arguments)
+    };
+    // Weights of other sizes are refused before there is a run.
+    let told = error(train(&["model.embedding_channels=[4, 8, 16, 32]"]));
+    assert!(told.contains("prior/embedding") && told.contains("conv_in.weight"), "{told}");
+    assert!(!run.exists());
+
+    ok(train(&[]));
+    let [start, control] = ["prior/embedding", "run/control"].map(|folder| {
+        let bytes = fs::read(scratch.path().join(folder).join(WEIGHTS)).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let name =
+            if folder.ends_with("control") { "controlnet_cond_embedding.blocks.3.bias" } else { "blocks.3.bias" };
+        let tensor = tensors.tensor(name).unwrap();
+        let single = |bytes: &[u8]| match tensor.dtype() {
+            safetensors::Dtype::F16 => half::f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+            _ => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
+        };
+        tensor.data().chunks_exact(tensor.data().len() / 32).map(single).collect::<Vec<f32>>()
+    });
+    assert_eq!(start, control);
+    assert!(start.iter().any(|value| *value != 0.0));
+}
