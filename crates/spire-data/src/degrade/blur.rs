@@ -86,8 +86,10 @@ impl Filter {
 
 /// Cross-correlation on the reflected plane.
 fn correlate(plane: &[f32], width: usize, taps: &Taps, output: &mut [f32]) {
-    let padded =
-        Padded::reflect(plane, width, plane.len() / width.max(1), taps.kernel_width / 2, taps.kernel_height() / 2);
+    if plane.is_empty() {
+        return;
+    }
+    let padded = Padded::reflect(plane, width, plane.len() / width, taps.kernel_width / 2, taps.kernel_height() / 2);
     Arch::new().dispatch(Correlate { padded: &padded, width, taps, output });
 }
 

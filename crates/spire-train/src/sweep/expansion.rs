@@ -182,7 +182,7 @@ mod tests {
         let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/tiny.toml");
         let text = format!("base = '{}'\n{text}", base.display());
         let config: SweepConfig = settings::parse(&text, Path::new("sweep.toml"), &[])?;
-        expand(&config, Path::new("sweep.toml"), &text, Path::new("out"))
+        expand(&config, Path::new("sweep.toml"), &text, Path::new("out/runs"))
     }
 
     fn names(text: &str) -> Vec<String> {
