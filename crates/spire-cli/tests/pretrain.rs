@@ -94,6 +94,7 @@ fn a_run_starts_from_the_embedding_that_a_stage_made() {
         };
         tensor.data().chunks_exact(tensor.data().len() / 32).map(single).collect::<Vec<f32>>()
     });
-    assert_eq!(start, control);
+    // The moving average rounds.
+    assert!(start.iter().zip(&control).all(|(start, control)| (start - control).abs() < 1e-6), "{start:?} {control:?}");
     assert!(start.iter().any(|value| *value != 0.0));
 }
