@@ -243,7 +243,8 @@ fn a_rank_that_fails_says_why_and_ends_the_others() {
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
     let base = format!("model.base={}", root.join("assets/tiny").display());
-    let mut args = run(&dir, 4, &[&base, "data.source.kind=folder", "data.source.path=pictures"]);
+    let embedding = format!("model.embedding={}", root.join("assets/tiny/embedding").display());
+    let mut args = run(&dir, 4, &[&base, &embedding, "data.source.kind=folder", "data.source.path=pictures"]);
     args[1] = root.join("configs/tiny.toml").display().to_string();
     let said = error(finish(start([(Some(&places[0]), &args), (Some(&places[1]), &args)])));
     assert!(said.contains("error: rank 1 of 2 on ") && said.contains("a.png"), "{said}");
