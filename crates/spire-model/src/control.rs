@@ -159,8 +159,8 @@ pub fn locate(control: &Path) -> Result<PathBuf> {
 }
 
 /// What the picture says reaches e(y) undiminished: of a normal variable of variance 1, SiLU leaves a mean square of 0.355, by
-/// which this divides. With PyTorch's default, a third of the variance at each of eight convolutions, one ten-thousandth of the
-/// picture's contrast is left, and a branch takes thousands of steps to notice that there is one.
+/// which this divides. With PyTorch's default, a third of the variance at each of eight convolutions, about one ten-thousandth of
+/// the picture's contrast is left.
 const KEEPS_VARIANCE: Initializer = Initializer::KaimingNormal { gain: 1.68, fan_out_only: false };
 
 /// e(y): from the degraded picture down to the latent's size. diffusers' `ControlNetConditioningEmbedding`.

@@ -1,7 +1,7 @@
 //! What the control branch's e(y) starts from: the VAE encoder's student.
 //!
 //! Through the loss of the denoiser alone, e(y) learns slowly what a latent is. Asked for the latents of degraded pictures it
-//! learns it for a tenth of the operations, and once for every branch that is trained on the same frozen model.
+//! learns it for a quarter of the operations, and once for every branch that is trained on the same frozen model.
 
 use anyhow::Result;
 use burn::tensor::{Device, Tensor};
