@@ -52,6 +52,26 @@ fn without_steps_a_stage_measures_what_it_starts_from_and_keeps_it() {
 }
 
 #[test]
+fn restoration_prompts_are_taught_to_a_text_tower_that_is_there() {
+    let scratch = TempDir::new().unwrap();
+    let out = model(scratch.path(), &[]);
+    let settings = ["prompts.fit.steps=2", "prompts.fit.batch_size=4", "prompts.fit.parts=1", "prompts.evaluate=4"];
+    let told = error(pretrain("prompts", &out, &settings));
+    assert!(told.contains("prior/text_encoder") && told.contains("CLIP's text tower"), "{told}");
+
+    let settings = [&settings[..], &["start=assets/tiny"]].concat();
+    ok(pretrain("prompts", &out, &settings));
+    let weights = || fs::read(scratch.path().join("prior/text_encoder/model.safetensors")).unwrap();
+    let learned = weights();
+    assert!(learned != asset("text_encoder/model.safetensors"));
+    let figures = fs::read_to_string(scratch.path().join("prior/figures/prompts.json")).unwrap();
+    assert!(figures.contains("explained_variance") && figures.contains("captions_moved"), "{figures}");
+
+    ok(pretrain("prompts", &out, &settings));
+    assert!(weights() == learned);
+}
+
+#[test]
 fn a_run_starts_from_the_embedding_that_a_stage_made() {
     let scratch = TempDir::new().unwrap();
     let out = model(scratch.path(), &["vae"]);

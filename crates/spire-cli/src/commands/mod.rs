@@ -127,6 +127,7 @@ struct Pretrain {
 #[derive(Clone, Copy, ValueEnum)]
 enum StageName {
     Clip,
+    Prompts,
     Vae,
     Unet,
     Embedding,
@@ -254,6 +255,7 @@ fn pretrain_model(args: Pretrain) -> Result<ExitCode> {
         .iter()
         .map(|stage| match stage {
             StageName::Clip => Stage::Clip,
+            StageName::Prompts => Stage::Prompts,
             StageName::Vae => Stage::Vae,
             StageName::Unet => Stage::UNet,
             StageName::Embedding => Stage::Embedding,

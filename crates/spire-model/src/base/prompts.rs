@@ -107,4 +107,22 @@ mod tests {
         }
         assert!(!encoder.encode(&prompts).is_autodiff());
     }
+
+    #[test]
+    fn the_small_model_tells_one_strength_from_another() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny");
+        let encoder = PromptEncoder::load(&folder, &Device::flex()).unwrap();
+        let apart = |one: &str, other: &str| {
+            let [one, other] = [one, other].map(|prompt| encoder.encode(&[prompt]));
+            let size = one.clone().square().sum().into_scalar::<f32>();
+            ((one - other).square().sum().into_scalar::<f32>() / size).sqrt()
+        };
+        for [weak, middle, strong] in [
+            ["Deblur with sigma 0.5", "Deblur with sigma 1.5", "Deblur with sigma 3.0"],
+            ["Denoise with sigma 0.02", "Denoise with sigma 0.10", "Denoise with sigma 0.25"],
+        ] {
+            let whole = apart(weak, strong);
+            assert!(whole > 0.3 && apart(weak, middle) < whole && apart(middle, strong) < whole, "{weak}: {whole}");
+        }
+    }
 }

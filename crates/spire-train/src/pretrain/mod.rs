@@ -1,10 +1,11 @@
-//! Pretraining of the small text-to-image model that the project ships: CLIP contrastively, then the VAE, then the UNet, then
-//! what e(y) starts from, on the drawn world. Each stage writes its part of a Hugging Face folder and leaves out what is already there, so an
+//! Pretraining of the small text-to-image model that the project ships: CLIP contrastively, then restoration prompts in its text
+//! tower, the VAE, the UNet, and what e(y) starts from, on the drawn world. Each stage writes its part of a Hugging Face folder and leaves out what is already there, so an
 //! interrupted pretraining goes on with the stage that it was in.
 
 mod clip;
 mod embedding;
 mod fit;
+mod prompts;
 mod unet;
 mod vae;
 
@@ -24,6 +25,7 @@ use crate::checkpoint::write_atomic;
 pub use clip::ClipStage;
 pub use embedding::EmbeddingStage;
 pub use fit::FitConfig;
+pub use prompts::PromptsStage;
 pub use unet::UNetStage;
 pub use vae::VaeStage;
 
@@ -46,6 +48,8 @@ pub struct PretrainConfig {
     pub degradation: DegradationConfig,
     /// The text and image towers.
     pub clip: ClipStage,
+    /// Restoration prompts in the text tower.
+    pub prompts: PromptsStage,
     /// The autoencoder.
     pub vae: VaeStage,
     /// The denoiser.
@@ -64,6 +68,7 @@ impl Default for PretrainConfig {
             world: WorldConfig::default(),
             degradation: DegradationConfig::default(),
             clip: ClipStage::default(),
+            prompts: PromptsStage::default(),
             vae: VaeStage::default(),
             unet: UNetStage::default(),
             embedding: EmbeddingStage::default(),
@@ -86,9 +91,11 @@ impl PretrainConfig {
 pub enum Stage {
     /// Text and image towers.
     Clip,
+    /// What restoration prompts say, in the text tower; needs it.
+    Prompts,
     /// Autoencoder.
     Vae,
-    /// Denoiser; needs the other two.
+    /// Denoiser; needs all before it.
     UNet,
     /// The control branch's e(y); needs the autoencoder.
     Embedding,
@@ -107,6 +114,7 @@ pub fn pretrain(config: &PretrainConfig, stages: &[Stage]) -> Result<()> {
         device.seed(config.seed);
         match stage {
             Stage::Clip => clip::run(config, &device)?,
+            Stage::Prompts => prompts::run(config, &device)?,
             Stage::Vae => vae::run(config, &device)?,
             Stage::UNet => unet::run(config, &device)?,
             Stage::Embedding => embedding::run(config, &device)?,

@@ -1,0 +1,182 @@
+//! Restoration prompts in the text tower: which degradations one names, and how strong, can be read off its states.
+//!
+//! Contrastively that is hardly learned from so few pictures: how blurred a picture is tells it from no other of a batch, and the
+//! states of "Deblur with sigma 0.5" and "3.0" differ by a twentieth. The control branch sees prompts through these states
+//! alone. So each prompt's states have to say its numbers along directions that were drawn beforehand, and a caption's states
+//! have to stay what they are.
+
+use anyhow::{Context, Result};
+use burn::module::Module;
+use burn::tensor::{Device, Distribution, Tensor};
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use spire_data::degrade::ParameterizedConfig;
+use spire_data::prompt::{self, Fragment, Step, StepKind};
+use spire_data::rng::{Rng, rng};
+use spire_data::world::World;
+use spire_model::base::PromptEncoder;
+use spire_model::clip::{ClipText, ClipTextConfig};
+use spire_model::tokenizer::Tokenizer;
+use spire_model::weights;
+
+use super::fit::{FitConfig, fit};
+use super::{PretrainConfig, done, training, write_figures, write_part};
+
+/// How the text tower learns them.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PromptsStage {
+    /// Steps, batch, learning rate.
+    pub fit: FitConfig,
+    /// Weight of what captions' states move by, beside what prompts do not say.
+    pub caption_weight: f64,
+    /// Held-out prompts, and captions, of the figures.
+    pub evaluate: usize,
+}
+
+impl Default for PromptsStage {
+    fn default() -> Self {
+        Self { fit: FitConfig::default(), caption_weight: 10.0, evaluate: 256 }
+    }
+}
+
+/// What is said of one kind of degradation: whether it is named, whether its number is, and the number.
+const SAID: usize = 3;
+
+/// Probability that a caption is dropped, as in training.
+const EMPTY: f64 = 0.1;
+
+pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
+    if config.out.join("figures/prompts.json").exists() {
+        tracing::info!("prompts: the text tower in {} has learned them already", config.out.display());
+        return Ok(());
+    }
+    let stage = &config.prompts;
+    let own = config.out.join("text_encoder");
+    let folder = match &config.start {
+        Some(model) if !done(&own) => model.join("text_encoder"),
+        _ => own,
+    };
+    let tower = ClipTextConfig::read(&folder).context("the stage \"prompts\" learns on from CLIP's text tower")?;
+    let start = weights::load(ClipText::new(&tower, &training(device))?, &folder)?;
+    let before = start.valid();
+    let tokens = PromptEncoder::new(Tokenizer::clip().clone(), start.valid(), &tower, device);
+    let directions = Tensor::<2>::random(
+        [tower.hidden_size, SAID * StepKind::ALL.len()],
+        Distribution::Normal(0.0, (tower.hidden_size as f64).powf(-0.5)),
+        device,
+    );
+    let world = World::new(config.world.clone());
+    // What the states of prompts say beside what they should, both `[prompts, SAID × kinds]`.
+    let said = |text: &ClipText, mut rng: Rng, size: usize| -> (Tensor<2>, Tensor<2>) {
+        let ranges = &config.degradation.parameterized;
+        let drawn: Vec<Vec<Fragment>> = (0..size).map(|_| draw(ranges, &mut rng)).collect();
+        let texts: Vec<String> = drawn.iter().map(|fragments| prompt::write(fragments)).collect();
+        let states = text.forward(tokens.tokenize(&texts)).last_hidden_state;
+        let wanted: Vec<f32> = drawn.iter().flat_map(|fragments| wanted(ranges, fragments)).collect();
+        let wanted = Tensor::<1>::from_floats(wanted.as_slice(), device).reshape([size as i32, -1]);
+        (states.mean_dim(1).squeeze_dim(1).matmul(directions.clone()), wanted)
+    };
+    // By how much the states of captions have moved, squared.
+    let moved = |text: &ClipText, mut rng: Rng, size: usize| -> Tensor<1> {
+        let captions: Vec<String> = (0..size)
+            .map(|_| {
+                let n = rng.random_range(0..config.world.count);
+                if rng.random_bool(EMPTY) { String::new() } else { world.scene(n).caption }
+            })
+            .collect();
+        let ids = tokens.tokenize(&captions);
+        let kept = before.forward(ids.clone()).last_hidden_state;
+        (text.forward(ids).last_hidden_state - kept).square().mean()
+    };
+    let text = fit(&stage.fit, start, |text, part, size| {
+        let (said, wanted) = said(text, rng(config.seed, "prompts", part), size);
+        let moved = moved(text, rng(config.seed, "captions", part), size);
+        Ok((said - wanted).square().mean() + moved.mul_scalar(stage.caption_weight))
+    })?;
+    let (said, wanted) = said(&text, rng(config.seed, "held-out prompts", 0), stage.evaluate);
+    let unsaid = (said - wanted.clone()).square().mean() / wanted.var(0).mean();
+    let moved = moved(&text, rng(config.seed, "held-out captions", 0), stage.evaluate);
+    write_part(
+        &config.out.join("text_encoder"),
+        &tower,
+        ("model_type", "clip_text_model"),
+        "model.safetensors",
+        &text,
+    )?;
+    let figures = json!({
+        "steps": stage.fit.steps,
+        "held_out_prompts": stage.evaluate,
+        "explained_variance": 1.0 - unsaid.into_scalar::<f32>(),
+        "captions_moved": moved.into_scalar::<f32>(),
+    });
+    write_figures(&config.out, "prompts", &figures)
+}
+
+/// Each kind in half of the prompts, with its number in half of these.
+fn draw(ranges: &ParameterizedConfig, rng: &mut Rng) -> Vec<Fragment> {
+    let mut fragment = |kind| {
+        let step = ranges.draw_step(kind, rng);
+        rng.random_bool(0.5).then(|| if rng.random_bool(0.5) { Fragment::Numbered(step) } else { Fragment::Bare(kind) })
+    };
+    StepKind::ALL.into_iter().filter_map(&mut fragment).collect()
+}
+
+/// What a prompt's states have to say, [`SAID`] values for each kind: 1 or -1 for what is there or not, and the number from -2
+/// to 2 over its range.
+fn wanted(ranges: &ParameterizedConfig, fragments: &[Fragment]) -> Vec<f32> {
+    StepKind::ALL
+        .into_iter()
+        .flat_map(|kind| {
+            let found = fragments.iter().find_map(|fragment| match *fragment {
+                Fragment::Numbered(step) => (step.kind() == kind).then_some(Some(step)),
+                Fragment::Bare(bare) => (bare == kind).then_some(None),
+            });
+            match found {
+                None => [-1.0, -1.0, 0.0],
+                Some(None) => [1.0, -1.0, 0.0],
+                Some(Some(step)) => [1.0, 1.0, 4.0 * (place(ranges, step) - 0.5)],
+            }
+        })
+        .collect()
+}
+
+/// Where in its range a step's number lies, from 0 to 1.
+fn place(ranges: &ParameterizedConfig, step: Step) -> f32 {
+    let [low, high] = match step.kind() {
+        StepKind::Blur => ranges.blur_sigma,
+        StepKind::Downsample => ranges.downsample_factor,
+        StepKind::Noise => ranges.noise_sigma,
+        StepKind::Jpeg => ranges.jpeg_quality.map(f64::from),
+    };
+    if high > low { (step.number() - low as f32) / (high - low) as f32 } else { 0.5 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_asked_for_what_the_prompt_says() {
+        let ranges = ParameterizedConfig { blur_sigma: [1.0, 3.0], ..ParameterizedConfig::default() };
+        let fragments = prompt::parse("Deblur with sigma 3.0; Dejpeg").unwrap();
+        let wanted = wanted(&ranges, &fragments);
+        assert_eq!(wanted, [1.0, 1.0, 2.0, -1.0, -1.0, 0.0, -1.0, -1.0, 0.0, 1.0, -1.0, 0.0]);
+        assert_eq!(place(&ranges, Step::Blur { sigma: 1.0 }), 0.0);
+        assert_eq!(place(&ranges, Step::Blur { sigma: 2.0 }), 0.5);
+    }
+
+    #[test]
+    fn every_kind_is_drawn_with_and_without_its_number() {
+        let ranges = ParameterizedConfig::default();
+        let mut rng = rng(0, "test", 0);
+        let drawn: Vec<_> = (0..400).flat_map(|_| draw(&ranges, &mut rng)).collect();
+        for kind in StepKind::ALL {
+            let numbered =
+                drawn.iter().filter(|f| matches!(f, Fragment::Numbered(step) if step.kind() == kind)).count();
+            let bare = drawn.iter().filter(|f| matches!(f, Fragment::Bare(bare) if *bare == kind)).count();
+            assert!((70..130).contains(&numbered) && (70..130).contains(&bare), "{kind:?}: {numbered} and {bare}");
+        }
+    }
+}
