@@ -78,13 +78,10 @@ pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
         let wanted = Tensor::<1>::from_floats(wanted.as_slice(), device).reshape([size as i32, -1]);
         (states.mean_dim(1).squeeze_dim(1).matmul(directions.clone()), wanted)
     };
-    // By how much the states of captions have moved, squared.
-    let moved = |text: &ClipText, mut rng: Rng, size: usize| -> Tensor<1> {
-        let captions: Vec<String> = (0..size)
-            .map(|_| {
-                let n = rng.random_range(0..config.world.count);
-                if rng.random_bool(EMPTY) { String::new() } else { world.scene(n).caption }
-            })
+    // By how much the states of captions, of scenes from `first` on, have moved, squared.
+    let moved = |text: &ClipText, first: u64, mut rng: Rng, size: usize| -> Tensor<1> {
+        let captions: Vec<String> = (first..first + size as u64)
+            .map(|n| if rng.random_bool(EMPTY) { String::new() } else { world.scene(n).caption })
             .collect();
         let ids = tokens.tokenize(&captions);
         let kept = before.forward(ids.clone()).last_hidden_state;
@@ -92,12 +89,14 @@ pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
     };
     let text = fit(&stage.fit, start, |text, part, size| {
         let (said, wanted) = said(text, rng(config.seed, "prompts", part), size);
-        let moved = moved(text, rng(config.seed, "captions", part), size);
+        let first = part * size as u64 % config.world.count;
+        let moved = moved(text, first, rng(config.seed, "captions", part), size);
         Ok((said - wanted).square().mean() + moved.mul_scalar(stage.caption_weight))
     })?;
     let (said, wanted) = said(&text, rng(config.seed, "held-out prompts", 0), stage.evaluate);
     let unsaid = (said - wanted.clone()).square().mean() / wanted.var(0).mean();
-    let moved = moved(&text, rng(config.seed, "held-out captions", 0), stage.evaluate);
+    // Scenes beyond `count` are held out.
+    let moved = moved(&text, config.world.count, rng(config.seed, "held-out captions", 0), stage.evaluate);
     write_part(
         &config.out.join("text_encoder"),
         &tower,
