@@ -1,6 +1,6 @@
 //! Pretraining of the small text-to-image model that the project ships: CLIP contrastively, then restoration prompts in its text
-//! tower, the VAE, the UNet, and what e(y) starts from, on the drawn world. Each stage writes its part of a Hugging Face folder and leaves out what is already there, so an
-//! interrupted pretraining goes on with the stage that it was in.
+//! tower, the VAE, the UNet, and what e(y) starts from, on the drawn world. Each stage writes its part of a Hugging Face folder
+//! and leaves out what is already there, so an interrupted pretraining goes on with the stage that it was in.
 
 mod clip;
 mod embedding;

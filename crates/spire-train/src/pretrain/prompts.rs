@@ -1,7 +1,7 @@
 //! Restoration prompts in the text tower: which degradations one names, and how strong, can be read off its states.
 //!
 //! Contrastively that is hardly learned from so few pictures: how blurred a picture is tells it from no other of a batch, and the
-//! states of "Deblur with sigma 0.5" and "3.0" differ by a twentieth. The control branch sees prompts through these states
+//! states of "Deblur with sigma 0.5" and "3.0" differ by 7.5 %. The control branch sees prompts through these states
 //! alone. So each prompt's states have to say its numbers along directions that were drawn beforehand, and a caption's states
 //! have to stay what they are.
 
