@@ -60,7 +60,7 @@ impl ParameterizedConfig {
     pub fn draw(&self, rng: &mut Rng) -> Vec<Step> {
         let mut steps = Vec::new();
         for kind in StepKind::ALL {
-            if chance(self.trained(kind).0, rng) {
+            if chance(self.probability(kind), rng) {
                 steps.push(self.draw_step(kind, rng));
             }
         }
@@ -113,8 +113,8 @@ impl ParameterizedConfig {
                 Fragment::Bare(kind) => (kind, None),
                 Fragment::Numbered(step) => (step.kind(), Some(f64::from(step.number()))),
             };
-            let (probability, [low, high]) = self.trained(kind);
-            if probability == 0.0 {
+            let [low, high] = self.range(kind);
+            if self.probability(kind) == 0.0 {
                 return Some(format!("\"{fragment}\" was not trained"));
             }
             // What is printed has been rounded: 0.3 as f32 is not quite 0.3.
@@ -124,13 +124,23 @@ impl ParameterizedConfig {
         fragments.iter().filter_map(judge).collect()
     }
 
-    /// Probability and range of one kind of degradation.
-    fn trained(&self, kind: StepKind) -> (f64, [f64; 2]) {
+    /// How often a kind of degradation happens.
+    fn probability(&self, kind: StepKind) -> f64 {
         match kind {
-            StepKind::Blur => (self.blur_probability, self.blur_sigma),
-            StepKind::Downsample => (self.downsample_probability, self.downsample_factor),
-            StepKind::Noise => (self.noise_probability, self.noise_sigma),
-            StepKind::Jpeg => (self.jpeg_probability, self.jpeg_quality.map(f64::from)),
+            StepKind::Blur => self.blur_probability,
+            StepKind::Downsample => self.downsample_probability,
+            StepKind::Noise => self.noise_probability,
+            StepKind::Jpeg => self.jpeg_probability,
+        }
+    }
+
+    /// Lowest and highest number of a kind of degradation.
+    pub fn range(&self, kind: StepKind) -> [f64; 2] {
+        match kind {
+            StepKind::Blur => self.blur_sigma,
+            StepKind::Downsample => self.downsample_factor,
+            StepKind::Noise => self.noise_sigma,
+            StepKind::Jpeg => self.jpeg_quality.map(f64::from),
         }
     }
 

@@ -48,15 +48,15 @@ const SAID: usize = 3;
 const EMPTY: f64 = 0.1;
 
 pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
-    if config.out.join("figures/prompts.json").exists() {
+    let own = config.out.join("text_encoder");
+    if done(&own) && config.out.join("figures/prompts.json").exists() {
         tracing::info!("prompts: the text tower in {} has learned them already", config.out.display());
         return Ok(());
     }
     let stage = &config.prompts;
-    let own = config.out.join("text_encoder");
     let folder = match &config.start {
         Some(model) if !done(&own) => model.join("text_encoder"),
-        _ => own,
+        _ => own.clone(),
     };
     let tower = ClipTextConfig::read(&folder).context("the stage \"prompts\" learns on from CLIP's text tower")?;
     let start = weights::load(ClipText::new(&tower, &training(device))?, &folder)?;
@@ -69,14 +69,16 @@ pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
     );
     let world = World::new(config.world.clone());
     // What the states of prompts say beside what they should, both `[prompts, SAID × kinds]`.
-    let said = |text: &ClipText, mut rng: Rng, size: usize| -> (Tensor<2>, Tensor<2>) {
+    let said = |text: &ClipText, mut rng: Rng, size: usize| -> Result<(Tensor<2>, Tensor<2>)> {
         let ranges = &config.degradation.parameterized;
-        let drawn: Vec<Vec<Fragment>> = (0..size).map(|_| draw(ranges, &mut rng)).collect();
-        let texts: Vec<String> = drawn.iter().map(|fragments| prompt::write(fragments)).collect();
+        let texts: Vec<String> = (0..size).map(|_| ranges.draw_prompt(&ranges.draw(&mut rng), &mut rng)).collect();
         let states = text.forward(tokens.tokenize(&texts)).last_hidden_state;
-        let wanted: Vec<f32> = drawn.iter().flat_map(|fragments| wanted(ranges, fragments)).collect();
+        let mut wanted = vec![];
+        for text in &texts {
+            wanted.extend(to_say(ranges, &prompt::parse(text)?));
+        }
         let wanted = Tensor::<1>::from_floats(wanted.as_slice(), device).reshape([size as i32, -1]);
-        (states.mean_dim(1).squeeze_dim(1).matmul(directions.clone()), wanted)
+        Ok((states.mean_dim(1).squeeze_dim(1).matmul(directions.clone()), wanted))
     };
     // By how much the states of captions, of scenes from `first` on, have moved, squared.
     let moved = |text: &ClipText, first: u64, mut rng: Rng, size: usize| -> Tensor<1> {
@@ -88,22 +90,16 @@ pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
         (text.forward(ids).last_hidden_state - kept).square().mean()
     };
     let text = fit(&stage.fit, start, |text, part, size| {
-        let (said, wanted) = said(text, rng(config.seed, "prompts", part), size);
+        let (said, wanted) = said(text, rng(config.seed, "prompts", part), size)?;
         let first = part * size as u64 % config.world.count;
         let moved = moved(text, first, rng(config.seed, "captions", part), size);
         Ok((said - wanted).square().mean() + moved.mul_scalar(stage.caption_weight))
     })?;
-    let (said, wanted) = said(&text, rng(config.seed, "held-out prompts", 0), stage.evaluate);
+    let (said, wanted) = said(&text, rng(config.seed, "held-out prompts", 0), stage.evaluate)?;
     let unsaid = (said - wanted.clone()).square().mean() / wanted.var(0).mean();
     // Scenes beyond `count` are held out.
     let moved = moved(&text, config.world.count, rng(config.seed, "held-out captions", 0), stage.evaluate);
-    write_part(
-        &config.out.join("text_encoder"),
-        &tower,
-        ("model_type", "clip_text_model"),
-        "model.safetensors",
-        &text,
-    )?;
+    write_part(&own, &tower, ("model_type", "clip_text_model"), "model.safetensors", &text)?;
     let figures = json!({
         "steps": stage.fit.steps,
         "held_out_prompts": stage.evaluate,
@@ -113,18 +109,9 @@ pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
     write_figures(&config.out, "prompts", &figures)
 }
 
-/// Each kind in half of the prompts, with its number in half of these.
-fn draw(ranges: &ParameterizedConfig, rng: &mut Rng) -> Vec<Fragment> {
-    let mut fragment = |kind| {
-        let step = ranges.draw_step(kind, rng);
-        rng.random_bool(0.5).then(|| if rng.random_bool(0.5) { Fragment::Numbered(step) } else { Fragment::Bare(kind) })
-    };
-    StepKind::ALL.into_iter().filter_map(&mut fragment).collect()
-}
-
 /// What a prompt's states have to say, [`SAID`] values for each kind: 1 or -1 for what is there or not, and the number from -2
 /// to 2 over its range.
-fn wanted(ranges: &ParameterizedConfig, fragments: &[Fragment]) -> Vec<f32> {
+fn to_say(ranges: &ParameterizedConfig, fragments: &[Fragment]) -> Vec<f32> {
     StepKind::ALL
         .into_iter()
         .flat_map(|kind| {
@@ -143,12 +130,7 @@ fn wanted(ranges: &ParameterizedConfig, fragments: &[Fragment]) -> Vec<f32> {
 
 /// Where in its range a step's number lies, from 0 to 1.
 fn place(ranges: &ParameterizedConfig, step: Step) -> f32 {
-    let [low, high] = match step.kind() {
-        StepKind::Blur => ranges.blur_sigma,
-        StepKind::Downsample => ranges.downsample_factor,
-        StepKind::Noise => ranges.noise_sigma,
-        StepKind::Jpeg => ranges.jpeg_quality.map(f64::from),
-    };
+    let [low, high] = ranges.range(step.kind());
     if high > low { (step.number() - low as f32) / (high - low) as f32 } else { 0.5 }
 }
 
@@ -160,22 +142,8 @@ mod tests {
     fn states_are_asked_for_what_the_prompt_says() {
         let ranges = ParameterizedConfig { blur_sigma: [1.0, 3.0], ..ParameterizedConfig::default() };
         let fragments = prompt::parse("Deblur with sigma 3.0; Dejpeg").unwrap();
-        let wanted = wanted(&ranges, &fragments);
-        assert_eq!(wanted, [1.0, 1.0, 2.0, -1.0, -1.0, 0.0, -1.0, -1.0, 0.0, 1.0, -1.0, 0.0]);
+        assert_eq!(to_say(&ranges, &fragments), [1.0, 1.0, 2.0, -1.0, -1.0, 0.0, -1.0, -1.0, 0.0, 1.0, -1.0, 0.0]);
         assert_eq!(place(&ranges, Step::Blur { sigma: 1.0 }), 0.0);
         assert_eq!(place(&ranges, Step::Blur { sigma: 2.0 }), 0.5);
-    }
-
-    #[test]
-    fn every_kind_is_drawn_with_and_without_its_number() {
-        let ranges = ParameterizedConfig::default();
-        let mut rng = rng(0, "test", 0);
-        let drawn: Vec<_> = (0..400).flat_map(|_| draw(&ranges, &mut rng)).collect();
-        for kind in StepKind::ALL {
-            let numbered =
-                drawn.iter().filter(|f| matches!(f, Fragment::Numbered(step) if step.kind() == kind)).count();
-            let bare = drawn.iter().filter(|f| matches!(f, Fragment::Bare(bare) if *bare == kind)).count();
-            assert!((70..130).contains(&numbered) && (70..130).contains(&bare), "{kind:?}: {numbered} and {bare}");
-        }
     }
 }

@@ -71,6 +71,8 @@ pub struct VariantConfig {
 pub struct SweepEvaluation {
     /// A file of `spire eval`. Of its methods those stay that need no model of this project (`input`, `folder`).
     pub file: PathBuf,
+    /// Keys of that file which are other here: `{ clip = "runs/second-clip" }`.
+    pub set: Table,
     /// How every cell's run restores, each making a row of every variant: `semantic`, `restoration`, `sampling` and the other
     /// keys of a method, without a model. None: once, with both prompts.
     pub methods: Vec<MethodConfig>,

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use spire_eval::evaluation::{MethodConfig, slug};
+use spire_eval::evaluation::{EvalConfig, MethodConfig, slug};
 use toml::{Table, Value};
 
 use super::cell::Cell;
-use super::config::SweepConfig;
+use super::config::{SweepConfig, SweepEvaluation};
 use crate::config::RunConfig;
 use crate::settings::{self, SettingsError};
 
@@ -44,10 +44,7 @@ struct Variant {
 /// # Errors
 /// A key is unknown to the base configuration or its value does not fit, a key is set twice, or two variants have one name.
 pub fn expand(config: &SweepConfig, path: &Path, text: &str, runs: &Path) -> Result<Vec<Cell>> {
-    let at = |keys: &[String]| match settings::line_of(text, keys) {
-        Some(line) => format!("{}:{line}", path.display()),
-        None => path.display().to_string(),
-    };
+    let at = |keys: &[String]| place(path, text, keys);
     let common = flat(&config.set, &["set".to_owned()]);
     let mut cells: Vec<Cell> = vec![];
     for variant in variants(config, &at)? {
@@ -95,6 +92,26 @@ pub fn expand(config: &SweepConfig, path: &Path, text: &str, runs: &Path) -> Res
         }
     }
     Ok(cells)
+}
+
+/// The evaluation's file with the sweep's `evaluation.set` laid over it; `path` and `text` are the sweep's file.
+///
+/// # Errors
+/// The file does not read, or a key of `set` is unknown to it or its value does not fit.
+pub fn lay_over(evaluation: &SweepEvaluation, path: &Path, text: &str) -> Result<EvalConfig> {
+    let set = flat(&evaluation.set, &["evaluation".to_owned(), "set".to_owned()]);
+    let overrides: Vec<String> = set.iter().map(Assignment::text).collect();
+    let at = |keys: &[String]| place(path, text, keys);
+    Ok(settings::load(&evaluation.file, &overrides)
+        .map_err(|error| located(error, &set.iter().collect::<Vec<_>>(), &at))?)
+}
+
+/// Where a key stands: `FILE:LINE`.
+fn place(path: &Path, text: &str, keys: &[String]) -> String {
+    match settings::line_of(text, keys) {
+        Some(line) => format!("{}:{line}", path.display()),
+        None => path.display().to_string(),
+    }
 }
 
 /// The variants by name, each in every combination of the grid.
@@ -242,6 +259,24 @@ mod tests {
         let alike = "[grid]\ntrain.batch_size = [1]\nevaluate.batch_size = [2]\nevaluate.rows = [1]";
         assert_eq!(names(alike), ["evaluate.batch_size=2, rows=1, train.batch_size=1"]);
         assert_eq!(names("seeds = [1, 2]"), ["base"]);
+    }
+
+    fn evaluated(set: &str) -> Result<EvalConfig> {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/benchmarks/evidence.toml");
+        let text = format!("[evaluation]\nfile = '{}'\n{set}", file.display());
+        let config: SweepConfig = settings::parse(&text, Path::new("sweep.toml"), &[])?;
+        lay_over(&config.evaluation.unwrap(), Path::new("sweep.toml"), &text)
+    }
+
+    #[test]
+    fn an_evaluation_is_its_file_with_what_is_set() {
+        let (plain, other) = (evaluated("").unwrap(), evaluated("set = { clip = 'c', sampling.steps = 3 }").unwrap());
+        assert_eq!((other.clip.as_path(), other.sampling.steps), (Path::new("c"), 3));
+        assert_eq!(other.sampling.guidance_scale, plain.sampling.guidance_scale);
+        assert_eq!(other.methods.len(), plain.methods.len());
+        assert_ne!(plain.clip, other.clip);
+        let error = format!("{:#}", evaluated("\nset = { clipp = 'c' }").unwrap_err());
+        assert!(error.starts_with("sweep.toml:4: unknown key \"clipp\""), "{error}");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use spire_eval::evaluation::EvalConfig;
+use spire_eval::evaluation::{EvalConfig, Table};
 
 pub use cell::{Attempt, Cell, End, State};
 pub use config::{SweepConfig, SweepEvaluation, TrendConfig, VariantConfig};
@@ -65,7 +65,7 @@ impl Sweep {
         let cells = expansion::expand(&config, path, &text, &runs)?;
         let mut sweep = Self { config, output, runs, cells, evaluation: None };
         if let Some(evaluation) = &sweep.config.evaluation {
-            sweep.evaluation = Some(settings::load(&evaluation.file, &[])?);
+            sweep.evaluation = Some(expansion::lay_over(evaluation, path, &text)?);
             if let Some(whole) = sweep.evaluation_of(&sweep.cells.iter().collect::<Vec<_>>()) {
                 let file = evaluation.file.display();
                 whole.validate().with_context(|| format!("{}: evaluation by {file}", path.display()))?;
@@ -204,21 +204,23 @@ impl Sweep {
         Some(evaluation::of_cells(file, self, cells))
     }
 
-    /// Writes results and curves into the sweep's folder. Gives the table as Markdown.
+    /// Writes results and curves into the sweep's folder. Gives the tables as Markdown.
     ///
     /// # Errors
     /// A file can't be written, or the curves drawn.
     pub fn write(&self, results: &SweepResults) -> Result<String> {
-        let table = results.table();
-        let trends = results.trends_table().map_or(String::new(), |trends| format!("{}\n", trends.markdown()));
+        let mut tables = results.tables();
+        let latex: Vec<String> = tables.iter().map(Table::latex).collect();
+        tables.extend(results.trends_table());
+        let tables = tables.iter().map(Table::markdown).collect::<Vec<_>>().join("\n");
         let cells = results.cells_table().markdown();
-        let markdown = format!("{}\n{trends}![Loss curves](curves.svg)\n\n{cells}", table.markdown());
+        let markdown = format!("{tables}\n![Loss curves](curves.svg)\n\n{cells}");
         write_atomic(&self.output.join("results.json"), serde_json::to_string_pretty(results)?.as_bytes())?;
         write_atomic(&self.output.join("results.md"), markdown.as_bytes())?;
-        write_atomic(&self.output.join("results.tex"), table.latex().as_bytes())?;
+        write_atomic(&self.output.join("results.tex"), latex.join("\n").as_bytes())?;
         write_atomic(&self.output.join("results.csv"), results.plain_table().csv().as_bytes())?;
         write_atomic(&self.output.join("curves.svg"), curves::draw(&self.cells)?.as_bytes())?;
-        Ok(format!("{}\n{trends}", table.markdown()))
+        Ok(tables)
     }
 }
 

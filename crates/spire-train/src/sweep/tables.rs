@@ -6,41 +6,57 @@ use super::cell::State;
 use super::results::{CellResult, Estimate, ResultColumn, ResultRow, SweepResults};
 
 impl SweepResults {
-    /// A row a variant: means over seeds with their standard errors, how many seeds there are, the best in bold.
-    pub fn table(&self) -> Table {
-        let mut table = Table::new(&self.name);
+    /// A table a benchmark, in them a row a variant: means over seeds with their standard errors, how many seeds there are, the
+    /// best variant in bold.
+    pub fn tables(&self) -> Vec<Table> {
+        let columns: Vec<(usize, &ResultColumn)> = self.columns.iter().enumerate().collect();
+        let mut tables: Vec<Table> =
+            columns.chunk_by(|(_, a), (_, b)| a.group == b.group).map(|columns| self.table(columns)).collect();
+        if tables.is_empty() {
+            tables.push(self.table(&[])); // it still says what failed
+        }
+        if let Some(last) = tables.last_mut() {
+            last.note(
+                "Mean over seeds ± its standard error (none of a single seed). Bold: the best of the variants with all seeds.",
+            );
+            self.notes.iter().for_each(|note| last.note(note));
+        }
+        tables
+    }
+
+    /// The table of some columns, each with its number.
+    fn table(&self, columns: &[(usize, &ResultColumn)]) -> Table {
+        let group = columns.first().map_or("", |(_, column)| column.group.as_str());
+        let title = [self.name.as_str(), group].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>();
+        let mut table = Table::new(&title.join(": "));
         let mut notes = Notes::default();
         table.column("", "Variant", Align::Left);
         table.column("", "Seeds", Align::Right);
-        for column in &self.columns {
-            table.column(&column.group, &column.heading(), Align::Right);
+        for (_, column) in columns {
+            table.column("", &column.heading(), Align::Right);
         }
-        let best: Vec<Option<f64>> = (0..self.columns.len()).map(|i| self.best(i)).collect();
+        let best: Vec<Option<f64>> = columns.iter().map(|&(i, _)| self.best(i)).collect();
         for row in &self.rows {
             let mut cells = vec![row.name.as_str().into(), self.seeds(row, &mut notes)];
-            for ((figure, column), best) in row.figures.iter().zip(&self.columns).zip(&best) {
+            for (&(i, column), best) in columns.iter().zip(&best) {
                 let digits = column.decimals;
-                cells.push(match figure {
+                cells.push(match &row.figures[i] {
                     Some(figure) => Cell {
                         text: format!("{:.digits$}", figure.mean),
                         range: figure.standard_error.map_or(String::new(), |error| range(error, digits)),
                         mark: String::new(),
-                        bold: *best == Some(figure.mean),
+                        bold: row.variant.is_some() && *best == Some(figure.mean),
                     },
                     None => "–".into(),
                 });
             }
             table.rows.push(Row { cells, quoted: false });
         }
-        let of_all =
-            "Mean over seeds ± its standard error (none of a single seed). Bold: the best of the rows with all seeds.";
-        table.note(of_all);
         table.notes.extend(notes.0);
-        self.notes.iter().for_each(|note| table.note(note));
         table
     }
 
-    /// The same for programs: all digits, means and standard errors and numbers of seeds in columns of their own.
+    /// All of it in one, for programs: all digits, means and standard errors and numbers of seeds in columns of their own.
     pub fn plain_table(&self) -> Table {
         let mut table = Table::new(&self.name);
         table.column("", "Variant", Align::Left);
@@ -134,14 +150,15 @@ impl SweepResults {
         }
     }
 
-    /// The best mean of a column over the rows that have all seeds; `None` where there is nothing to compare.
+    /// The best mean of a column over the variants that have all seeds; `None` where there is nothing to compare.
     fn best(&self, column: usize) -> Option<f64> {
         let rises = self.columns[column].rises?;
         let whole = |row: &ResultRow| {
             let figure = row.figures[column].as_ref()?;
             (figure.values.len() == self.seeds_of(row) && figure.mean.is_finite()).then_some(figure.mean)
         };
-        let means: Vec<f64> = self.rows.iter().filter_map(whole).collect();
+        let variants = self.rows.iter().filter(|row| row.variant.is_some());
+        let means: Vec<f64> = variants.filter_map(whole).collect();
         if means.len() < 2 {
             return None;
         }
@@ -192,8 +209,12 @@ mod tests {
             summary: None,
         };
         let failed = State::Failed { reason: "the loss\nis NaN".into() };
-        let column =
-            |name: &str, rises| ResultColumn { group: "G".into(), name: name.into(), rises: Some(rises), decimals: 2 };
+        let column = |group: &str, name: &str, rises| ResultColumn {
+            group: group.into(),
+            name: name.into(),
+            rises: Some(rises),
+            decimals: 2,
+        };
         let row = |name: &str, variant: Option<&str>, values: [&[f64]; 2]| ResultRow {
             name: name.into(),
             variant: variant.map(str::to_owned),
@@ -203,17 +224,20 @@ mod tests {
             name: "S".into(),
             program: String::new(),
             sweep: SweepConfig::default(),
-            columns: vec![column("up", true), column("down", false)],
+            columns: vec![column("G", "up", true), column("H", "down", false)],
             rows: vec![
                 row("input", None, [&[2.5], &[9.0]]),
                 row("A", Some("A"), [&[1.0, 3.0], &[4.0, 4.0]]),
                 row("B", Some("B"), [&[8.0], &[]]),
+                row("C", Some("C"), [&[2.25, 2.25], &[4.5, 4.5]]),
             ],
             cells: vec![
                 cell("A", 1, State::Done),
                 cell("A", 2, State::Done),
                 cell("B", 1, State::Done),
                 cell("B", 2, failed),
+                cell("C", 1, State::Done),
+                cell("C", 2, State::Done),
             ],
             trends: vec![],
             notes: vec![],
@@ -222,19 +246,29 @@ mod tests {
     }
 
     #[test]
-    fn the_table_says_what_is_missing_and_compares_whole_rows_only() {
-        let text = results().table().markdown();
-        for line in [
-            "| **Variant** | **Seeds** | **up ↑** | **down ↓** |",
-            "| input | – | **2.50** | 9.00 |",
-            "| A | 2/2 | 2.00 ± 1.00 | **4.00 ± 0.00** |",
-            "| B | 1/2 (a) | 8.00 | – |",
-            "(a) B: seed 2 failed: the loss is NaN.",
+    fn the_tables_say_what_is_missing_and_compare_whole_variants_only() {
+        let tables = results().tables();
+        let texts: Vec<String> = tables.iter().map(Table::markdown).collect();
+        let [up, down] = &texts[..] else { panic!("{texts:?}") };
+        for (text, line) in [
+            (up, "### S: G"),
+            (up, "| Variant | Seeds | up ↑ |"),
+            (up, "| input | – | 2.50 |"),
+            (up, "| A | 2/2 | 2.00 ± 1.00 |"),
+            (up, "| B | 1/2 (a) | 8.00 |"),
+            (up, "| C | 2/2 | **2.25 ± 0.00** |"),
+            (up, "(a) B: seed 2 failed: the loss is NaN."),
+            (down, "### S: H"),
+            (down, "| input | – | 9.00 |"),
+            (down, "| A | 2/2 | **4.00 ± 0.00** |"),
+            (down, "| B | 1/2 (a) | – |"),
+            (down, "Bold: the best of the variants"),
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }
+        assert!(!up.contains("Bold:"), "said once, at the end: {up}");
         assert!(!results().is_complete());
-        assert!(results().table().latex().contains("2.00 $\\pm$ 1.00"));
+        assert!(tables[0].latex().contains("2.00 $\\pm$ 1.00"));
     }
 
     #[test]
@@ -247,7 +281,7 @@ mod tests {
     fn programs_get_all_digits() {
         let csv = results().plain_table().csv();
         let lines: Vec<&str> = csv.lines().collect();
-        assert!(lines[0].starts_with("Variant,G: up,G: up standard error,G: up seeds,G: down,"), "{csv}");
+        assert!(lines[0].starts_with("Variant,G: up,G: up standard error,G: up seeds,H: down,"), "{csv}");
         assert_eq!(lines[2], "A,2,1,2,4,0,2");
         assert_eq!(lines[3], "B,8,,1,,,0");
     }
