@@ -71,11 +71,11 @@ pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
     // What the states of prompts say beside what they should, both `[prompts, SAID × kinds]`.
     let said = |text: &ClipText, mut rng: Rng, size: usize| -> Result<(Tensor<2>, Tensor<2>)> {
         let ranges = &config.degradation.parameterized;
-        let texts: Vec<String> = (0..size).map(|_| ranges.draw_prompt(&ranges.draw(&mut rng), &mut rng)).collect();
-        let states = text.forward(tokens.tokenize(&texts)).last_hidden_state;
+        let prompts: Vec<String> = (0..size).map(|_| ranges.draw_prompt(&ranges.draw(&mut rng), &mut rng)).collect();
+        let states = text.forward(tokens.tokenize(&prompts)).last_hidden_state;
         let mut wanted = vec![];
-        for text in &texts {
-            wanted.extend(to_say(ranges, &prompt::parse(text)?));
+        for prompt in &prompts {
+            wanted.extend(to_say(ranges, &prompt::parse(prompt)?));
         }
         let wanted = Tensor::<1>::from_floats(wanted.as_slice(), device).reshape([size as i32, -1]);
         Ok((states.mean_dim(1).squeeze_dim(1).matmul(directions.clone()), wanted))

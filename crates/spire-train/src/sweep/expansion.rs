@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::{Serialize, de::DeserializeOwned};
 use spire_eval::evaluation::{EvalConfig, MethodConfig, slug};
 use toml::{Table, Value};
 
@@ -69,8 +70,7 @@ pub fn expand(config: &SweepConfig, path: &Path, text: &str, runs: &Path) -> Res
         if let Some(other) = cells.iter().find(|cell| slug(&cell.variant) == folder) {
             bail!("{}: variants \"{}\" and \"{}\" have one folder name", path.display(), other.variant, variant.name);
         }
-        let overrides: Vec<String> = set.iter().map(|assignment| assignment.text()).collect();
-        let base: RunConfig = settings::load(&config.base, &overrides).map_err(|error| located(error, &set, &at))?;
+        let base: RunConfig = load(&config.base, &set, &at)?;
         base.validate().with_context(|| format!("{}: variant \"{}\"", path.display(), variant.name))?;
         let of_all = config.evaluation.as_ref().map_or(&[][..], |evaluation| &evaluation.methods);
         let methods = match (&variant.methods[..], of_all) {
@@ -100,10 +100,7 @@ pub fn expand(config: &SweepConfig, path: &Path, text: &str, runs: &Path) -> Res
 /// The file does not read, or a key of `set` is unknown to it or its value does not fit.
 pub fn lay_over(evaluation: &SweepEvaluation, path: &Path, text: &str) -> Result<EvalConfig> {
     let set = flat(&evaluation.set, &["evaluation".to_owned(), "set".to_owned()]);
-    let overrides: Vec<String> = set.iter().map(Assignment::text).collect();
-    let at = |keys: &[String]| place(path, text, keys);
-    Ok(settings::load(&evaluation.file, &overrides)
-        .map_err(|error| located(error, &set.iter().collect::<Vec<_>>(), &at))?)
+    Ok(load(&evaluation.file, &set.iter().collect::<Vec<_>>(), &|keys| place(path, text, keys))?)
 }
 
 /// Where a key stands: `FILE:LINE`.
@@ -183,11 +180,18 @@ fn joined(left: &str, right: &str) -> String {
     [left, right].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
-/// The error of an override, at the line of the sweep's file that it stands on.
-fn located(error: SettingsError, set: &[&Assignment], at: &dyn Fn(&[String]) -> String) -> SettingsError {
-    let SettingsError::Key { origin, message } = error else { return error };
-    let source = set.iter().rev().find(|assignment| origin == format!("--set {}", assignment.text()));
-    SettingsError::Key { origin: source.map_or(origin, |assignment| at(&assignment.at)), message }
+/// Settings with what is `set` laid over them; an error of that is at the line of the sweep's file that it stands on.
+fn load<T: Serialize + DeserializeOwned + Default>(
+    file: &Path,
+    set: &[&Assignment],
+    at: &dyn Fn(&[String]) -> String,
+) -> Result<T, SettingsError> {
+    let overrides: Vec<String> = set.iter().map(|assignment| assignment.text()).collect();
+    settings::load(file, &overrides).map_err(|error| {
+        let SettingsError::Key { origin, message } = error else { return error };
+        let source = set.iter().rev().find(|assignment| origin == format!("--set {}", assignment.text()));
+        SettingsError::Key { origin: source.map_or(origin, |assignment| at(&assignment.at)), message }
+    })
 }
 
 #[cfg(test)]
