@@ -133,19 +133,21 @@ fn an_interrupted_run_writes_a_checkpoint_and_ends_well() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn what_nohup_started_survives_the_end_of_the_terminal() {
+fn what_nohup_started_survives_the_end_of_the_terminal_and_takes_a_polite_kill() {
     let scratch = TempDir::new().unwrap();
     let run = scratch.path().join("run");
     let train = train(&run, 1_000_000);
     let mut nohup = Command::new("sh");
     nohup.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(train.get_program()).args(train.get_args());
-    nohup.current_dir(train.get_current_dir().unwrap()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = nohup.spawn().unwrap();
+    nohup.current_dir(train.get_current_dir().unwrap()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = nohup.spawn().unwrap();
     wait_for(&run, 1);
     signal(&child, "-HUP");
     wait_for(&run, losses(&run).len() + 3);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    signal(&child, "-TERM");
+    let said = ok(child.wait_with_output().unwrap());
+    assert!(said.contains("--resume"), "{said}");
+    assert_eq!(checkpoints(&run).len(), 1);
 }
 
 #[cfg(unix)]

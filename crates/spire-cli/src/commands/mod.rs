@@ -191,30 +191,43 @@ fn train_together(args: Train, ranks: &Ranks, interrupted: &AtomicBool) -> Resul
     Ok(())
 }
 
-/// A flag that Ctrl-C and a polite kill (SIGTERM) set, with a word to the user; the second time, the user does not want to wait.
+/// A flag that Ctrl-C, a polite kill (SIGTERM) and the end of the terminal (SIGHUP) set, with a word to the user; the second
+/// time, the user does not want to wait.
 fn interruption(message: &'static str) -> Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
-    if hangup_is_ignored() {
-        tracing::warn!("started by nohup: Ctrl-C and kill end this at once, and the last checkpoint counts");
-        return Ok(interrupted);
-    }
-    let (flag, pressed) = (interrupted.clone(), AtomicBool::new(false));
-    ctrlc::set_handler(move || {
-        if pressed.swap(true, Ordering::Relaxed) {
+    let flag = interrupted.clone();
+    on_interruption(move || {
+        if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
         eprintln!("{message}");
-        flag.store(true, Ordering::Relaxed);
     })?;
     Ok(interrupted)
 }
 
-/// Whether this was started by `nohup`. The handler would end its protection: it takes the end of the terminal (SIGHUP)
-/// for a polite kill.
-fn hangup_is_ignored() -> bool {
+#[cfg(unix)]
+fn on_interruption(mut interrupted: impl FnMut() + Send + 'static) -> Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+    // A handler would end what `nohup` asked for.
+    let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM].into_iter().chain(hangup))?;
+    std::thread::spawn(move || signals.forever().for_each(|_| interrupted()));
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn on_interruption(interrupted: impl FnMut() + Send + 'static) -> Result<()> {
+    Ok(ctrlc::set_handler(interrupted)?)
+}
+
+/// Whether this was started with `signal` ignored, as `nohup` does with SIGHUP. Where the system does not tell (`/proc` of
+/// Linux), it was not.
+#[cfg(unix)]
+fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 fn degrade_picture(args: Degrade) -> Result<ExitCode> {
