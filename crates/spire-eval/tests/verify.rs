@@ -39,7 +39,7 @@ fn reference() -> PathBuf {
 }
 
 fn run(folder: &Path) -> Report {
-    verify(&[folder.to_owned()], &Device::default()).unwrap()
+    verify(&[folder.to_owned()], &Device::default(), 0.0).unwrap()
 }
 
 fn run_one(folder: &Path) -> Row {
@@ -385,9 +385,9 @@ fn one_failure_does_not_hide_the_rest() {
 fn a_folder_without_cases_is_an_error() {
     let empty = tempfile::tempdir().unwrap();
     let message = |folder: &Path| {
-        verify(&[reference().join("case-frechet"), folder.to_owned()], &Device::default()).unwrap_err().to_string()
+        verify(&[reference().join("case-frechet"), folder.to_owned()], &Device::default(), 0.0).unwrap_err().to_string()
     };
     assert!(message(empty.path()).contains("no case.toml here or below"));
     assert!(message(&empty.path().join("nowhere")).contains("no such folder"));
-    assert!(verify(&[], &Device::default()).is_err());
+    assert!(verify(&[], &Device::default(), 0.0).is_err());
 }

@@ -110,6 +110,9 @@ struct Verify {
     /// flex (the CPU), cuda:0, vulkan, …
     #[arg(long, default_value = "flex")]
     device: String,
+    /// Difference that passes where a case asks for less: 5e-3 for GPUs that multiply float32 in TF32
+    #[arg(long, default_value_t = 0.0)]
+    tolerance: f64,
 }
 
 #[derive(clap::Args)]
@@ -255,7 +258,7 @@ fn degrade_picture(args: Degrade) -> Result<ExitCode> {
 
 fn verify(args: Verify) -> Result<ExitCode> {
     let device = spire_model::device::device(&args.device)?;
-    let report = spire_eval::verify::verify(&args.folders, &device)?;
+    let report = spire_eval::verify::verify(&args.folders, &device, args.tolerance)?;
     println!("{report}");
     Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

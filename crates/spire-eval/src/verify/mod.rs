@@ -23,17 +23,18 @@ pub use report::{Report, Row};
 
 /// Runs every case below `dirs`, in the order of `dirs` and of the paths below each.
 ///
-/// A case that can't be run (unknown kind, missing tensor, wrong shape, damaged file) is a failed row of the report.
+/// A case that can't be run (unknown kind, missing tensor, wrong shape, damaged file) is a failed row of the report. Cases say
+/// how far float32 may differ; `tolerance` is for devices whose products have fewer bits, where a case asks for less than that.
 ///
 /// # Errors
 /// A folder is unreadable or has no case below it.
-pub fn verify(dirs: &[PathBuf], device: &Device) -> Result<Report> {
+pub fn verify(dirs: &[PathBuf], device: &Device, tolerance: f64) -> Result<Report> {
     let mut folders = Vec::new();
     for dir in dirs {
         folders.extend(find(dir)?);
     }
     ensure!(!folders.is_empty(), "no folder of reference cases was given");
-    Ok(Report { rows: folders.into_iter().map(|folder| row(folder, device)).collect() })
+    Ok(Report { rows: folders.into_iter().map(|folder| row(folder, device, tolerance)).collect() })
 }
 
 /// The folders at and below `dir` that have a `case.toml`, sorted.
@@ -50,11 +51,12 @@ fn find(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
-fn row(folder: PathBuf, device: &Device) -> Row {
-    let case = match Case::open(&folder) {
+fn row(folder: PathBuf, device: &Device, tolerance: f64) -> Row {
+    let mut case = match Case::open(&folder) {
         Ok(case) => case,
         Err(error) => return Row::failed(folder, None, &error),
     };
+    case.tolerance = case.tolerance.max(tolerance);
     // Shapes are checked on the way in, but a network has more ways to object than can be foreseen.
     let outcome = catch_unwind(AssertUnwindSafe(|| run(&case, device)))
         .unwrap_or_else(|panic| Err(anyhow!("does not fit together: {}", message(panic.as_ref()))));
