@@ -1,7 +1,7 @@
 """Restoration in the Rust program and in PyTorch on diffusers: how long it takes, and whether it gives the same pictures.
 
 Both start from the same noise, texts and degraded pictures and take DDIM steps with guidance on the semantic prompt, both
-halves in one batch, then decode. Texts are encoded beforehand. See README.md.
+halves in one batch and the branch once for both, then decode. Texts are encoded beforehand. See README.md.
 """
 
 import inspect
@@ -37,25 +37,23 @@ class Restoration:
         self.vae = bench.move(vae(base / "vae").to(bench.dtype).eval())
         self.scheduler = scheduler(base / "scheduler")
         self.inputs = bench.inputs()
-        self.predict = bench.compiled(spire_torch.predict)
+        if not isinstance(self.control, spire_torch.SpireControl) or self.control.settings.get("prompts") == "joined":
+            raise SystemExit("the branch must modulate, and its prompts be decoupled: others are not here")
+        self.predict = bench.compiled(spire_torch.predict_halves)
         self.ready = True
 
     @torch.no_grad()
     def restore(self) -> Tensor:
         dtype, inputs = self.bench.dtype, self.inputs
-        halves = 2 if self.guided else 1
-
-        def twice(tensor: Tensor) -> Tensor:
-            return torch.cat([tensor] * halves).to(dtype)
-
-        degraded, restoration = twice(inputs["degraded"]), twice(inputs["restoration"])
+        embedded = self.control.embed(inputs["degraded"].to(dtype))
+        restoration = inputs["restoration"].to(dtype)
         semantic = [inputs["negative"], inputs["semantic"]] if self.guided else [inputs["semantic"]]
         semantic = torch.cat(semantic).to(dtype)
         latent = inputs["noise"]
         self.scheduler.set_timesteps(self.sampling["steps"], device=self.bench.device)
         for timestep in self.scheduler.timesteps:
-            times = timestep.expand(halves * len(latent))
-            output = self.predict(self.unet, self.control, twice(latent), times, semantic, restoration, degraded).float()
+            noisy = latent.to(dtype)
+            output = self.predict(self.unet, self.control, noisy, timestep, semantic, restoration, embedded).float()
             if self.guided:
                 without, told = output.chunk(2)
                 output = without + self.sampling["guidance_scale"] * (told - without)

@@ -47,13 +47,15 @@ class SpireControl(nn.Module):
             widths = decoder_widths(encoder.config)
             self.modulation_up = nn.ModuleList(zero_conv(c, 2 * up) for c, up in zip(skips, widths, strict=True))
 
+    def embed(self, degraded: Tensor) -> Tensor:
+        """e(y)."""
+        return self.controlnet_cond_embedding(degraded.flip(1) if self.swap_channels else degraded)
+
     def forward(
-        self, sample: Tensor, timestep: Tensor, restoration: Tensor, degraded: Tensor
+        self, sample: Tensor, timestep: Tensor, restoration: Tensor, embedded: Tensor
     ) -> tuple[list[Tensor], Tensor]:
         """The features c_i, outermost first, and c_mid."""
-        if self.swap_channels:
-            degraded = degraded.flip(1)
-        x = self.conv_in(torch.cat([sample, self.controlnet_cond_embedding(degraded)], 1))
+        x = self.conv_in(torch.cat([sample, embedded], 1))
         return encode(self, x, embed_time(self, sample, timestep), restoration)
 
 
@@ -111,7 +113,38 @@ def predict(
         )[0]
     time = embed_time(unet, sample, timestep)
     skips, x = encode(unet, unet.conv_in(sample), time, semantic)
-    features, mid = control(sample, timestep, restoration, degraded)
+    features, mid = control(sample, timestep, restoration, control.embed(degraded))
+    return fuse_and_decode(unet, control, skips, x, features, mid, time, semantic)
+
+
+def predict_halves(
+    unet: UNet2DConditionModel,
+    control: SpireControl,
+    sample: Tensor,
+    timestep: Tensor,
+    semantic: Tensor,
+    restoration: Tensor,
+    embedded: Tensor,
+) -> Tensor:
+    """`predict` for the halves of guidance, which differ in `semantic` alone: the branch, given e(y), computes once for all."""
+    halves = len(semantic) // len(sample)
+    doubled = sample.repeat(halves, 1, 1, 1)
+    time = embed_time(unet, doubled, timestep)
+    skips, x = encode(unet, unet.conv_in(doubled), time, semantic)
+    features, mid = control(sample, timestep, restoration, embedded)
+    return fuse_and_decode(unet, control, skips, x, features, mid, time, semantic)
+
+
+def fuse_and_decode(
+    unet: UNet2DConditionModel,
+    control: SpireControl,
+    skips: list[Tensor],
+    x: Tensor,
+    features: list[Tensor],
+    mid: Tensor,
+    time: Tensor,
+    semantic: Tensor,
+) -> Tensor:
     x = modulate(x, control.modulation_mid, mid)
     skips = [modulate(skip, conv, c) for skip, conv, c in zip(skips, control.modulation_skip, features, strict=True)]
     up = [None] * len(skips)
@@ -122,7 +155,8 @@ def predict(
 
 
 def modulate(feature: Tensor, conv: nn.Conv2d, control: Tensor) -> Tensor:
-    scale, bias = conv(control).chunk(2, dim=1)
+    both = conv(control)
+    scale, bias = both.repeat(len(feature) // len(both), 1, 1, 1).chunk(2, dim=1)
     return (1 + scale) * feature + bias
 
 

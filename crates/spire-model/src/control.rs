@@ -18,6 +18,7 @@ use spire_kernels::{conv2d, silu};
 use crate::decoupling::Prompts;
 use crate::fusion::{Fusion, ScaleAndBias, zero_conv};
 use crate::hub;
+use crate::nn::repeat_batch;
 use crate::nn::resnet::conv3x3;
 use crate::nn::timestep::{TimestepEmbedding, Timesteps};
 use crate::unet::UNet;
@@ -324,19 +325,24 @@ impl Control {
         self.conv_in.weight.dtype()
     }
 
-    /// c_i and c_mid, in the branch's own float type: `sample` `[batch, channels, height, width]`, `timestep` `[batch]`, `context` `[batch, tokens, width]` of
-    /// the restoration prompt, `condition` `[batch, 3, 8·height, 8·width]` in \[-1, 1\].
+    /// e(y), in the branch's own float type: `degraded` `[batch, 3, 8·height, 8·width]` in \[-1, 1\] to
+    /// `[batch, channels, height, width]`. It knows no timestep: one is enough for a restoration.
+    pub fn embed(&self, degraded: Tensor<4>) -> Tensor<4> {
+        let degraded = degraded.cast(self.dtype());
+        self.controlnet_cond_embedding.forward(if self.swap_channels { degraded.flip([1]) } else { degraded })
+    }
+
+    /// c_i and c_mid, in the branch's own float type: `sample` `[batch, channels, height, width]`, `timestep` `[batch]`,
+    /// `context` `[batch, tokens, width]` of the restoration prompt, `embedded` as [`Self::embed`] gives it.
     pub fn features(
         &self,
         sample: Tensor<4>,
         timestep: Tensor<1>,
         context: Tensor<3>,
-        condition: Tensor<4>,
+        embedded: Tensor<4>,
     ) -> ControlFeatures {
         let dtype = self.dtype();
-        let (sample, context, condition) = (sample.cast(dtype), context.cast(dtype), condition.cast(dtype));
-        let condition = if self.swap_channels { condition.flip([1]) } else { condition };
-        let embedded = self.controlnet_cond_embedding.forward(condition);
+        let (sample, context) = (sample.cast(dtype), context.cast(dtype));
         let x = if self.controlnet_down_blocks.is_some() {
             conv2d(&self.conv_in, sample) + embedded
         } else {
@@ -357,12 +363,15 @@ impl Control {
         }
     }
 
-    /// The frozen UNet's features fused with this branch's, and what modulates the decoder where it is modulated.
+    /// The frozen UNet's features fused with this branch's, and what modulates the decoder where it is modulated. `frozen`
+    /// may hold the branch's batch several times over.
     pub fn fuse(&self, frozen: Features, control: ControlFeatures) -> (Features, Option<Vec<ScaleAndBias>>) {
         let (Some(skip), Some(mid)) = (&self.modulation_skip, &self.modulation_mid) else {
             let residuals = self.residuals(control).cast(DType::F32);
-            let down = frozen.down.into_iter().zip(residuals.down).map(|(f, r)| f + r).collect();
-            return (Features { down, mid: frozen.mid + residuals.mid }, None);
+            let halves = frozen.mid.dims()[0] / residuals.mid.dims()[0];
+            let add = |(f, r): (Tensor<4>, Tensor<4>)| f + repeat_batch(r, halves);
+            let down = frozen.down.into_iter().zip(residuals.down).map(add).collect();
+            return (Features { down, mid: add((frozen.mid, residuals.mid)) }, None);
         };
         let modulate = |convs: &[Conv2d]| -> Vec<ScaleAndBias> {
             let modulation = |(conv, c): (&Conv2d, &Tensor<4>)| scale_and_bias(conv, c.clone());

@@ -4,6 +4,8 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
+use crate::nn::repeat_batch;
+
 /// The prompts that each part attends to.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -25,13 +27,14 @@ impl Prompts {
         }
     }
 
-    /// What the UNet and what the control branch attend to: from the states of the semantic and of the restoration prompt,
-    /// each `[batch, tokens, width]`; joined, each is `[batch, 2 · tokens, width]`.
+    /// What the UNet and what the control branch attend to: from the states of the semantic prompts `[halves · batch, tokens,
+    /// width]` and of the restoration prompts `[batch, tokens, width]`; joined, each is `[halves · batch, 2 · tokens, width]`.
     pub fn route(self, semantic: Tensor<3>, restoration: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
         match self {
             Self::Decoupled => (semantic, restoration),
             Self::Joined => {
-                let both = Tensor::cat(vec![semantic, restoration], 1);
+                let halves = semantic.dims()[0] / restoration.dims()[0];
+                let both = Tensor::cat(vec![semantic, repeat_batch(restoration, halves)], 1);
                 (both.clone(), both)
             }
         }

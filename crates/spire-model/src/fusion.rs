@@ -6,6 +6,8 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::nn::repeat_batch;
+
 /// How the control branch acts on the frozen UNet.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -38,9 +40,10 @@ impl ScaleAndBias {
         Self { gamma: self.gamma.cast(dtype), beta: self.beta.cast(dtype) }
     }
 
-    /// `(1 + γ)·f + β`.
+    /// `(1 + γ)·f + β`; `feature` may hold the batch of γ and β several times over.
     pub fn apply(self, feature: Tensor<4>) -> Tensor<4> {
-        (self.gamma + 1.0) * feature + self.beta
+        let halves = feature.dims()[0] / self.gamma.dims()[0];
+        (repeat_batch(self.gamma, halves) + 1.0) * feature + repeat_batch(self.beta, halves)
     }
 }
 

@@ -7,6 +7,7 @@ use anyhow::Result;
 use burn::tensor::{Device, Tensor};
 
 use crate::control::{Control, ControlConfig};
+use crate::nn::repeat_batch;
 use crate::unet::{UNet, UNetConfig};
 
 /// A frozen UNet and its control branch.
@@ -31,7 +32,8 @@ impl Spire {
         })
     }
 
-    /// The predicted noise (or velocity) `[batch, channels, height, width]`: see [`predict`].
+    /// The predicted noise (or velocity) `[batch, channels, height, width]`: see [`predict`]; `degraded` is
+    /// `[batch, 3, 8·height, 8·width]` in \[-1, 1\].
     pub fn predict(
         &self,
         sample: Tensor<4>,
@@ -40,12 +42,17 @@ impl Spire {
         restoration: Tensor<3>,
         degraded: Tensor<4>,
     ) -> Tensor<4> {
-        predict(&self.unet, &self.control, sample, timestep, semantic, restoration, degraded)
+        let embedded = self.control.embed(degraded);
+        predict(&self.unet, &self.control, sample, timestep, semantic, restoration, embedded)
     }
 }
 
-/// ε(zt, t, y, cr, cs): `sample` `[batch, channels, height, width]`, `timestep` `[batch]`, `semantic` and `restoration`
-/// `[batch, tokens, width]`, `degraded` `[batch, 3, 8·height, 8·width]` in \[-1, 1\].
+/// ε(zt, t, y, cr, cs): `sample` `[batch, channels, height, width]`, `timestep` `[batch]`, `semantic`
+/// `[halves · batch, tokens, width]`, `restoration` `[batch, tokens, width]`, `embedded` e(y) as [`Control::embed`] gives
+/// it; to `[halves · batch, channels, height, width]`.
+///
+/// The halves of guidance differ in the semantic prompt alone. What a branch says that does not read it is the same for all
+/// of them, and computed once.
 ///
 /// With the UNet's weights on a plain device and the control branch's under autodiff, the frozen encoder leaves no
 /// graph behind: only the branch and the decoder that follows the fusion do.
@@ -56,12 +63,16 @@ pub fn predict(
     timestep: Tensor<1>,
     semantic: Tensor<3>,
     restoration: Tensor<3>,
-    degraded: Tensor<4>,
+    embedded: Tensor<4>,
 ) -> Tensor<4> {
-    let (semantic, restoration) = control.prompts().route(semantic, restoration);
-    let time = unet.embed_time(timestep.clone());
-    let frozen = unet.encode(sample.clone(), &time, &semantic);
-    let features = control.features(sample, timestep, restoration, degraded);
+    let batch = sample.dims()[0];
+    let (semantic, context) = control.prompts().route(semantic, restoration);
+    let halves = semantic.dims()[0] / batch;
+    let time = repeat_batch(unet.embed_time(timestep.clone()), halves);
+    let frozen = unet.encode(repeat_batch(sample.clone(), halves), &time, &semantic);
+    let halves = context.dims()[0] / batch;
+    let [sample, embedded] = [sample, embedded].map(|x| repeat_batch(x, halves));
+    let features = control.features(sample, repeat_batch(timestep, halves), context, embedded);
     let (fused, up) = control.fuse(frozen, features);
     unet.decode(fused, up, &time, &semantic)
 }

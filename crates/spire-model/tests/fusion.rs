@@ -3,11 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use burn_store::ModuleSnapshot;
 use spire_model::control::{ConditioningEmbedding, Control, ControlConfig};
+use spire_model::decoupling::Prompts;
 use spire_model::fusion::Fusion;
 use spire_model::spire::{Spire, predict};
 use spire_model::unet::{UNet, UNetConfig};
@@ -39,7 +40,8 @@ fn inputs() -> Inputs {
 
 fn forward(unet: &UNet, control: &Control, x: &Inputs) -> Tensor<4> {
     let (sample, timestep) = (x.sample.clone(), x.timestep.clone());
-    predict(unet, control, sample, timestep, x.semantic.clone(), x.restoration.clone(), x.degraded.clone())
+    let embedded = control.embed(x.degraded.clone());
+    predict(unet, control, sample, timestep, x.semantic.clone(), x.restoration.clone(), embedded)
 }
 
 fn branch(fusion: Fusion, unet: &UNet, device: &Device) -> Control {
@@ -70,7 +72,8 @@ fn the_branch_starts_as_the_unets_encoder() {
     let x = inputs();
     let time = unet.embed_time(x.timestep.clone());
     let expected = unet.encode(x.sample.clone(), &time, &x.restoration);
-    let found = branch(Fusion::ModulateSkip, &unet, &device).features(x.sample, x.timestep, x.restoration, x.degraded);
+    let control = branch(Fusion::ModulateSkip, &unet, &device);
+    let found = control.features(x.sample, x.timestep, x.restoration, control.embed(x.degraded));
     for (expected, found) in expected.down.into_iter().zip(found.down) {
         expected.into_data().assert_approx_eq::<f32>(&found.into_data(), burn::tensor::Tolerance::absolute(1e-5));
     }
@@ -140,6 +143,44 @@ fn every_control_weight_has_a_gradient_after_two_steps_and_no_frozen_weight_chan
 }
 
 #[test]
+fn the_halves_of_guidance_are_predicted_as_they_are_one_by_one() {
+    let device = Device::flex();
+    let unet = UNet::load(&folder(), &device).unwrap();
+    let x = inputs();
+    let other = inputs().semantic;
+    for fusion in [Fusion::ModulateSkip, Fusion::ModulateSkipAndUp, Fusion::Add] {
+        for prompts in [Prompts::Decoupled, Prompts::Joined] {
+            let config = ControlConfig {
+                prompts,
+                ..ControlConfig::for_unet(&UNetConfig::read(&folder()).unwrap(), fusion, vec![4, 8, 8, 8])
+            };
+            let control = noisy(Control::from_unet(&config, &unet, &device).unwrap());
+            let told = |semantic: &Tensor<3>| {
+                let embedded = control.embed(x.degraded.clone());
+                let (sample, timestep, restoration) = (x.sample.clone(), x.timestep.clone(), x.restoration.clone());
+                predict(&unet, &control, sample, timestep, semantic.clone(), restoration, embedded)
+            };
+            let both = told(&Tensor::cat(vec![x.semantic.clone(), other.clone()], 0));
+            let one_by_one = Tensor::cat(vec![told(&x.semantic), told(&other)], 0);
+            assert_eq!(both.dims(), [4, 4, 8, 8]);
+            let tolerance = burn::tensor::Tolerance::absolute(1e-5);
+            both.into_data().assert_approx_eq::<f32>(&one_by_one.into_data(), tolerance);
+        }
+    }
+}
+
+/// With zero-initialised layers drawn as well, so that the fusion does something.
+fn noisy(control: Control) -> Control {
+    struct Noise;
+    impl ModuleMapper for Noise {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|value| value.clone() + value.random_like(Distribution::Normal(0.0, 0.05)))
+        }
+    }
+    control.map(&mut Noise)
+}
+
+#[test]
 fn the_frozen_encoder_leaves_no_graph() {
     let device = Device::flex();
     let unet = UNet::load(&folder(), &device).unwrap();
@@ -148,7 +189,8 @@ fn the_frozen_encoder_leaves_no_graph() {
     let time = unet.embed_time(x.timestep.clone());
     let frozen = unet.encode(x.sample.clone(), &time, &x.semantic);
     assert!(frozen.down.iter().chain([&frozen.mid]).all(|feature| !feature.is_autodiff()));
-    let (fused, _) = control.fuse(frozen, control.features(x.sample, x.timestep, x.restoration, x.degraded));
+    let (fused, _) =
+        control.fuse(frozen, control.features(x.sample, x.timestep, x.restoration, control.embed(x.degraded)));
     assert!(fused.down.iter().chain([&fused.mid]).all(Tensor::is_tracked));
 }
 

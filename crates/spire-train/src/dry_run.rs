@@ -9,6 +9,7 @@ use spire_model::base::BaseConfig;
 use spire_model::clip::{ClipVision, ClipVisionConfig};
 use spire_model::control::{ConditioningEmbedding, Control, ControlConfig};
 use spire_model::cost::{self, ControlCost, Cost, UNetCost};
+use spire_model::decoupling::Prompts;
 use spire_model::fusion::Fusion;
 use spire_model::scheduler::NoiseSchedule;
 use spire_model::weights::{Tensors, check_fit, parameters};
@@ -35,6 +36,7 @@ pub struct DryRun {
     vae_decoder: Cost,
     unet: UNetCost,
     control: ControlCost,
+    prompts: Prompts,
     /// Parameters of the branch if its fusion were ControlNet's addition.
     added: u64,
     image_encoder: Option<u64>,
@@ -82,6 +84,7 @@ pub(crate) fn count(config: RunConfig) -> Result<DryRun> {
         vae_decoder: cost::vae_decoder(&base.vae, latent),
         unet: cost::unet(&base.unet, latent, tokens),
         control: cost::control(&control_config, latent, tokens),
+        prompts: control_config.prompts,
         added: cost::control(&added, latent, tokens).total().parameters,
         image_encoder: image_encoder(&config)?,
         base,
@@ -163,16 +166,21 @@ impl DryRun {
     /// How often each part computes for a training image, and for a restored one.
     fn passes(&self) -> [(u64, u64); 8] {
         let sampling = &self.config.evaluate.sampling;
-        let guided = sampling.guidance_scale != 1.0;
+        let halves = if sampling.guidance_scale != 1.0 { 2 } else { 1 };
         let steps = match sampling.strength {
             // As the sampling loop: so many of the steps, but at least one.
             strength if strength < 1.0 => ((sampling.steps as f64 * strength) as u64).max(1),
             _ => sampling.steps as u64,
         };
-        let denoising = (1, steps * if guided { 2 } else { 1 });
-        let texts = (2, if guided { 3 } else { 2 });
+        let denoising = (1, steps * halves);
+        let texts = (2, 1 + halves);
+        // The halves of guidance differ in what the UNet is told.
+        let branch = match self.prompts {
+            Prompts::Decoupled => (1, steps),
+            Prompts::Joined => denoising,
+        };
         let encoded = (1, u64::from(sampling.strength < 1.0));
-        [texts, encoded, (0, 1), denoising, denoising, denoising, denoising, denoising]
+        [texts, encoded, (0, 1), denoising, denoising, (1, 1), branch, branch]
     }
 
     /// Floating-point operations of UNet and branch for one image of a training step, forward and backward.
@@ -436,6 +444,15 @@ mod tests {
             assert_eq!(2 * half.gradients, 3 * full.gradients, "{name}");
             assert_eq!((half.optimizer, half.average), (full.optimizer, full.average), "{name}");
             assert_eq!(2 * half.activations, full.activations, "{name}");
+        }
+    }
+
+    #[test]
+    fn guidance_asks_the_branch_twice_only_where_it_reads_the_semantic_prompt() {
+        for (prompts, halves) in [("decoupled", 1), ("joined", 2)] {
+            let counted = tiny(&[&format!("model.prompts={prompts}"), "evaluate.sampling.steps=20"]).unwrap();
+            let [.., decoder, embedding, encoder, fusion] = counted.passes().map(|(_, restoring)| restoring);
+            assert_eq!([decoder, embedding, encoder, fusion], [40, 1, 20 * halves, 20 * halves], "{prompts}");
         }
     }
 

@@ -441,8 +441,8 @@ pub(crate) struct Inputs {
 impl Inputs {
     /// Mean squared error of the prediction, `[1]`.
     fn loss(self, unet: &spire_model::unet::UNet, control: &Control) -> Tensor<1> {
-        let predicted =
-            predict(unet, control, self.noisy, self.timesteps, self.semantic, self.restoration, self.degraded);
+        let embedded = control.embed(self.degraded);
+        let predicted = predict(unet, control, self.noisy, self.timesteps, self.semantic, self.restoration, embedded);
         (predicted - self.target).square().mean()
     }
 }

@@ -6,7 +6,14 @@ pub mod resnet;
 pub mod timestep;
 pub mod transformer;
 
+use burn::tensor::Tensor;
 use serde::Deserialize;
+
+/// The batch `times` times over, one after the other.
+pub fn repeat_batch<const D: usize>(x: Tensor<D>, times: usize) -> Tensor<D> {
+    // Burn copies for a single time, too.
+    if times == 1 { x } else { x.repeat_dim(0, times) }
+}
 
 /// A setting given once for all blocks, or once for each.
 #[derive(Clone, Debug, Deserialize, PartialEq, serde::Serialize)]

@@ -17,7 +17,7 @@ use spire_data::rng::rng;
 pub use clip_guidance::{ClipGuidanceConfig, ClipGuide};
 pub use colour::ColourFix;
 pub use sample::{Start, sample};
-use tiles::{Tile, blend, tiles};
+use tiles::{blend, tiles};
 
 use crate::base::Base;
 use crate::control::Control;
@@ -139,19 +139,18 @@ pub fn restore(base: &Base, control: &Control, config: &SamplingConfig, requests
     let shape = [base.unet_config.in_channels, size[0], size[1]];
     let noise = Tensor::cat(requests.iter().map(|request| initial_noise(request.seed, shape, &device)).collect(), 0);
     let clean = (config.strength < 1.0)
-        .then(|| blend(&tiles, size, 1, |tile| base.encode_pictures(tile.cut(&degraded, downscale))));
+        .then(|| blend(&tiles, size, 1, |_, tile| base.encode_pictures(tile.cut(&degraded, downscale))));
     let semantic: Vec<_> = requests.iter().map(|request| request.semantic.clone()).collect();
     let restoration: Vec<_> = requests.iter().map(|request| request.restoration.as_str()).collect();
     let restoration = base.prompts.encode(&restoration);
-    let latent = sample(base, config, &semantic, Start { noise, clean }, |sample, time, states, halves| {
-        let restoration = restoration.clone().repeat_dim(0, halves);
-        blend(&tiles, size, 1, |tile: &Tile| {
-            let condition = tile.cut(&degraded, downscale).repeat_dim(0, halves);
-            let sample = tile.cut(&sample, 1);
-            predict(&base.unet, control, sample, time.clone(), states.clone(), restoration.clone(), condition)
+    let embedded: Vec<_> = tiles.iter().map(|tile| control.embed(tile.cut(&degraded, downscale))).collect();
+    let latent = sample(base, config, &semantic, Start { noise, clean }, |sample, time, states| {
+        blend(&tiles, size, 1, |i, tile| {
+            let (sample, embedded) = (tile.cut(&sample, 1), embedded[i].clone());
+            predict(&base.unet, control, sample, time.clone(), states.clone(), restoration.clone(), embedded)
         })
     })?;
-    let decoded = blend(&tiles, size, downscale, |tile| base.decode_latents(tile.cut(&latent, 1)));
+    let decoded = blend(&tiles, size, downscale, |_, tile| base.decode_latents(tile.cut(&latent, 1)));
     let restored = pictures::from_tensor(decoded).into_iter().zip(requests);
     Ok(restored
         .map(|(picture, request)| config.colour_fix.apply(picture.crop(0, 0, width, height), &request.degraded))

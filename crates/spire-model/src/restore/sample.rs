@@ -23,9 +23,9 @@ impl From<Tensor<4>> for Start {
     }
 }
 
-/// Samples latents: `predict(sample, timestep, semantic, halves)` gives ε (or v) for `halves · batch` samples, `semantic`
-/// their prompts' states. With guidance the unconditional and the conditional half go through the network in one batch:
-/// `ε = ε("") + w·(ε(cs) − ε(""))`. Where every semantic prompt is the unconditional one the halves are equal, and one is
+/// Samples latents: `predict(sample, timestep, semantic)` gives ε (or v) for each of the prompts' states `semantic`, of which
+/// there are several for each sample: with guidance the unconditional half, then the conditional one, which go through the
+/// network in one batch: `ε = ε("") + w·(ε(cs) − ε(""))`. Where every semantic prompt is the unconditional one the halves are equal, and one is
 /// computed.
 ///
 /// # Errors
@@ -35,7 +35,7 @@ pub fn sample(
     config: &SamplingConfig,
     semantic: &[String],
     start: Start,
-    predict: impl Fn(Tensor<4>, Tensor<1>, Tensor<3>, usize) -> Tensor<4>,
+    predict: impl Fn(Tensor<4>, Tensor<1>, Tensor<3>) -> Tensor<4>,
 ) -> Result<Tensor<4>> {
     config.validate()?;
     let batch = start.noise.dims()[0];
@@ -72,10 +72,7 @@ pub fn sample(
     };
     for (i, &timestep) in timesteps.iter().enumerate().skip(first) {
         let input = sampler.scale_model_input(latent.clone(), i);
-        let halves = if guided { 2 } else { 1 };
-        let input = if guided { Tensor::cat(vec![input.clone(), input], 0) } else { input };
-        let time = Tensor::full([halves * batch], timestep, &device);
-        let output = predict(input, time, states.clone(), halves);
+        let output = predict(input, Tensor::full([batch], timestep, &device), states.clone());
         let output = if guided {
             let parts = output.chunk(2, 0);
             parts[0].clone() + (parts[1].clone() - parts[0].clone()).mul_scalar(config.guidance_scale)

@@ -70,20 +70,20 @@ fn starts(length: usize, side: usize) -> Vec<usize> {
     (0..=count).map(|i| (i * room + count / 2) / count).collect()
 }
 
-/// The weighted average of what `compute` gives for each tile: maps `scale` times as large as the tile, joined to one
+/// The weighted average of what `compute` gives for each tile, told its place in `tiles`: maps `scale` times as large as the tile, joined to one
 /// `scale` times as large as the latent of `[height, width]`. A single tile is passed through as it is.
 pub fn blend(
     tiles: &[Tile],
     [height, width]: [usize; 2],
     scale: usize,
-    compute: impl Fn(&Tile) -> Tensor<4>,
+    compute: impl Fn(usize, &Tile) -> Tensor<4>,
 ) -> Tensor<4> {
     if let [tile] = tiles {
-        return compute(tile);
+        return compute(0, tile);
     }
     let mut sums: Option<(Tensor<4>, Tensor<4>)> = None;
-    for tile in tiles {
-        let part = compute(tile);
+    for (i, tile) in tiles.iter().enumerate() {
+        let part = compute(i, tile);
         let [batch, channels, _, _] = part.dims();
         let device = part.device();
         let (sum, weight) = sums.take().unwrap_or_else(|| {
@@ -128,7 +128,7 @@ mod tests {
         let map = Tensor::<4>::from_data(TensorData::new(values, [2, 3, 20, 34]), &device);
         let tiles = tiles(10, 17, 6);
         assert!(tiles.len() > 4);
-        let joined = blend(&tiles, [10, 17], 2, |tile| tile.cut(&map, 2));
+        let joined = blend(&tiles, [10, 17], 2, |_, tile| tile.cut(&map, 2));
         let worst = (joined - map).abs().max().into_scalar::<f32>();
         assert!(worst < 1e-4, "{worst}");
     }
@@ -139,8 +139,9 @@ mod tests {
         let device = Device::flex();
         let tiles = tiles(1, 112, 64);
         let levels = [0.0, 1.0];
-        let joined =
-            blend(&tiles, [1, 112], 1, |tile| Tensor::full([1, 1, 1, 64], levels[usize::from(tile.left > 0)], &device));
+        let joined = blend(&tiles, [1, 112], 1, |_, tile| {
+            Tensor::full([1, 1, 1, 64], levels[usize::from(tile.left > 0)], &device)
+        });
         let row: Vec<f32> = joined.into_data().iter::<f32>().collect();
         assert!(row[0] == 0.0 && row[111] == 1.0);
         let steepest = row.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f32::max);

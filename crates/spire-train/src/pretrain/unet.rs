@@ -12,7 +12,7 @@ use spire_data::Picture;
 use spire_data::rng::{Rng, rng};
 use spire_data::world::World;
 use spire_model::base::{Base, PromptEncoder};
-use spire_model::nn::PerBlock;
+use spire_model::nn::{PerBlock, repeat_batch};
 use spire_model::pictures;
 use spire_model::restore::{SamplingConfig, initial_noise, noise, sample};
 use spire_model::scheduler::{NoiseSchedule, PredictionType, SchedulerConfig};
@@ -174,8 +174,9 @@ fn draw_prompts(base: &Base, config: &SamplingConfig, seed: u64, device: &Device
     let side = base.unet_config.sample_size.unwrap_or(8);
     let shape = [base.unet_config.in_channels, side, side];
     let noise = (0..prompts.len()).map(|i| initial_noise(seed + i as u64, shape, device)).collect();
-    let latents = sample(base, config, &prompts, Tensor::cat(noise, 0).into(), |sample, time, states, _| {
-        base.unet.forward(sample, time, states)
+    let latents = sample(base, config, &prompts, Tensor::cat(noise, 0).into(), |sample, time, states| {
+        let halves = states.dims()[0] / sample.dims()[0];
+        base.unet.forward(repeat_batch(sample, halves), repeat_batch(time, halves), states)
     })?;
     Ok(pictures::from_tensor(base.decode_latents(latents)).into_iter().zip(prompts).collect())
 }
