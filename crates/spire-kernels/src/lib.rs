@@ -1,9 +1,11 @@
-//! What a small diffusion network spends its time on, written for Burn's CPU backend (`flex`) and its autodiff:
-//! convolutions as shifted matrix products, group normalisation with its activation in one pass, SiLU and GELU.
+//! What a diffusion network spends its time and memory on. For Burn's CPU backend (`flex`) and its autodiff: convolutions as
+//! shifted matrix products, group normalisation with its activation in one pass, SiLU and GELU. For all backends: attention
+//! that keeps no matrix of scores.
 //!
 //! Every function here takes Burn's own modules and tensors and computes what Burn computes. On another device, in another
 //! precision, and for shapes that it has no kernel for, it calls Burn.
 
+mod attention;
 mod convolution;
 mod derivatives;
 mod elementwise;
@@ -20,6 +22,7 @@ use burn::nn::{GroupNorm, PaddingConfig2d};
 use burn::tensor::ops::{AvgPoolOptions, ConvOptions, MaxPoolOptions};
 use burn::tensor::{DType, Device, Tensor, activation};
 
+use attention::Attention;
 use convolution::Convolution;
 use elementwise::Activation;
 use ops::Kernels;
@@ -92,6 +95,13 @@ fn activate<const D: usize>(x: Tensor<D>, kind: Activation, burns: fn(Tensor<D>)
     } else {
         burns(x)
     }
+}
+
+/// `softmax(q · kᵀ / √depth) · v`: `query` `[batch, heads, queries, depth]`, `key` and `value` `[batch, heads, keys, depth]`, to
+/// the shape of `query`. Under autodiff the scores are computed again in the backward pass; neither pass keeps them.
+pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Tensor<4> {
+    let [query, key, value] = [query, key, value].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(<Dispatch as Attention>::attend(query, key, value))
 }
 
 /// The largest pixel of each window: `x` `[batch, channels, height, width]` to `[batch, channels, out_height, out_width]`.

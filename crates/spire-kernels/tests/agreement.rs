@@ -48,6 +48,24 @@ fn check_convolution(conv: Conv2d, x_shape: [usize; 4], device: &Device) {
     }
 }
 
+#[test]
+fn attention_is_that_of_two_products() {
+    let device = Device::flex().autodiff();
+    for [batch, heads, queries, keys, depth] in [[1, 1, 1, 1, 1], [2, 3, 5, 7, 4], [3, 1, 64, 9, 8], [1, 2, 33, 70, 5]]
+    {
+        let draw = |length, seed| random([batch, heads, length, depth], seed, &device).require_grad();
+        let inputs = [draw(queries, 1), draw(keys, 2), draw(keys, 4)];
+        let [query, key, value] = inputs.clone();
+        let ours = spire_kernels::attention(query.clone(), key.clone(), value.clone());
+        let burns = activation::softmax(query.matmul(key.swap_dims(2, 3)) / (depth as f64).sqrt(), 3).matmul(value);
+        assert_close(&ours, &burns, "output");
+        let (ours, burns) = (weighted(ours, &device).backward(), weighted(burns, &device).backward());
+        for (x, what) in inputs.iter().zip(["query", "key", "value"]) {
+            assert_close(&x.grad(&ours).unwrap(), &x.grad(&burns).unwrap(), what);
+        }
+    }
+}
+
 fn check_norm(norm: &GroupNorm, x_shape: [usize; 4], silu: bool, device: &Device) {
     let x = (random(x_shape, 1, device) * 3.0 + 1.0).detach().require_grad();
     let burns = norm.forward(x.clone());

@@ -1,6 +1,7 @@
 //! Layers, and the blocks of [`nn`](crate::nn), counted.
 
 use super::{Cost, Size};
+use crate::nn::attention::TOO_MANY_SCORES;
 use crate::nn::transformer::TransformerConfig;
 
 /// Adds up the layers of one part.
@@ -94,7 +95,10 @@ impl Counter {
         // Queries with keys, and weights, which both of these have a part in, with values.
         self.product(queries * keys * width, gradients);
         self.product(queries * keys * width, gradients);
-        if query_tracked || key_tracked {
+        if (query_tracked || key_tracked) && queries * keys >= TOO_MANY_SCORES {
+            // Computed again: of the scores nothing is kept. The output is kept already where the layer behind is trained.
+            self.keep(2 * keys * width + if self.trained { 1 } else { 2 } * queries * width);
+        } else if query_tracked || key_tracked {
             // A product keeps an operand where the other has a gradient, the softmax its exponentials.
             self.keep(heads * queries * keys * (1 + usize::from(key_tracked)));
             self.keep(2 * keys * width + if key_tracked { queries * width } else { 0 });
