@@ -15,6 +15,8 @@ pub fn device(name: &str) -> Result<Device> {
         },
         None => (name, 0),
     };
+    #[cfg(feature = "gpu")]
+    settle_gpus();
     match backend {
         "flex" | "cpu" => Ok(Device::flex()),
         #[cfg(feature = "cuda")]
@@ -23,12 +25,33 @@ pub fn device(name: &str) -> Result<Device> {
         "vulkan" => Ok(Device::vulkan(burn::tensor::DeviceKind::DiscreteGpu(index))),
         #[cfg(feature = "wgpu")]
         "wgpu" => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        #[allow(unreachable_patterns)] // Where all of them are built in.
         "cuda" | "vulkan" | "wgpu" => {
             let _ = index;
             bail!("device \"{name}\": this program was built without it; build with --features {backend}")
         }
         _ => bail!("device \"{name}\" is unknown; choose flex, cuda:N, vulkan:N or wgpu"),
     }
+}
+
+/// What is settled before the first GPU is used.
+///
+/// Kernels are compiled, and the fastest of several found, when they are first needed; for a large model that takes many
+/// minutes. What comes out is kept for the next program: in `target/environment` where there is a `Cargo.toml`, or else in the
+/// user's cache folder, or where a `cubecl.toml` says.
+///
+/// All threads share one stream. Each would have its own, with memory of its own, and the threads of a training step come and
+/// go: every step would leave its memory behind.
+#[cfg(feature = "gpu")]
+fn settle_gpus() {
+    use burn::cubecl::config::streaming::StreamPolicy;
+    use burn::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
+
+    let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
+    config.compilation.cache = true;
+    config.streaming.policy = StreamPolicy::Single;
+    // Once for all devices.
+    CubeClRuntimeConfig::try_set(config);
 }
 
 /// Runs `compute` in a thread pool of its own, so that its operators do not wait for those of other threads' work: on a CPU
