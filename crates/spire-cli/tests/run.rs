@@ -136,7 +136,8 @@ fn an_interrupted_run_writes_a_checkpoint_and_ends_well() {
 fn what_nohup_started_survives_the_end_of_the_terminal_and_takes_a_polite_kill() {
     let scratch = TempDir::new().unwrap();
     let run = scratch.path().join("run");
-    let train = train(&run, 1_000_000);
+    let mut train = train(&run, 1_000_000);
+    train.args(["--set", "train.checkpoint_every=1000000"]);
     let mut nohup = Command::new("sh");
     nohup.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(train.get_program()).args(train.get_args());
     nohup.current_dir(train.get_current_dir().unwrap()).stdout(Stdio::piped()).stderr(Stdio::piped());
