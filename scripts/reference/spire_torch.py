@@ -111,10 +111,7 @@ def predict(
             mid_block_additional_residual=mid,
             return_dict=False,
         )[0]
-    time = embed_time(unet, sample, timestep)
-    skips, x = encode(unet, unet.conv_in(sample), time, semantic)
-    features, mid = control(sample, timestep, restoration, control.embed(degraded))
-    return fuse_and_decode(unet, control, skips, x, features, mid, time, semantic)
+    return predict_halves(unet, control, sample, timestep, semantic, restoration, control.embed(degraded))
 
 
 def predict_halves(
@@ -126,25 +123,11 @@ def predict_halves(
     restoration: Tensor,
     embedded: Tensor,
 ) -> Tensor:
-    """`predict` for the halves of guidance, which differ in `semantic` alone: the branch, given e(y), computes once for all."""
-    halves = len(semantic) // len(sample)
-    doubled = sample.repeat(halves, 1, 1, 1)
+    """For the halves of guidance, one after the other in `semantic` alone; the branch, given e(y), computes once for all."""
+    doubled = sample.repeat(len(semantic) // len(sample), 1, 1, 1)
     time = embed_time(unet, doubled, timestep)
     skips, x = encode(unet, unet.conv_in(doubled), time, semantic)
     features, mid = control(sample, timestep, restoration, embedded)
-    return fuse_and_decode(unet, control, skips, x, features, mid, time, semantic)
-
-
-def fuse_and_decode(
-    unet: UNet2DConditionModel,
-    control: SpireControl,
-    skips: list[Tensor],
-    x: Tensor,
-    features: list[Tensor],
-    mid: Tensor,
-    time: Tensor,
-    semantic: Tensor,
-) -> Tensor:
     x = modulate(x, control.modulation_mid, mid)
     skips = [modulate(skip, conv, c) for skip, conv, c in zip(skips, control.modulation_skip, features, strict=True)]
     up = [None] * len(skips)
