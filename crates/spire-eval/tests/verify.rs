@@ -169,6 +169,25 @@ fn every_expected_output_counts() {
 }
 
 #[test]
+fn a_tolerance_for_fewer_bits_replaces_a_smaller_one_alone() {
+    let copy = Copy::of("case-vae", "vae");
+    let mut tensors = copy.tensors().unwrap();
+    let moved = tensors["out.mean"].perturbed();
+    tensors.insert("out.mean".into(), moved);
+    copy.write(&tensors);
+    let with = |tolerance| verify(&[copy.folder.clone()], &Device::default(), tolerance);
+    for (tolerance, passes) in [(0.0, false), (1e-3, false), (0.1, true)] {
+        let row = with(tolerance).unwrap().rows.remove(0);
+        assert_eq!(row.ok, passes, "{tolerance}: {row:?}");
+    }
+    let asked = run_one(&copy.folder).tolerance;
+    assert_eq!(with(asked / 2.0).unwrap().rows[0].tolerance, asked);
+    for tolerance in [-1.0, f64::NAN, f64::INFINITY] {
+        assert!(with(tolerance).unwrap_err().to_string().contains("must be 0 or above"));
+    }
+}
+
+#[test]
 fn a_prompt_with_other_ids_counts() {
     let copy = Copy::of("case-tokenizer", "");
     let path = copy.folder.join("prompts.json");

@@ -15,10 +15,12 @@ pub fn device(name: &str) -> Result<Device> {
         },
         None => (name, 0),
     };
+    if let "flex" | "cpu" = backend {
+        return Ok(Device::flex());
+    }
     #[cfg(feature = "gpu")]
     settle_gpus();
     match backend {
-        "flex" | "cpu" => Ok(Device::flex()),
         #[cfg(feature = "cuda")]
         "cuda" => Ok(Device::cuda(index)),
         #[cfg(feature = "vulkan")]

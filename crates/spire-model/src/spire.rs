@@ -70,9 +70,9 @@ pub fn predict(
     let halves = semantic.dims()[0] / batch;
     let time = repeat_batch(unet.embed_time(timestep.clone()), halves);
     let frozen = unet.encode(repeat_batch(sample.clone(), halves), &time, &semantic);
-    let halves = context.dims()[0] / batch;
-    let [sample, embedded] = [sample, embedded].map(|x| repeat_batch(x, halves));
-    let features = control.features(sample, repeat_batch(timestep, halves), context, embedded);
+    let asked = context.dims()[0] / batch;
+    let [sample, embedded] = [sample, embedded].map(|x| repeat_batch(x, asked));
+    let features = control.features(sample, repeat_batch(timestep, asked), context, embedded);
     let (fused, up) = control.fuse(frozen, features);
     unet.decode(fused, up, &time, &semantic)
 }

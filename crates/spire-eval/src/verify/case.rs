@@ -40,15 +40,18 @@ pub struct Worst {
 /// What a case computed, by the name under which the reference stored it.
 pub type Outputs = BTreeMap<String, Array>;
 
+/// Whether a difference can be held to it.
+pub fn check_tolerance(tolerance: f64) -> Result<()> {
+    ensure!(tolerance >= 0.0 && tolerance.is_finite(), "tolerance = {tolerance} must be 0 or above, and finite");
+    Ok(())
+}
+
 impl Case {
     pub fn open(folder: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(folder.join("case.toml")).context("case.toml can't be read")?;
         let Description { kind, tolerance, weights, steps } =
             toml::from_str(&text).context("case.toml is malformed")?;
-        ensure!(
-            tolerance >= 0.0 && tolerance.is_finite(),
-            "case.toml: tolerance = {tolerance} must be 0 or above, and finite"
-        );
+        check_tolerance(tolerance).context("case.toml")?;
         Ok(Self { folder: folder.to_owned(), kind, tolerance, weights, steps, seconds: Cell::new(0.0) })
     }
 

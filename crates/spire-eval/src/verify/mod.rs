@@ -18,7 +18,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use burn::tensor::Device;
 use walkdir::WalkDir;
 
-use case::{Case, Worst};
+use case::{Case, Worst, check_tolerance};
 pub use report::{Report, Row};
 
 /// Runs every case below `dirs`, in the order of `dirs` and of the paths below each.
@@ -27,8 +27,9 @@ pub use report::{Report, Row};
 /// how far float32 may differ; `tolerance` is for devices whose products have fewer bits, where a case asks for less than that.
 ///
 /// # Errors
-/// A folder is unreadable or has no case below it.
+/// A folder is unreadable or has no case below it; the tolerance is none.
 pub fn verify(dirs: &[PathBuf], device: &Device, tolerance: f64) -> Result<Report> {
+    check_tolerance(tolerance)?;
     let mut folders = Vec::new();
     for dir in dirs {
         folders.extend(find(dir)?);
