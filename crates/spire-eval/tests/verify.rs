@@ -175,7 +175,7 @@ fn a_tolerance_for_fewer_bits_replaces_a_smaller_one_alone() {
     let moved = tensors["out.mean"].perturbed();
     tensors.insert("out.mean".into(), moved);
     copy.write(&tensors);
-    let with = |tolerance| verify(&[copy.folder.clone()], &Device::default(), tolerance);
+    let with = |tolerance| verify(std::slice::from_ref(&copy.folder), &Device::default(), tolerance);
     for (tolerance, passes) in [(0.0, false), (1e-3, false), (0.1, true)] {
         let row = with(tolerance).unwrap().rows.remove(0);
         assert_eq!(row.ok, passes, "{tolerance}: {row:?}");
