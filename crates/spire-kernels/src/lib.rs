@@ -14,6 +14,7 @@ mod group_norm;
 mod ops;
 mod pool;
 mod products;
+mod recompute;
 
 use burn::backend::Dispatch;
 use burn::module::Param;
@@ -29,6 +30,7 @@ use ops::Kernels;
 use pool::Pooling;
 
 pub use pool::Window;
+pub use recompute::{Forward, recomputed};
 
 /// `conv.forward(x)`: `x` `[batch, channels, height, width]` to `[batch, out_channels, out_height, out_width]`.
 pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {

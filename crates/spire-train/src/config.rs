@@ -133,7 +133,7 @@ pub struct TrainSection {
     pub threads: usize,
     /// Where several processes train together: the size of the parts, in MB, in which gradients travel between them.
     pub bucket_megabytes: usize,
-    /// Compute again in the backward pass what is quick to compute, rather than keep it.
+    /// Keep what goes into each block of the branch and of the UNet's decoder, and compute the block again in the backward pass.
     pub gradient_checkpointing: bool,
     /// Base rate of AdamW.
     pub learning_rate: f64,

@@ -199,6 +199,11 @@ impl DryRun {
         self.config.train.threads.min(self.config.train.accumulate) as u64
     }
 
+    /// Numbers that a part's forward pass keeps for the backward pass.
+    fn kept(&self, cost: &Cost) -> u64 {
+        cost.kept - if self.config.train.gradient_checkpointing { cost.recomputed } else { 0 }
+    }
+
     /// Bytes of each part. The gradients of batches that are computed at a time lie beside the sum of those before; in 16
     /// bits, so do copies of the weights, and the sum, which has 32, is never the first batch's.
     fn memory(&self) -> Vec<(&'static str, Memory)> {
@@ -210,7 +215,7 @@ impl DryRun {
         let sums = u64::from(copied || train.accumulate > train.threads);
         let part = |(i, (name, cost)): (usize, (&'static str, Cost))| {
             if i < 5 {
-                let (weights, activations) = (frozen * cost.parameters, frozen * cost.kept * images);
+                let (weights, activations) = (frozen * cost.parameters, frozen * self.kept(&cost) * images);
                 return (name, Memory { weights, activations, ..Memory::default() });
             }
             let (weights, computed) = (own * cost.parameters, compute * cost.parameters);
@@ -219,13 +224,23 @@ impl DryRun {
                 gradients: computed * self.in_flight() + weights * sums,
                 optimizer: MOMENTS * weights,
                 average: weights,
-                activations: compute * cost.kept * images,
+                activations: compute * self.kept(&cost) * images,
             };
             (name, memory)
         };
         let tower =
             self.image_encoder.map(|count| ("image encoder", Memory { weights: F32 * count, ..Memory::default() }));
         self.parts().into_iter().enumerate().map(part).chain(tower).collect()
+    }
+
+    /// Bytes of the largest part that gradient checkpointing computes again, while it does.
+    fn recomputed(&self) -> u64 {
+        let model = &self.config.model;
+        let bytes = |(i, (_, cost)): (usize, (&str, Cost))| {
+            let number = if i < 5 { model.precision } else { model.control_precision }.dtype().size() as u64;
+            number * cost.largest_recomputed * self.config.train.batch_size as u64
+        };
+        self.in_flight() * self.parts().into_iter().enumerate().map(bytes).max().unwrap_or(0)
     }
 
     /// Bytes that are kept of the data, with what they are.
@@ -334,23 +349,21 @@ impl DryRun {
             }
         }
         row(f, "total", totals)?;
-        let caches = self.caches();
-        for (what, size) in &caches {
+        let mut beside = self.caches();
+        if self.config.train.gradient_checkpointing {
+            beside.push(("the largest part that is computed again, while it is".into(), self.recomputed()));
+        }
+        for (what, size) in &beside {
             writeln!(f, "{}: {}", bytes(*size), what)?;
         }
-        let total = totals.into_iter().sum::<u64>() + caches.iter().map(|(_, size)| size).sum::<u64>();
+        let total = totals.into_iter().sum::<u64>() + beside.iter().map(|(_, size)| size).sum::<u64>();
         write!(
             f,
             "{} in all. Activations are an estimate from shapes, of what {} × {} images keep for the backward pass; what \
-             operators need for a moment comes on top.{}",
+             operators need for a moment comes on top.",
             bytes(total),
             self.in_flight(),
             self.config.train.batch_size,
-            if self.config.train.gradient_checkpointing {
-                " What gradient checkpointing saves is not counted."
-            } else {
-                ""
-            }
         )
     }
 }
@@ -422,6 +435,24 @@ mod tests {
         // The sum of the first two batches' gradients, and those of the second two.
         let four = held(&["train.accumulate=4", "train.threads=2", "train.batch_size=4"]);
         assert_eq!((four.activations, four.gradients), (2 * one.activations, 3 * one.gradients));
+    }
+
+    #[test]
+    fn gradient_checkpointing_keeps_what_goes_into_a_block() {
+        let counted = |on: bool| tiny(&[&format!("train.gradient_checkpointing={on}"), "train.threads=1"]).unwrap();
+        let (all, some) = (counted(false), counted(true));
+        for ((name, all), (_, some)) in all.memory().into_iter().zip(some.memory()) {
+            match name {
+                "UNet decoder" | "branch: embedding" | "branch: encoder" => {
+                    assert!(2 * some.activations < all.activations, "{name}");
+                    assert!(name == "branch: encoder" || some.activations > 0, "{name}");
+                }
+                _ => assert_eq!(some.activations, all.activations, "{name}"),
+            }
+        }
+        // One block of many.
+        let encoder = all.memory().into_iter().find(|(name, _)| *name == "branch: encoder").unwrap().1;
+        assert!(some.recomputed() > 0 && some.recomputed() < encoder.activations, "{}", some.recomputed());
     }
 
     #[test]

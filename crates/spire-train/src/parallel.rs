@@ -18,7 +18,7 @@ pub struct Computation {
     pub threads: usize,
     /// That of the forward and the backward pass. Weights, and gradients once a part is done, have 32 bits.
     pub precision: Precision,
-    /// Whether the backward pass computes again what is quick to compute: Burn's balanced strategy.
+    /// Whether the backward pass computes again what is quick to compute (Burn's balanced strategy), and the UNet's blocks.
     pub checkpointing: bool,
 }
 

@@ -41,6 +41,22 @@ impl Counter {
         self.cost.kept += count as u64;
     }
 
+    /// What `part` counts, with gradient checkpointing computed again from its input of `input` numbers.
+    fn recomputed(&mut self, input: usize, part: impl FnOnce(&mut Self)) {
+        let before = self.cost.kept;
+        part(self);
+        let kept = self.cost.kept - before;
+        self.cost.recomputed += kept.saturating_sub(input as u64);
+        self.cost.largest_recomputed = self.cost.largest_recomputed.max(kept);
+    }
+
+    /// SiLU in front of a convolution: it keeps its input and the sigmoid of it, the convolution what comes out, of which
+    /// gradient checkpointing keeps the input.
+    pub fn silu(&mut self, count: usize) {
+        self.keep(3 * count);
+        self.cost.recomputed += 2 * count as u64;
+    }
+
     /// Products of matrices with `multiply_adds` in all; as many again for the gradient of each of `gradients` operands.
     fn product(&mut self, multiply_adds: usize, gradients: usize) {
         let operations = 2 * multiply_adds as u64;
@@ -77,14 +93,16 @@ impl Counter {
 
     /// [`ResnetBlock2d`](crate::nn::resnet::ResnetBlock2d). Of its input nothing is kept here: it may be kept already.
     pub fn resnet(&mut self, positions: usize, from: usize, to: usize, time_width: Option<usize>, tracked: bool) {
-        self.norm_silu_conv(positions, from, to, tracked);
-        if let Some(width) = time_width {
-            self.linear(1, width, to, true, self.trained);
-        }
-        self.norm_silu_conv(positions, to, to, tracked);
-        if from != to {
-            self.conv(1, positions, from, to, tracked);
-        }
+        self.recomputed(0, |part| {
+            part.norm_silu_conv(positions, from, to, tracked);
+            if let Some(width) = time_width {
+                part.linear(1, width, to, true, part.trained);
+            }
+            part.norm_silu_conv(positions, to, to, tracked);
+            if from != to {
+                part.conv(1, positions, from, to, tracked);
+            }
+        });
     }
 
     /// The two products of attention between `queries` and `keys` positions.
@@ -155,20 +173,22 @@ impl Counter {
     ) {
         let live = tracked || self.trained;
         let convolution = !config.linear_projection;
-        self.norm(width, positions, usize::from(self.trained || convolution), tracked);
-        self.linear(positions, width, width, true, live);
-        for _ in 0..config.layers {
-            self.layer_norm(positions, width, live);
-            self.self_attention(positions, width, config.heads, [false, true], live);
-            self.layer_norm(positions, width, live);
-            self.cross_attention(positions, width, tokens, config, live);
-            self.layer_norm(positions, width, live);
-            self.gated_feed_forward(positions, width, live);
-        }
-        self.linear(positions, width, width, true, live);
-        if self.trained || (convolution && live) {
-            self.keep(positions * width);
-        }
+        self.recomputed(positions * width, |part| {
+            part.norm(width, positions, usize::from(part.trained || convolution), tracked);
+            part.linear(positions, width, width, true, live);
+            for _ in 0..config.layers {
+                part.layer_norm(positions, width, live);
+                part.self_attention(positions, width, config.heads, [false, true], live);
+                part.layer_norm(positions, width, live);
+                part.cross_attention(positions, width, tokens, config, live);
+                part.layer_norm(positions, width, live);
+                part.gated_feed_forward(positions, width, live);
+            }
+            part.linear(positions, width, width, true, live);
+            if part.trained || (convolution && live) {
+                part.keep(positions * width);
+            }
+        });
     }
 
     /// GEGLU: both halves and the gate are kept, and their product where the layer behind is trained.

@@ -53,16 +53,15 @@ fn embedding(config: &ControlConfig, size: Size, to: usize) -> Cost {
     let mut counter = Counter::trained();
     counter.conv(3, area(size), config.conditioning_channels, channels[0], false);
     counter.keep(area(size) * config.conditioning_channels);
-    // In front of every further convolution SiLU keeps its input and the sigmoid of it, the convolution what comes out.
     for pair in channels.windows(2) {
-        counter.keep(3 * area(size) * pair[0]);
+        counter.silu(area(size) * pair[0]);
         counter.conv(3, area(size), pair[0], pair[0], true);
-        counter.keep(3 * area(size) * pair[0]);
+        counter.silu(area(size) * pair[0]);
         size = halved(size);
         counter.conv(3, area(size), pair[0], pair[1], true);
     }
     let last = channels[channels.len() - 1];
-    counter.keep(3 * area(size) * last);
+    counter.silu(area(size) * last);
     counter.conv(3, area(size), last, to, true);
     counter.cost
 }

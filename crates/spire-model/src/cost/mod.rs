@@ -36,6 +36,10 @@ pub struct Cost {
     /// Numbers that the forward pass of a training step keeps for the backward pass. An estimate: it follows what Burn's
     /// autodiff keeps of each operator, and leaves out what is small (anything without a spatial extent).
     pub kept: u64,
+    /// Those among them that gradient checkpointing does not keep.
+    pub recomputed: u64,
+    /// Numbers that the largest part which is then computed again keeps meanwhile.
+    pub largest_recomputed: u64,
 }
 
 impl Add for Cost {
@@ -47,6 +51,9 @@ impl Add for Cost {
             forward: self.forward + other.forward,
             backward: self.backward + other.backward,
             kept: self.kept + other.kept,
+            recomputed: self.recomputed + other.recomputed,
+            // One part at a time is computed again.
+            largest_recomputed: self.largest_recomputed.max(other.largest_recomputed),
         }
     }
 }

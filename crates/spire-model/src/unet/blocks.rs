@@ -2,6 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
+use spire_kernels::recomputed;
 
 use super::config::UNetConfig;
 use crate::fusion::ScaleAndBias;
@@ -87,10 +88,7 @@ impl DownBlock {
         skips: &mut Vec<Tensor<4>>,
     ) -> Tensor<4> {
         for (layer, resnet) in self.resnets.iter().enumerate() {
-            x = resnet.forward(x, Some(time.clone()));
-            if let Some(attentions) = &self.attentions {
-                x = attentions[layer].forward(x, context.clone());
-            }
+            x = through_layer(resnet, self.attentions.as_ref().map(|attentions| &attentions[layer]), x, time, context);
             skips.push(x.clone());
         }
         for downsampler in self.downsamplers.iter().flatten() {
@@ -121,9 +119,8 @@ impl MidBlock {
     }
 
     fn forward(&self, x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>) -> Tensor<4> {
-        let x = self.resnets[0].forward(x, Some(time.clone()));
-        let x = self.attentions[0].forward(x, context.clone());
-        self.resnets[1].forward(x, Some(time.clone()))
+        let x = through_layer(&self.resnets[0], Some(&self.attentions[0]), x, time, context);
+        through_layer(&self.resnets[1], None, x, time, context)
     }
 }
 
@@ -170,6 +167,21 @@ pub fn up_blocks(config: &UNetConfig, device: &Device) -> Vec<UpBlock> {
     (0..config.block_out_channels.len()).map(|i| UpBlock::new(config, i, device)).collect()
 }
 
+/// A ResNet block and the attention behind it. With gradient checkpointing the backward pass is left what goes into each.
+fn through_layer(
+    resnet: &ResnetBlock2d,
+    attention: Option<&Transformer2d>,
+    x: Tensor<4>,
+    time: &Tensor<2>,
+    context: &Tensor<3>,
+) -> Tensor<4> {
+    let x = recomputed(resnet, x, time.clone(), |resnet, x, time| resnet.forward(x, Some(time)));
+    match attention {
+        Some(attention) => recomputed(attention, x, context.clone(), Transformer2d::forward),
+        None => x,
+    }
+}
+
 /// From the output of `conv_in` through the encoder and the middle block; shared by the UNet and the control branch.
 pub fn encode(blocks: &[DownBlock], mid: &MidBlock, x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>) -> Features {
     let mut down = vec![x.clone()];
@@ -193,10 +205,8 @@ pub fn decode(
             if let Some(modulation) = up.as_mut().and_then(Vec::pop) {
                 x = modulation.apply(x);
             }
-            x = resnet.forward(Tensor::cat(vec![x, skip], 1), Some(time.clone()));
-            if let Some(attentions) = &block.attentions {
-                x = attentions[layer].forward(x, context.clone());
-            }
+            let attention = block.attentions.as_ref().map(|attentions| &attentions[layer]);
+            x = through_layer(resnet, attention, Tensor::cat(vec![x, skip], 1), time, context);
         }
         for upsampler in block.upsamplers.iter().flatten() {
             let [_, _, height, width] = down.last().expect("a skip at the next resolution").dims();
