@@ -1,5 +1,5 @@
 //! Attention whose matrix of scores is not kept for the backward pass, but computed again there (Dao et al. 2022,
-//! <https://arxiv.org/abs/2205.14135>, section 3): on Burn's operators, for every backend.
+//! <https://arxiv.org/abs/2205.14135>, section 3): on Burn's operators, and with a kernel of its own on the CPU.
 
 #[cfg(feature = "gpu")]
 use burn::backend::Cube;
@@ -9,20 +9,27 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Flex, TensorMetadata, backend_extension};
-use burn::tensor::Slice;
 use burn::tensor::ops::AttentionModuleOptions;
+use burn::tensor::{DType, Shape, Slice};
+
+use crate::attention_rows;
+use crate::ops::tensor;
 
 /// Scores that the backward pass computes at a time, at most, unless those of one image are more.
 const SCORES: usize = 1 << 27;
 
 #[backend_extension(Flex, Cube: cfg(feature = "gpu"), Autodiff, Fusion: cfg(feature = "gpu"))]
 pub trait Attention: Backend {
-    /// `softmax(q · kᵀ / √depth) · v`: `query` `[batch, heads, queries, depth]`, `key` `[batch, heads, keys, depth]`, `value`
-    /// `[batch, heads, keys, depth]`, to the shape of `query`.
+    /// `softmax(q · kᵀ / √depth) · v` for each of `heads`: `query` `[batch, queries, heads · depth]`, `key` and `value`
+    /// `[batch, keys, heads · depth]`, to the shape of `query`.
     #[fusion(default)]
-    fn attend(query: FloatTensor<Self>, key: FloatTensor<Self>, value: FloatTensor<Self>) -> FloatTensor<Self> {
-        // A scale of one's own, even this one, would keep Burn from its kernels that go tile by tile.
-        Self::attention(query, key, value, None, None, AttentionModuleOptions::default())
+    fn attend(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self> {
+        attend_by_operator::<Self>(query, key, value, heads)
     }
 
     /// The gradients of `query`, `key` and `value`, given what [`Self::attend`] gave and the gradient of that.
@@ -33,12 +40,44 @@ pub trait Attention: Backend {
         value: FloatTensor<Self>,
         attended: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
+        heads: usize,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let [batch, heads, queries, _] = query.shape().dims();
-        let [_, _, keys, _] = key.shape().dims();
-        let images = (SCORES / (heads * queries * keys)).clamp(1, batch);
-        in_parts::<Self>(images, [query, key, value, attended, gradient])
+        gradients_by_operators::<Self>([query, key, value, attended, gradient], heads)
     }
+}
+
+fn attend_by_operator<B: Backend>(
+    query: FloatTensor<B>,
+    key: FloatTensor<B>,
+    value: FloatTensor<B>,
+    heads: usize,
+) -> FloatTensor<B> {
+    let [query, key, value] = [query, key, value].map(|x| split::<B>(x, heads));
+    // A scale of one's own, even this one, would keep Burn from its kernels that go tile by tile.
+    join::<B>(B::attention(query, key, value, None, None, AttentionModuleOptions::default()))
+}
+
+fn gradients_by_operators<B: Backend>(
+    tensors: [FloatTensor<B>; 5],
+    heads: usize,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let [batch, queries, _] = tensors[0].shape().dims();
+    let [_, keys, _] = tensors[1].shape().dims();
+    let images = (SCORES / (heads * queries * keys)).clamp(1, batch);
+    let (query, key, value) = in_parts::<B>(images, tensors.map(|x| split::<B>(x, heads)));
+    (join::<B>(query), join::<B>(key), join::<B>(value))
+}
+
+/// `[batch, length, heads · depth]` to `[batch, heads, length, depth]`.
+fn split<B: Backend>(x: FloatTensor<B>, heads: usize) -> FloatTensor<B> {
+    let [batch, length, width] = x.shape().dims();
+    B::float_swap_dims(B::float_reshape(x, Shape::new([batch, length, heads, width / heads])), 1, 2)
+}
+
+/// And back.
+fn join<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let [batch, heads, length, depth] = x.shape().dims();
+    B::float_reshape(B::float_swap_dims(x, 1, 2), Shape::new([batch, length, heads * depth]))
 }
 
 /// So many images at a time.
@@ -79,7 +118,48 @@ fn gradients<B: Backend>(
     (of_query, of_key, of_value)
 }
 
-impl Attention for Flex {}
+impl Attention for Flex {
+    fn attend(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self> {
+        let Some(shape) = shape(&query, &key, heads) else {
+            return attend_by_operator::<Self>(query, key, value, heads);
+        };
+        let dims = query.shape();
+        let [query, key, value] = [query, key, value].map(|x| x.to_contiguous());
+        tensor(attention_rows::forward([query.storage(), key.storage(), value.storage()], shape), &dims)
+    }
+
+    fn attend_gradients(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        attended: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        heads: usize,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let Some(shape) = shape(&query, &key, heads) else {
+            return gradients_by_operators::<Self>([query, key, value, attended, gradient], heads);
+        };
+        let dims = [query.shape(), key.shape(), value.shape()];
+        let [query, key, value, gradient] = [query, key, value, gradient].map(|x| x.to_contiguous());
+        let inputs = [query.storage(), key.storage(), value.storage()];
+        let gradients = attention_rows::gradients(inputs, gradient.storage(), shape);
+        let [of_query, of_key, of_value] = dims;
+        (tensor(gradients.query, &of_query), tensor(gradients.key, &of_key), tensor(gradients.value, &of_value))
+    }
+}
+
+/// `None` for what the CPU's kernel is not for.
+fn shape(query: &FloatTensor<Flex>, key: &FloatTensor<Flex>, heads: usize) -> Option<attention_rows::Shape> {
+    let [batch, queries, width] = query.shape().dims();
+    let [_, keys, _] = key.shape().dims();
+    let shape = attention_rows::Shape { queries, keys, heads, depth: width / heads };
+    (query.dtype() == DType::F32 && batch * queries * keys * width > 0).then_some(shape)
+}
 
 #[cfg(feature = "gpu")]
 impl Attention for Cube {}
@@ -90,13 +170,13 @@ type NodeId = burn::backend::autodiff::NodeId;
 struct Attend;
 
 impl<B: Attention> Backward<B, 3> for Attend {
-    type State = ([NodeId; 3], FloatTensor<B>);
+    type State = ([NodeId; 3], FloatTensor<B>, usize);
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
-        let (inputs, attended) = ops.state;
+        let (inputs, attended, heads) = ops.state;
         let [query, key, value] = inputs.map(|node| checkpointer.retrieve_node_output::<FloatTensor<B>>(node));
         let gradient = grads.consume::<B>(&ops.node);
-        let (query, key, value) = B::attend_gradients(query, key, value, attended, gradient);
+        let (query, key, value) = B::attend_gradients(query, key, value, attended, gradient, heads);
         for (node, gradient) in ops.parents.into_iter().zip([query, key, value]) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, gradient);
@@ -106,14 +186,19 @@ impl<B: Attention> Backward<B, 3> for Attend {
 }
 
 impl<B: Attention, C: CheckpointStrategy> Attention for Autodiff<B, C> {
-    fn attend(query: FloatTensor<Self>, key: FloatTensor<Self>, value: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn attend(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self> {
         let nodes = [query.node(), key.node(), value.node()];
         let [q, k, v] = [&query, &key, &value].map(|tensor| tensor.clone().into_primitive());
-        let attended = B::attend(q, k, v);
+        let attended = B::attend(q, k, v, heads);
         match Attend.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
                 let inputs = [&query, &key, &value].map(|tensor| prep.checkpoint(tensor));
-                prep.finish((inputs, attended.clone()), attended)
+                prep.finish((inputs, attended.clone(), heads), attended)
             }
             OpsKind::UnTracked(prep) => prep.finish(attended),
         }

@@ -1,11 +1,12 @@
 //! What a diffusion network spends its time and memory on. For Burn's CPU backend (`flex`) and its autodiff: convolutions as
-//! shifted matrix products, group normalisation with its activation in one pass, SiLU and GELU. For all backends: attention
-//! that keeps no matrix of scores.
+//! shifted matrix products, group normalisation with its activation in one pass, SiLU and GELU, attention for some queries at
+//! a time. For all backends: attention that keeps no matrix of scores, and parts of a network that are computed again.
 //!
 //! Every function here takes Burn's own modules and tensors and computes what Burn computes. On another device, in another
 //! precision, and for shapes that it has no kernel for, it calls Burn.
 
 mod attention;
+mod attention_rows;
 mod convolution;
 mod derivatives;
 mod elementwise;
@@ -99,11 +100,44 @@ fn activate<const D: usize>(x: Tensor<D>, kind: Activation, burns: fn(Tensor<D>)
     }
 }
 
-/// `softmax(q · kᵀ / √depth) · v`: `query` `[batch, heads, queries, depth]`, `key` and `value` `[batch, heads, keys, depth]`, to
-/// the shape of `query`. Under autodiff the scores are computed again in the backward pass; neither pass keeps them.
-pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Tensor<4> {
+/// Scores of an image's head from which on training computes them twice rather than keep them: those of a 512×512 picture
+/// take half a gigabyte for each attention layer at full resolution.
+pub const TOO_MANY_SCORES: usize = 1 << 20;
+
+/// `softmax(q · kᵀ / √depth) · v` for each of `heads`: `query` `[batch, queries, heads · depth]`, `key` and `value`
+/// `[batch, keys, heads · depth]`, to the shape of `query`. Under autodiff, the scores are computed again in the backward pass
+/// where that is faster, as on the CPU, or where there are [`TOO_MANY_SCORES`].
+pub fn attention(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, heads: usize) -> Tensor<3> {
+    let tracked = [&query, &key, &value].iter().any(|x| x.is_autodiff());
+    if tracked && !has_kernels(&query) && query.dims()[1] * key.dims()[1] < TOO_MANY_SCORES {
+        return attention_in_products(query, key, value, heads, None);
+    }
     let [query, key, value] = [query, key, value].map(Tensor::into_dispatch);
-    Tensor::from_dispatch(<Dispatch as Attention>::attend(query, key, value))
+    Tensor::from_dispatch(<Dispatch as Attention>::attend(query, key, value, heads))
+}
+
+/// The same as two products, whose scores autodiff keeps; `bias`, broadcast over `[batch, heads, queries, keys]`, is added to
+/// them.
+pub fn attention_in_products(
+    query: Tensor<3>,
+    key: Tensor<3>,
+    value: Tensor<3>,
+    heads: usize,
+    bias: Option<Tensor<4>>,
+) -> Tensor<3> {
+    let [batch, queries, width] = query.dims();
+    let split = |x: Tensor<3>| {
+        let [_, length, _] = x.dims();
+        x.reshape([batch, length, heads, width / heads]).swap_dims(1, 2)
+    };
+    // Scaling the queries, not the scores: the smaller of the two.
+    let query = split(query).mul_scalar(((width / heads) as f64).powf(-0.5));
+    let scores = query.matmul(split(key).swap_dims(2, 3));
+    let scores = match bias {
+        Some(bias) => scores + bias,
+        None => scores,
+    };
+    activation::softmax(scores, 3).matmul(split(value)).swap_dims(1, 2).reshape([batch, queries, width])
 }
 
 /// The largest pixel of each window: `x` `[batch, channels, height, width]` to `[batch, channels, out_height, out_width]`.

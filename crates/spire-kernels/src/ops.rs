@@ -157,7 +157,7 @@ impl Kernels for Flex {
     }
 }
 
-fn tensor(values: Vec<f32>, shape: &[usize]) -> FloatTensor<Flex> {
+pub fn tensor(values: Vec<f32>, shape: &[usize]) -> FloatTensor<Flex> {
     Flex::float_from_data(TensorData::new(values, shape.to_vec()), &Default::default())
 }
 

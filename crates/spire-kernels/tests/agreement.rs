@@ -2,8 +2,8 @@
 
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, PaddingConfig2d};
-use burn::tensor::module::{avg_pool2d, max_pool2d};
-use burn::tensor::ops::{AvgPoolOptions, MaxPoolOptions};
+use burn::tensor::module::{self, avg_pool2d, max_pool2d};
+use burn::tensor::ops::{AttentionModuleOptions, AvgPoolOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor, TensorData, activation};
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -51,19 +51,42 @@ fn check_convolution(conv: Conv2d, x_shape: [usize; 4], device: &Device) {
 #[test]
 fn attention_is_that_of_two_products() {
     let device = Device::flex().autodiff();
-    for [batch, heads, queries, keys, depth] in [[1, 1, 1, 1, 1], [2, 3, 5, 7, 4], [3, 1, 64, 9, 8], [1, 2, 33, 70, 5]]
-    {
-        let draw = |length, seed| random([batch, heads, length, depth], seed, &device).require_grad();
+    for [batch, heads, queries, keys, depth] in [
+        [1, 1, 1, 1, 1],
+        [2, 3, 5, 7, 4],
+        [3, 1, 64, 9, 8],
+        [1, 2, 33, 70, 5],
+        [2, 1, 40, 5000, 3],
+        [1, 2, 1500, 17, 6],
+    ] {
+        let draw = |length, seed| random([batch, length, heads * depth], seed, &device).require_grad();
         let inputs = [draw(queries, 1), draw(keys, 2), draw(keys, 4)];
         let [query, key, value] = inputs.clone();
-        let ours = spire_kernels::attention(query.clone(), key.clone(), value.clone());
-        let burns = activation::softmax(query.matmul(key.swap_dims(2, 3)) / (depth as f64).sqrt(), 3).matmul(value);
-        assert_close(&ours, &burns, "output");
-        let (ours, burns) = (weighted(ours, &device).backward(), weighted(burns, &device).backward());
+        let ours = spire_kernels::attention(query.clone(), key.clone(), value.clone(), heads);
+        let products = spire_kernels::attention_in_products(query.clone(), key.clone(), value.clone(), heads, None);
+        assert_close(&ours, &products, "output");
+        let split = |x: Tensor<3>, length| x.inner().reshape([batch, length, heads, depth]).swap_dims(1, 2);
+        let (query, key, value) = (split(query, queries), split(key, keys), split(value, keys));
+        let burns = module::attention(query, key, value, None, None, AttentionModuleOptions::default());
+        let burns = burns.swap_dims(1, 2).reshape([batch, queries, heads * depth]);
+        assert_close(&ours.clone().inner(), &burns, "output, beside Burn's");
+        let weights = random(ours.dims(), 3, &device);
+        let [ours, products] = [ours, products].map(|y| (y * weights.clone()).sum().backward());
         for (x, what) in inputs.iter().zip(["query", "key", "value"]) {
-            assert_close(&x.grad(&ours).unwrap(), &x.grad(&burns).unwrap(), what);
+            assert_close(&x.grad(&ours).unwrap(), &x.grad(&products).unwrap(), what);
         }
     }
+}
+
+#[test]
+fn attention_to_large_scores_is_finite() {
+    let device = Device::flex();
+    let x = random([1, 20, 8], 1, &device) * 1e4;
+    let y = spire_kernels::attention(x.clone(), x.clone(), x.clone(), 1);
+    // Exponentials of the scores themselves would not be.
+    assert!(y.clone().is_finite().all().into_scalar::<bool>());
+    let products = spire_kernels::attention_in_products(x.clone(), x.clone(), x, 1, None);
+    assert_close(&y, &products, "output");
 }
 
 fn check_norm(norm: &GroupNorm, x_shape: [usize; 4], silu: bool, device: &Device) {

@@ -1,7 +1,8 @@
 //! Layers, and the blocks of [`nn`](crate::nn), counted.
 
+use spire_kernels::TOO_MANY_SCORES;
+
 use super::{Cost, Size};
-use crate::nn::attention::TOO_MANY_SCORES;
 use crate::nn::transformer::TransformerConfig;
 
 /// Adds up the layers of one part.

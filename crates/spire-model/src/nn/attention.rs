@@ -4,37 +4,22 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{Device, Tensor, TensorData, activation::softmax};
-
-/// Scores of an image's head from which on training computes them twice rather than keep them: those of a 512×512 picture
-/// take half a gigabyte for each attention layer at full resolution.
-pub(crate) const TOO_MANY_SCORES: usize = 1 << 20;
+use burn::tensor::{Device, Tensor, TensorData};
 
 /// `softmax(q·kᵀ/√d + bias)·v` over `heads` heads; `query` `[batch, queries, width]`, `key` and `value`
 /// `[batch, keys, width]`, `bias` broadcast over `[batch, heads, queries, keys]`.
 pub fn attend(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, heads: usize, bias: Option<Tensor<4>>) -> Tensor<3> {
+    let Some(bias) = bias else { return spire_kernels::attention(query, key, value, heads) };
+    if [&query, &key, &value].iter().any(|x| x.is_autodiff()) {
+        return spire_kernels::attention_in_products(query, key, value, heads, Some(bias));
+    }
     let [batch, queries, width] = query.dims();
-    let [_, keys, _] = key.dims();
-    let depth = width / heads;
     let split = |x: Tensor<3>| {
         let [_, length, _] = x.dims();
-        x.reshape([batch, length, heads, depth]).swap_dims(1, 2)
+        x.reshape([batch, length, heads, width / heads]).swap_dims(1, 2)
     };
-    let tracked = [&query, &key, &value].iter().any(|x| x.is_autodiff());
     let (query, key, value) = (split(query), split(key), split(value));
-    let attended = match bias {
-        None if !tracked || queries * keys >= TOO_MANY_SCORES => spire_kernels::attention(query, key, value),
-        bias if tracked => {
-            // Scaling the queries, not the scores: the smaller of the two.
-            let scores = query.mul_scalar((depth as f64).powf(-0.5)).matmul(key.swap_dims(2, 3));
-            let scores = match bias {
-                Some(bias) => scores + bias,
-                None => scores,
-            };
-            softmax(scores, 3).matmul(value)
-        }
-        bias => attention(query, key, value, None, bias, AttentionModuleOptions::default()),
-    };
+    let attended = attention(query, key, value, None, Some(bias), AttentionModuleOptions::default());
     attended.swap_dims(1, 2).reshape([batch, queries, width])
 }
 

@@ -1,0 +1,203 @@
+//! Attention on the CPU, for some queries at a time: their scores stay in a core's cache, and heads are read where they lie.
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use pulp::{Arch, NullaryFnOnce};
+use rayon::prelude::*;
+
+use crate::exp::exp;
+
+/// Scores that are computed at a time.
+const SCORES: usize = 1 << 16;
+
+/// Numbers that are summed or compared side by side.
+const LANES: usize = 16;
+
+/// Of queries `[batch, queries, heads · depth]` and keys `[batch, keys, heads · depth]`, with nothing empty.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub queries: usize,
+    pub keys: usize,
+    pub heads: usize,
+    pub depth: usize,
+}
+
+impl Shape {
+    fn width(self) -> usize {
+        self.heads * self.depth
+    }
+
+    /// Numbers of an image's queries, of its keys, and of the queries that are computed at a time.
+    fn lengths(self) -> [usize; 3] {
+        let together = (SCORES / self.keys).clamp(16, 1024).min(self.queries);
+        [self.queries, self.keys, together].map(|rows| rows * self.width())
+    }
+
+    fn scale(self) -> f32 {
+        (self.depth as f32).powf(-0.5)
+    }
+
+    /// One head of some rows, `[rows, depth]`.
+    fn head(self, x: &[f32], head: usize) -> MatRef<'_, f32> {
+        MatRef::from_row_major_slice(x, x.len() / self.width(), self.width()).subcols(head * self.depth, self.depth)
+    }
+
+    /// Scores, `[rows, keys]`.
+    fn by_keys(self, scores: &[f32]) -> MatRef<'_, f32> {
+        MatRef::from_row_major_slice(scores, scores.len() / self.keys, self.keys)
+    }
+
+    fn head_mut(self, x: &mut [f32], head: usize) -> MatMut<'_, f32> {
+        let rows = x.len() / self.width();
+        MatMut::from_row_major_slice_mut(x, rows, self.width()).subcols_mut(head * self.depth, self.depth)
+    }
+}
+
+/// What the queries attend to, in their shape.
+pub fn forward([query, key, value]: [&[f32]; 3], shape: Shape) -> Vec<f32> {
+    let [of_queries, of_keys, together] = shape.lengths();
+    let mut attended = vec![0.0; query.len()];
+    let images = attended.par_chunks_mut(of_queries).zip(query.par_chunks(of_queries));
+    images.zip(key.par_chunks(of_keys)).zip(value.par_chunks(of_keys)).for_each(|(((attended, query), key), value)| {
+        let blocks = attended.par_chunks_mut(together).zip(query.par_chunks(together));
+        blocks.for_each_init(Vec::new, |scratch, (attended, query)| {
+            for head in 0..shape.heads {
+                let shares = shares(scratch, shape.head(query, head), shape.head(key, head), shape);
+                let (shares, value) = (shape.by_keys(shares), shape.head(value, head));
+                matmul(shape.head_mut(attended, head), Accum::Replace, shares, value, 1.0, Par::Seq);
+            }
+        });
+    });
+    attended
+}
+
+/// Of `query`, `key` and `value`.
+pub struct Gradients {
+    pub query: Vec<f32>,
+    pub key: Vec<f32>,
+    pub value: Vec<f32>,
+}
+
+/// The gradients, given that of what [`forward`] gives, O. With the shares P, the softmax of the scores, and ∂P = ∂O·Vᵀ, the
+/// gradient of the scores is P·(∂P - Σ P·∂P), the sum over the keys.
+pub fn gradients([query, key, value]: [&[f32]; 3], gradient: &[f32], shape: Shape) -> Gradients {
+    let [of_queries, of_keys, together] = shape.lengths();
+    let zeros = |like: &[f32]| vec![0.0; like.len()];
+    let mut all = Gradients { query: zeros(query), key: zeros(key), value: zeros(value) };
+    let images = all.query.par_chunks_mut(of_queries).zip(all.key.par_chunks_mut(of_keys));
+    let images = images.zip(all.value.par_chunks_mut(of_keys)).enumerate();
+    images.for_each_init(<(Vec<f32>, Vec<f32>)>::default, |(first, second), (image, outputs)| {
+        let ((query_gradient, key_gradient), value_gradient) = outputs;
+        let [query, gradient] = [query, gradient].map(|x| &x[image * of_queries..][..of_queries]);
+        let [key, value] = [key, value].map(|x| &x[image * of_keys..][..of_keys]);
+        let blocks = query_gradient.chunks_mut(together).zip(query.chunks(together)).zip(gradient.chunks(together));
+        for ((query_gradient, query), gradient) in blocks {
+            for head in 0..shape.heads {
+                let [query, key, value, gradient] = [query, key, value, gradient].map(|x| shape.head(x, head));
+                let shares = shares(first, query, key, shape);
+                let of_scores = product(second, gradient, value.transpose());
+                Arch::new().dispatch(ThroughSoftmax { gradients: of_scores, shares, keys: shape.keys });
+                let [shares, of_scores] = [shares, of_scores].map(|x| shape.by_keys(x));
+                add(shape.head_mut(value_gradient, head), shares.transpose(), gradient, 1.0);
+                add(shape.head_mut(query_gradient, head), of_scores, key, shape.scale());
+                add(shape.head_mut(key_gradient, head), of_scores.transpose(), query, shape.scale());
+            }
+        }
+    });
+    all
+}
+
+/// Each query's shares of the keys, row by row.
+fn shares<'a>(scratch: &'a mut Vec<f32>, query: MatRef<f32>, key: MatRef<f32>, shape: Shape) -> &'a mut [f32] {
+    let scores = product(scratch, query, key.transpose());
+    Arch::new().dispatch(Softmax { scores, keys: shape.keys, scale: shape.scale() });
+    scores
+}
+
+fn add(sum: MatMut<f32>, left: MatRef<f32>, right: MatRef<f32>, factor: f32) {
+    matmul(sum, Accum::Add, left, right, factor, Par::Seq);
+}
+
+/// Row by row.
+fn product<'a>(scratch: &'a mut Vec<f32>, left: MatRef<f32>, right: MatRef<f32>) -> &'a mut [f32] {
+    let (rows, columns) = (left.nrows(), right.ncols());
+    scratch.resize(rows * columns, 0.0);
+    matmul(MatMut::from_row_major_slice_mut(scratch, rows, columns), Accum::Replace, left, right, 1.0, Par::Seq);
+    scratch
+}
+
+/// The softmax of each row's multiple. A struct, not a closure: those are not always inlined, and only what is inlined is
+/// vectorised.
+struct Softmax<'a> {
+    scores: &'a mut [f32],
+    keys: usize,
+    scale: f32,
+}
+
+impl NullaryFnOnce for Softmax<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for row in self.scores.chunks_exact_mut(self.keys) {
+            let shift = -self.scale * maximum(row);
+            for score in row.iter_mut() {
+                *score = exp(score.mul_add(self.scale, shift));
+            }
+            let factor = 1.0 / sum(row);
+            for share in row {
+                *share *= factor;
+            }
+        }
+    }
+}
+
+/// From the gradients of shares to those of scores.
+struct ThroughSoftmax<'a> {
+    gradients: &'a mut [f32],
+    shares: &'a [f32],
+    keys: usize,
+}
+
+impl NullaryFnOnce for ThroughSoftmax<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let rows = self.gradients.chunks_exact_mut(self.keys).zip(self.shares.chunks_exact(self.keys));
+        for (gradients, shares) in rows {
+            // Every query's shares sum to one: what is common to all of them changes nothing.
+            for (gradient, share) in gradients.iter_mut().zip(shares) {
+                *gradient *= share;
+            }
+            let common = sum(gradients);
+            for (gradient, share) in gradients.iter_mut().zip(shares) {
+                *gradient -= share * common;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn sum(row: &[f32]) -> f32 {
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    let mut lanes = [0.0_f32; LANES];
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane += x;
+        }
+    }
+    lanes.iter().chain(rest).sum()
+}
+
+#[inline(always)]
+fn maximum(row: &[f32]) -> f32 {
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane = lane.max(*x);
+        }
+    }
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, b| a.max(*b))
+}
