@@ -3,36 +3,47 @@
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 
-/// The device called `flex` (the CPU), `cuda`, `cuda:1`, `vulkan`, `vulkan:1` or `wgpu`.
+/// The device called `flex` (the CPU), `cuda`, `cuda:1`, `vulkan`, `vulkan:1` or `wgpu`. GPUs are counted from 0; where there are
+/// some of several kinds, Vulkan's are counted with discrete ones first.
 ///
 /// # Errors
-/// The name is unknown, or the program was built without that backend; the message says which feature adds it.
+/// The name is unknown, the program was built without that backend, or the machine has no such GPU; the message says what to
+/// do.
 pub fn device(name: &str) -> Result<Device> {
     let (backend, index) = match name.split_once(':') {
-        Some((backend, index)) => match index.parse::<usize>() {
+        Some((backend, index)) if !name.contains(',') => match index.parse::<usize>() {
             Ok(index) => (backend, index),
             Err(_) => bail!("device \"{name}\": \"{index}\" is not a device number"),
         },
-        None => (name, 0),
+        _ => (name, 0),
     };
-    if let "flex" | "cpu" = backend {
-        return Ok(Device::flex());
-    }
-    #[cfg(feature = "gpu")]
-    settle_gpus();
     match backend {
+        "flex" | "cpu" => Ok(Device::flex()),
         #[cfg(feature = "cuda")]
-        "cuda" => Ok(Device::cuda(index)),
+        "cuda" => gpu(name, burn::tensor::DeviceType::Cuda, index),
         #[cfg(feature = "vulkan")]
-        "vulkan" => Ok(Device::vulkan(burn::tensor::DeviceKind::DiscreteGpu(index))),
+        "vulkan" => gpu(name, burn::tensor::DeviceType::Vulkan, index),
         #[cfg(feature = "wgpu")]
-        "wgpu" => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        "wgpu" => gpu(name, burn::tensor::DeviceType::Wgpu, index),
         #[allow(unreachable_patterns)] // Where all of them are built in.
         "cuda" | "vulkan" | "wgpu" => {
             let _ = index;
             bail!("device \"{name}\": this program was built without it; build with --features {backend}")
         }
+        _ if name.contains(',') => bail!("device \"{name}\": only spire train takes several"),
         _ => bail!("device \"{name}\" is unknown; choose flex, cuda:N, vulkan:N or wgpu"),
+    }
+}
+
+/// That of a kind with a number. Asked for here: a device that is not there would end the program where it is first used.
+#[cfg(feature = "gpu")]
+fn gpu(name: &str, kind: burn::tensor::DeviceType, index: usize) -> Result<Device> {
+    settle_gpus();
+    let devices = Device::enumerate(kind);
+    match (devices.get(index), devices.len()) {
+        (Some(device), _) => Ok(device.clone()),
+        (None, 0) => bail!("device \"{name}\": this machine has none, or no driver for one"),
+        (None, count) => bail!("device \"{name}\": this machine has {count}, counted from 0"),
     }
 }
 

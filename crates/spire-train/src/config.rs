@@ -44,7 +44,7 @@ pub struct RunSection {
     pub dir: PathBuf,
     /// Decides order, degradations, noise and initial weights.
     pub seed: u64,
-    /// `flex` (the CPU), `cuda:0`, `vulkan`, …
+    /// `flex` (the CPU), `cuda:0`, `vulkan`, …; several, as in `cuda:0, cuda:1`, share every step's samples.
     pub device: String,
 }
 

@@ -57,7 +57,9 @@ pub fn dry_run(config: RunConfig) -> Result<DryRun> {
 
 /// As [`dry_run`], of a configuration that is located already, for what writes no run folder.
 pub(crate) fn count(config: RunConfig) -> Result<DryRun> {
-    spire_model::device::device(&config.run.device)?;
+    for device in config.run.device.split(',') {
+        spire_model::device::device(device.trim())?;
+    }
     let samples = Samples::open(config.data.clone(), config.degradation.clone(), config.run.seed)?;
     held_out(&config)?;
     let base = BaseConfig::read(&config.model.base)?;

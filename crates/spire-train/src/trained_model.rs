@@ -58,13 +58,14 @@ impl TrainedModel {
         Ok(sha256(&bytes))
     }
 
-    /// Loads it, on the run's device and in its precision where these are not given.
+    /// Loads it, on the run's (first) device and in its precision where these are not given.
     ///
     /// # Errors
     /// A part can't be read, or the branch does not fit the base.
     pub fn load(self, device: Option<&str>, precision: Option<Precision>) -> Result<Restorer> {
         let Self { config, control, origin } = self;
-        let device = spire_model::device::device(device.unwrap_or(&config.run.device))?;
+        let first = config.run.device.split(',').next().unwrap_or_default();
+        let device = spire_model::device::device(device.unwrap_or(first))?;
         let base = locate(&config.model.base)
             .and_then(|base| Base::load(&base, precision.unwrap_or(config.model.precision), &device))
             .with_context(|| format!("the text-to-image model of {origin}"))?;

@@ -69,11 +69,16 @@ pub enum Outcome {
     Interrupted(u64),
 }
 
-/// Starts a new run. All ranks call it with the same configuration, and stop where one of them is interrupted.
+/// Starts a new run, on all devices that the configuration names. All ranks call it with the same configuration, and stop
+/// where one of them is interrupted.
 ///
 /// # Errors
 /// The configuration, the data or the model do not open; the run's folder exists; training fails; the ranks differ.
 pub fn train(config: RunConfig, ranks: &Ranks, interrupted: &AtomicBool) -> Result<Outcome> {
+    ranks.on_each(&config.run.device, |ranks| train_as_rank(config.clone(), ranks, interrupted))
+}
+
+fn train_as_rank(config: RunConfig, ranks: &Ranks, interrupted: &AtomicBool) -> Result<Outcome> {
     // One after the other: a model may have to be fetched first.
     let config = ranks.first_before_others(|| located(config))?;
     // Opened first: a run folder is not created for a run that can't start.
@@ -103,11 +108,15 @@ pub(crate) fn located(mut config: RunConfig) -> Result<RunConfig> {
 pub fn resume(dir: &Path, overrides: &[String], ranks: &Ranks, interrupted: &AtomicBool) -> Result<Outcome> {
     let (folder, config) = RunFolder::open(dir, overrides)?;
     config.validate()?;
+    ranks.on_each(&config.run.device, |ranks| resume_as_rank(&folder, &config, ranks, interrupted))
+}
+
+fn resume_as_rank(folder: &RunFolder, config: &RunConfig, ranks: &Ranks, interrupted: &AtomicBool) -> Result<Outcome> {
     let checkpoint = newest(&folder.checkpoints(config.train.keep_checkpoints), ranks)?;
     if checkpoint.is_none() && ranks.is_first() {
-        tracing::warn!("the run in {} has no checkpoint yet and starts from its beginning", dir.display());
+        tracing::warn!("the run in {} has no checkpoint yet and starts from its beginning", config.run.dir.display());
     }
-    Trainer::new(&config, ranks, checkpoint.as_ref())?.run(&config, &folder, interrupted)
+    Trainer::new(config, ranks, checkpoint.as_ref())?.run(config, folder, interrupted)
 }
 
 /// The newest checkpoint that is sound where the first rank reads it: the same for all.
@@ -141,15 +150,18 @@ impl<'a> Trainer<'a> {
     pub fn new(config: &RunConfig, ranks: &'a Ranks, checkpoint: Option<&Checkpoint>) -> Result<Self> {
         ranks.agree_on_text("the configuration", &settings::resolved(config)?)?;
         let device = spire_model::device::device(&ranks.device(&config.run.device))?;
-        device.seed(config.run.seed);
         let training = device.clone().autodiff();
         let samples = Samples::open(config.data.clone(), config.degradation.clone(), config.run.seed)?;
         let held_out = held_out(config)?;
-        let mut base = Base::load(&config.model.base, config.model.precision, &device)?;
+        let (mut base, control_config, mut control) = ranks.in_turn(|| {
+            device.seed(config.run.seed);
+            let base = Base::load(&config.model.base, config.model.precision, &device)?;
+            let (control_config, control) = starting_control(&config.model, &base, &training)?;
+            anyhow::Ok((base, control_config, control))
+        })?;
         base.guide_by(config.evaluate.sampling.clip_guidance.as_ref())?;
         base.prompts.keep_at_most(config.model.text_cache_bytes());
         config.check_size(base.side_multiple())?;
-        let (control_config, mut control) = starting_control(&config.model, &base, &training)?;
         let mut optimizer = Optimizer::new(config.train.optimizer());
         let (mut step, mut position) = (0, 0);
         let mut average = None;

@@ -1,15 +1,18 @@
-//! Data-parallel training: several processes, the ranks, that each compute their share of every step's samples and hold
-//! the same weights.
+//! Data-parallel training: several ranks that each compute their share of every step's samples and hold the same weights.
 //!
-//! `mpirun` or `srun` starts them, and they speak MPI, which is there with the feature `mpi`. A process that was started
-//! alone is the only rank, and all that is here costs it nothing.
+//! They are threads of one process where the configuration names several devices, or processes: `mpirun` or `srun` starts
+//! them, and they speak MPI, which is there with the feature `mpi`. A process that was started alone and has one device is
+//! the only rank, and all that is here costs it nothing.
 
 mod buckets;
 mod device;
 mod launcher;
 #[cfg_attr(not(feature = "mpi"), path = "without_mpi.rs")]
+mod mpi;
+mod threads;
 mod world;
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
@@ -23,14 +26,18 @@ use world::World;
 /// How far apart, relatively, ranks on different devices may be in a number that should be the same on all.
 const AGREEMENT: f64 = 1e-4;
 
-/// What this process knows of the others. Every method but [`is_first`](Self::is_first) and its like has to be called by
+/// What a rank knows of the others. Every method but [`is_first`](Self::is_first) and its like has to be called by
 /// all ranks, in the same order: they wait for each other.
 pub struct Ranks {
     /// `None` where there are no others.
-    world: Option<World>,
+    world: Option<Box<dyn World>>,
     rank: usize,
     /// The name of every rank's machine.
     hosts: Vec<String>,
+    /// Every rank's device, where they are threads.
+    devices: Vec<String>,
+    /// What threads do one after the other.
+    turn: Arc<Mutex<()>>,
 }
 
 /// Does `work` together with the processes that the launcher started beside this one. Where it fails on one rank, that
@@ -55,7 +62,7 @@ pub fn together<T>(work: impl FnOnce(&Ranks) -> Result<T>) -> Result<T> {
 impl Ranks {
     /// This process alone, whoever started it.
     pub fn alone() -> Self {
-        Self { world: None, rank: 0, hosts: vec![String::new()] }
+        Self { world: None, rank: 0, hosts: vec![String::new()], devices: Vec::new(), turn: Arc::default() }
     }
 
     fn join() -> Result<Self> {
@@ -63,7 +70,7 @@ impl Ranks {
         if launched.processes <= 1 {
             return Ok(Self::alone());
         }
-        let world = World::join()?;
+        let world = mpi::join()?;
         ensure!(
             world.size() == launched.processes,
             "{} processes were started ({}), but MPI connects {}: this program was built with another MPI than the \
@@ -73,7 +80,7 @@ impl Ranks {
             world.size()
         );
         let hosts = world.texts(&world.host());
-        Ok(Self { rank: world.rank(), hosts, world: Some(world) })
+        Ok(Self { rank: world.rank(), hosts, world: Some(world), ..Self::alone() })
     }
 
     /// How many there are.
@@ -104,9 +111,36 @@ impl Ranks {
         (self.rank as u64..count).step_by(self.count())
     }
 
+    /// Does `work` on a rank for each of the devices in `names`, which commas separate, and returns what the first gives.
+    ///
+    /// # Errors
+    /// Those of `work`; there are several devices, and several processes.
+    pub fn on_each<T: Send>(&self, names: &str, work: impl Fn(&Self) -> Result<T> + Sync) -> Result<T> {
+        let devices: Vec<String> = names.split(',').map(|name| name.trim().to_owned()).collect();
+        if devices.len() == 1 {
+            return work(self);
+        }
+        ensure!(
+            self.count() == 1,
+            "run.device = \"{names}\": several devices in each of {} processes; name one, such as cuda, and start a process \
+             for each",
+            self.count()
+        );
+        threads::together(&devices, work)
+    }
+
+    /// Does `work` while no other rank of this process does: the random numbers that it draws are theirs, too.
+    pub fn in_turn<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        work()
+    }
+
     /// The device that this rank computes on, where the configuration says `name`: a GPU without a number is the one of
-    /// the rank's number on its machine.
+    /// the rank's number on its machine, and of several devices a rank has its own.
     pub fn device(&self, name: &str) -> String {
+        if let Some(device) = self.devices.get(self.rank) {
+            return device.clone();
+        }
         if self.world.is_none() {
             return name.to_owned();
         }
@@ -194,7 +228,8 @@ impl Ranks {
         let Some(world) = &self.world else { return gradients };
         let share = 1.0 / self.count() as f64;
         buckets::replaced(module, gradients, bytes, |buckets| {
-            let sums = world.sums(buckets.iter().map(|bucket| bucket.dims()[0]), |i| buckets::read(&buckets[i]));
+            let lengths: Vec<_> = buckets.iter().map(|bucket| bucket.dims()[0]).collect();
+            let sums = world.sums(&lengths, &|i| buckets::read(&buckets[i]));
             buckets.iter().zip(sums).map(|(bucket, sum)| buckets::like(bucket, sum).mul_scalar(share)).collect()
         })
     }
@@ -227,7 +262,7 @@ mod tests {
 
     fn third_of_five() -> Ranks {
         let hosts = ["a", "b", "a", "a", "b"].map(str::to_owned).to_vec();
-        Ranks { world: None, rank: 2, hosts }
+        Ranks { rank: 2, hosts, ..Ranks::alone() }
     }
 
     #[test]

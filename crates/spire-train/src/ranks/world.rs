@@ -1,109 +1,31 @@
-//! The other ranks, over MPI.
+//! What ranks say to each other. All of them call the same, in the same order, and wait for each other.
 
-use std::cell::OnceCell;
-use std::time::Duration;
+/// One rank's view of the others.
+pub trait World {
+    fn rank(&self) -> usize;
 
-use anyhow::{Context, Result, ensure};
-use mpi::collective::{CommunicatorCollectives, Root, SystemOperation};
-use mpi::environment::{Threading, Universe, initialize_with_threading, processor_name};
-use mpi::request::multiple_scope;
-use mpi::topology::{Communicator, SimpleCommunicator};
-
-/// How often a rank that waits looks whether the others have come.
-const PATIENCE: Duration = Duration::from_millis(5);
-
-/// All processes that the launcher started. MPI is left when it is dropped.
-pub struct World {
-    all: SimpleCommunicator,
-    _universe: Universe,
-}
-
-impl World {
-    /// Joins the others.
-    pub fn join() -> Result<Self> {
-        let (universe, threading) =
-            initialize_with_threading(Threading::Funneled).context("this process has joined the others before")?;
-        ensure!(threading >= Threading::Funneled, "this MPI does not allow threads, and the program has some");
-        Ok(Self { all: universe.world(), _universe: universe })
-    }
-
-    pub fn rank(&self) -> usize {
-        self.all.rank() as usize
-    }
-
-    pub fn size(&self) -> usize {
-        self.all.size() as usize
-    }
+    fn size(&self) -> usize;
 
     /// The name of this machine.
-    pub fn host(&self) -> String {
-        processor_name().unwrap_or_else(|_| "a machine whose name is no text".to_owned())
-    }
+    fn host(&self) -> String;
 
-    pub fn sum(&self, value: f64) -> f64 {
-        let mut sum = 0.0;
-        self.all.all_reduce_into(&value, &mut sum, SystemOperation::sum());
-        sum
-    }
+    /// The sum of what each rank has.
+    fn sum(&self, value: f64) -> f64;
 
-    /// The sums of rows with `lengths`, the same on every rank; a row is sent off before the next is read.
-    pub fn sums(&self, lengths: impl Iterator<Item = usize>, read: impl Fn(usize) -> Vec<f32>) -> Vec<Vec<f32>> {
-        let mut sums: Vec<_> = lengths.map(|length| vec![0.0_f32; length]).collect();
-        let own: Vec<_> = sums.iter().map(|_| OnceCell::new()).collect();
-        multiple_scope(sums.len(), |scope, requests| {
-            for (i, (own, sum)) in own.iter().zip(&mut sums).enumerate() {
-                let own = own.get_or_init(|| read(i)).as_slice();
-                requests.add(self.all.immediate_all_reduce_into(
-                    scope,
-                    own,
-                    sum.as_mut_slice(),
-                    SystemOperation::sum(),
-                ));
-            }
-            requests.wait_all(&mut Vec::new());
-        });
-        sums
-    }
+    /// The sums of rows with `lengths`, the same on every rank; each rank's own rows are `read` in their order.
+    fn sums(&self, lengths: &[usize], read: &dyn Fn(usize) -> Vec<f32>) -> Vec<Vec<f32>>;
 
     /// What the rank `from` says.
-    pub fn broadcast(&self, from: usize, own: &str) -> String {
-        let process = self.all.process_at_rank(from as i32);
-        let mut length = own.len() as u64;
-        process.broadcast_into(&mut length);
-        if length == 0 {
-            // Open MPI takes an empty message for a mistake.
-            return String::new();
-        }
-        let mut bytes = if from == self.rank() { own.as_bytes().to_vec() } else { vec![0; length as usize] };
-        process.broadcast_into(bytes.as_mut_slice());
-        String::from_utf8(bytes).expect("a text was sent")
-    }
+    fn broadcast(&self, from: usize, own: &str) -> String;
 
     /// What each rank says, by their numbers.
-    pub fn texts(&self, own: &str) -> Vec<String> {
+    fn texts(&self, own: &str) -> Vec<String> {
         (0..self.size()).map(|rank| self.broadcast(rank, own)).collect()
     }
 
-    /// Until all have come here. MPI's own waiting keeps a core busy, which the others may need to get here.
-    pub fn wait(&self) {
-        let mut barrier = self.all.immediate_barrier();
-        while let Err(pending) = barrier.test() {
-            barrier = pending;
-            std::thread::sleep(PATIENCE);
-        }
-    }
+    /// Until all have come here.
+    fn wait(&self);
 
-    /// Ends all processes.
-    pub fn abort(&self) -> ! {
-        self.all.abort(1)
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        // To leave MPI is to wait for the others, who may wait for this process elsewhere.
-        if std::thread::panicking() {
-            self.abort();
-        }
-    }
+    /// Ends all ranks.
+    fn abort(&self) -> !;
 }

@@ -1,0 +1,83 @@
+//! One process that trains a run on several devices; on a machine without GPUs, on its CPU twice.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{error, ok, spire};
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn run(dir: &Path, set: &[&str]) -> Vec<String> {
+    let dir = format!("run.dir={}", dir.display());
+    let own = [
+        &dir,
+        "train.steps=4",
+        "train.batch_size=4",
+        "train.accumulate=1",
+        "train.threads=1",
+        "train.schedule=constant",
+        "train.warmup_steps=0",
+        "train.bucket_megabytes=1",
+        "train.checkpoint_every=2",
+        "train.validate_every=3",
+        "evaluate.samples=0",
+        "evaluate.rows=1",
+        "evaluate.validation_samples=3",
+        "evaluate.sampling.steps=1",
+    ];
+    let sets = own.iter().chain(set).flat_map(|set| ["--set".to_owned(), (*set).to_owned()]);
+    ["train".to_owned(), "configs/tiny.toml".to_owned()].into_iter().chain(sets).collect()
+}
+
+fn start(args: &[String]) -> std::process::Output {
+    spire(&args.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Step, loss, gradient norm and, where there is one, validation loss of every step.
+fn steps(run: &Path) -> Vec<[Option<f64>; 4]> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let steps = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    steps.map(|step| ["step", "loss", "grad_norm", "validation_loss"].map(|key| step[key].as_f64())).collect()
+}
+
+#[test]
+fn two_devices_take_the_steps_of_one_with_twice_the_samples() {
+    let scratch = TempDir::new().unwrap();
+    let [both, alone] = ["both", "alone"].map(|name| scratch.path().join(name));
+    let said = ok(start(&run(&both, &["run.device=flex, flex"])));
+    assert_eq!(said.matches("\"ranks\": 2").count(), 1, "{said}");
+    ok(start(&run(&alone, &["train.accumulate=2"])));
+    assert_eq!(steps(&both).len(), 4);
+    for (one, other) in steps(&both).iter().flatten().zip(steps(&alone).iter().flatten()) {
+        assert_eq!(one.is_some(), other.is_some());
+        let (one, other) = (one.unwrap_or_default(), other.unwrap_or_default());
+        assert!((one - other).abs() <= 1e-6 * one.abs(), "{one} and {other}");
+    }
+
+    // And on with one device, which accumulates.
+    let dir = both.to_str().unwrap();
+    let more = ["run.device=flex", "train.accumulate=2", "train.steps=6"];
+    let more = more.iter().flat_map(|set| ["--set", set]);
+    ok(spire(&["train", "--resume", dir].into_iter().chain(more).collect::<Vec<_>>()));
+    assert_eq!(steps(&both).len(), 6);
+    let state: Value =
+        serde_json::from_slice(&fs::read(both.join("checkpoints/step-00000006/state.json")).unwrap()).unwrap();
+    assert_eq!(state["position"], 48);
+}
+
+#[test]
+fn a_device_that_fails_ends_the_others_and_is_named() {
+    let scratch = TempDir::new().unwrap();
+    let dir = scratch.path().join("run");
+    let said = error(start(&run(&dir, &["run.device=flex,abacus:1"])));
+    assert!(said.contains("rank 1 of 2, on abacus:1: device \"abacus:1\" is unknown"), "{said}");
+    assert!(!dir.exists());
+}
+
+#[test]
+fn only_training_takes_several() {
+    let said = error(spire(&["bench", "train", "configs/tiny.toml", "--set", "run.device=flex,flex"]));
+    assert!(said.contains("only spire train takes several"), "{said}");
+}

@@ -1,0 +1,103 @@
+//! Ranks that are processes, over MPI.
+
+use std::cell::OnceCell;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mpi::collective::{CommunicatorCollectives, Root, SystemOperation};
+use mpi::environment::{Threading, Universe, initialize_with_threading, processor_name};
+use mpi::request::multiple_scope;
+use mpi::topology::{Communicator, SimpleCommunicator};
+
+use super::world::World;
+
+/// How often a rank that waits looks whether the others have come.
+const PATIENCE: Duration = Duration::from_millis(5);
+
+/// All processes that the launcher started. MPI is left when it is dropped.
+struct Processes {
+    all: SimpleCommunicator,
+    _universe: Universe,
+}
+
+/// Joins the others.
+pub fn join() -> Result<Box<dyn World>> {
+    let (universe, threading) =
+        initialize_with_threading(Threading::Funneled).context("this process has joined the others before")?;
+    ensure!(threading >= Threading::Funneled, "this MPI does not allow threads, and the program has some");
+    Ok(Box::new(Processes { all: universe.world(), _universe: universe }))
+}
+
+impl World for Processes {
+    fn rank(&self) -> usize {
+        self.all.rank() as usize
+    }
+
+    fn size(&self) -> usize {
+        self.all.size() as usize
+    }
+
+    fn host(&self) -> String {
+        processor_name().unwrap_or_else(|_| "a machine whose name is no text".to_owned())
+    }
+
+    fn sum(&self, value: f64) -> f64 {
+        let mut sum = 0.0;
+        self.all.all_reduce_into(&value, &mut sum, SystemOperation::sum());
+        sum
+    }
+
+    /// A row is sent off before the next is read.
+    fn sums(&self, lengths: &[usize], read: &dyn Fn(usize) -> Vec<f32>) -> Vec<Vec<f32>> {
+        let mut sums: Vec<_> = lengths.iter().map(|&length| vec![0.0_f32; length]).collect();
+        let own: Vec<_> = sums.iter().map(|_| OnceCell::new()).collect();
+        multiple_scope(sums.len(), |scope, requests| {
+            for (i, (own, sum)) in own.iter().zip(&mut sums).enumerate() {
+                let own = own.get_or_init(|| read(i)).as_slice();
+                requests.add(self.all.immediate_all_reduce_into(
+                    scope,
+                    own,
+                    sum.as_mut_slice(),
+                    SystemOperation::sum(),
+                ));
+            }
+            requests.wait_all(&mut Vec::new());
+        });
+        sums
+    }
+
+    fn broadcast(&self, from: usize, own: &str) -> String {
+        let process = self.all.process_at_rank(from as i32);
+        let mut length = own.len() as u64;
+        process.broadcast_into(&mut length);
+        if length == 0 {
+            // Open MPI takes an empty message for a mistake.
+            return String::new();
+        }
+        let mut bytes = if from == self.rank() { own.as_bytes().to_vec() } else { vec![0; length as usize] };
+        process.broadcast_into(bytes.as_mut_slice());
+        String::from_utf8(bytes).expect("a text was sent")
+    }
+
+    /// MPI's own waiting keeps a core busy, which the others may need to get here.
+    fn wait(&self) {
+        let mut barrier = self.all.immediate_barrier();
+        while let Err(pending) = barrier.test() {
+            barrier = pending;
+            std::thread::sleep(PATIENCE);
+        }
+    }
+
+    fn abort(&self) -> ! {
+        self.all.abort(1)
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        // To leave MPI is to wait for the others, who may wait for this process elsewhere.
+        if std::thread::panicking() {
+            self.abort();
+        }
+    }
+}
