@@ -35,15 +35,10 @@ pub fn recomputed<M: Module + 'static, const D: usize>(
         return forward(module, x, beside);
     }
     let part = Part { module: module.clone(), x, beside, forward };
+    let recorded = part.record::<Flex>();
     #[cfg(feature = "gpu")]
-    let part = match part.record::<Cube>() {
-        Ok(y) => return y,
-        Err(part) => part,
-    };
-    match part.record::<Flex>() {
-        Ok(y) => y,
-        Err(part) => forward(module, part.x, part.beside),
-    }
+    let recorded = recorded.or_else(|| part.record::<Cube>());
+    recorded.unwrap_or_else(|| forward(module, part.x, part.beside))
 }
 
 #[derive(Clone)]
@@ -55,20 +50,19 @@ struct Part<M: Module, const D: usize> {
 }
 
 impl<M: Module + 'static, const D: usize> Part<M, D> {
-    /// The output, with the whole part as one operation of the graph; the part itself where its tensors are not `B`'s.
-    fn record<B: Backend>(self) -> Result<Tensor<4>, Self>
+    /// The output, with the whole part as one operation of the graph; `None` where its tensors are not `B`'s.
+    fn record<B: Backend>(&self) -> Option<Tensor<4>>
     where
         DispatchTensor: DispatchKindConversion<B> + DispatchKindConversion<Checkpointed<B>>,
     {
-        let Ok(x) = self.x.clone().try_into_primitive::<Checkpointed<B>>() else { return Err(self) };
-        let beside = checkpointed(self.beside.clone());
-        let Ok(beside) = beside.try_into_primitive::<Checkpointed<B>>() else { return Err(self) };
+        let x = self.x.clone().try_into_primitive::<Checkpointed<B>>().ok()?;
+        let beside = checkpointed(self.beside.clone()).try_into_primitive::<Checkpointed<B>>().ok()?;
         let prepared = Again(PhantomData).prepare::<BalancedCheckpointing>([x.node(), beside.node()]).compute_bound();
-        let OpsKind::Tracked(prepared) = prepared.stateful() else { return Err(self) };
-        let part = Self { x: self.x.inner(), beside: self.beside.inner(), ..self };
+        let OpsKind::Tracked(prepared) = prepared.stateful() else { return None };
+        let part = Self { x: self.x.clone().inner(), beside: self.beside.clone().inner(), ..self.clone() };
         let y = (part.forward)(&part.module.valid(), part.x.clone(), part.beside.clone());
         let y = y.try_into_primitive::<B>().expect("computed from this backend's tensors");
-        Ok(Tensor::from_primitive::<Checkpointed<B>>(prepared.finish(part, y)))
+        Some(Tensor::from_primitive::<Checkpointed<B>>(prepared.finish(part, y)))
     }
 }
 
