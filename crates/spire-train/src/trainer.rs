@@ -81,8 +81,9 @@ pub fn train(config: RunConfig, ranks: &Ranks, interrupted: &AtomicBool) -> Resu
 fn train_as_rank(config: RunConfig, ranks: &Ranks, interrupted: &AtomicBool) -> Result<Outcome> {
     // One after the other: a model may have to be fetched first.
     let config = ranks.first_before_others(|| located(config))?;
-    // Opened first: a run folder is not created for a run that can't start.
+    // Opened first, on all ranks: a run folder is not created for a run that can't start.
     let mut trainer = Trainer::new(&config, ranks, None)?;
+    ranks.wait();
     let create = if ranks.is_first() { RunFolder::create } else { RunFolder::created_elsewhere };
     let folder = ranks.first_before_others(|| create(&config))?;
     trainer.run(&config, &folder, interrupted)
