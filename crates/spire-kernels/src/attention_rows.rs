@@ -1,6 +1,7 @@
 //! Attention on the CPU, for some queries at a time: their scores stay in a core's cache, and heads are read where they lie.
 
 use faer::linalg::matmul::matmul;
+use faer::prelude::ReborrowMut;
 use faer::{Accum, MatMut, MatRef, Par};
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
@@ -27,10 +28,14 @@ impl Shape {
         self.heads * self.depth
     }
 
+    /// Queries that are computed at a time.
+    fn together(self) -> usize {
+        (SCORES / self.keys).clamp(16, 1024).min(self.queries)
+    }
+
     /// Numbers of an image's queries, of its keys, and of the queries that are computed at a time.
     fn lengths(self) -> [usize; 3] {
-        let together = (SCORES / self.keys).clamp(16, 1024).min(self.queries);
-        [self.queries, self.keys, together].map(|rows| rows * self.width())
+        [self.queries, self.keys, self.together()].map(|rows| rows * self.width())
     }
 
     fn scale(self) -> f32 {
@@ -40,6 +45,12 @@ impl Shape {
     /// One head of some rows, `[rows, depth]`.
     fn head(self, x: &[f32], head: usize) -> MatRef<'_, f32> {
         MatRef::from_row_major_slice(x, x.len() / self.width(), self.width()).subcols(head * self.depth, self.depth)
+    }
+
+    /// Each head of some rows, `[rows, depth]`.
+    fn heads_mut(self, x: &mut [f32]) -> impl IndexedParallelIterator<Item = MatMut<'_, f32>> {
+        let rows = x.len() / self.width();
+        MatMut::from_row_major_slice_mut(x, rows, self.width()).par_col_chunks_mut(self.depth)
     }
 
     /// Scores, `[rows, keys]`.
@@ -81,30 +92,45 @@ pub struct Gradients {
 /// The gradients, given that of what [`forward`] gives, O. With the shares P, the softmax of the scores, and ∂P = ∂O·Vᵀ, the
 /// gradient of the scores is P·(∂P - Σ P·∂P), the sum over the keys.
 pub fn gradients([query, key, value]: [&[f32]; 3], gradient: &[f32], shape: Shape) -> Gradients {
-    let [of_queries, of_keys, together] = shape.lengths();
+    let [of_queries, of_keys, _] = shape.lengths();
     let zeros = |like: &[f32]| vec![0.0; like.len()];
     let mut all = Gradients { query: zeros(query), key: zeros(key), value: zeros(value) };
     let images = all.query.par_chunks_mut(of_queries).zip(all.key.par_chunks_mut(of_keys));
     let images = images.zip(all.value.par_chunks_mut(of_keys)).enumerate();
-    images.for_each_init(<(Vec<f32>, Vec<f32>)>::default, |(first, second), (image, outputs)| {
-        let ((query_gradient, key_gradient), value_gradient) = outputs;
+    images.for_each(|(image, ((query_gradient, key_gradient), value_gradient))| {
         let [query, gradient] = [query, gradient].map(|x| &x[image * of_queries..][..of_queries]);
         let [key, value] = [key, value].map(|x| &x[image * of_keys..][..of_keys]);
-        let blocks = query_gradient.chunks_mut(together).zip(query.chunks(together)).zip(gradient.chunks(together));
-        for ((query_gradient, query), gradient) in blocks {
-            for head in 0..shape.heads {
-                let [query, key, value, gradient] = [query, key, value, gradient].map(|x| shape.head(x, head));
-                let shares = shares(first, query, key, shape);
-                let of_scores = product(second, gradient, value.transpose());
-                Arch::new().dispatch(ThroughSoftmax { gradients: of_scores, shares, keys: shape.keys });
-                let [shares, of_scores] = [shares, of_scores].map(|x| shape.by_keys(x));
-                add(shape.head_mut(value_gradient, head), shares.transpose(), gradient, 1.0);
-                add(shape.head_mut(query_gradient, head), of_scores, key, shape.scale());
-                add(shape.head_mut(key_gradient, head), of_scores.transpose(), query, shape.scale());
-            }
-        }
+        let heads = shape.heads_mut(query_gradient).zip(shape.heads_mut(key_gradient));
+        let heads = heads.zip(shape.heads_mut(value_gradient)).enumerate();
+        heads.for_each_init(Scratch::default, |scratch, (head, ((query_gradient, key_gradient), value_gradient))| {
+            let inputs = [query, key, value, gradient].map(|x| shape.head(x, head));
+            of_head(scratch, inputs, [query_gradient, key_gradient, value_gradient], shape);
+        });
     });
     all
+}
+
+/// Shares, and the gradients of scores.
+type Scratch = [Vec<f32>; 2];
+
+/// Adds the gradients of one head of an image to what is there.
+fn of_head(
+    [first, second]: &mut Scratch,
+    [query, key, value, gradient]: [MatRef<f32>; 4],
+    [mut query_gradient, mut key_gradient, mut value_gradient]: [MatMut<f32>; 3],
+    shape: Shape,
+) {
+    for first_row in (0..shape.queries).step_by(shape.together()) {
+        let rows = shape.together().min(shape.queries - first_row);
+        let [query, gradient] = [query, gradient].map(|x| x.subrows(first_row, rows));
+        let shares = shares(first, query, key, shape);
+        let of_scores = product(second, gradient, value.transpose());
+        Arch::new().dispatch(ThroughSoftmax { gradients: of_scores, shares, keys: shape.keys });
+        let [shares, of_scores] = [shares, of_scores].map(|x| shape.by_keys(x));
+        add(value_gradient.rb_mut(), shares.transpose(), gradient, 1.0);
+        add(query_gradient.rb_mut().subrows_mut(first_row, rows), of_scores, key, shape.scale());
+        add(key_gradient.rb_mut(), of_scores.transpose(), query, shape.scale());
+    }
 }
 
 /// Each query's shares of the keys, row by row.
