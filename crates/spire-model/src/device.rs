@@ -1,7 +1,9 @@
 //! Devices by name, chosen at run time among the backends that the program was built with; threads of the CPU's.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use burn::tensor::Device;
+
+use crate::weights::Precision;
 
 /// The device called `flex` (the CPU), `cuda`, `cuda:1`, `vulkan`, `vulkan:1` or `wgpu`. GPUs are counted from 0; where there are
 /// some of several kinds, Vulkan's are counted with discrete ones first.
@@ -65,6 +67,17 @@ fn settle_gpus() {
     config.streaming.policy = StreamPolicy::Single;
     // Once for all devices.
     CubeClRuntimeConfig::try_set(config);
+}
+
+/// # Errors
+/// The device does not compute in `precision`, which the error says that `wanted` asks for. It may still keep such numbers:
+/// Vulkan knows of bf16 conversions and dot products alone, and what is computed otherwise is garbage.
+pub fn ensure_computes_in(precision: Precision, device: &Device, wanted: &str) -> Result<()> {
+    ensure!(
+        device.supports_dtype(precision.dtype()),
+        "{wanted}: this device does not compute in {precision}; take f32"
+    );
+    Ok(())
 }
 
 /// Runs `compute` in a thread pool of its own, so that its operators do not wait for those of other threads' work: on a CPU

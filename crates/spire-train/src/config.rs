@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
+use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use spire_data::degrade::DegradationConfig;
 use spire_data::loader::DataConfig;
 use spire_data::source::SourceConfig;
 use spire_model::control::ControlConfig;
 use spire_model::decoupling::Prompts;
+use spire_model::device::ensure_computes_in;
 use spire_model::fusion::Fusion;
 use spire_model::restore::SamplingConfig;
 use spire_model::unet::UNetConfig;
@@ -111,6 +113,17 @@ impl ModelSection {
     pub fn control_config(&self, unet: &UNetConfig) -> ControlConfig {
         let channels = self.embedding_channels.clone();
         ControlConfig { prompts: self.prompts, ..ControlConfig::for_unet(unet, self.fusion, channels) }
+    }
+
+    /// # Errors
+    /// `device` does not compute in one of the float types.
+    pub fn check_precision(&self, device: &Device) -> Result<()> {
+        for (key, precision) in
+            [("model.precision", self.precision), ("model.control_precision", self.control_precision)]
+        {
+            ensure_computes_in(precision, device, &format!("{key} = \"{precision}\""))?;
+        }
+        Ok(())
     }
 
     /// Memory for the states of texts.

@@ -58,7 +58,7 @@ pub fn dry_run(config: RunConfig) -> Result<DryRun> {
 /// As [`dry_run`], of a configuration that is located already, for what writes no run folder.
 pub(crate) fn count(config: RunConfig) -> Result<DryRun> {
     for device in config.run.device.split(',') {
-        spire_model::device::device(device.trim())?;
+        config.model.check_precision(&spire_model::device::device(device.trim())?)?;
     }
     let samples = Samples::open(config.data.clone(), config.degradation.clone(), config.run.seed)?;
     held_out(&config)?;

@@ -70,7 +70,13 @@ impl TrainedModel {
             .and_then(|base| Base::load(&base, precision.unwrap_or(config.model.precision), &device))
             .with_context(|| format!("the text-to-image model of {origin}"))?;
         ControlConfig::read(&control)?.check_fits(&base.unet_config)?;
-        let control = weights::cast(Control::load(&control, &device)?, config.model.control_precision);
+        // Its weights have 32 bits, whatever it computed in where it was trained.
+        let mut control_precision = config.model.control_precision;
+        if !device.supports_dtype(control_precision.dtype()) {
+            tracing::warn!("this device does not compute in {control_precision}: the branch computes in f32");
+            control_precision = Precision::F32;
+        }
+        let control = weights::cast(Control::load(&control, &device)?, control_precision);
         Ok(Restorer { control, base, run: origin, trained: config.degradation.parameterized })
     }
 }

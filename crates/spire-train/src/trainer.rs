@@ -151,6 +151,7 @@ impl<'a> Trainer<'a> {
     pub fn new(config: &RunConfig, ranks: &'a Ranks, checkpoint: Option<&Checkpoint>) -> Result<Self> {
         ranks.agree_on_text("the configuration", &settings::resolved(config)?)?;
         let device = spire_model::device::device(&ranks.device(&config.run.device))?;
+        config.model.check_precision(&device)?;
         let training = device.clone().autodiff();
         let samples = Samples::open(config.data.clone(), config.degradation.clone(), config.run.seed)?;
         let held_out = held_out(config)?;

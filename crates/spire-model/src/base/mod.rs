@@ -14,6 +14,7 @@ pub use prompts::PromptEncoder;
 pub use source::{BaseSource, locate};
 
 use crate::clip::ClipText;
+use crate::device::ensure_computes_in;
 use crate::restore::{ClipGuidanceConfig, ClipGuide};
 use crate::scheduler::SchedulerConfig;
 use crate::unet::{UNet, UNetConfig};
@@ -43,8 +44,9 @@ impl Base {
     /// From a folder in the Hugging Face layout or a single file, with all weights kept in `precision`.
     ///
     /// # Errors
-    /// A part is missing, unsupported, or its weights do not fit its configuration.
+    /// A part is missing, unsupported, or its weights do not fit its configuration; the device does not compute in `precision`.
     pub fn load(path: &Path, precision: Precision, device: &Device) -> Result<Self> {
+        ensure_computes_in(precision, device, &format!("precision {precision}"))?;
         let source = BaseSource::open(path)?;
         let (vae_config, vae) = source.vae()?;
         let (unet_config, unet) = source.unet()?;
