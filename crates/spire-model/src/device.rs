@@ -69,8 +69,10 @@ fn settle_gpus() {
     CubeClRuntimeConfig::try_set(config);
 }
 
+/// Whether the device computes in `precision`.
+///
 /// # Errors
-/// The device does not compute in `precision`, which the error says that `wanted` asks for. It may still keep such numbers:
+/// It does not; the error begins with what `wanted` says asks for it. It may still keep such numbers:
 /// Vulkan knows of bf16 conversions and dot products alone, and what is computed otherwise is garbage.
 pub fn ensure_computes_in(precision: Precision, device: &Device, wanted: &str) -> Result<()> {
     ensure!(

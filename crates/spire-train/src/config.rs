@@ -115,8 +115,10 @@ impl ModelSection {
         ControlConfig { prompts: self.prompts, ..ControlConfig::for_unet(unet, self.fusion, channels) }
     }
 
+    /// Whether `device` computes in both float types.
+    ///
     /// # Errors
-    /// `device` does not compute in one of the float types.
+    /// It does not; the error names the key.
     pub fn check_precision(&self, device: &Device) -> Result<()> {
         for (key, precision) in
             [("model.precision", self.precision), ("model.control_precision", self.control_precision)]
