@@ -1,12 +1,15 @@
 //! What a diffusion network spends its time and memory on. For Burn's CPU backend (`flex`) and its autodiff: convolutions as
 //! shifted matrix products, group normalisation with its activation in one pass, SiLU and GELU, attention for some queries at
-//! a time. For all backends: attention that keeps no matrix of scores, and parts of a network that are computed again.
+//! a time. For all backends: attention that keeps no matrix of scores, parts of a network that are computed again,
+//! and gradients that are heard of early.
 //!
 //! Every function here takes Burn's own modules and tensors and computes what Burn computes. On another device, in another
 //! precision, and for shapes that it has no kernel for, it calls Burn.
 
+mod announce;
 mod attention;
 mod attention_rows;
+mod block;
 mod convolution;
 mod derivatives;
 mod elementwise;
@@ -30,8 +33,9 @@ use elementwise::Activation;
 use ops::Kernels;
 use pool::Pooling;
 
+pub use announce::{Listener, announced, listening};
+pub use block::{Forward, block};
 pub use pool::Window;
-pub use recompute::{Forward, recomputed};
 
 /// `conv.forward(x)`: `x` `[batch, channels, height, width]` to `[batch, out_channels, out_height, out_width]`.
 pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
@@ -42,6 +46,7 @@ pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
         PaddingConfig2d::Same => return conv.forward(x),
     };
     let options = ConvOptions::new_with_padding(conv.stride, padding, conv.dilation, conv.groups);
+    let conv = announced(conv, &x);
     convolve(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options)
 }
 

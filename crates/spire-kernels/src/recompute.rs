@@ -15,30 +15,30 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{DispatchTensor, GradientCheckpointingStrategy, Tensor};
 
+use crate::announce::Ear;
+use crate::block::Forward;
+
 /// The backend of tensors under gradient checkpointing.
 type Checkpointed<B> = Autodiff<B, BalancedCheckpointing>;
 
-/// A part of a network: `x` `[batch, channels, height, width]` and what stands beside it, to the part's output.
-pub type Forward<M, const D: usize> = fn(&M, Tensor<4>, Tensor<D>) -> Tensor<4>;
-
-/// `forward(module, x, beside)`. Where `x` depends on what is trained and gradient checkpointing is asked for
-/// ([`GradientCheckpointingStrategy::Balanced`]), no intermediate result is kept, and the backward pass computes `forward` a
-/// second time.
+/// `forward(module, x, beside)` as one operation of the graph: no intermediate result is kept, and the backward pass computes
+/// `forward` a second time. `None` where `x` does not depend on what is trained, or gradient checkpointing is not asked for
+/// ([`GradientCheckpointingStrategy::Balanced`]).
 pub fn recomputed<M: Module + 'static, const D: usize>(
     module: &M,
-    x: Tensor<4>,
-    beside: Tensor<D>,
+    x: &Tensor<4>,
+    beside: &Tensor<D>,
     forward: Forward<M, D>,
-) -> Tensor<4> {
+) -> Option<Tensor<4>> {
     let asked = DispatchAutodiffContext::Enabled(GradientCheckpointingStrategy::Balanced);
     if !x.is_tracked() || x.clone().into_dispatch().autodiff != asked {
-        return forward(module, x, beside);
+        return None;
     }
-    let part = Part { module: module.clone(), x, beside, forward };
+    let part = Part { module: module.clone(), x: x.clone(), beside: beside.clone(), forward, ear: Ear::here() };
     let recorded = part.record::<Flex>();
     #[cfg(feature = "gpu")]
     let recorded = recorded.or_else(|| part.record::<Cube>());
-    recorded.unwrap_or_else(|| forward(module, part.x, part.beside))
+    recorded
 }
 
 #[derive(Clone)]
@@ -47,6 +47,7 @@ struct Part<M: Module, const D: usize> {
     x: Tensor<4>,
     beside: Tensor<D>,
     forward: Forward<M, D>,
+    ear: Option<Ear>,
 }
 
 impl<M: Module + 'static, const D: usize> Part<M, D> {
@@ -59,6 +60,9 @@ impl<M: Module + 'static, const D: usize> Part<M, D> {
         let beside = checkpointed(self.beside.clone()).try_into_primitive::<Checkpointed<B>>().ok()?;
         let prepared = Again(PhantomData).prepare::<BalancedCheckpointing>([x.node(), beside.node()]).compute_bound();
         let OpsKind::Tracked(prepared) = prepared.stateful() else { return None };
+        if let Some(ear) = &self.ear {
+            self.module.visit(&mut Expect(ear));
+        }
         let part = Self { x: self.x.clone().inner(), beside: self.beside.clone().inner(), ..self.clone() };
         let y = (part.forward)(&part.module.valid(), part.x.clone(), part.beside.clone());
         let y = y.try_into_primitive::<B>().expect("computed from this backend's tensors");
@@ -88,7 +92,7 @@ where
     type State = Part<M, D>;
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let Part { module, x, beside, forward } = ops.state;
+        let Part { module, x, beside, forward, ear } = ops.state;
         let [x_node, beside_node] = ops.parents;
         let gradient = Tensor::<4>::from_primitive::<B>(grads.consume::<B>(&ops.node));
         // A graph of its own: the one that is gone back through is locked meanwhile.
@@ -106,7 +110,7 @@ where
             grads.register::<B>(node.id, primitive::<B, _>(of_beside.unwrap_or_else(|| beside.inner().zeros_like())));
         }
         let found = GradientsParams::from_grads(again, &fresh);
-        module.visit(&mut Register::<B> { found, grads, backend: PhantomData });
+        module.visit(&mut Register::<B> { found, grads, ear, backend: PhantomData });
     }
 }
 
@@ -122,10 +126,22 @@ impl ModuleMapper for Leaves {
     }
 }
 
-/// Hands the gradients that were found to the weights that they are of.
+/// Says which gradients are to come.
+struct Expect<'a>(&'a Ear);
+
+impl ModuleVisitor for Expect<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if param.val().is_require_grad() {
+            self.0.expect(param.id);
+        }
+    }
+}
+
+/// Hands the gradients that were found to the weights that they are of, and to who listens.
 struct Register<'a, B: Backend> {
     found: GradientsParams,
     grads: &'a mut Gradients,
+    ear: Option<Ear>,
     backend: PhantomData<B>,
 }
 
@@ -135,6 +151,9 @@ where
 {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.found.remove::<D>(param.id) {
+            if let Some(ear) = &self.ear {
+                ear.hear(param.id, gradient.clone().reshape([-1]));
+            }
             let weight = param.val().try_into_primitive::<Checkpointed<B>>();
             let weight = weight.expect("what is trained is under the same checkpointing as the features");
             self.grads.register::<B>(weight.id(), primitive::<B, _>(gradient));

@@ -7,7 +7,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Distribution, Tensor, TensorData, Tolerance};
-use spire_kernels::{conv2d, group_norm_silu, recomputed};
+use spire_kernels::{block, conv2d, group_norm_silu};
 
 thread_local! {
     static COMPUTED: Cell<usize> = const { Cell::new(0) };
@@ -37,7 +37,7 @@ impl Block {
     }
 
     fn recomputed(&self, x: Tensor<4>, time: Tensor<2>) -> Tensor<4> {
-        recomputed(self, x, time, Self::forward)
+        block(self, x, time, Self::forward)
     }
 }
 

@@ -2,14 +2,20 @@
 //!
 //! On a CPU the operators of a small model are too short to be spread over the cores; whole parts of a batch are not.
 
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread::ScopedJoinHandle;
+
 use anyhow::{Result, anyhow};
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{GradientCheckpointingStrategy, Tensor};
+use spire_kernels::{Listener, listening};
 use spire_model::device::on_one_thread;
 use spire_model::weights::Precision;
 
 use crate::optimizer::{accumulate, scale};
+use crate::ranks::{Buckets, Ranks, arriving};
 
 /// How gradients are computed.
 #[derive(Clone, Copy, Debug)]
@@ -27,47 +33,116 @@ impl Computation {
     pub fn on_threads(threads: usize) -> Self {
         Self { threads, precision: Precision::F32, checkpointing: false }
     }
+
+    fn at_a_time(self) -> usize {
+        self.threads.max(1)
+    }
+
+    /// `compute`, for a thread that has others beside it: their operators are not spread over the cores.
+    fn on_its_own<T: Send>(self, compute: impl FnOnce() -> Result<T> + Send) -> impl FnOnce() -> Result<T> + Send {
+        move || if self.at_a_time() == 1 { compute() } else { on_one_thread(compute) }
+    }
 }
 
 /// Mean loss and mean gradients over `parts`. The result depends on the parts and their order, not on the threads.
 ///
 /// # Errors
 /// `loss` fails for a part, or panics.
-pub fn gradients<M, P>(
+pub fn gradients<M: Module, P: Send>(
     module: &M,
     parts: Vec<P>,
     how: Computation,
     loss: impl Fn(&M, P) -> Result<Tensor<1>> + Sync,
-) -> Result<(f64, GradientsParams)>
-where
-    M: Module,
-    P: Send,
-{
+) -> Result<(f64, GradientsParams)> {
     let count = parts.len() as f64;
-    let alone = how.threads <= 1;
+    let (total, mut sum) = sums(module, parts, how, &loss)?;
+    if count > 1.0 {
+        scale(module, &mut sum, 1.0 / count);
+    }
+    Ok((total / count, sum))
+}
+
+/// The weights in the order in which a backward pass is done with them, which depends on the network alone; without those
+/// that it tells of only at its end.
+///
+/// # Errors
+/// `loss` fails.
+pub fn order_of_gradients<M: Module, P>(
+    module: &M,
+    part: P,
+    how: Computation,
+    loss: impl Fn(&M, P) -> Result<Tensor<1>>,
+) -> Result<Vec<ParamId>> {
+    let (sender, order) = channel();
+    let listener: Listener = Arc::new(move |id, _| sender.send(id).expect("it is read below"));
+    listening(listener, || loss(&replica(module, how), part))?.backward();
+    Ok(order.try_iter().collect())
+}
+
+/// Mean loss over the `parts` of this rank, and mean gradients over those of all ranks, of which each has as many. They travel
+/// in `buckets`, most of them while the last parts are gone back through.
+///
+/// # Errors
+/// As [`gradients`]; the other ranks then get gradients that are not finite.
+pub fn gradients_of_all<M: Module, P: Send>(
+    ranks: &Ranks,
+    buckets: &Buckets,
+    module: &M,
+    mut parts: Vec<P>,
+    how: Computation,
+    loss: impl Fn(&M, P) -> Result<Tensor<1>> + Sync,
+) -> Result<(f64, GradientsParams)> {
+    let count = parts.len();
+    let last = parts.split_off(count.saturating_sub(1) / how.at_a_time() * how.at_a_time());
+    let (mut tellers, mut arriving) = arriving(1 + last.len(), module.devices().remove(0).inner());
+    let round = tellers.split_off(1);
+    let (before, sum) = sums(module, parts, how, &loss)?;
+    tellers.into_iter().for_each(|teller| teller.rest(module, &sum));
+    let (rows, losses) = std::thread::scope(|scope| {
+        let running: Vec<_> = last
+            .into_iter()
+            .zip(round)
+            .map(|(part, teller)| {
+                let (replica, loss) = (replica(module, how), &loss);
+                scope.spawn(how.on_its_own(move || {
+                    let value = listening(teller.listener(), || loss(&replica, part))?;
+                    let gradients = GradientsParams::from_grads(value.backward(), &replica);
+                    teller.rest(&replica, &gradients);
+                    Ok(f64::from(value.into_scalar::<f32>()))
+                }))
+            })
+            .collect();
+        (ranks.sums(buckets, &mut arriving), running.into_iter().map(joined).collect::<Result<Vec<_>>>())
+    });
+    let total = losses?.into_iter().fold(before, |total, loss| total + loss);
+    let share = 1.0 / (ranks.count() * count) as f64;
+    Ok((total / count as f64, buckets.gradients(module, rows, share)))
+}
+
+/// The sums of the losses and of the gradients of `parts`.
+fn sums<M: Module, P: Send>(
+    module: &M,
+    parts: Vec<P>,
+    how: Computation,
+    loss: &(impl Fn(&M, P) -> Result<Tensor<1>> + Sync),
+) -> Result<(f64, GradientsParams)> {
     let mut sum = GradientsParams::new();
     let mut total = 0.0;
     let mut parts = parts.into_iter().peekable();
     while parts.peek().is_some() {
-        let round: Vec<(M, P)> =
-            parts.by_ref().take(how.threads.max(1)).map(|part| (replica(module, how), part)).collect();
         let done: Vec<Result<(f64, GradientsParams)>> = std::thread::scope(|scope| {
+            let round = parts.by_ref().take(how.at_a_time());
             let running: Vec<_> = round
-                .into_iter()
-                .map(|(replica, part)| {
-                    let loss = &loss;
-                    let compute = move || {
+                .map(|part| {
+                    let replica = replica(module, how);
+                    scope.spawn(how.on_its_own(move || {
                         let value = loss(&replica, part)?;
                         let gradients = GradientsParams::from_grads(value.backward(), &replica);
                         Ok((f64::from(value.into_scalar::<f32>()), gradients))
-                    };
-                    scope.spawn(move || if alone { compute() } else { on_one_thread(compute) })
+                    }))
                 })
                 .collect();
-            running
-                .into_iter()
-                .map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("a training thread stopped unexpectedly"))))
-                .collect()
+            running.into_iter().map(joined).collect()
         });
         for part in done {
             let (value, gradients) = part?;
@@ -75,10 +150,11 @@ where
             accumulate(module, &mut sum, gradients);
         }
     }
-    if count > 1.0 {
-        scale(module, &mut sum, 1.0 / count);
-    }
-    Ok((total / count, sum))
+    Ok((total, sum))
+}
+
+fn joined<T>(thread: ScopedJoinHandle<Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|_| Err(anyhow!("a training thread stopped unexpectedly")))
 }
 
 /// The same weights as leaves of a graph of its own, so that threads share no graph.
@@ -103,16 +179,17 @@ fn replica<M: Module>(module: &M, how: Computation) -> M {
 mod tests {
     use super::*;
     use crate::optimizer::{grad_norm, number_parameters};
-    use burn::nn::{Initializer, LinearConfig};
+    use burn::nn::{Initializer, Linear, LinearConfig};
     use burn::optim::SgdConfig;
-    use burn::tensor::{DType, Device, Distribution};
+    use burn::tensor::{DType, Device, Distribution, TensorData, Tolerance};
+    use spire_kernels::announced;
 
     #[test]
     fn parts_on_threads_give_the_gradients_of_the_whole() {
         let device = Device::flex();
         let module = number_parameters(LinearConfig::new(4, 3).init(&device.clone().autodiff()));
         let x = Tensor::<2>::random([8, 4], Distribution::Default, &device);
-        let loss = |module: &burn::nn::Linear, x: Tensor<2>| Ok(module.forward(x).square().mean());
+        let loss = |module: &Linear, x: Tensor<2>| Ok(module.forward(x).square().mean());
         let alone = Computation::on_threads(1);
         let (whole, expected) = gradients(&module, vec![x.clone()], alone, loss).unwrap();
         for threads in [1, 2, 4] {
@@ -129,12 +206,76 @@ mod tests {
         }
     }
 
+    /// Two layers, of which the gradients of the second are told of early.
+    fn two_layers() -> (Vec<Linear>, impl Fn(&Vec<Linear>, Tensor<2>) -> Result<Tensor<1>> + Sync) {
+        let layer = || LinearConfig::new(4, 4).init(&Device::flex().autodiff());
+        let loss = |layers: &Vec<Linear>, x: Tensor<2>| {
+            let x = layers[0].forward(x).tanh();
+            Ok(announced(&layers[1], &x).forward(x).square().mean())
+        };
+        (number_parameters(vec![layer(), layer()]), loss)
+    }
+
+    /// Each layer's weight and bias.
+    fn numbers(layers: &[Linear], gradients: &GradientsParams) -> Vec<TensorData> {
+        let of = |layer: &Linear| {
+            let bias = layer.bias.as_ref().expect("it has one").id;
+            [
+                gradients.get::<2>(layer.weight.id).map(Tensor::into_data),
+                gradients.get::<1>(bias).map(Tensor::into_data),
+            ]
+        };
+        layers.iter().flat_map(of).flatten().collect()
+    }
+
+    #[test]
+    fn ranks_have_the_mean_gradients_of_all_their_parts() {
+        let (layers, loss) = two_layers();
+        for (threads, parts) in [(1, 1), (1, 3), (2, 3), (4, 2)] {
+            let x = Tensor::<2>::random([12, 4], Distribution::Default, &Device::flex());
+            let (whole, expected) = gradients(&layers, vec![x.clone()], Computation::on_threads(1), &loss).unwrap();
+            let expected = numbers(&layers, &expected);
+            let check = |ranks: &Ranks| {
+                let own = x.clone().chunk(2, 0).swap_remove(usize::from(!ranks.is_first())).chunk(parts, 0);
+                let how = Computation::on_threads(threads);
+                let mut order = order_of_gradients(&layers, own[0].clone(), how, &loss)?;
+                order.sort_unstable_by_key(|id| id.val());
+                assert_eq!(order, [layers[1].weight.id, layers[1].bias.as_ref().unwrap().id]);
+                let buckets = ranks.buckets(&layers, &order, 70);
+                let (mean, found) = gradients_of_all(ranks, &buckets, &layers, own, how, &loss)?;
+                assert!((ranks.mean(mean) - whole).abs() < 1e-6);
+                let found = numbers(&layers, &found);
+                assert_eq!((found.len(), expected.len()), (4, 4));
+                for (found, expected) in found.iter().zip(&expected) {
+                    found.assert_approx_eq::<f32>(expected, Tolerance::rel_abs(1e-4, 1e-6));
+                }
+                Ok(())
+            };
+            Ranks::alone().on_each("first, second", check).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_rank_that_fails_leaves_the_others_no_finite_gradient() {
+        let (layers, loss) = two_layers();
+        let buckets = Buckets::of(&layers, &[], 70);
+        let error = Ranks::alone().on_each("first, second", |ranks| {
+            let x = Tensor::<2>::ones([1, 4], &Device::flex());
+            let fails = !ranks.is_first();
+            let loss = |layers: &Vec<Linear>, x| if fails { Err(anyhow!("no memory")) } else { loss(layers, x) };
+            let (_, found) = gradients_of_all(ranks, &buckets, &layers, vec![x], Computation::on_threads(1), loss)?;
+            assert!(grad_norm(&layers, &found).is_nan());
+            Ok(())
+        });
+        assert_eq!(format!("{:#}", error.unwrap_err()), "rank 1 of 2, on second: no memory");
+    }
+
     #[test]
     fn checkpointing_changes_no_gradient() {
         let device = Device::flex();
         let module = number_parameters(LinearConfig::new(4, 3).init(&device.clone().autodiff()));
         let x = Tensor::<2>::random([8, 4], Distribution::Default, &device);
-        let loss = |module: &burn::nn::Linear, x: Tensor<2>| Ok((module.forward(x).exp() + 1.0).sqrt().tanh().mean());
+        let loss = |module: &Linear, x: Tensor<2>| Ok((module.forward(x).exp() + 1.0).sqrt().tanh().mean());
         let [kept, again] = [false, true].map(|checkpointing| {
             let how = Computation { checkpointing, ..Computation::on_threads(1) };
             let (_, gradients) = gradients(&module, vec![x.clone()], how, loss).unwrap();
@@ -149,7 +290,7 @@ mod tests {
         let module = LinearConfig::new(4, 3).with_initializer(Initializer::Ones).init(&device.clone().autodiff());
         let module = number_parameters(module);
         let x = Tensor::<2>::random([8, 4], Distribution::Default, &device);
-        let loss = |module: &burn::nn::Linear, x: Tensor<2>| {
+        let loss = |module: &Linear, x: Tensor<2>| {
             let y = module.forward(x.cast(module.weight.dtype()));
             Ok(y.cast(DType::F32).square().mean())
         };

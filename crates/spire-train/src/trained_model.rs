@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use burn::tensor::Device;
 use spire_data::checksum::sha256;
 use spire_model::base::{Base, locate};
 use spire_model::control::{self, Control, ControlConfig};
@@ -58,7 +59,8 @@ impl TrainedModel {
         Ok(sha256(&bytes))
     }
 
-    /// Loads it, on the run's (first) device and in its precision where these are not given.
+    /// Loads it, on the run's (first) device and in its precision where these are not given; where the device does not compute
+    /// in the run's precision, in 32 bits.
     ///
     /// # Errors
     /// A part can't be read, or the branch does not fit the base.
@@ -66,17 +68,23 @@ impl TrainedModel {
         let Self { config, control, origin } = self;
         let first = config.run.device.split(',').next().unwrap_or_default();
         let device = spire_model::device::device(device.unwrap_or(first))?;
+        let precision = precision.unwrap_or_else(|| possible(config.model.precision, &device, "the base"));
         let base = locate(&config.model.base)
-            .and_then(|base| Base::load(&base, precision.unwrap_or(config.model.precision), &device))
+            .and_then(|base| Base::load(&base, precision, &device))
             .with_context(|| format!("the text-to-image model of {origin}"))?;
         ControlConfig::read(&control)?.check_fits(&base.unet_config)?;
         // Its weights have 32 bits, whatever it computed in where it was trained.
-        let mut control_precision = config.model.control_precision;
-        if !device.supports_dtype(control_precision.dtype()) {
-            tracing::warn!("this device does not compute in {control_precision}: the branch computes in f32");
-            control_precision = Precision::F32;
-        }
-        let control = weights::cast(Control::load(&control, &device)?, control_precision);
+        let precision = possible(config.model.control_precision, &device, "the branch");
+        let control = weights::cast(Control::load(&control, &device)?, precision);
         Ok(Restorer { control, base, run: origin, trained: config.degradation.parameterized })
     }
+}
+
+/// The precision of a run, or 32 bits where another device than the run's does not compute in it, which is said.
+fn possible(precision: Precision, device: &Device, part: &str) -> Precision {
+    if device.supports_dtype(precision.dtype()) {
+        return precision;
+    }
+    tracing::warn!("this device does not compute in {precision}, as the run did: {part} computes in f32");
+    Precision::F32
 }

@@ -37,8 +37,8 @@ use crate::journal::Journal;
 use crate::memory;
 use crate::metrics_log::{self, StepMetrics};
 use crate::optimizer::{Optimizer, grad_norm, number_parameters, weight_norm};
-use crate::parallel::gradients;
-use crate::ranks::Ranks;
+use crate::parallel::{gradients, gradients_of_all, order_of_gradients};
+use crate::ranks::{Buckets, Ranks};
 use crate::run_folder::RunFolder;
 use crate::settings;
 
@@ -145,6 +145,8 @@ pub(crate) struct Trainer<'a> {
     image_space: Option<ImageSpace>,
     pub step: u64,
     latents: Latents,
+    /// How gradients travel; known when the first are computed.
+    buckets: Option<Buckets>,
 }
 
 impl<'a> Trainer<'a> {
@@ -199,6 +201,7 @@ impl<'a> Trainer<'a> {
             held_out,
             image_space,
             step,
+            buckets: None,
         })
     }
 
@@ -292,8 +295,19 @@ impl<'a> Trainer<'a> {
     pub fn train_on(&mut self, inputs: Vec<Inputs>, config: &RunConfig) -> Result<(f64, f64)> {
         let (unet, train) = (&self.base.unet, &config.train);
         let loss = |control: &Control, inputs: Inputs| Ok(inputs.loss(unet, control));
-        let (loss, own) = gradients(&self.control, inputs, config.computation(), loss)?;
-        let gradients = self.ranks.mean_gradients(&self.control, own, train.bucket_megabytes * 1_000_000);
+        let (ranks, control, how) = (self.ranks, &self.control, config.computation());
+        let (loss, gradients) = if ranks.count() == 1 {
+            gradients(control, inputs, how, loss)?
+        } else {
+            let buckets = match self.buckets.take() {
+                Some(buckets) => buckets,
+                None => {
+                    let order = order_of_gradients(control, inputs[0].clone(), how, loss)?;
+                    ranks.buckets(control, &order, train.bucket_megabytes * 1_000_000)
+                }
+            };
+            gradients_of_all(ranks, self.buckets.insert(buckets), control, inputs, how, loss)?
+        };
         let loss = self.ranks.mean(loss);
         let norm = self.ranks.agree("the norm of the gradients", grad_norm(&self.control, &gradients))?;
         if loss.is_finite() && norm.is_finite() {

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
-use spire_kernels::recomputed;
+use spire_kernels::block;
 
 use super::config::UNetConfig;
 use crate::fusion::ScaleAndBias;
@@ -175,9 +175,9 @@ fn through_layer(
     time: &Tensor<2>,
     context: &Tensor<3>,
 ) -> Tensor<4> {
-    let x = recomputed(resnet, x, time.clone(), |resnet, x, time| resnet.forward(x, Some(time)));
+    let x = block(resnet, x, time.clone(), |resnet, x, time| resnet.forward(x, Some(time)));
     match attention {
-        Some(attention) => recomputed(attention, x, context.clone(), Transformer2d::forward),
+        Some(attention) => block(attention, x, context.clone(), Transformer2d::forward),
         None => x,
     }
 }

@@ -1,72 +1,97 @@
 //! Gradients as a few long rows of numbers: a message has costs of its own, and a model has hundreds of parameters.
 
-use burn::module::{Module, ModuleVisitor, Param};
+use std::collections::HashMap;
+
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 
-/// The gradients with their numbers replaced: `replace` gets them in buckets of `bytes` (one parameter alone may have
-/// more), each a row `[numbers]` of whole parameters in the order of the module's fields, and returns as many rows.
-pub fn replaced<M: Module>(
-    module: &M,
-    mut gradients: GradientsParams,
-    bytes: usize,
-    replace: impl FnOnce(&[Tensor<1>]) -> Vec<Tensor<1>>,
-) -> GradientsParams {
-    let mut flatten = Flatten { gradients: &gradients, rows: Vec::new() };
-    module.visit(&mut flatten);
-    let (mut buckets, mut lengths): (Vec<Vec<Tensor<1>>>, Vec<Vec<usize>>) = Default::default();
-    let mut room = 0;
-    for row in flatten.rows {
-        let length = row.dims()[0];
-        let size = length * size_of::<f32>();
-        if size > room || buckets.is_empty() {
-            buckets.push(Vec::new());
-            lengths.push(Vec::new());
-            room = bytes;
+/// Which weights' gradients travel together: whole parameters, those first that a backward pass is done with first. The same
+/// on all ranks.
+pub struct Buckets(Vec<Vec<Place>>);
+
+/// A weight in its bucket.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    pub id: ParamId,
+    pub numbers: usize,
+}
+
+impl Buckets {
+    /// Those of what is trained, the weights of `order` first; each of about `bytes`, but for one parameter that has more.
+    pub fn of<M: Module>(module: &M, order: &[ParamId], bytes: usize) -> Self {
+        let mut trained = Trained(Vec::new());
+        module.visit(&mut trained);
+        let position: HashMap<_, _> = order.iter().enumerate().map(|(i, id)| (*id, i)).collect();
+        trained.0.sort_by_key(|place| position.get(&place.id).copied().unwrap_or(usize::MAX));
+        let mut buckets: Vec<Vec<Place>> = Vec::new();
+        let mut room = 0;
+        for place in trained.0 {
+            let size = place.numbers * size_of::<f32>();
+            if size > room || buckets.is_empty() {
+                buckets.push(Vec::new());
+                room = bytes;
+            }
+            room = room.saturating_sub(size);
+            buckets.last_mut().expect("one was begun").push(place);
         }
-        room = room.saturating_sub(size);
-        buckets.last_mut().expect("one was begun").push(row);
-        lengths.last_mut().expect("one was begun").push(length);
+        Self(buckets)
     }
-    let buckets: Vec<_> = buckets.into_iter().map(|rows| Tensor::cat(rows, 0)).collect();
-    let rows = replace(&buckets).into_iter().zip(lengths).flat_map(|(row, lengths)| row.split_with_sizes(lengths, 0));
-    let mut restore = Restore { gradients: &mut gradients, rows };
-    module.visit(&mut restore);
-    gradients
+
+    /// The numbers of each bucket.
+    pub fn lengths(&self) -> Vec<usize> {
+        self.0.iter().map(|places| places.iter().map(|place| place.numbers).sum()).collect()
+    }
+
+    /// What is in bucket `i`, in its order.
+    pub fn places(&self, i: usize) -> &[Place] {
+        &self.0[i]
+    }
+
+    /// A row of numbers for each bucket as the gradients of the module's weights, each number times `share`.
+    pub fn gradients<M: Module>(&self, module: &M, rows: Vec<Vec<f32>>, share: f64) -> GradientsParams {
+        let mut restore = Restore { gradients: GradientsParams::new(), rows: HashMap::new() };
+        let device = module.devices().first().cloned().unwrap_or_default().inner();
+        for (places, row) in self.0.iter().zip(rows) {
+            let row = uploaded(row, &device).mul_scalar(share);
+            let rows = row.split_with_sizes(places.iter().map(|place| place.numbers).collect(), 0);
+            restore.rows.extend(places.iter().map(|place| place.id).zip(rows));
+        }
+        module.visit(&mut restore);
+        restore.gradients
+    }
 }
 
-/// A bucket's numbers.
-pub fn read(bucket: &Tensor<1>) -> Vec<f32> {
-    bucket.to_data().convert::<f32>().try_to_vec().expect("they were converted")
+/// A row's numbers.
+pub fn read(row: Tensor<1>) -> Vec<f32> {
+    row.into_data().convert::<f32>().try_to_vec().expect("they were converted")
 }
 
-/// Other numbers in the type and on the device of a bucket.
-pub fn like(bucket: &Tensor<1>, numbers: Vec<f32>) -> Tensor<1> {
+fn uploaded(numbers: Vec<f32>, device: &Device) -> Tensor<1> {
     let length = numbers.len();
-    Tensor::from_data(TensorData::new(numbers, [length]), (&bucket.device(), bucket.dtype()))
+    Tensor::from_data(TensorData::new(numbers, [length]), device)
 }
 
-struct Flatten<'a> {
-    gradients: &'a GradientsParams,
-    rows: Vec<Tensor<1>>,
-}
+struct Trained(Vec<Place>);
 
-impl ModuleVisitor for Flatten<'_> {
+impl ModuleVisitor for Trained {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.rows.extend(self.gradients.get::<D>(param.id).map(|gradient| gradient.reshape([-1])));
+        let weight = param.val();
+        if weight.is_require_grad() {
+            self.0.push(Place { id: param.id, numbers: weight.shape().num_elements() });
+        }
     }
 }
 
-struct Restore<'a, I> {
-    gradients: &'a mut GradientsParams,
-    rows: I,
+struct Restore {
+    gradients: GradientsParams,
+    rows: HashMap<ParamId, Tensor<1>>,
 }
 
-impl<I: Iterator<Item = Tensor<1>>> ModuleVisitor for Restore<'_, I> {
+impl ModuleVisitor for Restore {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(gradient) = self.gradients.remove::<D>(param.id) {
-            let row = self.rows.next().expect("as many rows as gradients");
-            self.gradients.register(param.id, row.reshape(gradient.dims()));
+        if let Some(row) = self.rows.remove(&param.id) {
+            self.gradients.register(param.id, row.reshape(param.dims()));
         }
     }
 }
@@ -76,55 +101,49 @@ mod tests {
     use super::*;
     use crate::optimizer::number_parameters;
     use burn::nn::{Linear, LinearConfig};
-    use burn::tensor::Device;
 
-    /// Three layers of 15 weights and 5 biases each.
-    fn layers() -> (Vec<Linear>, GradientsParams) {
+    /// Three layers of 15 weights and 5 biases each; the second is frozen.
+    fn layers() -> Vec<Linear> {
         let device = Device::flex().autodiff();
-        let layers = number_parameters((0..3).map(|_| LinearConfig::new(3, 5).init(&device)).collect::<Vec<_>>());
-        let x = Tensor::<2>::from_floats([[1.0, 2.0, 3.0]], &device);
-        let sum: Tensor<1> = Tensor::cat(layers.iter().map(|layer| layer.forward(x.clone()).sum()).collect(), 0);
-        let gradients = GradientsParams::from_grads(
-            (sum * Tensor::from_floats([1.0, 2.0, 3.0], &device)).sum().backward(),
-            &layers,
-        );
-        (layers, gradients)
+        let mut layers: Vec<_> = (0..3).map(|_| LinearConfig::new(3, 5).init(&device)).collect();
+        layers[1] = layers[1].clone().no_grad();
+        number_parameters(layers)
     }
 
     #[test]
     fn buckets_hold_whole_parameters_up_to_a_size() {
         for (bytes, expected) in
-            [(usize::MAX, vec![60]), (80, vec![20, 20, 20]), (100, vec![20, 20, 20]), (0, vec![15, 5, 15, 5, 15, 5])]
+            [(usize::MAX, vec![40]), (80, vec![20, 20]), (100, vec![20, 20]), (0, vec![15, 5, 15, 5])]
         {
-            let (layers, gradients) = layers();
-            replaced(&layers, gradients, bytes, |buckets| {
-                assert_eq!(
-                    buckets.iter().map(|bucket| bucket.dims()[0]).collect::<Vec<_>>(),
-                    expected,
-                    "{bytes} bytes"
-                );
-                buckets.to_vec()
-            });
+            assert_eq!(Buckets::of(&layers(), &[], bytes).lengths(), expected, "{bytes} bytes");
         }
     }
 
     #[test]
-    fn every_number_comes_back_to_its_place() {
-        for bytes in [0, 100, 1000] {
-            let (layers, gradients) = layers();
-            let back = replaced(&layers, gradients, bytes, |buckets| {
-                buckets
-                    .iter()
-                    .map(|bucket| like(bucket, read(bucket).iter().map(|value| value * 10.0).collect()))
-                    .collect()
-            });
-            for (layer, factor) in layers.iter().zip([10.0_f32, 20.0, 30.0]) {
-                let weight = back.get::<2>(layer.weight.id).unwrap();
-                assert_eq!(weight.dims(), [3, 5]);
-                let expected: Vec<f32> = [1.0, 2.0, 3.0].iter().flat_map(|x| [x * factor; 5]).collect();
-                assert_eq!(weight.into_data().try_to_vec::<f32>().unwrap(), expected);
-                let bias = back.get::<1>(layer.bias.as_ref().unwrap().id).unwrap();
-                assert_eq!(bias.into_data().try_to_vec::<f32>().unwrap(), [factor; 5]);
+    fn what_is_done_first_travels_first() {
+        let layers = layers();
+        let order = [layers[2].weight.id, layers[0].bias.as_ref().unwrap().id];
+        let buckets = Buckets::of(&layers, &order, 80);
+        assert_eq!(buckets.lengths(), [20, 20]);
+        assert_eq!(buckets.places(0).iter().map(|place| place.id).collect::<Vec<_>>(), order);
+    }
+
+    #[test]
+    fn every_number_comes_to_its_place() {
+        let layers = layers();
+        for (bytes, first) in [(0, 0), (100, 2), (1000, 2)] {
+            let buckets = Buckets::of(&layers, &[layers[first].weight.id], bytes);
+            let of = |place: &Place| vec![place.id.val() as f32; place.numbers];
+            let rows = (0..buckets.lengths().len()).map(|i| buckets.places(i).iter().flat_map(of).collect()).collect();
+            let gradients = buckets.gradients(&layers, rows, 0.5);
+            for (i, layer) in layers.iter().enumerate() {
+                let (weight, bias) = (&layer.weight, layer.bias.as_ref().unwrap());
+                let found = gradients.get::<2>(weight.id).map(|found| found.into_data());
+                let expected = TensorData::new(vec![0.5 * weight.id.val() as f32; 15], [3, 5]);
+                assert_eq!(found, (i != 1).then_some(expected));
+                let found = gradients.get::<1>(bias.id).map(|found| found.into_data());
+                let expected = TensorData::new(vec![0.5 * bias.id.val() as f32; 5], [5]);
+                assert_eq!(found, (i != 1).then_some(expected));
             }
         }
     }

@@ -4,6 +4,7 @@
 //! them, and they speak MPI, which is there with the feature `mpi`. A process that was started alone and has one device is
 //! the only rank, and all that is here costs it nothing.
 
+mod arriving;
 mod buckets;
 mod device;
 mod launcher;
@@ -16,10 +17,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use burn::module::Module;
-use burn::optim::GradientsParams;
+use burn::module::{Module, ParamId};
 use spire_data::order::Slice;
 
+pub use arriving::{Arriving, Teller, arriving};
+pub use buckets::Buckets;
 pub use launcher::ensure_alone;
 use world::World;
 
@@ -223,15 +225,23 @@ impl Ranks {
         }
     }
 
-    /// The mean of all ranks' gradients, that travel in buckets of about `bytes`.
-    pub fn mean_gradients<M: Module>(&self, module: &M, gradients: GradientsParams, bytes: usize) -> GradientsParams {
-        let Some(world) = &self.world else { return gradients };
-        let share = 1.0 / self.count() as f64;
-        buckets::replaced(module, gradients, bytes, |buckets| {
-            let lengths: Vec<_> = buckets.iter().map(|bucket| bucket.dims()[0]).collect();
-            let sums = world.sums(&lengths, &|i| buckets::read(&buckets[i]));
-            buckets.iter().zip(sums).map(|(bucket, sum)| buckets::like(bucket, sum).mul_scalar(share)).collect()
-        })
+    /// How the gradients of `module` travel, in rows of about `bytes`, where the first rank's backward pass is done with them in
+    /// `order`.
+    pub fn buckets<M: Module>(&self, module: &M, order: &[ParamId], bytes: usize) -> Buckets {
+        let own: Vec<_> = order.iter().map(|id| id.val().to_string()).collect();
+        let order = self.from_first(&own.join(" "));
+        let order: Vec<_> = order.split(' ').filter_map(|id| id.parse::<u64>().ok()).map(ParamId::from).collect();
+        Buckets::of(module, &order, bytes)
+    }
+
+    /// The sums over all ranks of the gradients that arrive here, a row for each bucket; rows travel while the next arrive.
+    pub fn sums(&self, buckets: &Buckets, arriving: &mut Arriving) -> Vec<Vec<f32>> {
+        let lengths = buckets.lengths();
+        let mut own = |i, patience| arriving.row(buckets.places(i), patience).map(buckets::read);
+        match &self.world {
+            Some(world) => world.sums(&lengths, &mut own),
+            None => (0..lengths.len()).map(|i| world::wait_for(i, &mut own)).collect(),
+        }
     }
 
     /// `rank 1 of 2 on node7`

@@ -9,10 +9,13 @@ use mpi::environment::{Threading, Universe, initialize_with_threading, processor
 use mpi::request::multiple_scope;
 use mpi::topology::{Communicator, SimpleCommunicator};
 
-use super::world::World;
+use super::world::{Rows, World};
 
 /// How often a rank that waits looks whether the others have come.
 const PATIENCE: Duration = Duration::from_millis(5);
+
+/// How often it helps on what is travelling.
+const GLANCE: Duration = Duration::from_micros(100);
 
 /// All processes that the launcher started. MPI is left when it is dropped.
 struct Processes {
@@ -47,21 +50,27 @@ impl World for Processes {
         sum
     }
 
-    /// A row is sent off before the next is read.
-    fn sums(&self, lengths: &[usize], read: &dyn Fn(usize) -> Vec<f32>) -> Vec<Vec<f32>> {
+    /// MPI gets on only while it is called.
+    fn sums(&self, lengths: &[usize], own: &mut Rows) -> Vec<Vec<f32>> {
         let mut sums: Vec<_> = lengths.iter().map(|&length| vec![0.0_f32; length]).collect();
-        let own: Vec<_> = sums.iter().map(|_| OnceCell::new()).collect();
+        let rows: Vec<_> = sums.iter().map(|_| OnceCell::new()).collect();
         multiple_scope(sums.len(), |scope, requests| {
-            for (i, (own, sum)) in own.iter().zip(&mut sums).enumerate() {
-                let own = own.get_or_init(|| read(i)).as_slice();
-                requests.add(self.all.immediate_all_reduce_into(
-                    scope,
-                    own,
-                    sum.as_mut_slice(),
-                    SystemOperation::sum(),
-                ));
+            let mut done = Vec::new();
+            for (i, (row, sum)) in rows.iter().zip(&mut sums).enumerate() {
+                let own = loop {
+                    let travelling = requests.incomplete() > 0;
+                    if let Some(own) = own(i, if travelling { GLANCE } else { PATIENCE }) {
+                        break own;
+                    }
+                    if travelling {
+                        requests.test_some(&mut done);
+                    }
+                };
+                let own = row.get_or_init(|| own).as_slice();
+                let sum = sum.as_mut_slice();
+                requests.add(self.all.immediate_all_reduce_into(scope, own, sum, SystemOperation::sum()));
             }
-            requests.wait_all(&mut Vec::new());
+            requests.wait_all(&mut done);
         });
         sums
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result};
 
 use super::Ranks;
-use super::world::World;
+use super::world::{Rows, World, wait_for};
 
 /// Does `work` on a thread for each of `devices`, and returns what the first of them gives.
 ///
@@ -130,21 +130,19 @@ impl World for Threads {
     }
 
     /// Each rank adds up its part of every row.
-    fn sums(&self, lengths: &[usize], read: &dyn Fn(usize) -> Vec<f32>) -> Vec<Vec<f32>> {
-        let all = self.exchange((0..lengths.len()).map(read).collect::<Vec<_>>());
-        let ranks = all.len();
-        let own_part = |(row, &length): (usize, &usize)| {
-            let part = self.rank * length / ranks..(self.rank + 1) * length / ranks;
-            let mut sum = all[0][row][part.clone()].to_vec();
+    fn sums(&self, lengths: &[usize], own: &mut Rows) -> Vec<Vec<f32>> {
+        let sum = |(i, &length): (usize, &usize)| {
+            let all = self.exchange(wait_for(i, own));
+            let part = self.rank * length / all.len()..(self.rank + 1) * length / all.len();
+            let mut sum = all[0][part.clone()].to_vec();
             for other in &all[1..] {
-                for (sum, value) in sum.iter_mut().zip(&other[row][part.clone()]) {
+                for (sum, value) in sum.iter_mut().zip(&other[part.clone()]) {
                     *sum += value;
                 }
             }
-            sum
+            self.exchange(sum).iter().flat_map(|part| part.iter().copied()).collect()
         };
-        let parts = self.exchange(lengths.iter().enumerate().map(own_part).collect::<Vec<_>>());
-        (0..lengths.len()).map(|row| parts.iter().flat_map(|part| part[row].iter().copied()).collect()).collect()
+        lengths.iter().enumerate().map(sum).collect()
     }
 
     fn broadcast(&self, from: usize, own: &str) -> String {
@@ -181,7 +179,7 @@ mod tests {
             for round in 0..100 {
                 let own = (world.rank() + round) as f32;
                 assert_eq!(world.sum(f64::from(own)), (3 * round + 3) as f64);
-                let rows = world.sums(&[1, 5, 0], &|row| vec![own * (row + 1) as f32; [1, 5, 0][row]]);
+                let rows = world.sums(&[1, 5, 0], &mut |row, _| Some(vec![own * (row + 1) as f32; [1, 5, 0][row]]));
                 let sum = (3 * round + 3) as f32;
                 assert_eq!(rows, [vec![sum], vec![2.0 * sum; 5], vec![]]);
                 assert_eq!(world.texts(&format!("{own}")).len(), 3);
