@@ -83,7 +83,7 @@ pub fn order_of_gradients<M: Module, P>(
 /// in `buckets`, most of them while the last parts are gone back through.
 ///
 /// # Errors
-/// As [`gradients`]; the other ranks then get gradients that are not finite.
+/// As [`gradients`]; the other ranks then get gradients that are not finite, or wait until they are ended.
 pub fn gradients_of_all<M: Module, P: Send>(
     ranks: &Ranks,
     buckets: &Buckets,
@@ -94,10 +94,13 @@ pub fn gradients_of_all<M: Module, P: Send>(
 ) -> Result<(f64, GradientsParams)> {
     let count = parts.len();
     let last = parts.split_off(count.saturating_sub(1) / how.at_a_time() * how.at_a_time());
-    let (mut tellers, mut arriving) = arriving(1 + last.len(), module.devices().remove(0).inner());
+    let (mut tellers, mut arriving) = arriving(1 + last.len(), buckets.device());
     let round = tellers.split_off(1);
-    let (before, sum) = sums(module, parts, how, &loss)?;
-    tellers.into_iter().for_each(|teller| teller.rest(module, &sum));
+    let before = {
+        let (loss, gradients) = sums(module, parts, how, &loss)?;
+        tellers.into_iter().for_each(|teller| teller.rest(module, &gradients));
+        loss
+    };
     let (rows, losses) = std::thread::scope(|scope| {
         let running: Vec<_> = last
             .into_iter()

@@ -12,12 +12,10 @@ use spire_kernels::Listener;
 
 use super::buckets::Place;
 
-/// What a thread says of its part of the batch.
-enum News {
-    /// A weight's gradient, `[numbers]`.
-    Row(usize, ParamId, Tensor<1>),
-    /// There are no more.
-    End(usize),
+/// What a thread says of its part of the batch: a weight's gradient, `[numbers]`, or that there are no more.
+struct News {
+    part: usize,
+    row: Option<(ParamId, Tensor<1>)>,
 }
 
 /// The end at which a part's gradients are told of.
@@ -33,14 +31,14 @@ impl Teller {
         let (part, sender, told) = (self.part, self.sender.clone(), self.told.clone());
         Arc::new(move |id, row| {
             told.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
-            let _ = sender.send(News::Row(part, id, row));
+            let _ = sender.send(News { part, row: Some((id, row)) });
         })
     }
 
     /// All gradients of the part, of which those are told that the listener has not been told of.
     pub fn rest<M: Module>(self, module: &M, gradients: &GradientsParams) {
         module.visit(&mut Rest { teller: &self, gradients });
-        let _ = self.sender.send(News::End(self.part));
+        let _ = self.sender.send(News { part: self.part, row: None });
     }
 }
 
@@ -54,7 +52,7 @@ impl ModuleVisitor for Rest<'_> {
         let Teller { part, sender, told } = self.teller;
         let told = told.lock().unwrap_or_else(PoisonError::into_inner).contains(&param.id);
         if let Some(gradient) = self.gradients.get::<D>(param.id).filter(|_| !told) {
-            let _ = sender.send(News::Row(*part, param.id, gradient.reshape([-1])));
+            let _ = sender.send(News { part: *part, row: Some((param.id, gradient.reshape([-1]))) });
         }
     }
 }
@@ -86,11 +84,11 @@ impl Arriving {
         let deadline = Instant::now() + patience;
         while !self.lost && !places.iter().all(|place| self.is_there(place.id)) {
             match self.receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(News::Row(part, id, row)) => {
+                Ok(News { part, row: Some((id, row)) }) => {
                     let parts = self.ended.len();
                     self.rows.entry(id).or_insert_with(|| vec![None; parts])[part] = Some(row);
                 }
-                Ok(News::End(part)) => self.ended[part] = true,
+                Ok(News { part, row: None }) => self.ended[part] = true,
                 Err(RecvTimeoutError::Timeout) => return None,
                 Err(RecvTimeoutError::Disconnected) => self.lost = true,
             }

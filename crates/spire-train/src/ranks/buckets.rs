@@ -8,7 +8,10 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 /// Which weights' gradients travel together: whole parameters, those first that a backward pass is done with first. The same
 /// on all ranks.
-pub struct Buckets(Vec<Vec<Place>>);
+pub struct Buckets {
+    buckets: Vec<Vec<Place>>,
+    device: Device,
+}
 
 /// A weight in its bucket.
 #[derive(Clone, Copy, Debug)]
@@ -35,25 +38,30 @@ impl Buckets {
             room = room.saturating_sub(size);
             buckets.last_mut().expect("one was begun").push(place);
         }
-        Self(buckets)
+        Self { buckets, device: module.devices().first().cloned().unwrap_or_default().inner() }
+    }
+
+    /// The device of the weights, without autodiff.
+    pub fn device(&self) -> Device {
+        self.device.clone()
     }
 
     /// The numbers of each bucket.
     pub fn lengths(&self) -> Vec<usize> {
-        self.0.iter().map(|places| places.iter().map(|place| place.numbers).sum()).collect()
+        self.buckets.iter().map(|places| places.iter().map(|place| place.numbers).sum()).collect()
     }
 
     /// What is in bucket `i`, in its order.
     pub fn places(&self, i: usize) -> &[Place] {
-        &self.0[i]
+        &self.buckets[i]
     }
 
     /// A row of numbers for each bucket as the gradients of the module's weights, each number times `share`.
     pub fn gradients<M: Module>(&self, module: &M, rows: Vec<Vec<f32>>, share: f64) -> GradientsParams {
         let mut restore = Restore { gradients: GradientsParams::new(), rows: HashMap::new() };
-        let device = module.devices().first().cloned().unwrap_or_default().inner();
-        for (places, row) in self.0.iter().zip(rows) {
-            let row = uploaded(row, &device).mul_scalar(share);
+        for (places, row) in self.buckets.iter().zip(rows) {
+            let length = row.len();
+            let row = Tensor::<1>::from_data(TensorData::new(row, [length]), &self.device).mul_scalar(share);
             let rows = row.split_with_sizes(places.iter().map(|place| place.numbers).collect(), 0);
             restore.rows.extend(places.iter().map(|place| place.id).zip(rows));
         }
@@ -65,11 +73,6 @@ impl Buckets {
 /// A row's numbers.
 pub fn read(row: Tensor<1>) -> Vec<f32> {
     row.into_data().convert::<f32>().try_to_vec().expect("they were converted")
-}
-
-fn uploaded(numbers: Vec<f32>, device: &Device) -> Tensor<1> {
-    let length = numbers.len();
-    Tensor::from_data(TensorData::new(numbers, [length]), device)
 }
 
 struct Trained(Vec<Place>);
