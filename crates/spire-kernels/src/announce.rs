@@ -17,7 +17,7 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::{BalancedCheckpointing, CheckpointStrategy, NoCheckpointing};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::{Autodiff, Backend, DispatchKindConversion, Flex};
+use burn::backend::{Autodiff, Backend, DispatchKindConversion, Flex, TensorMetadata};
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{DispatchTensor, Tensor};
 
@@ -38,7 +38,8 @@ pub fn listening<T>(listener: Listener, forward: impl FnOnce() -> T) -> T {
 }
 
 /// `module` for one use, on features that come from `x`: its gradients are announced when the backward pass has come back
-/// to `x`. The module itself where nobody listens, or `x` does not depend on what is trained.
+/// to `x`. The module itself where nobody listens, or `x` does not depend on what is trained. No weight may be used in both ways
+/// in one loss: what is announced is the sum over its announced uses.
 pub fn announced<'a, M: Module, const D: usize>(module: &'a M, x: &Tensor<D>) -> Cow<'a, M> {
     match Ear::here().filter(|_| x.is_tracked()) {
         Some(ear) => Cow::Owned(module.clone().map(&mut Announce { ear, x: x.clone() })),
@@ -175,7 +176,6 @@ fn row<B: Backend>(gradient: B::FloatTensorPrimitive) -> Tensor<1>
 where
     DispatchTensor: DispatchKindConversion<B>,
 {
-    use burn::backend::TensorMetadata;
     let numbers = gradient.shape().num_elements();
     Tensor::from_primitive::<B>(B::float_reshape(gradient, [numbers].into()))
 }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::thread::ScopedJoinHandle;
+use std::thread::{Scope, ScopedJoinHandle};
 
 use anyhow::{Result, anyhow};
 use burn::module::{Module, ModuleMapper, Param, ParamId};
@@ -15,7 +15,7 @@ use spire_model::device::on_one_thread;
 use spire_model::weights::Precision;
 
 use crate::optimizer::{accumulate, scale};
-use crate::ranks::{Buckets, Ranks, arriving};
+use crate::ranks::{Buckets, Ranks, Teller, arriving};
 
 /// How gradients are computed.
 #[derive(Clone, Copy, Debug)]
@@ -101,20 +101,14 @@ pub fn gradients_of_all<M: Module, P: Send>(
         tellers.into_iter().for_each(|teller| teller.rest(module, &gradients));
         loss
     };
+    let compute = |replica: M, (part, teller): (P, Teller)| {
+        let value = listening(teller.listener(), || loss(&replica, part))?;
+        let gradients = GradientsParams::from_grads(value.backward(), &replica);
+        teller.rest(&replica, &gradients);
+        Ok(f64::from(value.into_scalar::<f32>()))
+    };
     let (rows, losses) = std::thread::scope(|scope| {
-        let running: Vec<_> = last
-            .into_iter()
-            .zip(round)
-            .map(|(part, teller)| {
-                let (replica, loss) = (replica(module, how), &loss);
-                scope.spawn(how.on_its_own(move || {
-                    let value = listening(teller.listener(), || loss(&replica, part))?;
-                    let gradients = GradientsParams::from_grads(value.backward(), &replica);
-                    teller.rest(&replica, &gradients);
-                    Ok(f64::from(value.into_scalar::<f32>()))
-                }))
-            })
-            .collect();
+        let running = start(scope, module, last.into_iter().zip(round), how, &compute);
         (ranks.sums(buckets, &mut arriving), running.into_iter().map(joined).collect::<Result<Vec<_>>>())
     });
     let total = losses?.into_iter().fold(before, |total, loss| total + loss);
@@ -129,22 +123,17 @@ fn sums<M: Module, P: Send>(
     how: Computation,
     loss: &(impl Fn(&M, P) -> Result<Tensor<1>> + Sync),
 ) -> Result<(f64, GradientsParams)> {
+    let compute = |replica: M, part: P| {
+        let value = loss(&replica, part)?;
+        let gradients = GradientsParams::from_grads(value.backward(), &replica);
+        Ok((f64::from(value.into_scalar::<f32>()), gradients))
+    };
     let mut sum = GradientsParams::new();
     let mut total = 0.0;
     let mut parts = parts.into_iter().peekable();
     while parts.peek().is_some() {
         let done: Vec<Result<(f64, GradientsParams)>> = std::thread::scope(|scope| {
-            let round = parts.by_ref().take(how.at_a_time());
-            let running: Vec<_> = round
-                .map(|part| {
-                    let replica = replica(module, how);
-                    scope.spawn(how.on_its_own(move || {
-                        let value = loss(&replica, part)?;
-                        let gradients = GradientsParams::from_grads(value.backward(), &replica);
-                        Ok((f64::from(value.into_scalar::<f32>()), gradients))
-                    }))
-                })
-                .collect();
+            let running = start(scope, module, parts.by_ref().take(how.at_a_time()), how, &compute);
             running.into_iter().map(joined).collect()
         });
         for part in done {
@@ -154,6 +143,21 @@ fn sums<M: Module, P: Send>(
         }
     }
     Ok((total, sum))
+}
+
+/// Does `compute` for each of `parts` on a thread of its own, with a replica of the module.
+fn start<'scope, M: Module + 'scope, P: Send + 'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    module: &M,
+    parts: impl Iterator<Item = P>,
+    how: Computation,
+    compute: &'scope (impl Fn(M, P) -> Result<T> + Sync),
+) -> Vec<ScopedJoinHandle<'scope, Result<T>>> {
+    let one = |part| {
+        let replica = replica(module, how);
+        scope.spawn(how.on_its_own(move || compute(replica, part)))
+    };
+    parts.map(one).collect()
 }
 
 fn joined<T>(thread: ScopedJoinHandle<Result<T>>) -> Result<T> {
