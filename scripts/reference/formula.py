@@ -1,7 +1,7 @@
 """Weights from a formula, so that a model of full size is a few kilobytes on disk and the same on every machine.
 
 Element i of a tensor is a SplitMix64 draw from a stream that the tensor's name and the seed start:
-`crates/spire-model/src/weights/formula.rs` computes the same bits.
+`spire-model/src/weights/formula.rs` computes the same bits.
 """
 
 import json
