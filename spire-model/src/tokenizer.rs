@@ -34,14 +34,14 @@ const END_OF_WORD: &str = "</w>";
 const WORDS: &str = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
 /// CLIP's own merges, from which its vocabulary follows.
-const CLIP_MERGES: &str = include_str!("../../../assets/tiny/tokenizer/merges.txt");
+const CLIP_MERGES: &str = include_str!("../../assets/tiny/tokenizer/merges.txt");
 
 /// The files of CLIP's `tokenizer/` folder, by name: what a model that is trained here ships with.
 pub const CLIP_FILES: [(&str, &str); 4] = [
     ("merges.txt", CLIP_MERGES),
-    ("vocab.json", include_str!("../../../assets/tiny/tokenizer/vocab.json")),
-    ("special_tokens_map.json", include_str!("../../../assets/tiny/tokenizer/special_tokens_map.json")),
-    ("tokenizer_config.json", include_str!("../../../assets/tiny/tokenizer/tokenizer_config.json")),
+    ("vocab.json", include_str!("../../assets/tiny/tokenizer/vocab.json")),
+    ("special_tokens_map.json", include_str!("../../assets/tiny/tokenizer/special_tokens_map.json")),
+    ("tokenizer_config.json", include_str!("../../assets/tiny/tokenizer/tokenizer_config.json")),
 ];
 
 static CLIP: LazyLock<Tokenizer> = LazyLock::new(Tokenizer::from_clip_merges);

@@ -37,7 +37,7 @@ pub struct Cli {
 }
 
 /// What `spire train --help` ends with: every key, from the one commented reference.
-const REFERENCE: &str = include_str!("../../../../configs/reference.toml");
+const REFERENCE: &str = include_str!("../../../configs/reference.toml");
 
 #[derive(Subcommand)]
 enum Command {
@@ -64,7 +64,7 @@ enum Command {
     Verify(Verify),
     /// Measure how fast training and restoring are, and how much memory they take
     Bench(bench::Bench),
-    /// Train the small text-to-image model of assets/tiny: CLIP, then the VAE, then the UNet
+    /// Train a small text-to-image model, such as that of assets/tiny: CLIP, the VAE, the UNet, and the judge of kinds
     Pretrain(Pretrain),
 }
 
@@ -132,6 +132,7 @@ enum StageName {
     Clip,
     Prompts,
     Vae,
+    Judge,
     Unet,
     Embedding,
 }
@@ -275,8 +276,12 @@ fn pretrain_model(args: Pretrain) -> Result<ExitCode> {
             StageName::Vae => Stage::Vae,
             StageName::Unet => Stage::UNet,
             StageName::Embedding => Stage::Embedding,
+            StageName::Judge => Stage::Judge,
         })
         .collect();
-    pretrain::pretrain(&config, &stages)?;
+    let interrupted = interruption("interrupted: writing a checkpoint after this step (again to stop at once)")?;
+    if !pretrain::pretrain(&config, &stages, &interrupted)? {
+        println!("stopped; the same command goes on from the last checkpoint in {}", config.out.display());
+    }
     Ok(ExitCode::SUCCESS)
 }
