@@ -1,4 +1,4 @@
-//! Fusion of the control branch with the frozen UNet (paper section 3.4, equation 3): `[γ, β] = conv1x1(c)`,
+//! Fusion of the control branch with the frozen UNet (paper section 3.4, "modulation fusion layer"): `[γ, β] = conv1x1(c)`,
 //! `f ← (1 + γ)·f + β`. The convolution is zero-initialised, so that fusion starts as the identity.
 
 use burn::nn::Initializer;

@@ -1,4 +1,4 @@
-//! The whole denoiser (paper figure 3): the frozen UNet reads the semantic prompt, the control branch the degraded picture
+//! The whole denoiser (paper sections 3.2 to 3.4): the frozen UNet reads the semantic prompt, the control branch the degraded picture
 //! and the restoration prompt, and fusion joins the two before the frozen decoder.
 
 use std::path::Path;
