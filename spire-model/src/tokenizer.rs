@@ -257,7 +257,7 @@ mod tests {
     use super::*;
 
     fn asset() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny/tokenizer")
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny/tokenizer")
     }
 
     #[derive(Deserialize)]
@@ -267,7 +267,7 @@ mod tests {
     }
 
     fn prompts(case: &str) -> Vec<Prompt> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference").join(case);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference").join(case);
         serde_json::from_str(&fs::read_to_string(folder.join("prompts.json")).unwrap()).unwrap()
     }
 
