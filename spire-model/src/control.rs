@@ -21,7 +21,7 @@ pub use config::ControlConfig;
 pub use embedding::ConditioningEmbedding;
 use embedding::KEEPS_VARIANCE;
 
-use crate::decoupling::Prompts;
+use crate::decoupling::PromptRouting;
 use crate::fusion::{self, Fusion, FusionLayers, ScaleAndBias, zero_conv};
 use crate::locate;
 use crate::nn::Features;
@@ -57,7 +57,7 @@ pub struct Control {
     controlnet_mid_block: Option<Conv2d>,
     swap_channels: bool,
     #[module(skip)]
-    prompts: Prompts,
+    prompts: PromptRouting,
 }
 
 impl Control {
@@ -151,7 +151,7 @@ impl Control {
     }
 
     /// Which prompts the UNet and the branch attend to.
-    pub fn prompts(&self) -> Prompts {
+    pub fn prompts(&self) -> PromptRouting {
         self.prompts
     }
 
