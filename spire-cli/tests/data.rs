@@ -58,9 +58,9 @@ fn a_mixture_is_read_as_a_run_would() {
         fs::write(broken.join(name), b"no picture").unwrap();
         fs::write(broken.join(name).with_extension("txt"), "a caption").unwrap();
     }
-    fs::copy("../../tests/pictures/scene.png", broken.join("c.png")).unwrap();
+    fs::copy("../tests/pictures/scene.png", broken.join("c.png")).unwrap();
     fs::write(broken.join("c.txt"), "a caption").unwrap();
-    fs::write(scratch.path().join("short.tar"), &fs::read("../../tests/shards/wds-000000.tar").unwrap()[..9000])
+    fs::write(scratch.path().join("short.tar"), &fs::read("../tests/shards/wds-000000.tar").unwrap()[..9000])
         .unwrap();
     let text = format!(
         r#"

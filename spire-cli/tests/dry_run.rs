@@ -16,7 +16,7 @@ fn number(output: &str, name: &str) -> u64 {
 
 /// Numbers in a safetensors file, from its header.
 fn stored(file: &str) -> u64 {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny").join(file);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny").join(file);
     let bytes = fs::read(path).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     tensors.tensors().iter().map(|(_, tensor)| tensor.shape().iter().product::<usize>() as u64).sum()

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 /// Degraded pictures, the model with two sets of prompts, and a folder of pictures, on six pictures.
 fn configuration(scratch: &Path) -> String {
     let recipe = scratch.join("recipe.toml");
-    let tiny = fs::read_to_string("../../configs/benchmarks/tiny-parameterized.toml").unwrap();
+    let tiny = fs::read_to_string("../configs/benchmarks/tiny-parameterized.toml").unwrap();
     fs::write(&recipe, tiny.replace("count = 128", "count = 6")).unwrap();
     let config = scratch.join("eval.toml");
     let method = |name: &str, keys: &str| {
@@ -122,7 +122,7 @@ fn a_missing_method_does_not_lose_the_others_and_strange_weights_are_said() {
     fs::create_dir(&weights).unwrap();
     // Numbers by formula, under the published network's name.
     let name = "pt_inception-2015-12-05-6726825d.formula.json";
-    fs::copy("../../tests/reference/inception/model.formula.json", weights.join(name)).unwrap();
+    fs::copy("../tests/reference/inception/model.formula.json", weights.join(name)).unwrap();
 
     let output = spire(&["eval", &config]);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -57,7 +57,7 @@ fn alone(args: &[String]) -> Output {
 fn start(ranks: [(Option<&Path>, &[String]); 2]) -> Child {
     let program = command(&[]).get_program().to_owned();
     let mut mpirun = Command::new("mpirun");
-    mpirun.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
+    mpirun.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     for name in ["OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "OMPI_MCA_rmaps_base_oversubscribe"] {
         mpirun.env(name, "1");
     }
@@ -234,14 +234,14 @@ fn a_rank_that_is_killed_ends_the_others_and_the_run_goes_on() {
 fn a_rank_that_fails_says_why_and_ends_the_others() {
     let scratch = TempDir::new().unwrap();
     let dir = scratch.path().join("run");
-    let good = fs::read("../../tests/pictures/scene.png").unwrap();
+    let good = fs::read("../tests/pictures/scene.png").unwrap();
     let places = ["first", "second"].map(|name| scratch.path().join(name));
     for (place, picture) in places.iter().zip([&good[..], &good[..200]]) {
         fs::create_dir_all(place.join("pictures")).unwrap();
         fs::write(place.join("pictures/a.png"), picture).unwrap();
         fs::write(place.join("pictures/a.txt"), "a cup of coffee").unwrap();
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap();
     let base = format!("model.base={}", root.join("assets/tiny").display());
     let embedding = format!("model.embedding={}", root.join("assets/tiny/embedding").display());
     let mut args = run(&dir, 4, &[&base, &embedding, "data.source.kind=folder", "data.source.path=pictures"]);

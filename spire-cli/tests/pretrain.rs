@@ -11,7 +11,7 @@ use tempfile::TempDir;
 const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 
 fn asset(path: &str) -> Vec<u8> {
-    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny").join(path)).unwrap()
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny").join(path)).unwrap()
 }
 
 /// A folder with these parts of the small model, to which a stage adds its own.

@@ -16,7 +16,7 @@ fn restore(input: &str, output: &Path, options: &[&str]) -> Output {
 }
 
 fn pictures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/pictures")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/pictures")
 }
 
 fn size(path: &Path) -> (usize, usize) {

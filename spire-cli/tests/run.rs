@@ -184,7 +184,7 @@ fn broken_pictures_are_left_out_and_counted() {
     let scratch = TempDir::new().unwrap();
     let folder = scratch.path().join("pictures");
     fs::create_dir(&folder).unwrap();
-    let good = fs::read("../../tests/pictures/scene.png").unwrap();
+    let good = fs::read("../tests/pictures/scene.png").unwrap();
     for name in ["a", "b", "torn", "uncaptioned"] {
         fs::write(folder.join(name).with_extension("png"), if name == "torn" { &good[..200] } else { &good }).unwrap();
         if name != "uncaptioned" {
@@ -215,7 +215,7 @@ fn degrading_does_what_the_prompt_would_undo() {
     };
     let (output, path) = degrade("Deblur with sigma 3.0; Dejpeg with quality 40", "once.png");
     ok(output);
-    let clean = spire_data::Picture::open("../../tests/pictures/scene.png").unwrap();
+    let clean = spire_data::Picture::open("../tests/pictures/scene.png").unwrap();
     let degraded = spire_data::Picture::open(&path).unwrap();
     assert_eq!((degraded.width, degraded.height), (clean.width, clean.height));
     assert_ne!(degraded, clean);

@@ -155,7 +155,7 @@ fn an_interrupted_and_then_killed_sweep_goes_on_where_it_was() {
 fn with_an_evaluation_the_table_has_its_figures() {
     let scratch = TempDir::new().unwrap();
     let scratch = scratch.path();
-    let recipe = fs::read_to_string("../../configs/benchmarks/tiny-parameterized.toml").unwrap();
+    let recipe = fs::read_to_string("../configs/benchmarks/tiny-parameterized.toml").unwrap();
     fs::write(scratch.join("recipe.toml"), recipe.replace("count = 128", "count = 4")).unwrap();
     let file = scratch.join("eval.toml");
     let text = format!(

@@ -45,7 +45,7 @@ fn every_layout_is_listed() {
 fn what_does_not_fit_is_listed_and_fails() {
     let scratch = TempDir::new().unwrap();
     let model = scratch.path().join("model");
-    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/layouts/tiny2"), &model);
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/layouts/tiny2"), &model);
     let config = model.join("unet/config.json");
     let text = fs::read_to_string(&config).unwrap().replace("\"layers_per_block\": 1", "\"layers_per_block\": 2");
     fs::write(&config, text).unwrap();
@@ -62,7 +62,7 @@ fn what_does_not_fit_is_listed_and_fails() {
 fn a_name_is_found_in_the_cache_and_otherwise_the_way_to_get_it_is_said() {
     let home = TempDir::new().unwrap();
     let repository = home.path().join("hub/models--someone--small");
-    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny");
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny");
     copy(&tiny, &repository.join("snapshots/0123abc"));
     fs::create_dir_all(repository.join("refs")).unwrap();
     fs::write(repository.join("refs/main"), "0123abc").unwrap();

@@ -400,7 +400,7 @@ mod tests {
     use super::*;
 
     fn tiny(overrides: &[&str]) -> Result<DryRun> {
-        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let asset = |key: &str, folder: &str| format!("model.{key}={}", root.join("assets").join(folder).display());
         let assets = [asset("base", "tiny"), asset("embedding", "tiny/embedding")];
         let overrides: Vec<String> = assets.into_iter().chain(overrides.iter().map(|&change| change.into())).collect();

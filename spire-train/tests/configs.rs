@@ -10,7 +10,7 @@ use spire_train::settings;
 use spire_train::sweep::Sweep;
 
 fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs").join(name)
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn the_shipped_runs_are_read() {
 /// Sweeps name other files from the repository's root, where they are run.
 #[test]
 fn every_sweep_is_read_expanded_and_named_as_its_file() {
-    std::env::set_current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")).unwrap();
+    std::env::set_current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap();
     let mut cells = std::collections::BTreeMap::new();
     let mut configurations = std::collections::BTreeMap::new();
     for entry in std::fs::read_dir("configs/sweeps").unwrap() {

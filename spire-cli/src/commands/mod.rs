@@ -37,7 +37,7 @@ pub struct Cli {
 }
 
 /// What `spire train --help` ends with: every key, from the one commented reference.
-const REFERENCE: &str = include_str!("../../../../configs/reference.toml");
+const REFERENCE: &str = include_str!("../../../configs/reference.toml");
 
 #[derive(Subcommand)]
 enum Command {

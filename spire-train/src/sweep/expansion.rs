@@ -200,7 +200,7 @@ mod tests {
     use spire_model::fusion::Fusion;
 
     fn expanded(text: &str) -> Result<Vec<Cell>> {
-        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/tiny.toml");
+        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/tiny.toml");
         let text = format!("base = '{}'\n{text}", base.display());
         let config: SweepConfig = settings::parse(&text, Path::new("sweep.toml"), &[])?;
         expand(&config, Path::new("sweep.toml"), &text, Path::new("out/runs"))
@@ -266,7 +266,7 @@ mod tests {
     }
 
     fn evaluated(set: &str) -> Result<EvalConfig> {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/benchmarks/evidence.toml");
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/benchmarks/evidence.toml");
         let text = format!("[evaluation]\nfile = '{}'\n{set}", file.display());
         let config: SweepConfig = settings::parse(&text, Path::new("sweep.toml"), &[])?;
         lay_over(&config.evaluation.unwrap(), Path::new("sweep.toml"), &text)
