@@ -9,7 +9,7 @@ use spire_data::degrade::resize::resize_plane;
 use spire_data::degrade::{Filter, Kernel, KernelSpec, jpeg_round_trip};
 
 fn file(case: &str, name: &str) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference").join(case).join(name);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/reference").join(case).join(name);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 

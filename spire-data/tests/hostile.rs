@@ -14,7 +14,7 @@ use spire_data::source::{SourceConfig, SourceKind};
 use spire_data::stats::stats;
 
 fn shipped(name: &str) -> Vec<u8> {
-    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/pictures").join(name)).unwrap()
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/pictures").join(name)).unwrap()
 }
 
 fn encoded(width: u32, height: u32, format: ImageFormat) -> Vec<u8> {

@@ -397,7 +397,7 @@ fn damage_anywhere_in_a_parquet_file_is_survived() {
 /// What webdataset, tarfile, datasets and pyarrow write (scripts/reference/shards.py).
 #[test]
 fn what_other_programs_write_is_read() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/shards");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/shards");
     let expected: Vec<serde_json::Value> =
         serde_json::from_slice(&fs::read(folder.join("expected.json")).unwrap()).unwrap();
     let shards = |name: &str| Some(folder.join(name).display().to_string());

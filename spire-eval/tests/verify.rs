@@ -35,7 +35,7 @@ const KINDS: [(&str, &str); 17] = [
 const QUALITY: [(&str, &str); 3] = [("case-musiq", "musiq"), ("case-clip-iqa", "clip-iqa"), ("case-maniqa", "maniqa")];
 
 fn reference() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference")
 }
 
 fn run(folder: &Path) -> Report {

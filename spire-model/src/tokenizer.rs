@@ -34,14 +34,14 @@ const END_OF_WORD: &str = "</w>";
 const WORDS: &str = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
 /// CLIP's own merges, from which its vocabulary follows.
-const CLIP_MERGES: &str = include_str!("../../../assets/tiny/tokenizer/merges.txt");
+const CLIP_MERGES: &str = include_str!("../../assets/tiny/tokenizer/merges.txt");
 
 /// The files of CLIP's `tokenizer/` folder, by name: what a model that is trained here ships with.
 pub const CLIP_FILES: [(&str, &str); 4] = [
     ("merges.txt", CLIP_MERGES),
-    ("vocab.json", include_str!("../../../assets/tiny/tokenizer/vocab.json")),
-    ("special_tokens_map.json", include_str!("../../../assets/tiny/tokenizer/special_tokens_map.json")),
-    ("tokenizer_config.json", include_str!("../../../assets/tiny/tokenizer/tokenizer_config.json")),
+    ("vocab.json", include_str!("../../assets/tiny/tokenizer/vocab.json")),
+    ("special_tokens_map.json", include_str!("../../assets/tiny/tokenizer/special_tokens_map.json")),
+    ("tokenizer_config.json", include_str!("../../assets/tiny/tokenizer/tokenizer_config.json")),
 ];
 
 static CLIP: LazyLock<Tokenizer> = LazyLock::new(Tokenizer::from_clip_merges);
@@ -257,7 +257,7 @@ mod tests {
     use super::*;
 
     fn asset() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny/tokenizer")
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny/tokenizer")
     }
 
     #[derive(Deserialize)]
@@ -267,7 +267,7 @@ mod tests {
     }
 
     fn prompts(case: &str) -> Vec<Prompt> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference").join(case);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference").join(case);
         serde_json::from_str(&fs::read_to_string(folder.join("prompts.json")).unwrap()).unwrap()
     }
 

@@ -15,7 +15,7 @@ use spire_model::unet::{UNet, UNetConfig};
 use spire_model::weights::{self, Precision};
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/sd1/unet")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference/sd1/unet")
 }
 
 struct Inputs {

@@ -17,7 +17,7 @@ use spire_model::weights::single_file::SingleFile;
 use spire_model::weights::{Misfits, Precision, Tensors, fill, to_bytes, weights_file};
 
 fn layouts() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/layouts")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/layouts")
 }
 
 /// Of every tensor of a single file the shape, and of every tensor of its parts where it comes from.

@@ -38,7 +38,7 @@ fn psnr(a: &[f32], b: &[f32]) -> f64 {
 #[test]
 fn tiles_agree_with_the_whole_and_leave_no_seams() {
     let device = Device::flex();
-    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny");
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny");
     let base = Base::load(&tiny, Precision::F32, &device).unwrap();
     let control = Control::load(&tiny.join("control"), &device).unwrap();
     let restored = |tile: usize| {

@@ -9,19 +9,20 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use spire_data::checksum::sha256;
+pub use spire_core::atomic_write::write_atomic;
+use spire_core::atomic_write::{TEMPORARY, WriteError, sync_dir, write_synced};
+use spire_core::checksum::sha256;
 use thiserror::Error;
 use tracing::warn;
 
 /// The version of the layout of a checkpoint directory.
 const FORMAT: u32 = 1;
 const MANIFEST: &str = "manifest.json";
-const TEMPORARY: &str = ".tmp-";
 
 /// Why a checkpoint could not be written or read.
 #[derive(Debug, Error)]
@@ -67,6 +68,12 @@ pub enum CheckpointError {
         /// What is wrong with each, newest first.
         reasons: Vec<String>,
     },
+}
+
+impl From<WriteError> for CheckpointError {
+    fn from(WriteError { path, source }: WriteError) -> Self {
+        Self::Io { path, source }
+    }
 }
 
 type Result<T, E = CheckpointError> = std::result::Result<T, E>;
@@ -138,14 +145,14 @@ impl CheckpointStore {
             if !is_plain_name(name) {
                 return Err(CheckpointError::Name { name: name.to_owned() }.into());
             }
-            write_synced(&temporary.join(name), &bytes)?;
+            write_synced(&temporary.join(name), &bytes).map_err(CheckpointError::from)?;
             records.insert(name.to_owned(), FileRecord { bytes: bytes.len() as u64, sha256: sha256(&bytes) });
         }
         let manifest =
             Manifest { format: FORMAT, step, score: score.filter(|score| score.is_finite()), files: records };
         let manifest = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data");
-        write_synced(&temporary.join(MANIFEST), &manifest)?;
-        sync_dir(&temporary)?;
+        write_synced(&temporary.join(MANIFEST), &manifest).map_err(CheckpointError::from)?;
+        sync_dir(&temporary).map_err(CheckpointError::from)?;
 
         let dir = self.dir.join(&name);
         if dir.exists() {
@@ -153,7 +160,7 @@ impl CheckpointStore {
             fs::rename(&dir, &replaced).map_err(io_error(&dir))?;
         }
         fs::rename(&temporary, &dir).map_err(io_error(&dir))?;
-        sync_dir(&self.dir)?;
+        sync_dir(&self.dir).map_err(CheckpointError::from)?;
         self.remove_temporaries()?;
         self.prune(step)?;
         Ok(dir)
@@ -304,35 +311,6 @@ impl Checkpoint {
     }
 }
 
-/// Writes a file so that after a kill at any moment it has either its old content or the new, whole.
-///
-/// # Errors
-/// The disk is full or not writable.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let temporary = dir.join(format!("{TEMPORARY}{}", path.file_name().unwrap_or_default().display()));
-    write_synced(&temporary, bytes)?;
-    fs::rename(&temporary, path).map_err(io_error(path))?;
-    sync_dir(dir)
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || {
-        let mut file = File::create(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    write().map_err(io_error(path))
-}
-
-/// Makes the entries of a directory durable: on Unix, a rename is on the disk only once its directory is.
-fn sync_dir(dir: &Path) -> Result<()> {
-    if cfg!(unix) {
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error(dir))?;
-    }
-    Ok(())
-}
-
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
     let path = path.to_owned();
     move |source| CheckpointError::Io { path, source }
@@ -357,6 +335,8 @@ fn is_plain_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     fn files(step: u64) -> [Result<(&'static str, Vec<u8>), CheckpointError>; 2] {
@@ -532,16 +512,5 @@ mod tests {
             assert!(matches!(saved, Err(CheckpointError::Name { .. })), "{name:?}");
         }
         assert!(store.latest().unwrap().is_none());
-    }
-
-    #[test]
-    fn write_atomic_replaces_and_leaves_nothing_behind() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("summary.json");
-        write_atomic(&path, b"old").unwrap();
-        write_atomic(&path, b"new").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"new");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        assert!(write_atomic(&dir.path().join("no/such"), b"").is_err());
     }
 }

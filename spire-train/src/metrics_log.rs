@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
-use crate::checkpoint::{CheckpointError, write_atomic};
+use spire_core::atomic_write::{WriteError, write_atomic};
 
 /// One step. Numbers are printed with as many digits as give the same `f64` back; NaN and infinity, which JSON lacks, as
 /// `null`.
@@ -53,7 +53,7 @@ pub enum MetricsError {
     },
     /// The log could not be cut back.
     #[error(transparent)]
-    Rewrite(#[from] CheckpointError),
+    Rewrite(#[from] WriteError),
 }
 
 /// The log of one run, open at its end.

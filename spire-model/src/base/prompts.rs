@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn states_are_the_same_however_few_are_remembered() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny");
         let mut encoder = PromptEncoder::load(&folder, &Device::flex()).unwrap();
         let prompts = ["a red star", "a blue square", "a red star", "", "Deblur with sigma 3.0", "a red star"];
         let expected = encoder.encode(&prompts).into_data();
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn the_small_model_tells_one_strength_from_another() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny");
         let encoder = PromptEncoder::load(&folder, &Device::flex()).unwrap();
         let apart = |one: &str, other: &str| {
             let [one, other] = [one, other].map(|prompt| encoder.encode(&[prompt]));

@@ -100,7 +100,7 @@ mod tests {
     }
 
     fn tests() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests")
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests")
     }
 
     /// The models of `tests/flops.json`.

@@ -14,7 +14,7 @@ pub(super) struct Case {
 
 impl Case {
     pub(super) fn open(name: &str) -> Self {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference").join(name);
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/reference").join(name);
         let case: toml::Table = fs::read_to_string(folder.join("case.toml")).unwrap().parse().unwrap();
         let config = SchedulerConfig::from_file(folder.join(case["weights"].as_str().unwrap())).unwrap();
         Self { config, bytes: fs::read(folder.join("tensors.safetensors")).unwrap() }

@@ -51,7 +51,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn jpeg() -> Vec<u8> {
-        std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/pictures/rotated.jpg")).unwrap()
+        std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/pictures/rotated.jpg")).unwrap()
     }
 
     #[test]
