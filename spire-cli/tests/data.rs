@@ -60,8 +60,7 @@ fn a_mixture_is_read_as_a_run_would() {
     }
     fs::copy("../tests/pictures/scene.png", broken.join("c.png")).unwrap();
     fs::write(broken.join("c.txt"), "a caption").unwrap();
-    fs::write(scratch.path().join("short.tar"), &fs::read("../tests/shards/wds-000000.tar").unwrap()[..9000])
-        .unwrap();
+    fs::write(scratch.path().join("short.tar"), &fs::read("../tests/shards/wds-000000.tar").unwrap()[..9000]).unwrap();
     let text = format!(
         r#"
         [data]

@@ -8,7 +8,7 @@ use std::process::Output;
 
 use common::{command, error, ok, spire};
 use spire_data::{Picture, png_text};
-use spire_train::restore_files::{KEYWORD, Provenance};
+use spire_restore::provenance::{KEYWORD, Provenance};
 use tempfile::TempDir;
 
 fn restore(input: &str, output: &Path, options: &[&str]) -> Output {

@@ -14,7 +14,6 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-pub use spire_core::atomic_write::write_atomic;
 use spire_core::atomic_write::{TEMPORARY, WriteError, sync_dir, write_synced};
 use spire_core::checksum::sha256;
 use thiserror::Error;

@@ -1,4 +1,4 @@
-//! The configuration of a training run: one section a component, all with defaults, read by [`crate::settings`].
+//! The configuration of a training run: one section a component, all with defaults, read by [`spire_core::settings`].
 
 use std::path::PathBuf;
 
@@ -16,9 +16,9 @@ use spire_model::restore::SamplingConfig;
 use spire_model::unet::UNetConfig;
 use spire_model::weights::Precision;
 
-use crate::learning_rate::{LearningRate, Schedule};
-use crate::optimizer::OptimizerSettings;
-use crate::parallel::Computation;
+use crate::optim::adamw::OptimizerSettings;
+use crate::optim::backward::Computation;
+use crate::optim::learning_rate::{LearningRate, Schedule};
 
 /// Everything that a run depends on.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::checkpoint::{CheckpointStore, write_atomic};
+use spire_core::atomic_write::write_atomic;
+use spire_core::settings;
+
+use crate::checkpoint::CheckpointStore;
 use crate::config::RunConfig;
-use crate::settings;
 
 /// How long a folder that was made on one machine may take to be seen on another.
 const SEEN_WITHIN: Duration = Duration::from_secs(60);

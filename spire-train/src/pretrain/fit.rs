@@ -7,12 +7,13 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::ema;
-use crate::learning_rate::{LearningRate, Schedule};
-use crate::metrics_log::StepMetrics;
-use crate::optimizer::{Optimizer, OptimizerSettings, grad_norm, number_parameters};
-use crate::parallel::{Computation, gradients};
-use crate::progress::Progress;
+use crate::logging::metrics::StepMetrics;
+use crate::logging::progress::Progress;
+use crate::optim::adamw::{Optimizer, OptimizerSettings};
+use crate::optim::backward::{Computation, gradients};
+use crate::optim::ema;
+use crate::optim::gradients::{grad_norm, number_parameters};
+use crate::optim::learning_rate::{LearningRate, Schedule};
 
 /// How long and how fast a stage learns.
 #[derive(Clone, Debug, Deserialize, Serialize)]
