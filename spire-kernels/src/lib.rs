@@ -1,24 +1,14 @@
-//! What a diffusion network spends its time and memory on. For Burn's CPU backend (`flex`) and its autodiff: convolutions as
-//! shifted matrix products, group normalisation with its activation in one pass, SiLU and GELU, attention for some queries at
-//! a time. For all backends: attention that keeps no matrix of scores, parts of a network that are computed again,
-//! and gradients that are heard of early.
+//! The operations that dominate a diffusion network's time and memory, faster than Burn's own.
 //!
-//! Every function here takes Burn's own modules and tensors and computes what Burn computes. On another device, in another
-//! precision, and for shapes that it has no kernel for, it calls Burn.
+//! For Burn's CPU backend (`flex`), with derivatives: convolution as shifted matrix products, group normalisation fused with
+//! its activation, SiLU and GELU, attention over blocks of queries. For every backend: attention that does not keep the
+//! matrix of scores, blocks that the backward pass recomputes, and gradient hooks.
+//!
+//! Every function takes Burn's own modules and tensors and computes what Burn computes. For other devices, float types and
+//! shapes without a kernel it calls Burn.
 
-mod announce;
-mod attention;
-mod attention_rows;
-mod block;
-mod convolution;
-mod derivatives;
-mod elementwise;
-mod exp;
-mod group_norm;
-mod ops;
-mod pool;
-mod products;
-mod recompute;
+mod autograd;
+mod kernels;
 
 use burn::backend::Dispatch;
 use burn::module::Param;
@@ -27,26 +17,29 @@ use burn::nn::{GroupNorm, PaddingConfig2d};
 use burn::tensor::ops::{AvgPoolOptions, ConvOptions, MaxPoolOptions};
 use burn::tensor::{DType, Device, Tensor, activation};
 
-use attention::Attention;
-use convolution::Convolution;
-use elementwise::Activation;
-use ops::Kernels;
-use pool::Pooling;
+use kernels::attention::Attention;
+use kernels::convolution::Convolution;
+use kernels::elementwise::Activation;
+use kernels::group_norm;
+use kernels::ops::Kernels;
+use kernels::pool::Pooling;
 
-pub use announce::{Listener, announced, listening};
-pub use block::{Forward, block};
-pub use pool::Window;
+pub use autograd::{Forward, GradientHook, block, hooked, with_gradient_hook};
+pub use kernels::pool::Window;
+
+// Former names.
+pub use autograd::{GradientHook as Listener, hooked as announced, with_gradient_hook as listening};
 
 /// `conv.forward(x)`: `x` `[batch, channels, height, width]` to `[batch, out_channels, out_height, out_width]`.
 pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
     let padding = match conv.padding {
         PaddingConfig2d::Valid => [(0, 0), (0, 0)],
         PaddingConfig2d::Explicit(top, left, bottom, right) => [(top, bottom), (left, right)],
-        // As much as the size needs, which Burn works out.
+        // Burn computes the padding from the size.
         PaddingConfig2d::Same => return conv.forward(x),
     };
     let options = ConvOptions::new_with_padding(conv.stride, padding, conv.dilation, conv.groups);
-    let conv = announced(conv, &x);
+    let conv = hooked(conv, &x);
     convolve(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options)
 }
 
@@ -92,26 +85,26 @@ pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     activate(x, Activation::Silu, activation::silu)
 }
 
-/// `x · Φ(x)` with the distribution function of the normal distribution, to 1e-6 of it.
+/// `x · Φ(x)`, Φ the standard normal distribution function, with an absolute error below 1e-6.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     activate(x, Activation::Gelu, activation::gelu)
 }
 
-fn activate<const D: usize>(x: Tensor<D>, kind: Activation, burns: fn(Tensor<D>) -> Tensor<D>) -> Tensor<D> {
+fn activate<const D: usize>(x: Tensor<D>, kind: Activation, fallback: fn(Tensor<D>) -> Tensor<D>) -> Tensor<D> {
     if has_kernels(&x) {
         Tensor::from_dispatch(<Dispatch as Kernels>::activate(x.into_dispatch(), kind))
     } else {
-        burns(x)
+        fallback(x)
     }
 }
 
-/// Scores of an image's head from which on training computes them twice rather than keep them: those of a 512×512 picture
-/// take half a gigabyte for each attention layer at full resolution.
+/// Attention scores per image and head above which training recomputes them in the backward pass instead of keeping them.
+/// For a 512×512 picture they take half a gigabyte per attention layer at full resolution.
 pub const TOO_MANY_SCORES: usize = 1 << 20;
 
 /// `softmax(q · kᵀ / √depth) · v` for each of `heads`: `query` `[batch, queries, heads · depth]`, `key` and `value`
-/// `[batch, keys, heads · depth]`, to the shape of `query`. Under autodiff, the scores are computed again in the backward pass
-/// where that is faster, as on the CPU, or where there are [`TOO_MANY_SCORES`].
+/// `[batch, keys, heads · depth]`, to the shape of `query`. The backward pass recomputes the scores
+/// where that is faster (on the CPU) or where there are [`TOO_MANY_SCORES`].
 pub fn attention(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, heads: usize) -> Tensor<3> {
     let tracked = [&query, &key, &value].iter().any(|x| x.is_autodiff());
     if tracked && !has_kernels(&query) && query.dims()[1] * key.dims()[1] < TOO_MANY_SCORES {
@@ -121,8 +114,8 @@ pub fn attention(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, heads: usiz
     Tensor::from_dispatch(<Dispatch as Attention>::attend(query, key, value, heads))
 }
 
-/// The same as two products, whose scores autodiff keeps; `bias`, broadcast over `[batch, heads, queries, keys]`, is added to
-/// them.
+/// [`attention`] as two matrix products, whose scores autodiff keeps. `bias`, broadcast over `[batch, heads, queries, keys]`,
+/// is added to the scores.
 pub fn attention_in_products(
     query: Tensor<3>,
     key: Tensor<3>,
@@ -135,7 +128,7 @@ pub fn attention_in_products(
         let [_, length, _] = x.dims();
         x.reshape([batch, length, heads, width / heads]).swap_dims(1, 2)
     };
-    // Scaling the queries, not the scores: the smaller of the two.
+    // Scale the queries, not the scores: they are fewer.
     let query = split(query).mul_scalar(((width / heads) as f64).powf(-0.5));
     let scores = query.matmul(split(key).swap_dims(2, 3));
     let scores = match bias {
@@ -153,14 +146,14 @@ pub fn max_pool2d(x: Tensor<4>, window: Window) -> Tensor<4> {
     pool(x, Pooling::Maximum, window)
 }
 
-/// The mean of each window's pixels, of which those of the padding do not count. Shapes and panics as [`max_pool2d`].
+/// The mean of each window's pixels, not counting the padding. Shapes and panics as [`max_pool2d`].
 pub fn avg_pool2d(x: Tensor<4>, window: Window) -> Tensor<4> {
     pool(x, Pooling::Average, window)
 }
 
 fn pool(x: Tensor<4>, pooling: Pooling, window: Window) -> Tensor<4> {
     let Window { side, stride, padding } = window;
-    assert!(padding < side, "a window of {side} pixels with a padding of {padding}");
+    assert!(padding < side, "a padding of {padding} needs a window larger than {side} pixels");
     if has_kernels(&x) {
         return Tensor::from_dispatch(<Dispatch as Kernels>::pool(x.into_dispatch(), pooling, window));
     }
@@ -182,7 +175,7 @@ fn has_kernels<const D: usize>(x: &Tensor<D>) -> bool {
 }
 
 impl Convolution {
-    /// `None` where only Burn computes it: groups, dilation, outputs that see nothing but padding.
+    /// `None` if there is no kernel: groups, dilation, or outputs that cover only padding.
     fn of(options: &ConvOptions<2>, kernel: [usize; 2]) -> Option<Self> {
         let sees_input = options.padding.iter().zip(kernel).all(|(&(before, after), side)| before.min(after) < side);
         let convolution = Self { stride: options.stride, padding: options.padding };

@@ -9,7 +9,7 @@
 use faer::MatRef;
 use rayon::prelude::*;
 
-use crate::products::{Term, add_outer_products, add_products};
+use crate::kernels::products::{Term, add_outer_products, add_products};
 
 /// Numbers of the images that go on one line: small images together, so that products are large; large images one by one,
 /// because fresh memory costs more than it saves.

@@ -1,5 +1,5 @@
-//! Parts of a network of which the backward pass is left the inputs alone, and computes the rest again (Chen et al. 2016,
-//! <https://arxiv.org/abs/1604.06174>): gradient checkpointing block by block, as diffusers has it.
+//! Gradient checkpointing block by block, as diffusers does it (Chen et al. 2016, <https://arxiv.org/abs/1604.06174>): the
+//! graph keeps only a block's inputs, and the backward pass computes the block again.
 
 use std::fmt::{self, Debug, Formatter};
 use std::marker::PhantomData;
@@ -15,106 +15,119 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{DispatchTensor, GradientCheckpointingStrategy, Tensor};
 
-use crate::announce::Ear;
-use crate::block::Forward;
+use super::hooks::InstalledHook;
+
+/// A block's forward pass: `x` `[batch, channels, height, width]` and a second input (the time embedding, say) to the
+/// block's output.
+pub type Forward<M, const D: usize> = fn(&M, Tensor<4>, Tensor<D>) -> Tensor<4>;
 
 /// The backend of tensors under gradient checkpointing.
 type Checkpointed<B> = Autodiff<B, BalancedCheckpointing>;
 
-/// `forward(module, x, beside)` as one operation of the graph: no intermediate result is kept, and the backward pass computes
-/// `forward` a second time. `None` where `x` does not depend on what is trained, or gradient checkpointing is not asked for
+/// `forward(module, x, condition)` as one operation of the graph: it keeps no intermediate result, and the backward pass runs
+/// `forward` a second time. `None` if `x` depends on no trained weight, or the device does not checkpoint gradients
 /// ([`GradientCheckpointingStrategy::Balanced`]).
 pub fn recomputed<M: Module + 'static, const D: usize>(
     module: &M,
     x: &Tensor<4>,
-    beside: &Tensor<D>,
+    condition: &Tensor<D>,
     forward: Forward<M, D>,
 ) -> Option<Tensor<4>> {
     let asked = DispatchAutodiffContext::Enabled(GradientCheckpointingStrategy::Balanced);
     if !x.is_tracked() || x.clone().into_dispatch().autodiff != asked {
         return None;
     }
-    let part = Part { module: module.clone(), x: x.clone(), beside: beside.clone(), forward, ear: Ear::here() };
-    let recorded = part.record::<Flex>();
+    let block = Block {
+        module: module.clone(),
+        x: x.clone(),
+        condition: condition.clone(),
+        forward,
+        hook: InstalledHook::current(),
+    };
+    let recorded = block.record::<Flex>();
     #[cfg(feature = "gpu")]
-    let recorded = recorded.or_else(|| part.record::<Cube>());
+    let recorded = recorded.or_else(|| block.record::<Cube>());
     recorded
 }
 
 #[derive(Clone)]
-struct Part<M: Module, const D: usize> {
+struct Block<M: Module, const D: usize> {
     module: M,
     x: Tensor<4>,
-    beside: Tensor<D>,
+    condition: Tensor<D>,
     forward: Forward<M, D>,
-    ear: Option<Ear>,
+    hook: Option<InstalledHook>,
 }
 
-impl<M: Module + 'static, const D: usize> Part<M, D> {
-    /// The output, with the whole part as one operation of the graph; `None` where its tensors are not `B`'s.
+impl<M: Module + 'static, const D: usize> Block<M, D> {
+    /// The output, with the whole block as one operation of the graph; `None` if the tensors are not on backend `B`.
     fn record<B: Backend>(&self) -> Option<Tensor<4>>
     where
         DispatchTensor: DispatchKindConversion<B> + DispatchKindConversion<Checkpointed<B>>,
     {
         let x = self.x.clone().try_into_primitive::<Checkpointed<B>>().ok()?;
-        let beside = checkpointed(self.beside.clone()).try_into_primitive::<Checkpointed<B>>().ok()?;
-        let prepared = Again(PhantomData).prepare::<BalancedCheckpointing>([x.node(), beside.node()]).compute_bound();
+        let condition = checkpointed(self.condition.clone()).try_into_primitive::<Checkpointed<B>>().ok()?;
+        let prepared =
+            Recompute(PhantomData).prepare::<BalancedCheckpointing>([x.node(), condition.node()]).compute_bound();
         let OpsKind::Tracked(prepared) = prepared.stateful() else { return None };
-        if let Some(ear) = &self.ear {
-            self.module.visit(&mut Expect(ear));
+        if let Some(hook) = &self.hook {
+            self.module.visit(&mut Expect(hook));
         }
-        let part = Self { x: self.x.clone().inner(), beside: self.beside.clone().inner(), ..self.clone() };
-        let y = (part.forward)(&part.module.valid(), part.x.clone(), part.beside.clone());
+        let block = Self { x: self.x.clone().inner(), condition: self.condition.clone().inner(), ..self.clone() };
+        let y = (block.forward)(&block.module.valid(), block.x.clone(), block.condition.clone());
         let y = y.try_into_primitive::<B>().expect("computed from this backend's tensors");
-        Some(Tensor::from_primitive::<Checkpointed<B>>(prepared.finish(part, y)))
+        Some(Tensor::from_primitive::<Checkpointed<B>>(prepared.finish(block, y)))
     }
 }
 
-impl<M: Module, const D: usize> Debug for Part<M, D> {
+impl<M: Module, const D: usize> Debug for Block<M, D> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Part").field("x", &self.x).field("beside", &self.beside).finish_non_exhaustive()
+        f.debug_struct("Block").field("x", &self.x).field("condition", &self.condition).finish_non_exhaustive()
     }
 }
 
-/// The backward pass of a [`Part`].
-struct Again<M, const D: usize>(PhantomData<fn(M)>);
+/// The backward pass of a [`Block`].
+struct Recompute<M, const D: usize>(PhantomData<fn(M)>);
 
-impl<M, const D: usize> Debug for Again<M, D> {
+impl<M, const D: usize> Debug for Recompute<M, D> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str("Again")
+        f.write_str("Recompute")
     }
 }
 
-impl<B: Backend, M: Module + 'static, const D: usize> Backward<B, 2> for Again<M, D>
+impl<B: Backend, M: Module + 'static, const D: usize> Backward<B, 2> for Recompute<M, D>
 where
     DispatchTensor: DispatchKindConversion<B> + DispatchKindConversion<Checkpointed<B>>,
 {
-    type State = Part<M, D>;
+    type State = Block<M, D>;
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let Part { module, x, beside, forward, ear } = ops.state;
-        let [x_node, beside_node] = ops.parents;
+        let Block { module, x, condition, forward, hook } = ops.state;
+        let [x_node, condition_node] = ops.parents;
         let gradient = Tensor::<4>::from_primitive::<B>(grads.consume::<B>(&ops.node));
-        // A graph of its own: the one that is gone back through is locked meanwhile.
+        // In a graph of its own: the graph of the running backward pass is locked.
         let fresh = module.clone().map(&mut Leaves);
         let x = if x_node.is_some() { x.autodiff().require_grad() } else { x };
-        let beside = if beside_node.is_some() { beside.autodiff().require_grad() } else { beside };
-        let y = forward(&fresh, x.clone(), beside.clone());
-        let mut again = (y * gradient).sum().backward();
-        let of_x = x.grad_remove(&mut again);
-        let of_beside = beside.grad_remove(&mut again);
+        let condition = if condition_node.is_some() { condition.autodiff().require_grad() } else { condition };
+        let y = forward(&fresh, x.clone(), condition.clone());
+        let mut gradients = (y * gradient).sum().backward();
+        let of_x = x.grad_remove(&mut gradients);
+        let of_condition = condition.grad_remove(&mut gradients);
         if let Some(node) = x_node {
             grads.register::<B>(node.id, primitive::<B, _>(of_x.unwrap_or_else(|| x.inner().zeros_like())));
         }
-        if let Some(node) = beside_node {
-            grads.register::<B>(node.id, primitive::<B, _>(of_beside.unwrap_or_else(|| beside.inner().zeros_like())));
+        if let Some(node) = condition_node {
+            grads.register::<B>(
+                node.id,
+                primitive::<B, _>(of_condition.unwrap_or_else(|| condition.inner().zeros_like())),
+            );
         }
-        let found = GradientsParams::from_grads(again, &fresh);
-        module.visit(&mut Register::<B> { found, grads, ear, backend: PhantomData });
+        let found = GradientsParams::from_grads(gradients, &fresh);
+        module.visit(&mut Register::<B> { found, grads, hook, backend: PhantomData });
     }
 }
 
-/// The weights as leaves of a graph of their own, as far as they are trained.
+/// Makes the trained weights leaves of a new graph.
 struct Leaves;
 
 impl ModuleMapper for Leaves {
@@ -126,8 +139,8 @@ impl ModuleMapper for Leaves {
     }
 }
 
-/// Says which gradients are to come.
-struct Expect<'a>(&'a Ear);
+/// Counts one use of each trained weight.
+struct Expect<'a>(&'a InstalledHook);
 
 impl ModuleVisitor for Expect<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -137,11 +150,11 @@ impl ModuleVisitor for Expect<'_> {
     }
 }
 
-/// Hands the gradients that were found to the weights that they are of, and to who listens.
+/// Registers the weights' gradients in the outer graph and reports them to the hook.
 struct Register<'a, B: Backend> {
     found: GradientsParams,
     grads: &'a mut Gradients,
-    ear: Option<Ear>,
+    hook: Option<InstalledHook>,
     backend: PhantomData<B>,
 }
 
@@ -151,11 +164,11 @@ where
 {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.found.remove::<D>(param.id) {
-            if let Some(ear) = &self.ear {
-                ear.hear(param.id, gradient.clone().reshape([-1]));
+            if let Some(hook) = &self.hook {
+                hook.add(param.id, gradient.clone().reshape([-1]));
             }
             let weight = param.val().try_into_primitive::<Checkpointed<B>>();
-            let weight = weight.expect("what is trained is under the same checkpointing as the features");
+            let weight = weight.expect("trained weights and features share one checkpointing strategy");
             self.grads.register::<B>(weight.id(), primitive::<B, _>(gradient));
         }
     }

@@ -1,4 +1,4 @@
-//! The operations under autodiff.
+//! The kernels under autodiff: what each keeps for the backward pass, and its gradients.
 
 use std::marker::PhantomData;
 
@@ -12,11 +12,11 @@ use burn::backend::ops::ModuleOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, TensorMetadata};
 
-use crate::convolution::Convolution;
-use crate::elementwise::Activation;
-use crate::group_norm::Settings;
-use crate::ops::Kernels;
-use crate::pool::{Pooling, Window};
+use crate::kernels::convolution::Convolution;
+use crate::kernels::elementwise::Activation;
+use crate::kernels::group_norm::Settings;
+use crate::kernels::ops::Kernels;
+use crate::kernels::pool::{Pooling, Window};
 
 type NodeId = burn::backend::autodiff::NodeId;
 
@@ -66,7 +66,7 @@ impl<B: Kernels> Backward<B, 3> for GroupNorm {
     }
 }
 
-/// Computed again in the backward pass, where gradient checkpointing asks for it.
+/// Recomputes the output in the backward pass, under gradient checkpointing.
 #[derive(Debug)]
 struct GroupNormAgain<B> {
     inputs: [NodeId; 3],
@@ -97,7 +97,7 @@ impl<B: Kernels> Backward<B, 1> for Activate {
     }
 }
 
-/// Computed again in the backward pass, where gradient checkpointing asks for it.
+/// Recomputes the output in the backward pass, under gradient checkpointing.
 #[derive(Debug)]
 struct ActivateAgain<B> {
     x: NodeId,
@@ -206,7 +206,7 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
     }
 }
 
-/// Gradients are computed on the backend below; nothing asks for their own.
+/// The backward pass calls the inner backend; second derivatives are not supported.
 fn first_order<T>() -> T {
-    unreachable!("there is no second derivative")
+    unreachable!("the kernels have no second derivative")
 }

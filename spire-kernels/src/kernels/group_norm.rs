@@ -3,7 +3,7 @@
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
-use crate::elementwise::{silu, silu_slope};
+use crate::kernels::elementwise::{silu, silu_slope};
 
 /// The settings of a normalisation beside its weights.
 #[derive(Clone, Copy, Debug)]

@@ -1,4 +1,4 @@
-//! Who listens hears of every announced weight's gradient once, whole, and in the order of the backward pass.
+//! A gradient hook fires once for every weight, with the complete gradient, in the order of the backward pass.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
-use spire_kernels::{Listener, block, conv2d, listening};
+use spire_kernels::{GradientHook, block, conv2d, with_gradient_hook};
 
 #[derive(Module, Debug)]
 struct Block {
@@ -31,21 +31,21 @@ impl Network {
         Self { entry: Conv2dConfig::new([2, 4], [1, 1]).init(device), blocks: vec![block(), block(), block()] }
     }
 
-    /// The last block, where `again`, is gone through twice.
-    fn loss(&self, x: Tensor<4>, beside: Tensor<2>, again: bool) -> Tensor<1> {
+    /// With `twice`, the last block is used twice.
+    fn loss(&self, x: Tensor<4>, condition: Tensor<2>, twice: bool) -> Tensor<1> {
         let forward = |x, part: &Block| {
-            block(part, x, beside.clone(), |part, x, beside| {
-                let beside = part.projection.forward(beside).unsqueeze_dims::<4>(&[2, 3]);
-                (conv2d(&part.conv, x) + beside).tanh()
+            block(part, x, condition.clone(), |part, x, condition| {
+                let condition = part.projection.forward(condition).unsqueeze_dims::<4>(&[2, 3]);
+                (conv2d(&part.conv, x) + condition).tanh()
             })
         };
         let y = self.blocks.iter().fold(conv2d(&self.entry, x), forward);
-        let y = if again { forward(y, &self.blocks[2]) } else { y };
+        let y = if twice { forward(y, &self.blocks[2]) } else { y };
         y.square().sum()
     }
 }
 
-/// The numbers of every weight's gradient, in the order of the module's fields.
+/// Every weight's gradient, flattened, in the order of the module's fields.
 fn gradients<M: Module>(module: &M, gradients: &GradientsParams) -> Vec<(ParamId, TensorData)> {
     struct Collect<'a>(&'a GradientsParams, Vec<(ParamId, TensorData)>);
     impl ModuleVisitor for Collect<'_> {
@@ -59,17 +59,17 @@ fn gradients<M: Module>(module: &M, gradients: &GradientsParams) -> Vec<(ParamId
     collect.1
 }
 
-/// What is heard, in its order, and what the backward pass gives.
-fn heard(device: &Device, again: bool) -> (Network, Vec<(ParamId, TensorData)>, GradientsParams) {
+/// The hook's calls in order, and the gradients that the backward pass returns.
+fn hook_calls(device: &Device, twice: bool) -> (Network, Vec<(ParamId, TensorData)>, GradientsParams) {
     let network = Network::new(device);
     let x = Tensor::random([2, 2, 3, 3], Distribution::Default, device).require_grad();
-    let beside = Tensor::random([2, 3], Distribution::Default, device);
+    let condition = Tensor::random([2, 3], Distribution::Default, device);
     let all = Arc::new(Mutex::new(Vec::new()));
-    let listener: Listener = {
+    let hook: GradientHook = {
         let all = all.clone();
         Arc::new(move |id, row: Tensor<1>| all.lock().unwrap().push((id, row.into_data())))
     };
-    let loss = listening(listener, || network.loss(x, beside, again));
+    let loss = with_gradient_hook(hook, || network.loss(x, condition, twice));
     let found = GradientsParams::from_grads(loss.backward(), &network);
     let all = all.lock().unwrap().clone();
     (network, all, found)
@@ -80,10 +80,10 @@ fn devices() -> [Device; 2] {
 }
 
 #[test]
-fn every_gradient_once_and_whole() {
+fn the_hook_fires_once_per_weight_with_the_complete_gradient() {
     for device in devices() {
-        for again in [false, true] {
-            let (network, all, found) = heard(&device, again);
+        for twice in [false, true] {
+            let (network, all, found) = hook_calls(&device, twice);
             let expected: HashMap<_, _> = gradients(&network, &found).into_iter().collect();
             assert_eq!((all.len(), expected.len()), (14, 14));
             for (id, row) in all {
@@ -94,10 +94,10 @@ fn every_gradient_once_and_whole() {
 }
 
 #[test]
-fn a_part_is_heard_of_before_the_parts_before_it() {
+fn the_hook_fires_for_later_blocks_first() {
     for device in devices() {
-        for again in [false, true] {
-            let (network, all, _) = heard(&device, again);
+        for twice in [false, true] {
+            let (network, all, _) = hook_calls(&device, twice);
             let part = |id: &ParamId| {
                 let has = |part: &Block| {
                     [part.conv.weight.id, part.projection.weight.id].contains(id)
@@ -114,16 +114,16 @@ fn a_part_is_heard_of_before_the_parts_before_it() {
 }
 
 #[test]
-fn what_is_frozen_or_not_listened_to_says_nothing() {
+fn the_hook_does_not_fire_for_frozen_weights_or_outside_its_scope() {
     let device = Device::flex().autodiff();
     let network = Network::new(&device).no_grad();
     let x = Tensor::random([2, 2, 3, 3], Distribution::Default, &device).require_grad();
-    let beside = Tensor::random([2, 3], Distribution::Default, &device);
-    let listener: Listener = Arc::new(|id, _| panic!("{id} is frozen"));
-    let loss = listening(listener.clone(), || network.loss(x.clone(), beside.clone(), false));
+    let condition = Tensor::random([2, 3], Distribution::Default, &device);
+    let hook: GradientHook = Arc::new(|id, _| panic!("{id} is frozen"));
+    let loss = with_gradient_hook(hook.clone(), || network.loss(x.clone(), condition.clone(), false));
     loss.backward();
 
     let trained = Network::new(&device);
-    listening(listener, || ());
-    trained.loss(x, beside, false).backward();
+    with_gradient_hook(hook, || ());
+    trained.loss(x, condition, false).backward();
 }

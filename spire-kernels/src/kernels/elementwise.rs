@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
-use crate::exp::{erf, exp, sigmoid};
+use crate::kernels::exp::{erf, exp, sigmoid};
 
 /// Numbers that one task takes.
 const CHUNK: usize = 1 << 14;

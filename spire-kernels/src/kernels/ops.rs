@@ -5,10 +5,10 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, TensorMetadata, backend_extension};
 use burn::tensor::TensorData;
 
-use crate::convolution::{self, Convolution};
-use crate::elementwise::Activation;
-use crate::group_norm::{self, Settings};
-use crate::pool::{self, Pooling, Window};
+use crate::kernels::convolution::{self, Convolution};
+use crate::kernels::elementwise::Activation;
+use crate::kernels::group_norm::{self, Settings};
+use crate::kernels::pool::{self, Pooling, Window};
 
 #[backend_extension(Flex, Autodiff)]
 pub trait Kernels: Backend {

@@ -6,7 +6,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
-use crate::exp::exp;
+use crate::kernels::exp::exp;
 
 /// Scores that are computed at a time.
 const SCORES: usize = 1 << 16;

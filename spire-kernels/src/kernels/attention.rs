@@ -12,8 +12,8 @@ use burn::backend::{Autodiff, Backend, Flex, TensorMetadata, backend_extension};
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{DType, Shape, Slice};
 
-use crate::attention_rows;
-use crate::ops::tensor;
+use crate::kernels::attention_rows;
+use crate::kernels::ops::tensor;
 
 /// Scores that the backward pass computes at a time, at most, unless those of one image are more.
 const SCORES: usize = 1 << 27;

@@ -1,0 +1,11 @@
+//! The operations, and how Burn dispatches them to a backend ([`ops`]).
+
+pub mod attention;
+mod attention_rows;
+pub mod convolution;
+pub mod elementwise;
+mod exp;
+pub mod group_norm;
+pub mod ops;
+pub mod pool;
+mod products;
