@@ -7,7 +7,7 @@ use anyhow::Result;
 use burn::module::{Module, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
-use spire_kernels::{Listener, listening};
+use spire_kernels::{GradientHook, with_gradient_hook};
 
 use super::buckets::{self, Buckets};
 use super::gradient_queue::{GradientReceiver, GradientSender, gradient_queue};
@@ -26,8 +26,8 @@ pub fn gradient_order<M: Module, P>(
     loss: impl Fn(&M, P) -> Result<Tensor<1>>,
 ) -> Result<Vec<ParamId>> {
     let (sender, order) = channel();
-    let hook: Listener = Arc::new(move |id, _| sender.send(id).expect("the receiver outlives the backward pass"));
-    listening(hook, || loss(&replica(module, how), part))?.backward();
+    let hook: GradientHook = Arc::new(move |id, _| sender.send(id).expect("the receiver outlives the backward pass"));
+    with_gradient_hook(hook, || loss(&replica(module, how), part))?.backward();
     Ok(order.try_iter().collect())
 }
 
@@ -63,7 +63,7 @@ pub fn mean_gradients<M: Module, P: Send>(
         loss
     };
     let compute = |replica: M, (part, sender): (P, GradientSender)| {
-        let value = listening(sender.hook(), || loss(&replica, part))?;
+        let value = with_gradient_hook(sender.hook(), || loss(&replica, part))?;
         let gradients = GradientsParams::from_grads(value.backward(), &replica);
         sender.send_rest(&replica, &gradients);
         Ok(f64::from(value.into_scalar::<f32>()))
@@ -91,14 +91,14 @@ mod tests {
     use anyhow::anyhow;
     use burn::nn::{Linear, LinearConfig};
     use burn::tensor::{Device, Distribution, TensorData, Tolerance};
-    use spire_kernels::announced;
+    use spire_kernels::hooked;
 
     /// Two layers; the gradients of the second are ready before the backward pass ends.
     fn two_layers() -> (Vec<Linear>, impl Fn(&Vec<Linear>, Tensor<2>) -> Result<Tensor<1>> + Sync) {
         let layer = || LinearConfig::new(4, 4).init(&Device::flex().autodiff());
         let loss = |layers: &Vec<Linear>, x: Tensor<2>| {
             let x = layers[0].forward(x).tanh();
-            Ok(announced(&layers[1], &x).forward(x).square().mean())
+            Ok(hooked(&layers[1], &x).forward(x).square().mean())
         };
         (number_parameters(vec![layer(), layer()]), loss)
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor};
-use spire_kernels::Listener;
+use spire_kernels::GradientHook;
 
 use super::buckets::Place;
 
@@ -29,7 +29,7 @@ pub struct GradientSender {
 
 impl GradientSender {
     /// The gradient hook to install for the backward pass. It sends each gradient as soon as it is final.
-    pub fn hook(&self) -> Listener {
+    pub fn hook(&self) -> GradientHook {
         let (part, sender, sent) = (self.part, self.sender.clone(), self.sent.clone());
         Arc::new(move |id, gradient| {
             sent.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
