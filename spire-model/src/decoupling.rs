@@ -1,25 +1,25 @@
-//! Which prompt speaks to which part (paper section 3.3). Decoupled, the frozen UNet reads the semantic prompt alone and the
-//! control branch the restoration prompt alone; the ablation gives both to both.
+//! Which prompts each part attends to (paper section 3.3). Decoupled: the frozen UNet only to the semantic prompt, the control
+//! branch only to the restoration prompt. The ablation gives both prompts to both.
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::nn::repeat_batch;
 
-/// The prompts that each part attends to.
+/// Which prompts the UNet and the control branch attend to.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Prompts {
-    /// Each part its own: the paper's choice.
+    /// Each to its own prompt: the paper's choice.
     #[default]
     Decoupled,
-    /// Both parts the tokens of both, the semantic prompt's first. At initialisation this is not the frozen UNet: it attends to
-    /// tokens that it has never met.
+    /// Both to the tokens of both prompts, the semantic prompt's first. At initialisation the result differs from the frozen
+    /// UNet's, because the UNet attends to tokens that it was not trained on.
     Joined,
 }
 
 impl Prompts {
-    /// How many tokens each part attends to, where a prompt has `tokens`.
+    /// Number of tokens that each part attends to, if a prompt has `tokens`.
     pub fn tokens(self, tokens: usize) -> usize {
         match self {
             Self::Decoupled => tokens,
@@ -27,14 +27,14 @@ impl Prompts {
         }
     }
 
-    /// What the UNet and what the control branch attend to: from the states of the semantic prompts `[halves · batch, tokens,
-    /// width]` and of the restoration prompts `[batch, tokens, width]`; joined, each is `[halves · batch, 2 · tokens, width]`.
+    /// The states that the UNet and the control branch attend to, from the semantic prompts' `[passes · batch, tokens, width]`
+    /// and the restoration prompts' `[batch, tokens, width]`. Joined, both are `[passes · batch, 2 · tokens, width]`.
     pub fn route(self, semantic: Tensor<3>, restoration: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
         match self {
             Self::Decoupled => (semantic, restoration),
             Self::Joined => {
-                let halves = semantic.dims()[0] / restoration.dims()[0];
-                let both = Tensor::cat(vec![semantic, repeat_batch(restoration, halves)], 1);
+                let passes = semantic.dims()[0] / restoration.dims()[0];
+                let both = Tensor::cat(vec![semantic, repeat_batch(restoration, passes)], 1);
                 (both.clone(), both)
             }
         }
@@ -47,7 +47,7 @@ mod tests {
     use burn::tensor::Device;
 
     #[test]
-    fn each_part_has_its_own_prompt_or_both_have_both() {
+    fn decoupled_parts_attend_to_one_prompt_and_joined_parts_to_both() {
         let device = Device::flex();
         let [semantic, restoration] = [1.0, 2.0].map(|value| Tensor::<3>::full([2, 3, 4], value, &device));
         let (unet, control) = Prompts::Decoupled.route(semantic.clone(), restoration.clone());

@@ -1,4 +1,4 @@
-//! Models by their name on the Hugging Face Hub: in its local cache, or downloaded into it.
+//! Models named as on the Hugging Face Hub: found in its local cache, or downloaded into it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,10 +6,10 @@ use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
 
-/// Second copies of the same weights, which are not downloaded.
+/// Files that repeat the weights in another form; they are not downloaded.
 const UNWANTED: [&str; 4] = ["*.fp16.*", "*.non_ema.*", "*.msgpack", "*.onnx*"];
 
-/// `owner/name`, and the revision if one is given.
+/// `owner/name` and a revision, `main` by default.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct HubName {
     owner: String,
@@ -18,7 +18,7 @@ struct HubName {
 }
 
 impl HubName {
-    /// Of `owner/name` or `owner/name@revision`; `None` where the text can't be a name on the Hub.
+    /// Parses `owner/name` or `owner/name@revision`; `None` if the text cannot be a name on the Hub.
     fn parse(text: &str) -> Option<Self> {
         let (path, revision) = text.split_once('@').unwrap_or((text, "main"));
         let (owner, name) = path.split_once('/')?;
@@ -44,14 +44,15 @@ impl fmt::Display for HubName {
     }
 }
 
-/// The folder or file that `path` stands for: itself, if it exists, or else the repository of that name, of which `missing`
-/// must find nothing missing. `what` is what an error calls it.
+/// Resolves `path`: to itself if it exists, otherwise to the snapshot of the repository of that name, from the cache or
+/// downloaded. `wanted` are patterns of the files to download, `missing` lists what a snapshot lacks, and `what` names the
+/// thing in errors.
 ///
 /// # Errors
 /// It is neither; the message says what is missing and how to get it.
 pub fn locate(path: &Path, what: &str, wanted: &[&str], missing: impl Fn(&Path) -> Vec<String>) -> Result<PathBuf> {
     if path.exists() {
-        // Not resolved: behind a link, as in the Hub's cache, a file has another name and no ending.
+        // Links are not resolved: in the Hub's cache the target of a link has no file name extension.
         return Ok(std::path::absolute(path)?);
     }
     match path.to_str().and_then(HubName::parse) {
@@ -60,11 +61,10 @@ pub fn locate(path: &Path, what: &str, wanted: &[&str], missing: impl Fn(&Path) 
     }
 }
 
-/// The folder of a model of which `missing` finds nothing missing; `wanted` are the patterns of the files that belong to
-/// it.
+/// The complete snapshot of a repository. Parameters as [`locate`].
 ///
 /// # Errors
-/// It is not complete in the cache and can't be downloaded.
+/// The cache does not hold a complete snapshot, and the download fails or does not complete it.
 fn find(name: &HubName, wanted: &[&str], missing: impl Fn(&Path) -> Vec<String>) -> Result<PathBuf> {
     let cache = cache_folder()?;
     let found = name.cached(&cache);
@@ -100,7 +100,7 @@ fn find(name: &HubName, wanted: &[&str], missing: impl Fn(&Path) -> Vec<String>)
     )
 }
 
-/// As huggingface_hub finds it: `HF_HUB_CACHE`, `$HF_HOME/hub`, `$XDG_CACHE_HOME/huggingface/hub`,
+/// The cache, found as huggingface_hub finds it: `HF_HUB_CACHE`, `$HF_HOME/hub`, `$XDG_CACHE_HOME/huggingface/hub`,
 /// `~/.cache/huggingface/hub`.
 fn cache_folder() -> Result<PathBuf> {
     let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -111,21 +111,35 @@ fn cache_folder() -> Result<PathBuf> {
         .context("there is no home folder; set HF_HOME to the Hugging Face cache")
 }
 
+/// Downloads the files of a repository that match a pattern of `wanted` and none of [`UNWANTED`]. Files that are in the cache
+/// already are kept.
 #[cfg(feature = "hub")]
 fn download(name: &HubName, wanted: &[&str]) -> Result<PathBuf> {
+    use hf_hub::api::sync::ApiBuilder;
+    use hf_hub::{Repo, RepoType};
+
     if env::var("HF_HUB_OFFLINE").is_ok_and(|value| !["", "0"].contains(&value.as_str())) {
         bail!("HF_HUB_OFFLINE is set");
     }
-    let patterns = |patterns: &[&str]| Some(patterns.iter().map(ToString::to_string).collect());
-    let repository = hf_hub::HFClientSync::new()?.model(&name.owner, &name.name);
     tracing::info!("downloading {name} from the Hugging Face Hub");
-    let folder = repository
-        .snapshot_download()
-        .revision(name.revision.clone())
-        .maybe_allow_patterns(patterns(wanted))
-        .maybe_ignore_patterns(patterns(&UNWANTED))
-        .send()?;
-    Ok(folder)
+    let mut builder = ApiBuilder::from_env().with_cache_dir(cache_folder()?).with_retries(3);
+    if let Ok(token) = env::var("HF_TOKEN") {
+        builder = builder.with_token(Some(token));
+    }
+    let repository =
+        builder.build()?.repo(Repo::with_revision(name.to_string(), RepoType::Model, name.revision.clone()));
+    let files = repository.info()?.siblings;
+    for file in files.iter().map(|file| &file.rfilename).filter(|file| is_selected(file, wanted)) {
+        repository.get(file).with_context(|| file.clone())?;
+    }
+    name.cached(&cache_folder()?).with_context(|| format!("{name} has none of the files {}", wanted.join(", ")))
+}
+
+/// Whether a file's path matches a pattern of `wanted` and none of [`UNWANTED`]. As in huggingface_hub, `*` matches `/` too.
+#[cfg(feature = "hub")]
+fn is_selected(file: &str, wanted: &[&str]) -> bool {
+    let matches = |pattern: &&str| glob::Pattern::new(pattern).is_ok_and(|pattern| pattern.matches(file));
+    wanted.iter().any(matches) && !UNWANTED.iter().any(matches)
 }
 
 #[cfg(not(feature = "hub"))]
@@ -138,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_on_the_hub_are_told_from_paths() {
+    fn paths_are_not_taken_for_names_on_the_hub() {
         let name = HubName::parse("stable-diffusion-v1-5/stable-diffusion-v1-5@fp16").unwrap();
         assert_eq!(
             (name.to_string().as_str(), name.revision.as_str()),
@@ -146,6 +160,18 @@ mod tests {
         );
         for path in ["models", "/models/sd", "./sd", "../a/b", "a/b/c", "a/", "C:\\models\\sd", "a b/c"] {
             assert_eq!(HubName::parse(path), None, "{path}");
+        }
+    }
+
+    #[cfg(feature = "hub")]
+    #[test]
+    fn second_copies_of_weights_are_not_downloaded() {
+        let wanted = ["unet/*", "config.json", "diffusion_pytorch_model*"];
+        let selected = |file| is_selected(file, &wanted);
+        assert!(selected("unet/diffusion_pytorch_model.safetensors") && selected("config.json"));
+        assert!(selected("diffusion_pytorch_model-00001-of-00002.safetensors"));
+        for file in ["unet/diffusion_pytorch_model.fp16.safetensors", "vae/config.json", "README.md", "unet/x.onnx"] {
+            assert!(!selected(file), "{file}");
         }
     }
 

@@ -11,6 +11,7 @@ pub mod cost;
 pub mod decoupling;
 pub mod device;
 pub mod fusion;
+pub mod guidance;
 mod hub;
 pub mod nn;
 pub mod pictures;

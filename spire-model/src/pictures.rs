@@ -1,7 +1,7 @@
 //! Pictures as tensors and back.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use spire_data::Picture;
+use spire_core::Picture;
 
 /// `[batch, 3, height, width]` in \[-1, 1\] of pictures of one size.
 ///

@@ -1,5 +1,5 @@
-//! The whole denoiser (design section 1): the frozen UNet reads the semantic prompt, the control branch the degraded
-//! picture and the restoration prompt, and fusion joins the two before the frozen decoder.
+//! The whole denoiser (paper sections 3.2 to 3.4): the frozen UNet reads the semantic prompt, the control branch the degraded picture
+//! and the restoration prompt, and fusion joins the two before the frozen decoder.
 
 use std::path::Path;
 
@@ -13,17 +13,17 @@ use crate::unet::{UNet, UNetConfig};
 /// A frozen UNet and its control branch.
 #[derive(Clone, Debug)]
 pub struct Spire {
-    /// Frozen: keep it on a device without autodiff.
+    /// The frozen UNet; keep it on a device without autodiff.
     pub unet: UNet,
-    /// Trained.
+    /// The trained branch.
     pub control: Control,
 }
 
 impl Spire {
-    /// From a folder with `unet/` and `control/`.
+    /// Loads a folder with `unet/` and `control/`.
     ///
     /// # Errors
-    /// As [`UNet::load`] and [`Control::load`]; the two do not fit together.
+    /// As [`UNet::load`] and [`Control::load`], or the two do not fit together.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         ControlConfig::read(&folder.join("control"))?.check_fits(&UNetConfig::read(&folder.join("unet"))?)?;
         Ok(Self {
@@ -47,15 +47,15 @@ impl Spire {
     }
 }
 
-/// ε(zt, t, y, cr, cs): `sample` `[batch, channels, height, width]`, `timestep` `[batch]`, `semantic`
-/// `[halves · batch, tokens, width]`, `restoration` `[batch, tokens, width]`, `embedded` e(y) as [`Control::embed`] gives
-/// it; to `[halves · batch, channels, height, width]`.
+/// ε(zt, t, y, cr, cs), or v: `sample` `[batch, channels, height, width]`, `timestep` `[batch]`, `semantic`
+/// `[passes · batch, tokens, width]`, `restoration` `[batch, tokens, width]`, `embedded` e(y) as [`Control::embed`] returns
+/// it; to `[passes · batch, channels, height, width]`.
 ///
-/// The halves of guidance differ in the semantic prompt alone. What a branch says that does not read it is the same for all
-/// of them, and computed once.
+/// The guidance passes differ only in the semantic prompt. If the branch ignores it, its features are the same for all
+/// passes and computed once.
 ///
-/// With the UNet's weights on a plain device and the control branch's under autodiff, the frozen encoder leaves no
-/// graph behind: only the branch and the decoder that follows the fusion do.
+/// Keep the UNet's weights on a device without autodiff and the control branch's on one with it: then the graph contains
+/// the branch and the decoder after the fusion, but not the frozen encoder.
 pub fn predict(
     unet: &UNet,
     control: &Control,
@@ -67,12 +67,12 @@ pub fn predict(
 ) -> Tensor<4> {
     let batch = sample.dims()[0];
     let (semantic, context) = control.prompts().route(semantic, restoration);
-    let halves = semantic.dims()[0] / batch;
-    let time = repeat_batch(unet.embed_time(timestep.clone()), halves);
-    let frozen = unet.encode(repeat_batch(sample.clone(), halves), &time, &semantic);
-    let asked = context.dims()[0] / batch;
-    let [sample, embedded] = [sample, embedded].map(|x| repeat_batch(x, asked));
-    let features = control.features(sample, repeat_batch(timestep, asked), context, embedded);
+    let passes = semantic.dims()[0] / batch;
+    let time = repeat_batch(unet.embed_time(timestep.clone()), passes);
+    let frozen = unet.encode(repeat_batch(sample.clone(), passes), &time, &semantic);
+    let branch_passes = context.dims()[0] / batch;
+    let [sample, embedded] = [sample, embedded].map(|x| repeat_batch(x, branch_passes));
+    let features = control.features(sample, repeat_batch(timestep, branch_passes), context, embedded);
     let (fused, up) = control.fuse(frozen, features);
     unet.decode(fused, up, &time, &semantic)
 }

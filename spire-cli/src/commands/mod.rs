@@ -5,6 +5,7 @@ mod benchmark;
 mod data;
 mod degrade;
 mod eval;
+mod init;
 mod model;
 mod pretrain;
 mod restore;
@@ -32,6 +33,8 @@ const REFERENCE: &str = include_str!("../../../configs/reference.toml");
 
 #[derive(Subcommand)]
 enum Command {
+    /// Write a commented configuration into the current folder
+    Init(init::Init),
     /// Train a control branch on a frozen text-to-image model, evaluate it, write a run folder
     #[command(after_long_help = format!("Every key of a configuration, with its default:\n\n{REFERENCE}"))]
     Train(train::Train),
@@ -63,6 +66,7 @@ impl Cli {
     /// Runs the command.
     pub fn run(self) -> Result<ExitCode> {
         match self.command {
+            Command::Init(args) => init::run(args),
             Command::Train(args) => train::run(args),
             Command::Restore(args) => restore::run(*args),
             Command::Degrade(args) => degrade::run(args),

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use burn::tensor::Device;
 
-use super::BaseSource;
+use super::source::BaseSource;
 use crate::clip::{ClipText, ClipTextConfig};
 use crate::scheduler::SchedulerConfig;
 use crate::unet::{UNet, UNetConfig};

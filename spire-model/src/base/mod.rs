@@ -13,9 +13,8 @@ pub use config::BaseConfig;
 pub use prompts::PromptEncoder;
 pub use source::{BaseSource, locate};
 
-use crate::clip::ClipText;
+use crate::clip::{ClipGuidanceConfig, ClipGuide, ClipText};
 use crate::device::ensure_computes_in;
-use crate::restore::{ClipGuidanceConfig, ClipGuide};
 use crate::scheduler::SchedulerConfig;
 use crate::unet::{UNet, UNetConfig};
 use crate::vae::{Vae, VaeConfig};

@@ -2,12 +2,14 @@
 
 mod encoder;
 mod folder;
+mod guide;
 mod preprocessor;
 pub(crate) mod text;
 mod vision;
 
 pub use encoder::HiddenAct;
 pub use folder::ClipFolder;
+pub use guide::{ClipGuidanceConfig, ClipGuide};
 pub use preprocessor::PreprocessorConfig;
 pub use text::{ClipText, ClipTextConfig, ClipTextOutput};
 pub use vision::{ClipVision, ClipVisionConfig};

@@ -1,6 +1,7 @@
 //! The blocks that the UNet, the control branch and the VAE are built from, one a file, named as in diffusers.
 
 pub mod attention;
+mod features;
 pub mod resample;
 pub mod resnet;
 pub mod timestep;
@@ -9,24 +10,26 @@ pub mod transformer;
 use burn::tensor::Tensor;
 use serde::Deserialize;
 
-/// The batch `times` times over, one after the other.
+pub use features::Features;
+
+/// `x` repeated `times` times along the batch dimension.
 pub fn repeat_batch<const D: usize>(x: Tensor<D>, times: usize) -> Tensor<D> {
-    // Burn copies for a single time, too.
+    // Burn would copy even for one time.
     if times == 1 { x } else { x.repeat_dim(0, times) }
 }
 
-/// A setting given once for all blocks, or once for each.
+/// A setting given once for all blocks, or one per block.
 #[derive(Clone, Debug, Deserialize, PartialEq, serde::Serialize)]
 #[serde(untagged)]
 pub enum PerBlock<T> {
     /// The same everywhere.
     All(T),
-    /// One a block, outermost resolution first.
+    /// One per block, outermost resolution first.
     Each(Vec<T>),
 }
 
 impl<T: Copy> PerBlock<T> {
-    /// The setting for block `i`; `None` where the list is too short.
+    /// The setting for block `i`; `None` if the list is too short.
     pub fn get(&self, i: usize) -> Option<T> {
         match self {
             Self::All(value) => Some(*value),

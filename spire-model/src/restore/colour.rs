@@ -2,7 +2,7 @@
 //! colours a little, degradations mostly leave them alone.
 
 use serde::{Deserialize, Serialize};
-use spire_data::Picture;
+use spire_core::Picture;
 
 /// Scales of the wavelet decomposition: what is coarser than 2⁵ pixels counts as colour.
 const LEVELS: u32 = 5;

@@ -11,10 +11,10 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rand::RngExt;
 use rand_distr::StandardNormal;
 use serde::{Deserialize, Serialize};
-use spire_data::Picture;
-use spire_data::rng::rng;
+use spire_core::Picture;
+use spire_core::rng::rng;
 
-pub use clip_guidance::{ClipGuidanceConfig, ClipGuide};
+pub use crate::clip::{ClipGuidanceConfig, ClipGuide};
 pub use colour::ColourFix;
 pub use sample::{Start, sample};
 use tiles::{blend, tiles};
@@ -109,7 +109,7 @@ pub fn initial_noise(seed: u64, [channels, height, width]: [usize; 3], device: &
 }
 
 /// Standard normal noise `[1, channels, height, width]` drawn from `rng`.
-pub fn noise(rng: &mut spire_data::rng::Rng, [channels, height, width]: [usize; 3], device: &Device) -> Tensor<4> {
+pub fn noise(rng: &mut spire_core::rng::Rng, [channels, height, width]: [usize; 3], device: &Device) -> Tensor<4> {
     let values: Vec<f32> = (0..channels * height * width).map(|_| rng.sample(StandardNormal)).collect();
     Tensor::from_data(TensorData::new(values, [1, channels, height, width]), device)
 }

@@ -1,19 +1,21 @@
-//! The sampling loop with classifier-free guidance (paper section 3.1).
+//! The sampling loop (paper section 3.1).
 
 use anyhow::{Context, Result};
 use burn::tensor::Tensor;
 
 use super::SamplingConfig;
-use super::clip_guidance::{ClipGuidanceConfig, Guided};
+use super::clip_guidance::ClipGuidance;
 use crate::base::Base;
+use crate::clip::ClipGuidanceConfig;
+use crate::guidance::GuidedPrompts;
 use crate::scheduler::NoiseSchedule;
 
-/// What sampling starts from, each `[batch, channels, height, width]`.
+/// The start of sampling, each `[batch, channels, height, width]`.
 #[derive(Clone, Debug)]
 pub struct Start {
     /// Standard normal noise.
     pub noise: Tensor<4>,
-    /// The latent that the noise is added to, where not all steps are taken.
+    /// The latent that the noise is added to, if `strength` is below 1.
     pub clean: Option<Tensor<4>>,
 }
 
@@ -23,13 +25,14 @@ impl From<Tensor<4>> for Start {
     }
 }
 
-/// Samples latents: `predict(sample, timestep, semantic)` gives ε (or v) for each of the prompts' states `semantic`, of which
-/// there are several for each sample: with guidance the unconditional half, then the conditional one, which go through the
-/// network in one batch: `ε = ε("") + w·(ε(cs) − ε(""))`. Where every semantic prompt is the unconditional one the halves are equal, and one is
-/// computed.
+/// Samples latents, `[batch, channels, height, width]`, with classifier-free guidance.
+///
+/// `predict(sample, timestep, states)` is the network: `sample` `[batch, channels, height, width]`, `timestep` `[batch]` and
+/// the semantic prompts' `states` `[passes · batch, tokens, width]` to `[passes · batch, channels, height, width]`. With
+/// guidance there are two passes, the unconditional one first.
 ///
 /// # Errors
-/// The scheduler's settings and the sampler do not go together; CLIP is to guide and is not loaded.
+/// The sampler does not support the scheduler's settings, or `clip_guidance` is set and [`Base::clip`] is not loaded.
 pub fn sample(
     base: &Base,
     config: &SamplingConfig,
@@ -43,26 +46,19 @@ pub fn sample(
     let alphas_cumprod = NoiseSchedule::new(&base.scheduler)?.alphas_cumprod().to_vec();
     let clip = match &config.clip_guidance {
         Some(ClipGuidanceConfig { scale, .. }) => {
-            let guide = base.clip.as_ref().context("clip_guidance is set, and no CLIP is loaded")?;
-            Some(Guided { guide, base, scale: *scale, prompts: guide.prompts(semantic)? })
+            let guide = base.clip.as_ref().context("clip_guidance is set, but no CLIP is loaded")?;
+            Some(ClipGuidance { guide, base, scale: *scale, prompts: guide.prompts(semantic)? })
         }
         None => None,
     };
-    // CLIP guidance is for what the UNet is not told.
-    let untold = vec![config.negative.clone(); batch];
-    let semantic = if clip.is_some() { untold.as_slice() } else { semantic };
-    // Towards the prompt that guidance leads away from there is nowhere to go.
-    let guided = config.guidance_scale != 1.0 && semantic.iter().any(|prompt| *prompt != config.negative);
-    let conditional = base.prompts.encode(semantic);
-    let states = if guided {
-        Tensor::cat(vec![base.prompts.encode(&vec![config.negative.clone(); batch]), conditional], 0)
-    } else {
-        conditional
-    };
+    // With CLIP guidance the UNet does not see the semantic prompt.
+    let withheld = vec![config.negative.clone(); batch];
+    let semantic = if clip.is_some() { withheld.as_slice() } else { semantic };
+    let prompts = GuidedPrompts::new(&base.prompts, semantic, &config.negative, config.guidance_scale);
     let mut sampler = config.sampler.build(&base.scheduler, config.steps)?;
     let timesteps = sampler.timesteps().to_vec();
     let (first, mut latent) = match start.clean {
-        // As diffusers' image-to-image: so many of the steps, rounded down, but at least one.
+        // As diffusers' image-to-image: `strength` of the steps, rounded down, but at least one.
         Some(clean) => {
             let taken = ((timesteps.len() as f64 * config.strength) as usize).max(1);
             let first = timesteps.len() - taken;
@@ -72,13 +68,8 @@ pub fn sample(
     };
     for (i, &timestep) in timesteps.iter().enumerate().skip(first) {
         let input = sampler.scale_model_input(latent.clone(), i);
-        let output = predict(input, Tensor::full([batch], timestep, &device), states.clone());
-        let output = if guided {
-            let parts = output.chunk(2, 0);
-            parts[0].clone() + (parts[1].clone() - parts[0].clone()).mul_scalar(config.guidance_scale)
-        } else {
-            output
-        };
+        let output = predict(input, Tensor::full([batch], timestep, &device), prompts.states.clone());
+        let output = prompts.combine(output);
         let output = match &clip {
             Some(clip) => clip.apply(output, latent.clone(), f64::from(alphas_cumprod[timestep as usize]))?,
             None => output,

@@ -9,19 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::SamplerKind;
-
-/// What the network is trained to predict from the noisy latent `z_t = sqrt(a)·z_0 + sqrt(1 - a)·noise`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PredictionType {
-    /// The noise itself.
-    #[default]
-    Epsilon,
-    /// The velocity `sqrt(a)·noise - sqrt(1 - a)·z_0` (<https://arxiv.org/abs/2202.00512>).
-    VPrediction,
-    /// The clean latent `z_0`.
-    Sample,
-}
+use super::prediction::PredictionType;
 
 /// How the variances of the forward process grow with the timestep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

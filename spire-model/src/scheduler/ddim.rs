@@ -2,13 +2,14 @@
 
 use burn::tensor::Tensor;
 
+use super::prediction::Rates;
 use super::{NoiseSchedule, PredictionType, Sampler, SchedulerConfig, SchedulerError, TimestepSpacing, timesteps};
 
-/// DDIM: predicts the clean latent and the noise, and mixes them anew at the next timestep.
+/// DDIM: predicts the clean latent and the noise, then combines them at the noise level of the next timestep (equation 12).
 #[derive(Debug, Clone)]
 pub struct Ddim {
     timesteps: Vec<f32>,
-    /// `a_t` at each step, and where it leads.
+    /// ᾱ at each step and after it.
     alphas: Vec<(f32, f32)>,
     prediction_type: PredictionType,
     clip: Option<f32>,
@@ -54,8 +55,8 @@ impl Ddim {
                 key: "rescale_betas_zero_snr".into(),
                 value: "true".into(),
                 supported:
-                    "false where the network predicts noise, which tells nothing of the clean latent at the last \
-                            timestep; or sample or v_prediction networks"
+                    "false for a network that predicts noise: at the last timestep, pure noise, its output does not \
+                     determine the clean latent. Networks that predict v or the sample may have true"
                         .into(),
             });
         }
@@ -79,7 +80,7 @@ impl Sampler for Ddim {
 
     fn noisy(&self, clean: Tensor<4>, noise: Tensor<4>, step_index: usize) -> Tensor<4> {
         let (alpha, _) = self.alphas[step_index];
-        clean * alpha.sqrt() + noise * (1.0 - alpha).sqrt()
+        rates(alpha).add_noise(clean, noise)
     }
 
     fn scale_model_input(&self, sample: Tensor<4>, _step_index: usize) -> Tensor<4> {
@@ -88,20 +89,19 @@ impl Sampler for Ddim {
 
     fn step(&mut self, model_output: Tensor<4>, step_index: usize, sample: Tensor<4>) -> Tensor<4> {
         let (alpha, next_alpha) = self.alphas[step_index];
-        let (signal, sigma) = (alpha.sqrt(), (1.0 - alpha).sqrt());
-        let (clean, noise) = match self.prediction_type {
-            PredictionType::Epsilon => ((sample - model_output.clone() * sigma) / signal, model_output),
-            PredictionType::VPrediction => {
-                (sample.clone() * signal - model_output.clone() * sigma, model_output * signal + sample * sigma)
-            }
-            PredictionType::Sample => (model_output.clone(), (sample - model_output * signal) / sigma),
-        };
+        let now = rates(alpha);
+        let clean = self.prediction_type.clean(model_output.clone(), sample.clone(), &now);
+        let noise = self.prediction_type.noise(model_output, sample, &now);
         let clean = match self.clip {
             Some(range) => clean.clamp(-range, range),
             None => clean,
         };
-        clean * next_alpha.sqrt() + noise * (1.0 - next_alpha).sqrt()
+        rates(next_alpha).add_noise(clean, noise)
     }
+}
+
+fn rates(alpha_cumprod: f32) -> Rates {
+    Rates::scalar(alpha_cumprod.sqrt(), (1.0 - alpha_cumprod).sqrt())
 }
 
 #[cfg(test)]
@@ -110,14 +110,14 @@ mod tests {
     use crate::scheduler::reference;
 
     #[test]
-    fn walks_as_diffusers_does() {
+    fn follows_diffusers() {
         for case in ["case-sampler-ddim-epsilon", "case-sampler-ddim-v_prediction"] {
             assert!(reference::sampler_error(case) < 2e-6, "{case}");
         }
     }
 
     #[test]
-    fn noise_predictions_are_refused_where_nothing_else_is_left() {
+    fn refuses_noise_prediction_with_zero_terminal_snr() {
         let config = SchedulerConfig {
             rescale_betas_zero_snr: true,
             timestep_spacing: Some(TimestepSpacing::Trailing),
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offset_beyond_the_schedule_is_refused() {
+    fn refuses_an_offset_beyond_the_schedule() {
         let config = SchedulerConfig::stable_diffusion(PredictionType::Epsilon);
         assert!(Ddim::new(&config, 999).is_ok());
         assert!(Ddim::new(&config, 1000).unwrap_err().to_string().contains("steps_offset"));

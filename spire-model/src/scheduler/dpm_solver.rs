@@ -2,13 +2,14 @@
 
 use burn::tensor::Tensor;
 
+use super::prediction::Rates;
 use super::{
     BetaSchedule, FinalSigmas, PredictionType, Sampler, SchedulerConfig, SchedulerError, SolverType, TimestepSpacing,
     sigmas::{self, SigmaTable, signal_and_noise},
     timesteps,
 };
 
-/// Runs shorter than this end with a first-order step, where the configuration asks for it.
+/// Runs with fewer steps end with a first-order step if `lower_order_final` is set.
 const FEW_STEPS: usize = 15;
 
 /// DPM-Solver++(2M): each step extrapolates from the predicted clean latents of this step and the one before.
@@ -69,15 +70,15 @@ impl DpmSolverPp {
         })
     }
 
-    /// The clean latent that the network's output implies at a noise level.
+    /// x₀ from the network's output at a noise level.
     fn predicted_clean(&self, model_output: Tensor<4>, sample: Tensor<4>, sigma: f32) -> Tensor<4> {
-        let (signal, noise) = signal_and_noise(sigma);
-        match self.prediction_type {
-            PredictionType::Epsilon => (sample - model_output * noise) / signal,
-            PredictionType::VPrediction => sample * signal - model_output * noise,
-            PredictionType::Sample => model_output,
-        }
+        self.prediction_type.clean(model_output, sample, &rates(sigma))
     }
+}
+
+fn rates(sigma: f32) -> Rates {
+    let (signal, noise) = signal_and_noise(sigma);
+    Rates::scalar(signal, noise)
 }
 
 /// Half the logarithm of the signal-to-noise ratio: the time that the solver integrates over.
@@ -96,8 +97,7 @@ impl Sampler for DpmSolverPp {
     }
 
     fn noisy(&self, clean: Tensor<4>, noise: Tensor<4>, step_index: usize) -> Tensor<4> {
-        let (signal, sigma) = signal_and_noise(self.sigmas[step_index]);
-        clean * signal + noise * sigma
+        rates(self.sigmas[step_index]).add_noise(clean, noise)
     }
 
     fn scale_model_input(&self, sample: Tensor<4>, _step_index: usize) -> Tensor<4> {
@@ -138,14 +138,14 @@ mod tests {
     use crate::scheduler::reference;
 
     #[test]
-    fn walks_as_diffusers_does() {
+    fn follows_diffusers() {
         for case in ["case-sampler-dpmpp2m-epsilon", "case-sampler-dpmpp2m-v_prediction"] {
             assert!(reference::sampler_error(case) < 5e-6, "{case}");
         }
     }
 
     #[test]
-    fn a_new_run_forgets_the_last_one() {
+    fn a_new_run_does_not_use_the_last_run_s_history() {
         let config = SchedulerConfig::stable_diffusion(PredictionType::Epsilon);
         let mut used = DpmSolverPp::new(&config, 5).unwrap();
         let mut fresh = used.clone();
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn more_steps_than_distinct_timesteps_are_refused() {
+    fn refuses_more_steps_than_distinct_timesteps() {
         let config = SchedulerConfig::stable_diffusion(PredictionType::Epsilon);
         assert!(DpmSolverPp::new(&config, 999).is_ok());
         assert!(DpmSolverPp::new(&config, 1000).is_err());

@@ -8,7 +8,7 @@ use super::{
     timesteps,
 };
 
-/// Euler's method. Its latents are not scaled down: they are the clean latent plus `sigma` times noise.
+/// Euler's method. Its latents are unscaled: `x₀ + sigma·ε`.
 #[derive(Debug, Clone)]
 pub struct EulerDiscrete {
     timesteps: Vec<f32>,
@@ -70,12 +70,7 @@ impl Sampler for EulerDiscrete {
 
     fn step(&mut self, model_output: Tensor<4>, step_index: usize, sample: Tensor<4>) -> Tensor<4> {
         let (sigma, next_sigma) = (self.sigmas[step_index], self.sigmas[step_index + 1]);
-        let variance = sigma * sigma + 1.0;
-        let clean = match self.prediction_type {
-            PredictionType::Epsilon => sample.clone() - model_output * sigma,
-            PredictionType::VPrediction => model_output * (-sigma / variance.sqrt()) + sample.clone() / variance,
-            PredictionType::Sample => model_output,
-        };
+        let clean = self.prediction_type.clean_unscaled(model_output, sample.clone(), sigma);
         let derivative = (sample.clone() - clean) / sigma;
         sample + derivative * (next_sigma - sigma)
     }
@@ -87,12 +82,12 @@ mod tests {
     use crate::scheduler::reference;
 
     #[test]
-    fn walks_as_diffusers_does() {
+    fn follows_diffusers() {
         assert!(reference::sampler_error("case-sampler-euler-epsilon") < 2e-6);
     }
 
     #[test]
-    fn karras_levels_move_the_timesteps() {
+    fn karras_noise_levels_change_the_timesteps() {
         let plain = SchedulerConfig::stable_diffusion(PredictionType::Epsilon);
         let karras = SchedulerConfig { use_karras_sigmas: true, ..plain.clone() };
         let plain = EulerDiscrete::new(&plain, 10).unwrap();

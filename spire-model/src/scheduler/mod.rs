@@ -8,6 +8,7 @@ mod ddim;
 mod dpm_solver;
 mod euler;
 mod noise_schedule;
+pub(crate) mod prediction;
 #[cfg(test)]
 mod reference;
 mod sigmas;
@@ -18,13 +19,12 @@ use std::{fmt, str::FromStr};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-pub use config::{
-    BetaSchedule, FinalSigmas, PredictionType, SchedulerConfig, SchedulerError, SolverType, TimestepSpacing,
-};
+pub use config::{BetaSchedule, FinalSigmas, SchedulerConfig, SchedulerError, SolverType, TimestepSpacing};
 pub use ddim::Ddim;
 pub use dpm_solver::DpmSolverPp;
 pub use euler::EulerDiscrete;
 pub use noise_schedule::NoiseSchedule;
+pub use prediction::PredictionType;
 
 /// Walks a latent from noise to an image's, one model output a step.
 ///

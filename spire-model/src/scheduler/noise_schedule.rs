@@ -1,15 +1,16 @@
-//! The forward process: how much of the clean latent is left at each timestep.
+//! The forward process: ᾱ_t for every training timestep (Ho et al. 2020, <https://arxiv.org/abs/2006.11239>).
 
 use std::f64::consts::FRAC_PI_2;
 
 use burn::tensor::{Tensor, TensorData};
 
+use super::prediction::{Factor, Rates};
 use super::{BetaSchedule, PredictionType, SchedulerConfig, SchedulerError};
 
-/// `z_t = sqrt(a_t)·z_0 + sqrt(1 - a_t)·noise`, with `a_t` tabulated for every training timestep.
+/// `z_t = √ᾱ_t·x₀ + √(1 − ᾱ_t)·ε`, with ᾱ_t tabulated for every training timestep.
 ///
-/// Betas and their products are rounded to float32 where diffusers rounds them: `1 - a_0` is small, so that more
-/// precise tables differ from diffusers' by 1e-4.
+/// Betas and their products are rounded to float32 where diffusers rounds them. `1 − ᾱ_0` is small: a more precise table
+/// would differ from diffusers' by 1e-4.
 #[derive(Debug, Clone)]
 pub struct NoiseSchedule {
     alphas_cumprod: Vec<f32>,
@@ -34,7 +35,7 @@ impl NoiseSchedule {
         Ok(Self { alphas_cumprod: cumulative_product(&alphas), prediction_type: config.prediction_type })
     }
 
-    /// `a_t` for every timestep t: the share of the clean latent in the variance of the noisy one, in [0, 1].
+    /// ᾱ_t for every timestep t, in \[0, 1\]: the fraction of the noisy latent's variance that is signal.
     pub fn alphas_cumprod(&self) -> &[f32] {
         &self.alphas_cumprod
     }
@@ -52,68 +53,60 @@ impl NoiseSchedule {
     /// The noisy latent at `timesteps`, one a sample. All tensors are `[batch, channels, height, width]`.
     ///
     /// # Errors
-    /// There isn't one timestep a sample, or one is beyond the schedule.
+    /// The number of timesteps is not the batch size, or a timestep is beyond the schedule.
     pub fn add_noise(
         &self,
         sample: Tensor<4>,
         noise: Tensor<4>,
         timesteps: &[usize],
     ) -> Result<Tensor<4>, SchedulerError> {
-        let (signal, sigma) = self.rates(&sample, timesteps)?;
-        Ok(signal * sample + sigma * noise)
+        Ok(self.rates(&sample, timesteps)?.add_noise(sample, noise))
     }
 
-    /// The velocity `sqrt(a_t)·noise - sqrt(1 - a_t)·sample`. Shapes as in [`NoiseSchedule::add_noise`].
+    /// The velocity `√ᾱ_t·noise − √(1 − ᾱ_t)·sample`. Shapes as in [`NoiseSchedule::add_noise`].
     ///
     /// # Errors
-    /// There isn't one timestep a sample, or one is beyond the schedule.
+    /// The number of timesteps is not the batch size, or a timestep is beyond the schedule.
     pub fn velocity(
         &self,
         sample: Tensor<4>,
         noise: Tensor<4>,
         timesteps: &[usize],
     ) -> Result<Tensor<4>, SchedulerError> {
-        let (signal, sigma) = self.rates(&sample, timesteps)?;
-        Ok(signal * noise - sigma * sample)
+        Ok(self.rates(&sample, timesteps)?.velocity(sample, noise))
     }
 
-    /// What the network should predict: the noise, the velocity or the clean `sample`, as the configuration says.
+    /// The training target, by `prediction_type`: the noise, the velocity or the clean `sample`. Shapes as in
+    /// [`NoiseSchedule::add_noise`].
     ///
     /// # Errors
-    /// There isn't one timestep a sample, or one is beyond the schedule.
+    /// The number of timesteps is not the batch size, or a timestep is beyond the schedule.
     pub fn target(
         &self,
         sample: Tensor<4>,
         noise: Tensor<4>,
         timesteps: &[usize],
     ) -> Result<Tensor<4>, SchedulerError> {
-        match self.prediction_type {
-            PredictionType::Epsilon => Ok(noise),
-            PredictionType::VPrediction => self.velocity(sample, noise, timesteps),
-            PredictionType::Sample => Ok(sample),
-        }
+        let rates = self.rates(&sample, timesteps)?;
+        Ok(self.prediction_type.target(sample, noise, &rates))
     }
 
-    /// The clean latent that `model_output` implies for the noisy `sample` at `timesteps`, one a sample.
+    /// x₀ from the network's `model_output` for the noisy `sample` at `timesteps`. Shapes as in [`NoiseSchedule::add_noise`].
     ///
     /// # Errors
-    /// There isn't one timestep a sample, or one is beyond the schedule.
+    /// The number of timesteps is not the batch size, or a timestep is beyond the schedule.
     pub fn predicted_clean(
         &self,
         model_output: Tensor<4>,
         sample: Tensor<4>,
         timesteps: &[usize],
     ) -> Result<Tensor<4>, SchedulerError> {
-        let (signal, sigma) = self.rates(&sample, timesteps)?;
-        Ok(match self.prediction_type {
-            PredictionType::Epsilon => (sample - sigma * model_output) / signal,
-            PredictionType::VPrediction => signal * sample - sigma * model_output,
-            PredictionType::Sample => model_output,
-        })
+        let rates = self.rates(&sample, timesteps)?;
+        Ok(self.prediction_type.clean(model_output, sample, &rates))
     }
 
-    /// `sqrt(a_t)` and `sqrt(1 - a_t)` as `[batch, 1, 1, 1]`, in the sample's number type.
-    fn rates(&self, sample: &Tensor<4>, timesteps: &[usize]) -> Result<(Tensor<4>, Tensor<4>), SchedulerError> {
+    /// α and σ for each sample, in the sample's float type.
+    fn rates(&self, sample: &Tensor<4>, timesteps: &[usize]) -> Result<Rates, SchedulerError> {
         let batch = sample.dims()[0];
         if timesteps.len() != batch {
             return Err(SchedulerError::Batch { timesteps: timesteps.len(), batch });
@@ -125,12 +118,13 @@ impl NoiseSchedule {
                 self.alphas_cumprod.get(timestep).copied().ok_or(SchedulerError::Timestep { timestep, count })
             })
             .collect::<Result<Vec<f32>, _>>()?;
-        let column = |rates: Vec<f32>| {
-            Tensor::from_data(TensorData::new(rates, [batch, 1, 1, 1]), (&sample.device(), sample.dtype()))
+        let per_sample = |factors: Vec<f32>| {
+            let factors = TensorData::new(factors, [batch, 1, 1, 1]);
+            Factor::PerSample(Tensor::from_data(factors, (&sample.device(), sample.dtype())))
         };
-        let signal = column(alphas.iter().map(|alpha| alpha.sqrt()).collect());
-        let sigma = column(alphas.iter().map(|alpha| (1.0 - alpha).sqrt()).collect());
-        Ok((signal, sigma))
+        let signal = per_sample(alphas.iter().map(|alpha| alpha.sqrt()).collect());
+        let noise = per_sample(alphas.iter().map(|alpha| (1.0 - alpha).sqrt()).collect());
+        Ok(Rates { signal, noise })
     }
 }
 
@@ -152,7 +146,7 @@ fn betas(config: &SchedulerConfig) -> Vec<f32> {
     }
 }
 
-/// Evenly spaced values as torch computes them: from both ends towards the middle.
+/// `torch.linspace`, which computes from both ends towards the middle.
 fn linspace(start: f32, end: f32, count: usize) -> Vec<f32> {
     let step = (end - start) / (count - 1) as f32;
     let rising = (0..count / 2).map(|index| start + step * index as f32);
@@ -191,7 +185,7 @@ mod tests {
     use crate::scheduler::reference::{self, Case};
 
     #[test]
-    fn adds_noise_as_diffusers_does() {
+    fn adds_noise_like_diffusers() {
         let case = Case::open("case-add-noise");
         let schedule = NoiseSchedule::new(&case.config).unwrap();
         let timesteps: Vec<usize> = case.integers("in.timestep").into_iter().map(|t| t as usize).collect();
@@ -203,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn every_prediction_gives_back_the_clean_latent() {
+    fn every_prediction_type_recovers_the_clean_latent() {
         let device = Device::default();
         for prediction_type in [PredictionType::Epsilon, PredictionType::VPrediction, PredictionType::Sample] {
             let schedule = NoiseSchedule::new(&SchedulerConfig::stable_diffusion(prediction_type)).unwrap();
@@ -230,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn timesteps_are_checked() {
+    fn refuses_wrong_timesteps() {
         let schedule = NoiseSchedule::new(&SchedulerConfig::default()).unwrap();
         let zeros = Tensor::<4>::zeros([2, 1, 1, 1], &Device::default());
         let beyond = schedule.add_noise(zeros.clone(), zeros.clone(), &[0, 1000]).unwrap_err();
@@ -241,7 +235,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn less_of_the_clean_latent_is_left_at_every_timestep(
+        fn alphas_cumprod_decrease(
             beta_start in 1e-5f64..0.002,
             growth in 1.0f64..20.0,
             count in 2usize..1200,

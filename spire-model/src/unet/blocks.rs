@@ -1,30 +1,15 @@
 //! The UNet's encoder, middle and decoder blocks.
 
 use burn::module::Module;
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{Device, Tensor};
 use spire_kernels::block;
 
 use super::config::UNetConfig;
 use crate::fusion::ScaleAndBias;
+use crate::nn::Features;
 use crate::nn::resample::{Downsample2d, Upsample2d};
 use crate::nn::resnet::{ResnetBlock2d, ResnetConfig};
 use crate::nn::transformer::{Transformer2d, TransformerConfig};
-
-/// What the encoder hands to the decoder.
-#[derive(Clone, Debug)]
-pub struct Features {
-    /// One a skip connection, outermost first, `[batch, channels, height, width]`.
-    pub down: Vec<Tensor<4>>,
-    /// The middle block's output.
-    pub mid: Tensor<4>,
-}
-
-impl Features {
-    /// All in another float type.
-    pub fn cast(self, dtype: DType) -> Self {
-        Self { down: self.down.into_iter().map(|skip| skip.cast(dtype)).collect(), mid: self.mid.cast(dtype) }
-    }
-}
 
 impl UNetConfig {
     fn resnet(&self) -> ResnetConfig {
@@ -36,7 +21,7 @@ impl UNetConfig {
         }
     }
 
-    /// Indices are in range: [`UNetConfig::check`] has seen to it.
+    /// [`UNetConfig::check`] has checked that indices are in range.
     pub(crate) fn transformer(&self, block: usize) -> TransformerConfig {
         TransformerConfig {
             context_width: self.cross_attention_dim.get(block).unwrap_or(1),
@@ -52,7 +37,7 @@ impl UNetConfig {
     }
 }
 
-/// diffusers' `DownBlock2D`, or `CrossAttnDownBlock2D` where it has attentions.
+/// diffusers' `DownBlock2D`, or `CrossAttnDownBlock2D` with attentions.
 #[derive(Module, Debug)]
 pub struct DownBlock {
     resnets: Vec<ResnetBlock2d>,
@@ -124,7 +109,7 @@ impl MidBlock {
     }
 }
 
-/// diffusers' `UpBlock2D`, or `CrossAttnUpBlock2D` where it has attentions.
+/// diffusers' `UpBlock2D`, or `CrossAttnUpBlock2D` with attentions.
 #[derive(Module, Debug)]
 pub struct UpBlock {
     resnets: Vec<ResnetBlock2d>,
@@ -167,7 +152,7 @@ pub fn up_blocks(config: &UNetConfig, device: &Device) -> Vec<UpBlock> {
     (0..config.block_out_channels.len()).map(|i| UpBlock::new(config, i, device)).collect()
 }
 
-/// A ResNet block and the attention behind it. With gradient checkpointing the backward pass is left what goes into each.
+/// A ResNet block and the attention after it. Under gradient checkpointing the graph keeps only the input of each.
 fn through_layer(
     resnet: &ResnetBlock2d,
     attention: Option<&Transformer2d>,
@@ -182,15 +167,15 @@ fn through_layer(
     }
 }
 
-/// From the output of `conv_in` through the encoder and the middle block; shared by the UNet and the control branch.
+/// The encoder and the middle block, from the output of `conv_in`; shared by the UNet and the control branch.
 pub fn encode(blocks: &[DownBlock], mid: &MidBlock, x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>) -> Features {
     let mut down = vec![x.clone()];
     let x = blocks.iter().fold(x, |x, block| block.forward(x, time, context, &mut down));
     Features { down, mid: mid.forward(x, time, context) }
 }
 
-/// From the middle block through the decoder. `up`, where given, modulates the decoder feature that meets each skip,
-/// in the order of the skips (the ablation of paper Table 7).
+/// The decoder, from the middle block's output. `up` modulates the decoder feature that meets each skip, in the order of the
+/// skips (the ablation of paper Table 7).
 pub fn decode(
     blocks: &[UpBlock],
     features: Features,

@@ -12,16 +12,16 @@ use burn::nn::{GroupNorm, GroupNormConfig};
 use burn::tensor::{DType, Device, Tensor};
 use spire_kernels::{conv2d, group_norm_silu};
 
-pub use blocks::Features;
 use blocks::{DownBlock, MidBlock, UpBlock};
 pub use config::UNetConfig;
 
 use crate::fusion::ScaleAndBias;
+pub use crate::nn::Features;
 use crate::nn::resnet::conv3x3;
 use crate::nn::timestep::{TimestepEmbedding, Timesteps};
 use crate::weights;
 
-/// Predicts noise (or velocity) from a noisy latent, a timestep and a text.
+/// Predicts the noise (or velocity) of a noisy latent, given the timestep and the prompt's states.
 #[derive(Module, Debug)]
 pub struct UNet {
     conv_in: Conv2d,
@@ -35,10 +35,10 @@ pub struct UNet {
 }
 
 impl UNet {
-    /// With fresh weights.
+    /// Random weights.
     ///
     /// # Errors
-    /// The configuration contradicts itself.
+    /// The configuration's settings contradict each other.
     pub fn new(config: &UNetConfig, device: &Device) -> Result<Self> {
         config.check()?;
         config.check_decoder()?;
@@ -57,10 +57,10 @@ impl UNet {
         })
     }
 
-    /// From a folder with `config.json` and safetensors.
+    /// Loads a folder with `config.json` and safetensors.
     ///
     /// # Errors
-    /// Unreadable, unsupported, or weights that do not fit the configuration.
+    /// A file is unreadable, a setting is not supported, or the weights do not fit the configuration.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         weights::load(Self::new(&UNetConfig::read(folder)?, device)?, folder)
     }
@@ -73,7 +73,7 @@ impl UNet {
         self.decode(features, None, &time, &context)
     }
 
-    /// As [`Self::forward`], with `down` and `mid` added to the skips and the middle block's output: the ControlNet way.
+    /// As [`Self::forward`], with `down` and `mid` added to the skips and the middle block's output, as ControlNet does.
     pub fn forward_controlled(
         &self,
         sample: Tensor<4>,
@@ -88,29 +88,30 @@ impl UNet {
         self.decode(Features { down, mid: features.mid + mid }, None, &time, &context)
     }
 
-    /// The first convolution, from which a control branch's grows.
+    /// The first convolution; a control branch starts from a copy.
     pub fn conv_in(&self) -> &Conv2d {
         &self.conv_in
     }
 
-    /// The float type of the weights, in which the UNet computes. What goes in and comes out has 32 bits.
+    /// The float type of the weights, in which the UNet computes. Inputs and outputs are f32.
     pub fn dtype(&self) -> DType {
         self.conv_in.weight.dtype()
     }
 
-    /// `[batch]` to `[batch, time_width]`.
+    /// The timestep embedding: `[batch]` to `[batch, time_width]`.
     pub fn embed_time(&self, timestep: Tensor<1>) -> Tensor<2> {
         self.time_embedding.forward(self.time_proj.forward(timestep).cast(self.dtype()))
     }
 
-    /// The encoder and the middle block.
+    /// The encoder and the middle block: f32 features of `sample` `[batch, in_channels, height, width]`.
     pub fn encode(&self, sample: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>) -> Features {
         let x = conv2d(&self.conv_in, sample.cast(self.dtype()));
         let context = context.clone().cast(self.dtype());
         blocks::encode(&self.down_blocks, &self.mid_block, x, time, &context).cast(DType::F32)
     }
 
-    /// The decoder, on features that may have been fused with a control branch's.
+    /// The decoder, on features that may have been fused with a control branch's: to `[batch, out_channels, height, width]`.
+    /// `up` modulates the decoder's own features ([`crate::fusion::Fusion::ModulateSkipAndUp`]).
     pub fn decode(
         &self,
         features: Features,

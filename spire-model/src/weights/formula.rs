@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use burn::tensor::DType;
 use burn_store::burn_pack::Tensor;
 use serde::{Deserialize, Serialize};
-use spire_data::rng::fnv1a;
+use spire_core::rng::fnv1a;
 
 use super::tensors::deferred;
 

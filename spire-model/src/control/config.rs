@@ -1,0 +1,134 @@
+//! `config.json` of a control branch.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::decoupling::Prompts;
+use crate::fusion::Fusion;
+use crate::unet::config::{UNetConfig, check_fixed_settings};
+use crate::weights::read_config;
+
+/// `config.json` of a control branch: diffusers' `ControlNetModel` configuration and three keys more.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct ControlConfig {
+    /// `SpireControl` or `ControlNetModel`.
+    #[serde(rename = "_class_name", default)]
+    pub class_name: String,
+    /// The encoder's settings, copied from the UNet's configuration.
+    #[serde(flatten)]
+    pub encoder: UNetConfig,
+    /// Channels of the degraded picture.
+    #[serde(default = "three")]
+    pub conditioning_channels: usize,
+    /// Channels of the conditioning embedding's convolutions at full size, 1/2, 1/4 and 1/8.
+    #[serde(default = "embedding_channels")]
+    pub conditioning_embedding_out_channels: Vec<usize>,
+    /// `rgb`, or `bgr` for a branch trained on swapped channels.
+    #[serde(default = "rgb")]
+    pub controlnet_conditioning_channel_order: String,
+    /// How the branch's features are fused with the UNet's; `None` in a `ControlNetModel`.
+    #[serde(default)]
+    pub fusion: Option<Fusion>,
+    /// Which prompts the UNet and the branch attend to.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub prompts: Prompts,
+    /// Channels of e(y), concatenated to the latent; `None` where e(y) is added.
+    #[serde(default)]
+    pub condition_channels: Option<usize>,
+}
+
+fn is_default(prompts: &Prompts) -> bool {
+    *prompts == Prompts::default()
+}
+
+fn three() -> usize {
+    3
+}
+
+fn embedding_channels() -> Vec<usize> {
+    vec![16, 32, 96, 256]
+}
+
+fn rgb() -> String {
+    "rgb".into()
+}
+
+impl ControlConfig {
+    /// The configuration of a branch for `unet`, with decoupled prompts. `embedding_channels` are those of e(y)'s convolutions.
+    pub fn for_unet(unet: &UNetConfig, fusion: Fusion, embedding_channels: Vec<usize>) -> Self {
+        let add = fusion == Fusion::Add;
+        Self {
+            class_name: if add { "ControlNetModel" } else { "SpireControl" }.into(),
+            encoder: unet.clone(),
+            conditioning_channels: three(),
+            conditioning_embedding_out_channels: embedding_channels,
+            controlnet_conditioning_channel_order: rgb(),
+            fusion: (!add).then_some(fusion),
+            prompts: Prompts::default(),
+            condition_channels: (!add).then_some(unet.in_channels),
+        }
+    }
+
+    /// Reads and checks `config.json`.
+    ///
+    /// # Errors
+    /// The file is unreadable, or its settings contradict each other or are not supported.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let config: Self = read_config(folder, "config.json")?;
+        check_fixed_settings(folder)?;
+        config.check().with_context(|| folder.join("config.json").display().to_string())?;
+        Ok(config)
+    }
+
+    /// The text of `config.json`, without the decoder's settings, which a branch does not have. With [`Fusion::Add`],
+    /// diffusers' `ControlNetModel` knows every key.
+    ///
+    /// # Errors
+    /// Never: the configuration is plain data.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let mut json = serde_json::to_value(self)?;
+        if let Some(keys) = json.as_object_mut() {
+            keys.retain(|key, value| {
+                let of_decoder = ["out_channels", "up_block_types", "sample_size"].contains(&key.as_str());
+                let unused = ["fusion", "condition_channels"].contains(&key.as_str()) && value.is_null();
+                !of_decoder && !unused
+            });
+        }
+        Ok(serde_json::to_vec_pretty(&json)?)
+    }
+
+    /// The fusion: [`Fusion::Add`] for a `ControlNetModel`, else as `fusion` says.
+    pub fn fusion(&self) -> Fusion {
+        match self.fusion {
+            Some(fusion) => fusion,
+            None if self.class_name == "ControlNetModel" => Fusion::Add,
+            None => Fusion::default(),
+        }
+    }
+
+    /// Checks that the branch's features have the channels of the UNet's skips.
+    ///
+    /// # Errors
+    /// They have not; the message lists both.
+    pub fn check_fits(&self, unet: &UNetConfig) -> Result<()> {
+        let (skips, branch) = (unet.skip_channels(), self.encoder.skip_channels());
+        ensure!(skips == branch, "the UNet's skips have {skips:?} channels, the control branch's features {branch:?}");
+        Ok(())
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        self.encoder.check()?;
+        ensure!(
+            self.conditioning_embedding_out_channels.len() > 1,
+            "\"conditioning_embedding_out_channels\" needs two entries or more"
+        );
+        ensure!(
+            ["rgb", "bgr"].contains(&self.controlnet_conditioning_channel_order.as_str()),
+            "\"controlnet_conditioning_channel_order\": \"{}\" is not rgb or bgr",
+            self.controlnet_conditioning_channel_order
+        );
+        Ok(())
+    }
+}
