@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use spire_eval::verify::{Report, Row, verify};
+use spire_eval::verify::{CaseResult, Report, verify};
 use tempfile::TempDir;
 
 /// One case of every kind, with the folder that its weights are in.
@@ -42,7 +42,7 @@ fn run(folder: &Path) -> Report {
     verify(&[folder.to_owned()], &Device::default(), 0.0).unwrap()
 }
 
-fn run_one(folder: &Path) -> Row {
+fn run_one(folder: &Path) -> CaseResult {
     let mut report = run(folder);
     assert_eq!(report.rows.len(), 1, "{report}");
     report.rows.remove(0)
@@ -137,7 +137,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn assert_failed(row: &Row, reason: &str) {
+fn assert_failed(row: &CaseResult, reason: &str) {
     let error = row.error.as_deref().unwrap_or_default();
     assert!(!row.ok && error.contains(reason), "{}: expected {reason:?}, got {error:?}", row.path.display());
 }

@@ -21,9 +21,9 @@ pub use config::ControlConfig;
 pub use embedding::ConditioningEmbedding;
 use embedding::KEEPS_VARIANCE;
 
-use crate::decoupling::Prompts;
+use crate::decoupling::PromptRouting;
 use crate::fusion::{self, Fusion, FusionLayers, ScaleAndBias, zero_conv};
-use crate::hub;
+use crate::locate;
 use crate::nn::Features;
 use crate::nn::resnet::conv3x3;
 use crate::nn::timestep::{TimestepEmbedding, Timesteps};
@@ -31,14 +31,14 @@ use crate::unet::UNet;
 use crate::unet::blocks::{self, DownBlock, MidBlock};
 use crate::weights::{self, missing_in_part};
 
-/// Resolves `control` to a folder: an existing path, or a repository on the Hugging Face Hub such as
-/// `lllyasviel/control_v11f1e_sd15_tile`, from the local cache or downloaded into it.
+/// Resolves `control` to a folder: an existing path, `tiny/control` of the built-in model, or a repository on the Hugging
+/// Face Hub such as `lllyasviel/control_v11f1e_sd15_tile`, from the local cache or downloaded into it.
 ///
 /// # Errors
 /// It is neither; the message says what is missing and how to get it.
 pub fn locate(control: &Path) -> Result<PathBuf> {
     let missing = |folder: &Path| missing_in_part(folder, "diffusion_pytorch_model").collect();
-    hub::locate(control, "control branch", &["config.json", "diffusion_pytorch_model*"], missing)
+    locate::locate(control, "control branch", &["config.json", "diffusion_pytorch_model*"], missing)
 }
 
 /// The control branch.
@@ -57,7 +57,7 @@ pub struct Control {
     controlnet_mid_block: Option<Conv2d>,
     swap_channels: bool,
     #[module(skip)]
-    prompts: Prompts,
+    prompts: PromptRouting,
 }
 
 impl Control {
@@ -151,7 +151,7 @@ impl Control {
     }
 
     /// Which prompts the UNet and the branch attend to.
-    pub fn prompts(&self) -> Prompts {
+    pub fn prompts(&self) -> PromptRouting {
         self.prompts
     }
 

@@ -9,7 +9,7 @@ use crate::nn::repeat_batch;
 /// Which prompts the UNet and the control branch attend to.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Prompts {
+pub enum PromptRouting {
     /// Each to its own prompt: the paper's choice.
     #[default]
     Decoupled,
@@ -18,7 +18,10 @@ pub enum Prompts {
     Joined,
 }
 
-impl Prompts {
+/// Former name.
+pub type Prompts = PromptRouting;
+
+impl PromptRouting {
     /// Number of tokens that each part attends to, if a prompt has `tokens`.
     pub fn tokens(self, tokens: usize) -> usize {
         match self {
@@ -50,14 +53,14 @@ mod tests {
     fn decoupled_parts_attend_to_one_prompt_and_joined_parts_to_both() {
         let device = Device::flex();
         let [semantic, restoration] = [1.0, 2.0].map(|value| Tensor::<3>::full([2, 3, 4], value, &device));
-        let (unet, control) = Prompts::Decoupled.route(semantic.clone(), restoration.clone());
+        let (unet, control) = PromptRouting::Decoupled.route(semantic.clone(), restoration.clone());
         assert_eq!(unet.into_data(), semantic.clone().into_data());
         assert_eq!(control.into_data(), restoration.clone().into_data());
-        let (unet, control) = Prompts::Joined.route(semantic.clone(), restoration.clone());
+        let (unet, control) = PromptRouting::Joined.route(semantic.clone(), restoration.clone());
         assert_eq!(unet.dims(), [2, 6, 4]);
         assert_eq!(unet.clone().narrow(1, 0, 3).into_data(), semantic.into_data());
         assert_eq!(unet.clone().narrow(1, 3, 3).into_data(), restoration.into_data());
         assert_eq!(control.into_data(), unet.into_data());
-        assert_eq!([Prompts::Decoupled, Prompts::Joined].map(|prompts| prompts.tokens(3)), [3, 6]);
+        assert_eq!([PromptRouting::Decoupled, PromptRouting::Joined].map(|prompts| prompts.tokens(3)), [3, 6]);
     }
 }

@@ -44,17 +44,11 @@ impl fmt::Display for HubName {
     }
 }
 
-/// Resolves `path`: to itself if it exists, otherwise to the snapshot of the repository of that name, from the cache or
-/// downloaded. `wanted` are patterns of the files to download, `missing` lists what a snapshot lacks, and `what` names the
-/// thing in errors.
+/// The snapshot of the repository that `path` names, from the cache or downloaded. Parameters as [`crate::locate::locate`].
 ///
 /// # Errors
-/// It is neither; the message says what is missing and how to get it.
+/// `path` is no name on the Hub, or as [`find`].
 pub fn locate(path: &Path, what: &str, wanted: &[&str], missing: impl Fn(&Path) -> Vec<String>) -> Result<PathBuf> {
-    if path.exists() {
-        // Links are not resolved: in the Hub's cache the target of a link has no file name extension.
-        return Ok(std::path::absolute(path)?);
-    }
     match path.to_str().and_then(HubName::parse) {
         Some(name) => find(&name, wanted, missing),
         None => bail!("there is no {what} {}", path.display()),

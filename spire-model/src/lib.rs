@@ -1,10 +1,22 @@
-//! The models of text-driven image restoration, in Burn: CLIP ([`clip`]), the VAE ([`vae`]), the UNet ([`unet`]), the
-//! control branch ([`control`]), which prompt reaches which ([`decoupling`]), its fusion with the UNet ([`fusion`], [`spire`]), noise schedules and samplers
-//! ([`scheduler`]), and their weights in diffusers' layout ([`weights`]).
+//! The models of text-driven image restoration, in Burn. [`Pipeline`] restores pictures in a few lines; the modules are
+//! its parts.
+//!
+//! | module | content |
+//! |---|---|
+//! | [`clip`], [`tokenizer`] | CLIP's encoders and its tokenizer |
+//! | [`vae`], [`unet`] | the frozen model's networks; [`nn`] has their blocks |
+//! | [`base`] | the frozen model as a whole, from every layout in which it is published |
+//! | [`control`], [`fusion`] | the trained control branch, and how its features modulate the UNet's |
+//! | [`decoupling`], [`spire`] | which prompt each part reads, and the whole denoiser |
+//! | [`scheduler`], [`guidance`] | noise schedules and samplers, classifier-free guidance |
+//! | [`restore`] | the sampling loop, tiles, colour correction |
+//! | [`builtin`], [`model_file`] | the small model that the library carries; `model.toml` |
+//! | [`weights`], [`cost`] | reading and writing weights; counting parameters and operations |
 //!
 //! Fields are named as the keys of diffusers' state dicts, so that weights load without a table of renames.
 
 pub mod base;
+pub mod builtin;
 pub mod clip;
 pub mod control;
 pub mod cost;
@@ -13,8 +25,11 @@ pub mod device;
 pub mod fusion;
 pub mod guidance;
 mod hub;
+mod locate;
+pub mod model_file;
 pub mod nn;
 pub mod pictures;
+mod pipeline;
 pub mod restore;
 pub mod scheduler;
 pub mod spire;
@@ -22,3 +37,5 @@ pub mod tokenizer;
 pub mod unet;
 pub mod vae;
 pub mod weights;
+
+pub use pipeline::Pipeline;

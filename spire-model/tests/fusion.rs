@@ -8,7 +8,7 @@ use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use burn_store::ModuleSnapshot;
 use spire_model::control::{ConditioningEmbedding, Control, ControlConfig};
-use spire_model::decoupling::Prompts;
+use spire_model::decoupling::PromptRouting;
 use spire_model::fusion::Fusion;
 use spire_model::spire::{Spire, predict};
 use spire_model::unet::{UNet, UNetConfig};
@@ -149,7 +149,7 @@ fn the_halves_of_guidance_are_predicted_as_they_are_one_by_one() {
     let x = inputs();
     let other = inputs().semantic;
     for fusion in [Fusion::ModulateSkip, Fusion::ModulateSkipAndUp, Fusion::Add] {
-        for prompts in [Prompts::Decoupled, Prompts::Joined] {
+        for prompts in [PromptRouting::Decoupled, PromptRouting::Joined] {
             let config = ControlConfig {
                 prompts,
                 ..ControlConfig::for_unet(&UNetConfig::read(&folder()).unwrap(), fusion, vec![4, 8, 8, 8])

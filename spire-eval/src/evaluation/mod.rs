@@ -1,9 +1,10 @@
-//! Methods on benchmarks: a figure for each metric, how it came about, and tables of them.
+//! Evaluation of methods on test sets: scores per metric, their protocols, and tables.
 
 mod alike;
 mod bootstrap;
 mod config;
 mod measured;
+mod method;
 mod metric;
 mod prompts;
 mod protocol;
@@ -17,14 +18,19 @@ mod tables;
 
 pub use alike::Alike;
 pub use bootstrap::{Interval, interval};
-pub use config::{BenchmarkChoice, EvalConfig, FidConfig, MethodConfig, MethodKind, SheetConfig, slug};
+pub use config::{BenchmarkChoice, EvalConfig, FidConfig, SheetConfig, slug};
+pub use method::{Captions, MethodConfig, MethodKind, RestorationPrompt};
 pub use metric::Metric;
-pub use prompts::{Captions, Prompts, RestorationPrompt};
+pub use prompts::PromptPair;
 pub use protocol::{MethodProtocol, Protocol};
 pub use published::{PublishedGroup, PublishedRow, PublishedTable};
 pub use report::{Shown, ShownMethod, write_report};
 pub use results::{BenchmarkResults, Figure, MethodResults, MethodSummary, Results};
 pub use score::{Ground, ScoreSettings, Scores};
 pub use scorer::Scorer;
-pub use table::{Align, Cell, Column, Row, Table};
+pub use table::{Align, Column, Table, TableCell, TableRow};
 pub use tables::Notes;
+
+// Former names.
+pub use prompts::PromptPair as Prompts;
+pub use table::{TableCell as Cell, TableRow as Row};

@@ -4,26 +4,12 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use rand::RngExt;
-use serde::{Deserialize, Serialize};
-use spire_data::benchmark::Entry;
 use spire_data::prompt::{self, Fragment, REMOVE_ALL};
 use spire_data::rng::rng;
+use spire_data::testset::Entry;
 
 use super::alike::{Alike, mistaken};
-use super::config::{MethodConfig, MethodKind};
-
-/// What a model is told of the degradation (the paper's Table 6).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RestorationPrompt {
-    /// Nothing: "Remove all degradation".
-    None,
-    /// The kinds of degradation.
-    Type,
-    /// The kinds and their numbers.
-    #[default]
-    Parameters,
-}
+use super::method::{Captions, MethodConfig, MethodKind, RestorationPrompt};
 
 impl RestorationPrompt {
     /// The prompt for a picture of a benchmark. Where the benchmark does not know the steps, it is the benchmark's own, or
@@ -52,22 +38,9 @@ impl RestorationPrompt {
     }
 }
 
-/// Whose caption a picture gets (the paper's Table 4).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Captions {
-    /// Its own.
-    #[default]
-    Own,
-    /// Another picture's of the benchmark, never its own.
-    Unmatched,
-    /// Its own with a word exchanged for another that a degraded picture might as well show.
-    Mistaken,
-}
-
 /// What a method is told of one picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Prompts {
+pub struct PromptPair {
     /// What it shows; may be empty.
     pub semantic: String,
     /// What is to be undone.
@@ -85,7 +58,7 @@ impl MethodConfig {
     ///
     /// # Errors
     /// Captions are to be exchanged, and fewer than two entries have one; or words, and a caption has none of a pair.
-    pub fn prompts(&self, entries: &[Entry], alike: &[Alike], seed: u64) -> Result<Vec<Prompts>> {
+    pub fn prompts(&self, entries: &[Entry], alike: &[Alike], seed: u64) -> Result<Vec<PromptPair>> {
         let mut captions: Vec<String> = match self.semantic {
             true => entries.iter().map(|entry| entry.semantic.clone()).collect(),
             false => vec![String::new(); entries.len()],
@@ -106,7 +79,7 @@ impl MethodConfig {
         }
         let restoration = |entry: &Entry| self.prompt.clone().unwrap_or_else(|| self.restoration.of(entry));
         let prompts = entries.iter().zip(captions);
-        Ok(prompts.map(|(entry, semantic)| Prompts { semantic, restoration: restoration(entry) }).collect())
+        Ok(prompts.map(|(entry, semantic)| PromptPair { semantic, restoration: restoration(entry) }).collect())
     }
 
     /// For a protocol: the fixed restoration prompt, or "none", "type" or "parameters".

@@ -16,13 +16,13 @@ use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, ErrorKind, context};
 use serde_json::json;
 use spire_data::Picture;
-use spire_data::benchmark::Benchmark;
 use spire_data::checksum::sha256;
 use spire_data::degrade::jpeg::encode_jpeg;
+use spire_data::testset::TestSet;
 
 use super::Interval;
 use super::metric::Metric;
-use super::prompts::Prompts;
+use super::prompts::PromptPair;
 use super::published::PublishedTable;
 use super::results::{BenchmarkResults, Results};
 use super::table::{Align, Table};
@@ -43,7 +43,7 @@ const CASES: usize = 4;
 #[derive(Clone, Debug)]
 pub struct Shown<'a> {
     /// The degraded and the clean ones.
-    pub benchmark: &'a Benchmark,
+    pub benchmark: &'a TestSet,
     /// The restored ones.
     pub methods: Vec<ShownMethod>,
 }
@@ -56,7 +56,7 @@ pub struct ShownMethod {
     /// The file of each entry's picture, in the order of the benchmark.
     pub files: Vec<PathBuf>,
     /// What the method was told of each entry; empty where that is not known.
-    pub prompts: Vec<Prompts>,
+    pub prompts: Vec<PromptPair>,
 }
 
 /// One picture of an entry: what it is called, its file, the method that made it, and what that was told.
@@ -64,7 +64,7 @@ struct Source<'a> {
     label: String,
     file: PathBuf,
     method: Option<&'a str>,
-    prompts: Option<&'a Prompts>,
+    prompts: Option<&'a PromptPair>,
 }
 
 /// Writes the report. `shown` has the pictures of each benchmark of `results`, in their order, and `most` of each are

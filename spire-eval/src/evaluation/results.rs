@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use spire_data::benchmark::Benchmark;
+use spire_data::testset::TestSet;
 
 use super::bootstrap::{Interval, interval};
-use super::config::{EvalConfig, MethodConfig};
+use super::config::EvalConfig;
+use super::method::MethodConfig;
 use super::metric::Metric;
 use super::protocol::{MethodProtocol, Protocol};
 use super::score::Scores;
@@ -108,7 +109,7 @@ impl Results {
     pub fn add(
         &mut self,
         title: &str,
-        benchmark: &Benchmark,
+        benchmark: &TestSet,
         scorer: &Scorer,
         methods: &[(String, MethodProtocol, Scores)],
         unmeasured: BTreeMap<String, String>,

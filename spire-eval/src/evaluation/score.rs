@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use spire_data::Picture;
-use spire_data::benchmark::{Benchmark, Entry};
 use spire_data::checksum::sha256;
 use spire_data::parallel::in_order;
+use spire_data::testset::{Entry, TestSet};
 use spire_model::device::on_one_thread;
 
 use super::measured::{Kept, Measured, Space};
@@ -43,7 +43,7 @@ pub struct ScoreSettings {
 /// The clean pictures of a benchmark and its captions, measured once for all methods.
 #[derive(Debug)]
 pub struct Ground<'a> {
-    benchmark: &'a Benchmark,
+    benchmark: &'a TestSet,
     clean: Option<Vec<Measured>>,
     /// Of the clean pictures, for each distance that is asked for.
     statistics: BTreeMap<Metric, FeatureStatistics>,
@@ -59,7 +59,7 @@ impl<'a> Ground<'a> {
     /// A file can't be read, or is no picture.
     pub fn measure(
         scorer: &Scorer,
-        benchmark: &'a Benchmark,
+        benchmark: &'a TestSet,
         kept: &Path,
         settings: ScoreSettings,
         progress: &(dyn Fn(&Entry) + Sync),

@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
 use spire_data::Picture;
-use spire_data::benchmark::Benchmark;
 use spire_data::checksum::sha256;
+use spire_data::testset::TestSet;
 use spire_model::clip::ClipFolder;
 use spire_model::pictures;
 
@@ -268,7 +268,7 @@ impl Scorer {
     }
 
     /// How a metric is measured on a benchmark.
-    pub fn protocol(&self, metric: Metric, benchmark: &Benchmark, method: &MethodProtocol) -> Protocol {
+    pub fn protocol(&self, metric: Metric, benchmark: &TestSet, method: &MethodProtocol) -> Protocol {
         let (variant, weights, preprocessing) = self.measure_of(metric);
         Protocol {
             metric: metric.name().to_owned(),

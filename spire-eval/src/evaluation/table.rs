@@ -22,7 +22,7 @@ pub struct Column {
 
 /// One cell.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Cell {
+pub struct TableCell {
     /// A name or a value.
     pub text: String,
     /// Where the value lies, "[1.0, 2.0]"; may be empty.
@@ -35,9 +35,9 @@ pub struct Cell {
 
 /// One row.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Row {
+pub struct TableRow {
     /// As many as there are columns.
-    pub cells: Vec<Cell>,
+    pub cells: Vec<TableCell>,
     /// From somewhere else: set in italics, and apart from the others.
     pub quoted: bool,
 }
@@ -50,14 +50,14 @@ pub struct Table {
     /// From left to right.
     pub columns: Vec<Column>,
     /// From top to bottom.
-    pub rows: Vec<Row>,
+    pub rows: Vec<TableRow>,
     /// Below the table.
     pub notes: Vec<String>,
     /// Ranges are left out of what is printed.
     pub compact: bool,
 }
 
-impl<T: Into<String>> From<T> for Cell {
+impl<T: Into<String>> From<T> for TableCell {
     fn from(text: T) -> Self {
         Self { text: text.into(), ..Self::default() }
     }
@@ -119,7 +119,7 @@ impl Table {
             line(above) + &rules + &line(headings.iter().map(|heading| format!("**{heading}**")).collect())
         };
         for row in &self.rows {
-            let cell = |cell: &Cell| match (escape_markdown(&self.printed(cell)), cell.bold, row.quoted) {
+            let cell = |cell: &TableCell| match (escape_markdown(&self.printed(cell)), cell.bold, row.quoted) {
                 (text, true, _) => format!("**{text}**"),
                 (text, _, true) if !text.is_empty() => format!("*{text}*"),
                 (text, ..) => text,
@@ -184,7 +184,7 @@ impl Table {
             if i > 0 && row.quoted != self.rows[i - 1].quoted {
                 text += "    \\midrule\n";
             }
-            let cell = |cell: &Cell| match (escape_latex(&self.printed(cell)), cell.bold, row.quoted) {
+            let cell = |cell: &TableCell| match (escape_latex(&self.printed(cell)), cell.bold, row.quoted) {
                 (text, true, _) => format!("\\textbf{{{text}}}"),
                 (text, _, true) => format!("\\textit{{{text}}}"),
                 (text, ..) => text,
@@ -199,7 +199,7 @@ impl Table {
     }
 
     /// A cell as plain text.
-    fn printed(&self, cell: &Cell) -> String {
+    fn printed(&self, cell: &TableCell) -> String {
         let range = if self.compact { "" } else { &cell.range };
         [&cell.text, range, &cell.mark].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
     }
@@ -256,10 +256,10 @@ mod tests {
         let mut table = Table::new("Tiny & small");
         table.column("", "Method", Align::Left);
         table.column("", "PSNR ↑", Align::Right);
-        let value = Cell { text: "1.00".into(), range: "[0.9, 1.1]".into(), ..Cell::default() };
-        table.rows.push(Row { cells: vec!["a|b".into(), value], quoted: false });
-        let best = Cell { text: "2.00".into(), mark: "(a)".into(), bold: true, ..Cell::default() };
-        table.rows.push(Row { cells: vec!["50 %".into(), best], quoted: false });
+        let value = TableCell { text: "1.00".into(), range: "[0.9, 1.1]".into(), ..TableCell::default() };
+        table.rows.push(TableRow { cells: vec!["a|b".into(), value], quoted: false });
+        let best = TableCell { text: "2.00".into(), mark: "(a)".into(), bold: true, ..TableCell::default() };
+        table.rows.push(TableRow { cells: vec!["50 %".into(), best], quoted: false });
         table.note("A note.");
         table
     }
@@ -270,7 +270,7 @@ mod tests {
         table.columns[1].group = "Left, half".into();
         table.column("Left, half", "SSIM ↑", Align::Right);
         table.rows.iter_mut().for_each(|row| row.cells.push("–".into()));
-        table.rows.push(Row { cells: vec!["[x]".into(), "-3.0".into(), "✓".into()], quoted: true });
+        table.rows.push(TableRow { cells: vec!["[x]".into(), "-3.0".into(), "✓".into()], quoted: true });
         table
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::metric::Metric;
 use super::published::{PublishedGroup, PublishedTable};
 use super::results::{BenchmarkResults, Figure, MethodResults, MethodSummary, Results};
-use super::table::{Align, Cell, Row, Table};
+use super::table::{Align, Table, TableCell, TableRow};
 
 /// A cell without a value.
 const NONE: &str = "–";
@@ -33,7 +33,7 @@ impl Results {
             let mut cells = vec![name_of(method, [benchmark], &mut notes)];
             cells.extend(columns.iter().map(|column| column[i].clone()));
             cells.push(benchmark.method(&method.name).map_or(NONE, |results| &results.made).into());
-            table.rows.push(Row { cells, quoted: false });
+            table.rows.push(TableRow { cells, quoted: false });
         }
         let measure = |metric: &Metric| {
             let figures = benchmark.methods.iter().filter_map(|method| method.figures.get(metric));
@@ -56,7 +56,7 @@ impl Results {
 
     /// One metric on one benchmark, a cell for each method of the evaluation. The best is bold. Cells that were measured
     /// in another way than most are marked, and not compared with the others.
-    fn column(&self, benchmark: &BenchmarkResults, metric: Metric, notes: &mut Notes) -> Vec<Cell> {
+    fn column(&self, benchmark: &BenchmarkResults, metric: Metric, notes: &mut Notes) -> Vec<TableCell> {
         let figure = |name: &str| benchmark.method(name).and_then(|method| method.figures.get(&metric));
         let figures: Vec<Option<&Figure>> = self.methods.iter().map(|method| figure(&method.name)).collect();
         let usual = self.usual_measure(figures.iter().copied().flatten());
@@ -68,7 +68,7 @@ impl Results {
         let mut cell = |figure: &Option<&Figure>| {
             let Some(figure) = figure else { return NONE.into() };
             let range = |found: super::Interval| format!("[{:.digits$}, {:.digits$}]", found.low, found.high);
-            Cell {
+            TableCell {
                 text: format!("{:.digits$}", figure.value),
                 range: figure.interval.map_or(String::new(), range),
                 mark: if alike(figure) { String::new() } else { notes.mark(&self.otherwise(figure, &usual)) },
@@ -118,7 +118,7 @@ impl Results {
         layout.marks.iter().for_each(|mark| table.column(&layout.marks_heading, mark, Align::Left));
         table.column("", "Source", Align::Left);
 
-        let mut columns: Vec<Vec<Cell>> = vec![];
+        let mut columns: Vec<Vec<TableCell>> = vec![];
         for (group, place) in layout.groups.iter().zip(&places) {
             for name in &group.metrics {
                 let metric = Metric::ALL.into_iter().find(|metric| metric.name() == name);
@@ -126,7 +126,7 @@ impl Results {
                 columns.push(match self.why_empty(group, name, metric, *place) {
                     Some(reason) => {
                         let mark = notes.mark(&reason);
-                        self.methods.iter().map(|_| Cell { mark: mark.clone(), ..NONE.into() }).collect()
+                        self.methods.iter().map(|_| TableCell { mark: mark.clone(), ..NONE.into() }).collect()
                     }
                     None => {
                         place.zip(metric).map(|(on, metric)| self.column(on, metric, &mut notes)).unwrap_or_default()
@@ -137,20 +137,20 @@ impl Results {
         if elsewhere.is_empty() {
             for row in &layout.rows {
                 let texts = [&row.method].into_iter().chain(&row.marks);
-                let mut cells: Vec<Cell> = texts.map(Cell::from).collect();
+                let mut cells: Vec<TableCell> = texts.map(TableCell::from).collect();
                 cells.push("paper".into());
-                cells.extend(row.figures.iter().map(Cell::from));
-                table.rows.push(Row { cells, quoted: true });
+                cells.extend(row.figures.iter().map(TableCell::from));
+                table.rows.push(TableRow { cells, quoted: true });
             }
         }
         for (i, method) in self.methods.iter().enumerate() {
             let mut cells = vec![name_of(method, places.iter().copied().flatten(), &mut notes)];
             cells.extend(
-                layout.marks.iter().map(|mark| Cell::from(method.marks.get(mark).map_or(NONE, String::as_str))),
+                layout.marks.iter().map(|mark| TableCell::from(method.marks.get(mark).map_or(NONE, String::as_str))),
             );
             cells.push("measured".into());
             cells.extend(columns.iter().map(|column| column[i].clone()));
-            table.rows.push(Row { cells, quoted: false });
+            table.rows.push(TableRow { cells, quoted: false });
         }
 
         match &layout.absent {
@@ -208,14 +208,14 @@ fn name_of<'a>(
     method: &MethodSummary,
     benchmarks: impl IntoIterator<Item = &'a BenchmarkResults>,
     notes: &mut Notes,
-) -> Cell {
+) -> TableCell {
     let without = benchmarks.into_iter().filter(|benchmark| benchmark.method(&method.name).is_none());
     let reason = |benchmark: &BenchmarkResults| {
         let reason = benchmark.unmeasured.get(&method.name).map_or(String::new(), |reason| format!(": {reason}"));
         format!("{} was not measured on “{}”{reason}", method.name, benchmark.title)
     };
     let mark = without.map(|benchmark| notes.mark(&reason(benchmark))).collect::<Vec<_>>().join(" ");
-    Cell { mark, ..Cell::from(&method.name) }
+    TableCell { mark, ..TableCell::from(&method.name) }
 }
 
 /// What the pictures are, where they are not those of the paper's group.
@@ -281,7 +281,7 @@ pub(super) fn differences(benchmark: &BenchmarkResults) -> Option<Table> {
     let cell = |method: &MethodResults, metric: &Metric| {
         let Some(found) = method.differences.get(metric) else { return NONE.into() };
         let digits = metric.decimals();
-        Cell {
+        TableCell {
             text: format!("{:+.digits$}", found.mean),
             range: format!("[{:+.digits$}, {:+.digits$}]", found.low, found.high),
             mark: String::new(),
@@ -289,9 +289,9 @@ pub(super) fn differences(benchmark: &BenchmarkResults) -> Option<Table> {
         }
     };
     for method in benchmark.methods.iter().filter(|method| !method.differences.is_empty()) {
-        let mut cells = vec![Cell::from(&method.name)];
+        let mut cells = vec![TableCell::from(&method.name)];
         cells.extend(metrics.iter().map(|metric| cell(method, metric)));
-        table.rows.push(Row { cells, quoted: false });
+        table.rows.push(TableRow { cells, quoted: false });
     }
     table.note("Picture by picture, with 95 % bootstrap intervals of the mean difference; bold where it leaves 0 out.");
     (!table.rows.is_empty()).then_some(table)
@@ -393,7 +393,7 @@ mod tests {
         assert_eq!(tables.len(), 3, "the full tables follow");
         let table = &tables[0];
         let groups =
-            [("", 1), ("Prompts", 2), ("", 1), ("Parameterised degradation", 6), ("Real-ESRGAN degradation", 6)];
+            [("", 1), ("PromptPair", 2), ("", 1), ("Parameterised degradation", 6), ("Real-ESRGAN degradation", 6)];
         assert_eq!(table.groups(), groups);
         let heading = |column: &super::super::Column| column.heading.split(' ').next().unwrap().to_owned();
         let metrics = ["FID", "LPIPS", "PSNR", "SSIM", "CLIP-I", "CLIP-T"];

@@ -19,7 +19,7 @@ use burn::tensor::Device;
 use walkdir::WalkDir;
 
 use case::{Case, Worst, check_tolerance};
-pub use report::{Report, Row};
+pub use report::{CaseResult, Report};
 
 /// Runs every case below `dirs`, in the order of `dirs` and of the paths below each.
 ///
@@ -52,18 +52,18 @@ fn find(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
-fn row(folder: PathBuf, device: &Device, tolerance: f64) -> Row {
+fn row(folder: PathBuf, device: &Device, tolerance: f64) -> CaseResult {
     let mut case = match Case::open(&folder) {
         Ok(case) => case,
-        Err(error) => return Row::failed(folder, None, &error),
+        Err(error) => return CaseResult::failed(folder, None, &error),
     };
     case.tolerance = case.tolerance.max(tolerance);
     // Shapes are checked on the way in, but a network has more ways to object than can be foreseen.
     let outcome = catch_unwind(AssertUnwindSafe(|| run(&case, device)))
         .unwrap_or_else(|panic| Err(anyhow!("does not fit together: {}", message(panic.as_ref()))));
     match outcome {
-        Ok(worst) => Row::compared(&case, &worst),
-        Err(error) => Row::failed(folder, Some(&case), &error),
+        Ok(worst) => CaseResult::compared(&case, &worst),
+        Err(error) => CaseResult::failed(folder, Some(&case), &error),
     }
 }
 

@@ -9,12 +9,12 @@ use super::case::{Case, Worst};
 #[derive(Clone, Debug)]
 pub struct Report {
     /// One row a case.
-    pub rows: Vec<Row>,
+    pub rows: Vec<CaseResult>,
 }
 
 /// What became of one case.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub struct CaseResult {
     /// The case's folder.
     pub path: PathBuf,
     /// What is compared; empty where `case.toml` does not say.
@@ -31,7 +31,7 @@ pub struct Row {
     pub error: Option<String>,
 }
 
-impl Row {
+impl CaseResult {
     pub(super) fn compared(case: &Case, worst: &Worst) -> Self {
         let ok = worst.difference <= case.tolerance;
         let error = (!ok).then(|| format!("{} differs by more than the tolerance", worst.name));
@@ -89,7 +89,7 @@ impl fmt::Display for Report {
     }
 }
 
-fn result(row: &Row) -> String {
+fn result(row: &CaseResult) -> String {
     match &row.error {
         None => "ok".to_owned(),
         // One line a case, whatever the reason quotes.
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_failures_say_why() {
-        let row = |path: &str, worst: f64, error: Option<&str>| Row {
+        let row = |path: &str, worst: f64, error: Option<&str>| CaseResult {
             path: path.into(),
             kind: "unet".into(),
             worst,

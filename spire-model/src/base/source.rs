@@ -1,12 +1,12 @@
-//! Where a text-to-image model is read from: a folder in the Hugging Face layout, a single file, or a name on the
-//! Hugging Face Hub.
+//! The sources of a text-to-image model: a folder in the Hugging Face layout, a single file, or a repository on the Hugging
+//! Face Hub.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::clip::{self, ClipTextConfig};
-use crate::hub;
+use crate::locate;
 use crate::scheduler::SchedulerConfig;
 use crate::tokenizer::Tokenizer;
 use crate::unet::UNetConfig;
@@ -14,10 +14,10 @@ use crate::vae::{self, VaeConfig};
 use crate::weights::single_file::SingleFile;
 use crate::weights::{Tensors, missing_in_part};
 
-/// A file that may lie beside a single-file model, to say what the file itself does not.
+/// An optional file beside a single-file model, with the settings that the file itself does not contain.
 const SCHEDULER_FILE: &str = "scheduler_config.json";
 
-/// What a model's repository on the Hub is downloaded for.
+/// The files to download from a model's repository.
 const WANTED: [&str; 5] = ["unet/*", "vae/*", "text_encoder/*", "tokenizer/*", "scheduler/*"];
 
 /// The parts of a text-to-image model, opened one by one.
@@ -25,7 +25,7 @@ const WANTED: [&str; 5] = ["unet/*", "vae/*", "text_encoder/*", "tokenizer/*", "
 pub enum BaseSource {
     /// `unet/`, `vae/`, `text_encoder/`, `tokenizer/`, `scheduler/`.
     Folder(PathBuf),
-    /// All in one file, in the original layout.
+    /// One file in the original Stable Diffusion layout.
     File(PathBuf, SingleFile),
 }
 
@@ -47,7 +47,7 @@ impl BaseSource {
     /// The UNet's configuration and weights.
     ///
     /// # Errors
-    /// Unreadable or unsupported.
+    /// The files are unreadable or have settings that are not supported.
     pub fn unet(&self) -> Result<(UNetConfig, Tensors)> {
         match self {
             Self::Folder(folder) => {
@@ -61,7 +61,7 @@ impl BaseSource {
     /// The VAE's configuration and weights.
     ///
     /// # Errors
-    /// Unreadable or unsupported.
+    /// The files are unreadable or have settings that are not supported.
     pub fn vae(&self) -> Result<(VaeConfig, Tensors)> {
         match self {
             Self::Folder(folder) => {
@@ -75,7 +75,7 @@ impl BaseSource {
     /// The text encoder's configuration and weights.
     ///
     /// # Errors
-    /// Unreadable or unsupported.
+    /// The files are unreadable or have settings that are not supported.
     pub fn text_encoder(&self) -> Result<(ClipTextConfig, Tensors)> {
         match self {
             Self::Folder(folder) => {
@@ -86,10 +86,10 @@ impl BaseSource {
         }
     }
 
-    /// The tokenizer: for a single file CLIP's own, with the padding that the version was trained with.
+    /// The tokenizer; for a single file, CLIP's, with the padding token that the version was trained with.
     ///
     /// # Errors
-    /// Unreadable.
+    /// The tokenizer's files are unreadable.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         match self {
             Self::Folder(folder) => Ok(Tokenizer::from_folder(folder.join("tokenizer"))?),
@@ -98,11 +98,11 @@ impl BaseSource {
         }
     }
 
-    /// The noise schedule and what the UNet predicts. A single file does not say: unless `scheduler_config.json` lies
-    /// beside it, SD 1.x is taken to predict ε and SD 2.x v, with a warning.
+    /// The noise schedule and the prediction type. A single file does not contain them: without a `scheduler_config.json`
+    /// beside it, SD 1.x is assumed to predict ε and SD 2.x, with a warning, v.
     ///
     /// # Errors
-    /// Unreadable or unsupported.
+    /// The files are unreadable or have settings that are not supported.
     pub fn scheduler(&self) -> Result<SchedulerConfig> {
         let read = |path: &Path| SchedulerConfig::from_file(path).context("the scheduler's settings");
         match self {
@@ -114,8 +114,8 @@ impl BaseSource {
                 }
                 if file.is_version_2() {
                     tracing::warn!(
-                        "{} does not say what its UNet predicts; v is assumed. If it predicts noise, as \
-                         stable-diffusion-2-base does, put its {SCHEDULER_FILE} beside it",
+                        "{} does not contain its prediction type; v is assumed. If the UNet predicts noise, as that of \
+                         stable-diffusion-2-base, put its {SCHEDULER_FILE} beside the file",
                         path.display()
                     );
                 }
@@ -125,17 +125,16 @@ impl BaseSource {
     }
 }
 
-/// The folder or file that `base` stands for: itself, if it exists, or else the model of that name
-/// (`owner/name` or `owner/name@revision`) on the Hugging Face Hub, from the local cache or, where there is a network,
-/// downloaded into it.
+/// Resolves `base` to a folder or file: an existing path; `tiny`, the built-in small model; or `owner/name` or
+/// `owner/name@revision` on the Hugging Face Hub, from the local cache or downloaded into it.
 ///
 /// # Errors
 /// It is neither; the message says what is missing and how to get it.
 pub fn locate(base: &Path) -> Result<PathBuf> {
-    hub::locate(base, "model folder or file", &WANTED, missing_files)
+    locate::locate(base, "model folder or file", &WANTED, missing_files)
 }
 
-/// What a model folder lacks, as paths within it.
+/// The files that a model folder lacks, as paths in it.
 pub fn missing_files(folder: &Path) -> Vec<String> {
     let mut missing = vec![];
     for part in ["unet", "vae", "text_encoder"] {

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::decoupling::Prompts;
+use crate::decoupling::PromptRouting;
 use crate::fusion::Fusion;
 use crate::unet::config::{UNetConfig, check_fixed_settings};
 use crate::weights::read_config;
@@ -33,14 +33,14 @@ pub struct ControlConfig {
     pub fusion: Option<Fusion>,
     /// Which prompts the UNet and the branch attend to.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub prompts: Prompts,
+    pub prompts: PromptRouting,
     /// Channels of e(y), concatenated to the latent; `None` where e(y) is added.
     #[serde(default)]
     pub condition_channels: Option<usize>,
 }
 
-fn is_default(prompts: &Prompts) -> bool {
-    *prompts == Prompts::default()
+fn is_default(prompts: &PromptRouting) -> bool {
+    *prompts == PromptRouting::default()
 }
 
 fn three() -> usize {
@@ -66,7 +66,7 @@ impl ControlConfig {
             conditioning_embedding_out_channels: embedding_channels,
             controlnet_conditioning_channel_order: rgb(),
             fusion: (!add).then_some(fusion),
-            prompts: Prompts::default(),
+            prompts: PromptRouting::default(),
             condition_channels: (!add).then_some(unet.in_channels),
         }
     }

@@ -20,7 +20,7 @@ use thiserror::Error;
 
 pub use check::{Problem, check};
 pub use make::{Made, make};
-pub use open::Benchmark;
+pub use open::TestSet;
 pub use recipe::{Recipe, RecipeDegradation, RecipeKind};
 
 use crate::degrade::{DegradeError, InvalidSetting, Operation, Step};
@@ -57,7 +57,7 @@ pub(crate) const SUMS: &str = "SHA256SUMS";
 
 /// Why a benchmark can't be made or checked.
 #[derive(Debug, Error)]
-pub enum BenchmarkError {
+pub enum TestSetError {
     /// A setting of the recipe makes no sense.
     #[error(transparent)]
     Setting(#[from] InvalidSetting),

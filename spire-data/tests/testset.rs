@@ -5,13 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use spire_data::Picture;
-use spire_data::benchmark::{
-    Benchmark, BenchmarkError, Entry, Made, Problem, Recipe, RecipeDegradation, RecipeKind, check, make,
-};
 use spire_data::degrade::{Filter, Operation, Step};
 use spire_data::loader::Crop;
 use spire_data::prompt::{self, Fragment, REMOVE_ALL};
 use spire_data::source::{SourceConfig, SourceKind};
+use spire_data::testset::{
+    Entry, Made, Problem, Recipe, RecipeDegradation, RecipeKind, TestSet, TestSetError, check, make,
+};
 use spire_data::world::{World, WorldConfig};
 
 fn world(kind: RecipeKind) -> Recipe {
@@ -88,7 +88,7 @@ fn every_number_in_a_prompt_is_the_one_that_was_used() {
     let lines = fs::read_to_string(made.folder.join("prompts.jsonl")).unwrap();
     let written: Vec<Entry> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(written, made.entries);
-    let opened = Benchmark::open(&made.folder, 2).unwrap();
+    let opened = TestSet::open(&made.folder, 2).unwrap();
     assert_eq!((&opened.entries, opened.has_clean), (&written, true));
     assert!(opened.degraded(&written[0]).is_file() && opened.clean(&written[0]).is_file());
     assert!(written.is_sorted_by_key(|entry| entry.id.clone()));
@@ -141,7 +141,7 @@ fn broken_pictures_are_replaced_and_named() {
 
     let folder = dir.path().join("c");
     let error = make(&Recipe { count: Some(9), ..recipe.clone() }, &folder, 2, &|_, _| ()).unwrap_err();
-    assert!(matches!(error, BenchmarkError::TooFew { good: 8, wanted: 9, .. }), "{error}");
+    assert!(matches!(error, TestSetError::TooFew { good: 8, wanted: 9, .. }), "{error}");
     assert!(error.to_string().contains(".png"), "{error}");
     assert!(!folder.exists());
     let more = Recipe { count: Some(20), crop: Crop::Random, ..recipe };
@@ -210,7 +210,7 @@ fn a_changed_byte_is_detected() {
     }
     fs::remove_file(&path).unwrap();
     assert_eq!(problems(), [Problem::Missing(name.clone())]);
-    assert!(Benchmark::open(&made.folder, 1).unwrap_err().to_string().contains(&name));
+    assert!(TestSet::open(&made.folder, 1).unwrap_err().to_string().contains(&name));
     fs::write(&path, &whole).unwrap();
     fs::write(made.folder.join("clean/extra.png"), b"").unwrap();
     assert_eq!(problems(), [Problem::Unlisted("clean/extra.png".to_owned())]);
@@ -218,7 +218,7 @@ fn a_changed_byte_is_detected() {
     assert_eq!(check(&made.folder, 2).unwrap(), (files, sum, vec![]));
 
     let again = make(&world(RecipeKind::Parameterized), &made.folder, 1, &|_, _| ());
-    assert!(matches!(again, Err(BenchmarkError::Exists { .. })));
+    assert!(matches!(again, Err(TestSetError::Exists { .. })));
     fs::write(made.folder.join("SHA256SUMS"), "0000\n").unwrap();
     assert!(check(&made.folder, 1).unwrap_err().to_string().contains("SHA256SUMS:1"));
 }

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use super::{BenchmarkError, DESCRIPTION, SUMS};
+use super::{DESCRIPTION, SUMS, TestSetError};
 use crate::checksum::sha256;
 use crate::parallel::in_order;
 
@@ -36,9 +36,9 @@ impl fmt::Display for Problem {
 ///
 /// # Errors
 /// There is no list of checksums, or it is malformed.
-pub fn check(folder: &Path, threads: usize) -> Result<(usize, String, Vec<Problem>), BenchmarkError> {
+pub fn check(folder: &Path, threads: usize) -> Result<(usize, String, Vec<Problem>), TestSetError> {
     let path = folder.join(SUMS);
-    let text = std::fs::read(&path).map_err(|source| BenchmarkError::Io { path: path.clone(), source })?;
+    let text = std::fs::read(&path).map_err(|source| TestSetError::Io { path: path.clone(), source })?;
     let sums = parse(&text, &path)?;
     let listed: Vec<(&String, &String)> = sums.iter().collect();
     let compared = in_order(listed.len(), threads, |i| {
@@ -72,8 +72,8 @@ pub(super) fn lines<'a>(sums: impl IntoIterator<Item = (&'a String, &'a String)>
 }
 
 /// The lines of `sha256sum`: from names to checksums.
-fn parse(text: &[u8], path: &Path) -> Result<BTreeMap<String, String>, BenchmarkError> {
-    let wrong = |line: usize| BenchmarkError::Sums { path: path.to_owned(), line: line + 1 };
+fn parse(text: &[u8], path: &Path) -> Result<BTreeMap<String, String>, TestSetError> {
+    let wrong = |line: usize| TestSetError::Sums { path: path.to_owned(), line: line + 1 };
     let mut sums = BTreeMap::new();
     for (number, line) in text.split(|&byte| byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
         let line = str::from_utf8(line).map_err(|_| wrong(number))?;

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use super::check::check;
-use super::{BenchmarkError, CLEAN, DEGRADED, Entry, PROMPTS, Problem};
+use super::{CLEAN, DEGRADED, Entry, PROMPTS, Problem, TestSetError};
 
 /// A benchmark on disk whose every byte is what it should be.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Benchmark {
+pub struct TestSet {
     /// Its folder.
     pub folder: PathBuf,
     /// SHA-256 that stands for all pictures and prompts.
@@ -18,22 +18,21 @@ pub struct Benchmark {
     pub has_clean: bool,
 }
 
-impl Benchmark {
+impl TestSet {
     /// Reads the list of pictures and compares every file with its checksum, on `threads` threads.
     ///
     /// # Errors
     /// A file is missing, changed or malformed, or the folder is no benchmark.
-    pub fn open(folder: &Path, threads: usize) -> Result<Self, BenchmarkError> {
+    pub fn open(folder: &Path, threads: usize) -> Result<Self, TestSetError> {
         let (_, checksum, problems) = check(folder, threads)?;
         let damage = problems.iter().find(|problem| !matches!(problem, Problem::Unlisted(_)));
         if let Some(damage) = damage {
-            return Err(BenchmarkError::Damaged { path: folder.to_owned(), first: damage.to_string() });
+            return Err(TestSetError::Damaged { path: folder.to_owned(), first: damage.to_string() });
         }
         let path = folder.join(PROMPTS);
-        let text =
-            std::fs::read_to_string(&path).map_err(|source| BenchmarkError::Io { path: path.clone(), source })?;
+        let text = std::fs::read_to_string(&path).map_err(|source| TestSetError::Io { path: path.clone(), source })?;
         let entries = text.lines().enumerate().map(|(line, text)| {
-            serde_json::from_str(text).map_err(|source| BenchmarkError::Entry {
+            serde_json::from_str(text).map_err(|source| TestSetError::Entry {
                 path: path.clone(),
                 line: line + 1,
                 source,

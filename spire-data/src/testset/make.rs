@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::check::{fingerprint, lines};
 use super::{
-    BenchmarkError, CLEAN, DEGRADED, DESCRIPTION, Entry, PROMPTS, Recipe, RecipeDegradation, RecipeKind, SMALL, SUMS,
+    CLEAN, DEGRADED, DESCRIPTION, Entry, PROMPTS, Recipe, RecipeDegradation, RecipeKind, SMALL, SUMS, TestSetError,
 };
 use crate::Picture;
 use crate::checksum::sha256;
@@ -47,11 +47,11 @@ pub fn make(
     folder: &Path,
     threads: usize,
     progress: &(dyn Fn(usize, &str) + Sync),
-) -> Result<Made, BenchmarkError> {
+) -> Result<Made, TestSetError> {
     recipe.validate()?;
     let source = source::open(&recipe.source, recipe.size.unwrap_or(512))?;
     if folder.symlink_metadata().is_ok() {
-        return Err(BenchmarkError::Exists { path: folder.to_owned() });
+        return Err(TestSetError::Exists { path: folder.to_owned() });
     }
     let name = folder.file_name().map_or_else(|| recipe.name.clone(), |name| name.display().to_string());
     let part = folder.with_file_name(format!(".{name}.part"));
@@ -120,7 +120,7 @@ impl Maker<'_> {
         &self,
         threads: usize,
         progress: &(dyn Fn(usize, &str) + Sync),
-    ) -> Result<(Vec<MadePicture>, Vec<Skipped>), BenchmarkError> {
+    ) -> Result<(Vec<MadePicture>, Vec<Skipped>), TestSetError> {
         let len = self.source.len();
         let wanted = self.recipe.count.unwrap_or(len);
         let most = if self.recipe.count.is_none() || !self.cuts_differ() { len } else { wanted + len };
@@ -166,7 +166,7 @@ impl Maker<'_> {
                 .first()
                 .map(|skipped| format!("the first that is broken: {}: {}", skipped.name, skipped.reason));
             let first = first.unwrap_or_else(|| "more cuts of a picture need crop = \"random\"".to_owned());
-            return Err(BenchmarkError::TooFew { good: made.len(), tried: next, wanted, first });
+            return Err(TestSetError::TooFew { good: made.len(), tried: next, wanted, first });
         }
         Ok((made, skipped))
     }
@@ -184,7 +184,7 @@ impl Maker<'_> {
         }
     }
 
-    fn picture(&self, n: u64, sample: Sample, id: &str) -> Result<MadePicture, BenchmarkError> {
+    fn picture(&self, n: u64, sample: Sample, id: &str) -> Result<MadePicture, TestSetError> {
         let Recipe { seed, size, crop, multiple, degradation, .. } = self.recipe;
         let (width, height) = sample.picture.size();
         let clean = match size {
@@ -196,7 +196,7 @@ impl Maker<'_> {
         };
         let semantic = sample.captions.choose(&mut rng(*seed, "caption", n)).cloned().unwrap_or_default();
         let mut noise = rng(*seed, "degradation", n);
-        let degrade = |source| BenchmarkError::Degrade { picture: sample.name.clone(), source };
+        let degrade = |source| TestSetError::Degrade { picture: sample.name.clone(), source };
         let Degraded { picture, prompt, steps, operations } = degradation.apply(&clean, &mut noise).map_err(degrade)?;
 
         let mut sums = vec![];
@@ -226,9 +226,9 @@ impl Maker<'_> {
         Ok((entry, sums))
     }
 
-    fn png(&self, below: &str, id: &str, picture: &Picture) -> Result<(String, String), BenchmarkError> {
+    fn png(&self, below: &str, id: &str, picture: &Picture) -> Result<(String, String), TestSetError> {
         let name = format!("{below}/{id}.png");
-        let encode = |source| BenchmarkError::Encode { path: self.folder.join(&name), source };
+        let encode = |source| TestSetError::Encode { path: self.folder.join(&name), source };
         let bytes = png_text::encode(picture, None, &[]).map_err(encode)?;
         write(self.folder, &name, &bytes)
     }
@@ -290,13 +290,13 @@ fn json_pretty(description: &Description) -> String {
 }
 
 /// Writes a file of the folder; its name and checksum.
-fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<(String, String), BenchmarkError> {
+fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<(String, String), TestSetError> {
     let path = folder.join(name);
     fs::write(&path, bytes).map_err(io(&path))?;
     Ok((name.to_owned(), sha256(bytes)))
 }
 
-fn io(path: &Path) -> impl FnOnce(std::io::Error) -> BenchmarkError {
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> TestSetError {
     let path = path.to_owned();
-    move |source| BenchmarkError::Io { path, source }
+    move |source| TestSetError::Io { path, source }
 }

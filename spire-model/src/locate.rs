@@ -1,0 +1,23 @@
+//! Where a model is: an existing path, the built-in small model, or a repository on the Hugging Face Hub.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::{builtin, hub};
+
+/// Resolves `path` to an existing folder or file. `what` names it in errors, `wanted` are patterns of the files to download
+/// from the Hub, and `missing` lists what a folder lacks.
+///
+/// # Errors
+/// There is no such path and no such repository; the message says what is missing and how to get it.
+pub fn locate(path: &Path, what: &str, wanted: &[&str], missing: impl Fn(&Path) -> Vec<String>) -> Result<PathBuf> {
+    if path.exists() {
+        // Links are not resolved: in the Hub's cache the target of a link has no file name extension.
+        return Ok(std::path::absolute(path)?);
+    }
+    if let Some(built_in) = builtin::resolve(path)? {
+        return Ok(built_in);
+    }
+    hub::locate(path, what, wanted, missing)
+}
