@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use spire_core::atomic_write::write_atomic;
 use spire_core::progress::FileProgress;
 use spire_core::{parallel, settings, sheet};
-use spire_data::benchmark::{self, Benchmark, Entry, Recipe};
+use spire_data::testset::{self, Entry, Recipe, TestSet};
 use spire_eval::evaluation::{
     BenchmarkChoice, EvalConfig, Ground, MethodConfig, MethodKind, MethodProtocol, Results, ScoreSettings, Scorer,
     Scores, SheetConfig, Shown, ShownMethod, Table, slug, write_report,
@@ -23,7 +23,7 @@ use crate::methods::{self, Methods};
 pub struct Evaluated {
     /// All figures.
     pub results: Results,
-    benchmarks: Vec<Benchmark>,
+    benchmarks: Vec<TestSet>,
     /// The pictures of each test set's methods.
     methods: Vec<Vec<ShownMethod>>,
     sheet: SheetConfig,
@@ -73,27 +73,27 @@ pub fn evaluate(config: &EvalConfig, output: &Path) -> Result<Evaluated> {
     Ok(Evaluated { results, benchmarks, methods: shown, sheet: config.sheet.clone() })
 }
 
-fn note(reasons: &mut BTreeMap<String, String>, method: &MethodConfig, benchmark: &Benchmark, error: &anyhow::Error) {
+fn note(reasons: &mut BTreeMap<String, String>, method: &MethodConfig, benchmark: &TestSet, error: &anyhow::Error) {
     tracing::error!("{} on {}: {error:#}", method.name, benchmark.folder.display());
     reasons.insert(method.name.clone(), format!("{error:#}"));
 }
 
 /// Opens a test set; makes it first if it is missing and has a recipe.
-fn open(choice: &BenchmarkChoice) -> Result<Benchmark> {
+fn open(choice: &BenchmarkChoice) -> Result<TestSet> {
     if !choice.folder.exists()
         && let Some(recipe) = &choice.recipe
     {
         let recipe: Recipe = settings::load(recipe, &[])?;
-        benchmark::make(&recipe, &choice.folder, parallel::available(), &|_, _| ())?;
+        testset::make(&recipe, &choice.folder, parallel::available(), &|_, _| ())?;
     }
-    Ok(Benchmark::open(&choice.folder, parallel::available())?)
+    Ok(TestSet::open(&choice.folder, parallel::available())?)
 }
 
 /// The measurements on one test set.
 struct Measuring<'a> {
     config: &'a EvalConfig,
     scorer: &'a Scorer,
-    benchmark: &'a Benchmark,
+    benchmark: &'a TestSet,
     output: &'a Path,
 }
 

@@ -6,8 +6,8 @@ use anyhow::Result;
 use image::RgbImage;
 use spire_core::Picture;
 use spire_core::sheet::{Note, Row, Sheet};
-use spire_data::benchmark::Benchmark;
 use spire_data::degrade::{Filter, resize};
+use spire_data::testset::TestSet;
 use spire_eval::evaluation::{SheetConfig, ShownMethod};
 
 /// The most pixels of the longer side of a picture on the sheet.
@@ -17,7 +17,7 @@ const LONGEST: usize = 512;
 ///
 /// # Errors
 /// A picture can't be read.
-pub fn draw(config: &SheetConfig, benchmark: &Benchmark, methods: &[ShownMethod]) -> Result<Option<RgbImage>> {
+pub fn draw(config: &SheetConfig, benchmark: &TestSet, methods: &[ShownMethod]) -> Result<Option<RgbImage>> {
     let is_shown = |method: &&ShownMethod| match config.methods.is_empty() {
         // Degraded and clean pictures have their own columns.
         true => benchmark.entries.first().is_some_and(|entry| {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use spire_data::benchmark::{Benchmark, Entry};
-use spire_eval::evaluation::{EvalConfig, MethodConfig, MethodKind, MethodProtocol, Prompts, slug};
+use spire_data::testset::{Entry, TestSet};
+use spire_eval::evaluation::{EvalConfig, MethodConfig, MethodKind, MethodProtocol, PromptPair, slug};
 
 use spire_core::progress::FileProgress;
 
@@ -32,7 +32,7 @@ pub enum Pictures {
 
 impl Pictures {
     /// The file of an entry.
-    pub fn file(&self, benchmark: &Benchmark, entry: &Entry) -> PathBuf {
+    pub fn file(&self, benchmark: &TestSet, entry: &Entry) -> PathBuf {
         match self {
             Self::In(folder) => folder.join(format!("{}.png", entry.id)),
             Self::Degraded => benchmark.degraded(entry),
@@ -41,7 +41,7 @@ impl Pictures {
 }
 
 /// The name of a test set in paths.
-pub fn name(benchmark: &Benchmark) -> String {
+pub fn name(benchmark: &TestSet) -> String {
     benchmark.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
@@ -50,7 +50,7 @@ impl Methods {
     ///
     /// # Errors
     /// The run, the branch or the folder does not exist.
-    pub fn check(method: &MethodConfig, benchmark: &Benchmark) -> Result<()> {
+    pub fn check(method: &MethodConfig, benchmark: &TestSet) -> Result<()> {
         match method.kind {
             MethodKind::Input => Ok(()),
             MethodKind::Folder => {
@@ -71,7 +71,7 @@ impl Methods {
         &mut self,
         method: &MethodConfig,
         config: &EvalConfig,
-        benchmark: &Benchmark,
+        benchmark: &TestSet,
         output: &Path,
     ) -> Result<(Pictures, MethodProtocol)> {
         match method.kind {
@@ -106,7 +106,7 @@ impl Methods {
     }
 }
 
-fn folder_of(method: &MethodConfig, benchmark: &Benchmark) -> PathBuf {
+fn folder_of(method: &MethodConfig, benchmark: &TestSet) -> PathBuf {
     method.folder.as_deref().unwrap_or_default().replace("{benchmark}", &name(benchmark)).into()
 }
 
@@ -127,12 +127,12 @@ fn restore(
     restorer: &Restorer,
     method: &MethodConfig,
     config: &EvalConfig,
-    benchmark: &Benchmark,
+    benchmark: &TestSet,
     folder: &Path,
     restored: &Restored,
 ) -> Result<()> {
     let prompts = method.prompts(&benchmark.entries, &config.alike, config.seed)?;
-    let job = |(i, (entry, prompts)): (usize, (&Entry, Prompts))| Job {
+    let job = |(i, (entry, prompts)): (usize, (&Entry, PromptPair))| Job {
         input: benchmark.degraded(entry),
         output: folder.join(format!("{}.png", entry.id)),
         semantic: prompts.semantic,

@@ -5,23 +5,35 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use burn::tensor::Device;
 use spire_core::checksum::sha256;
+use spire_data::degrade::ParameterizedConfig;
 use spire_model::base::{Base, locate};
 use spire_model::control::{self, Control, ControlConfig};
+use spire_model::model_file::ModelFile;
+use spire_model::restore::SamplingConfig;
 use spire_model::weights::{self, Precision, weights_file};
 use spire_train::config::RunConfig;
 use spire_train::run_folder::RunFolder;
 
 use crate::restorer::Restorer;
 
-/// The built-in model.
+/// The built-in model, as a path in the repository.
 const BUILT_IN: &str = "assets/tiny";
 
 /// A model that is found but not loaded.
 #[derive(Debug)]
 pub struct TrainedModel {
-    /// The run's configuration; without a run, the defaults.
-    pub config: RunConfig,
+    /// Default sampling settings.
+    pub sampling: SamplingConfig,
+    /// Pictures that are restored together.
+    pub batch_size: usize,
+    base: PathBuf,
     control: PathBuf,
+    precision: Precision,
+    control_precision: Precision,
+    /// The ranges of the degradations on which the branch was trained.
+    trained: ParameterizedConfig,
+    device: String,
+    /// Where the model comes from, for the provenance.
     origin: String,
 }
 
@@ -31,21 +43,71 @@ impl TrainedModel {
     /// # Errors
     /// The run or the branch does not exist.
     pub fn locate(run: Option<&Path>, base_and_control: Option<(&Path, &Path)>) -> Result<Self> {
-        Ok(match (run, base_and_control) {
-            (Some(run), _) => {
-                let (folder, config) = RunFolder::open(run, &[])?;
-                Self { config, control: folder.trained_control()?, origin: run.display().to_string() }
-            }
+        match (run, base_and_control) {
+            (Some(run), _) => Self::of_run(run),
             (None, Some((base, branch))) => {
-                let mut config = RunConfig::default();
-                config.model.base = base.to_owned();
                 let origin = format!("{} with {}", base.display(), branch.display());
-                Self { config, control: control::locate(branch)?, origin }
+                let found = Self::of_branch(base, control::locate(branch)?, origin)?;
+                Ok(Self { base: base.to_owned(), ..found })
             }
             (None, None) => {
-                let control = Path::new(BUILT_IN).join("control");
-                Self { config: RunConfig::default(), control, origin: BUILT_IN.to_owned() }
+                let control = control::locate(&Path::new(BUILT_IN).join("control"))?;
+                Self::of_branch(Path::new(BUILT_IN), control, BUILT_IN.to_owned())
             }
+        }
+    }
+
+    /// The model of a run folder. A folder without the run's configuration has to hold `control/` and `model.toml`.
+    fn of_run(run: &Path) -> Result<Self> {
+        let origin = run.display().to_string();
+        let folder = RunFolder::at(run);
+        if !folder.config_file().is_file()
+            && let Some(model) = ModelFile::of(&folder.control())?
+        {
+            return Self::described(model, folder.control(), origin);
+        }
+        let (folder, config) = RunFolder::open(run, &[])?;
+        Self::configured(config, folder.trained_control()?, origin)
+    }
+
+    /// A branch with its `model.toml`, if there is one; otherwise `base` and the defaults.
+    fn of_branch(base: &Path, control: PathBuf, origin: String) -> Result<Self> {
+        if let Some(model) = ModelFile::of(&control)? {
+            return Self::described(model, control, origin);
+        }
+        let mut config = RunConfig::default();
+        config.model.base = base.to_owned();
+        Self::configured(config, control, origin)
+    }
+
+    fn configured(config: RunConfig, control: PathBuf, origin: String) -> Result<Self> {
+        let first_device = config.run.device.split(',').next().unwrap_or_default().to_owned();
+        Ok(Self {
+            sampling: config.evaluate.sampling,
+            batch_size: config.evaluate.batch_size,
+            base: config.model.base,
+            control,
+            precision: config.model.precision,
+            control_precision: config.model.control_precision,
+            trained: config.degradation.parameterized,
+            device: first_device,
+            origin,
+        })
+    }
+
+    fn described(model: ModelFile, control: PathBuf, origin: String) -> Result<Self> {
+        let trained = model.trained.try_into().with_context(|| format!("[trained] in the model.toml of {origin}"))?;
+        let defaults = RunConfig::default();
+        Ok(Self {
+            sampling: model.sampling,
+            batch_size: defaults.evaluate.batch_size,
+            base: model.base,
+            control,
+            precision: model.precision,
+            control_precision: model.control_precision,
+            trained,
+            device: defaults.run.device,
+            origin,
         })
     }
 
@@ -65,18 +127,16 @@ impl TrainedModel {
     /// # Errors
     /// A part can't be read, or the branch does not fit the base.
     pub fn load(self, device: Option<&str>, precision: Option<Precision>) -> Result<Restorer> {
-        let Self { config, control, origin } = self;
-        let first = config.run.device.split(',').next().unwrap_or_default();
-        let device = spire_model::device::device(device.unwrap_or(first))?;
-        let precision = precision.unwrap_or_else(|| supported(config.model.precision, &device, "the base"));
-        let base = locate(&config.model.base)
+        let device = spire_model::device::device(device.unwrap_or(&self.device))?;
+        let precision = precision.unwrap_or_else(|| supported(self.precision, &device, "the base"));
+        let base = locate(&self.base)
             .and_then(|base| Base::load(&base, precision, &device))
-            .with_context(|| format!("the text-to-image model of {origin}"))?;
-        ControlConfig::read(&control)?.check_fits(&base.unet_config)?;
+            .with_context(|| format!("the text-to-image model of {}", self.origin))?;
+        ControlConfig::read(&self.control)?.check_fits(&base.unet_config)?;
         // The weights on disk are float32 in any case.
-        let precision = supported(config.model.control_precision, &device, "the branch");
-        let control = weights::cast(Control::load(&control, &device)?, precision);
-        Ok(Restorer { control, base, run: origin, trained: config.degradation.parameterized })
+        let precision = supported(self.control_precision, &device, "the branch");
+        let control = weights::cast(Control::load(&self.control, &device)?, precision);
+        Ok(Restorer { control, base, run: self.origin, trained: self.trained })
     }
 }
 

@@ -9,7 +9,7 @@ use spire_data::degrade::DegradationConfig;
 use spire_data::loader::DataConfig;
 use spire_data::source::SourceConfig;
 use spire_model::control::ControlConfig;
-use spire_model::decoupling::Prompts;
+use spire_model::decoupling::PromptRouting;
 use spire_model::device::ensure_computes_in;
 use spire_model::fusion::Fusion;
 use spire_model::restore::SamplingConfig;
@@ -77,7 +77,7 @@ pub struct ModelSection {
     pub fusion: Fusion,
     /// `decoupled`, or `joined`: which prompts the UNet and the branch attend to. Of a branch that is there already its own
     /// configuration says.
-    pub prompts: Prompts,
+    pub prompts: PromptRouting,
     /// Channels of e(y)'s convolutions, at full size, 1/2, 1/4 and 1/8.
     pub embedding_channels: Vec<usize>,
     /// Folder with the weights that a fresh branch's e(y) starts from (`spire pretrain --stage embedding`); fresh ones if not
@@ -95,7 +95,7 @@ impl Default for ModelSection {
             image_encoder: None,
             control: None,
             fusion: Fusion::default(),
-            prompts: Prompts::default(),
+            prompts: PromptRouting::default(),
             embedding_channels: vec![16, 32, 96, 256],
             embedding: None,
         }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use spire_core::settings;
-use spire_data::benchmark::Recipe;
+use spire_data::testset::Recipe;
 use spire_eval::evaluation::{EvalConfig, PublishedTable};
 use spire_train::config::RunConfig;
 use spire_train::pretrain::PretrainConfig;

@@ -9,7 +9,7 @@ use clap::Subcommand;
 use spire_core::progress::FileProgress;
 use spire_core::sheet::{Note, Row, Sheet, save_png};
 use spire_core::{Picture, parallel, settings};
-use spire_data::benchmark::{Entry, Made, Recipe, check, make};
+use spire_data::testset::{Entry, Made, Recipe, check, make};
 
 #[derive(clap::Args)]
 pub struct Benchmark {

@@ -81,8 +81,7 @@ fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, serde::de::value::Error
 pub fn run(args: Restore) -> Result<ExitCode> {
     ensure!(args.input.exists(), "there is no picture or folder {}", args.input.display());
     let found = args.model.locate()?;
-    let config = &found.config;
-    let mut sampling = config.evaluate.sampling.clone();
+    let mut sampling = found.sampling.clone();
     sampling.steps = args.steps.unwrap_or(sampling.steps);
     sampling.guidance_scale = args.guidance.unwrap_or(sampling.guidance_scale);
     sampling.sampler = args.sampler.unwrap_or(sampling.sampler);
@@ -97,7 +96,7 @@ pub fn run(args: Restore) -> Result<ExitCode> {
         variants: args.variants,
         upscale: args.upscale,
         sampling,
-        batch_size: config.evaluate.batch_size,
+        batch_size: found.batch_size,
         overwrite: args.overwrite,
     };
     settings.validate()?;

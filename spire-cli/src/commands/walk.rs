@@ -57,14 +57,13 @@ pub fn run(args: Walk) -> Result<ExitCode> {
         several => Path::Semantics { prompts: several.to_vec(), restoration: args.restoration },
     };
     let model = args.model.locate()?;
-    let evaluate = model.config.evaluate.clone();
-    let mut sampling = evaluate.sampling;
+    let (mut sampling, batch_size) = (model.sampling.clone(), model.batch_size);
     sampling.steps = args.steps.unwrap_or(sampling.steps);
     sampling.guidance_scale = args.guidance.unwrap_or(sampling.guidance_scale);
     let mut restorer = model.load(args.device.as_deref(), None)?;
     restorer.base.guide_by(sampling.clip_guidance.as_ref())?;
 
-    let walked = walk(&restorer, &sampling, &degraded, &path, args.seed, evaluate.batch_size)?;
+    let walked = walk(&restorer, &sampling, &degraded, &path, args.seed, batch_size)?;
     let json = args.output.with_extension("json");
     write_atomic(&json, serde_json::to_string_pretty(&walked)?.as_bytes())
         .with_context(|| format!("can't write {}", json.display()))?;

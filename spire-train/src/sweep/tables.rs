@@ -1,6 +1,6 @@
 //! The tables of a sweep, for people and for programs.
 
-use spire_eval::evaluation::{Align, Cell, Notes, Row, Table};
+use spire_eval::evaluation::{Align, Notes, Table, TableCell, TableRow};
 
 use super::cells::State;
 use super::results::{CellResult, ResultColumn, ResultRow, SweepResults};
@@ -42,7 +42,7 @@ impl SweepResults {
             for (&(i, column), best) in columns.iter().zip(&best) {
                 let digits = column.decimals;
                 cells.push(match &row.figures[i] {
-                    Some(figure) => Cell {
+                    Some(figure) => TableCell {
                         text: format!("{:.digits$}", figure.mean),
                         range: figure.standard_error.map_or(String::new(), |error| range(error, digits)),
                         mark: String::new(),
@@ -51,7 +51,7 @@ impl SweepResults {
                     None => "–".into(),
                 });
             }
-            table.rows.push(Row { cells, quoted: false });
+            table.rows.push(TableRow { cells, quoted: false });
         }
         table.notes.extend(notes.0);
         table
@@ -69,15 +69,16 @@ impl SweepResults {
             }
         }
         for row in &self.rows {
-            let mut cells = vec![Cell::from(row.name.as_str())];
+            let mut cells = vec![TableCell::from(row.name.as_str())];
             for figure in &row.figures {
                 let figure = figure.as_ref();
-                let number = |value: Option<f64>| Cell::from(value.map_or(String::new(), |value| value.to_string()));
+                let number =
+                    |value: Option<f64>| TableCell::from(value.map_or(String::new(), |value| value.to_string()));
                 cells.push(number(figure.map(|figure| figure.mean)));
                 cells.push(number(figure.and_then(|figure| figure.standard_error)));
                 cells.push(figure.map_or(0, |figure| figure.values.len()).to_string().into());
             }
-            table.rows.push(Row { cells, quoted: false });
+            table.rows.push(TableRow { cells, quoted: false });
         }
         table
     }
@@ -90,15 +91,15 @@ impl SweepResults {
         columns.iter().for_each(|(benchmark, metric)| table.column(benchmark, metric.name(), Align::Right));
         for trend in &self.trends {
             let cell = |correlation: &Option<Estimate>| match correlation {
-                Some(estimate) => Cell {
+                Some(estimate) => TableCell {
                     text: format!("{:.2}", estimate.mean),
                     range: estimate.standard_error.map_or(String::new(), |error| range(error, 2)),
-                    ..Cell::default()
+                    ..TableCell::default()
                 },
                 None => "–".into(),
             };
             let cells = std::iter::once(trend.name.as_str().into()).chain(trend.correlations.iter().map(cell));
-            table.rows.push(Row { cells: cells.collect(), quoted: false });
+            table.rows.push(TableRow { cells: cells.collect(), quoted: false });
         }
         table.note(
             "Spearman's rank correlation between the order of a trend's methods and a picture's figure; mean over pictures, \
@@ -122,15 +123,15 @@ impl SweepResults {
             };
             let commands: Vec<String> = cell.commands.iter().map(|command| format!("`{command}`")).collect();
             let name = format!("{}, seed {}", cell.variant, cell.seed);
-            let cells = [name, state, cell.changes.join(", "), commands.join(", ")].map(Cell::from);
-            table.rows.push(Row { cells: cells.into(), quoted: false });
+            let cells = [name, state, cell.changes.join(", "), commands.join(", ")].map(TableCell::from);
+            table.rows.push(TableRow { cells: cells.into(), quoted: false });
         }
         table.note("In each folder, cell.toml is the full configuration and log.txt the output of the commands.");
         table
     }
 
     /// "2/3", with a note on the third.
-    fn seeds(&self, row: &ResultRow, notes: &mut Notes) -> Cell {
+    fn seeds(&self, row: &ResultRow, notes: &mut Notes) -> TableCell {
         let Some(variant) = &row.variant else { return "–".into() };
         let reason = |cell: &CellResult| match &cell.state {
             State::Done => None,
@@ -140,14 +141,14 @@ impl SweepResults {
         };
         let missing: Vec<String> = self.cells_of(row).filter_map(reason).collect();
         let all = self.cells_of(row).count();
-        Cell {
+        TableCell {
             text: format!("{}/{all}", all - missing.len()),
             mark: if missing.is_empty() {
                 String::new()
             } else {
                 notes.mark(&format!("{variant}: {}", missing.join("; ")))
             },
-            ..Cell::default()
+            ..TableCell::default()
         }
     }
 

@@ -1,8 +1,11 @@
 //! What a run starts from: the models that its configuration names, and the initial control branch.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result};
 use burn::tensor::Device;
 use spire_model::base::{Base, locate};
+use spire_model::builtin;
 use spire_model::control::{self, ConditioningEmbedding, Control, ControlConfig};
 use spire_model::weights;
 
@@ -17,9 +20,19 @@ pub(crate) fn with_models_located(mut config: RunConfig) -> Result<RunConfig> {
         *folder = control::locate(folder)?;
     }
     for folder in [&mut config.model.image_encoder, &mut config.model.embedding].into_iter().flatten() {
-        *folder = folder.canonicalize().with_context(|| format!("there is no model folder {}", folder.display()))?;
+        *folder = existing_or_built_in(folder)?;
     }
     Ok(config)
+}
+
+/// The absolute path of a folder of a model, or of a part of the built-in model.
+fn existing_or_built_in(folder: &Path) -> Result<PathBuf> {
+    if !folder.exists()
+        && let Some(built_in) = builtin::resolve(folder)?
+    {
+        return Ok(built_in);
+    }
+    folder.canonicalize().with_context(|| format!("there is no model folder {}", folder.display()))
 }
 
 /// The control branch that a run starts from, on `device`: the one in `model.control`, or else a copy of the UNet's encoder.

@@ -1,7 +1,7 @@
 //! The state of a run: models, optimiser, the position in the data, and how a checkpoint stores them.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -14,6 +14,7 @@ use spire_data::loader::{Crop, Loader, Samples};
 use spire_eval::clip_space::ImageSpace;
 use spire_model::base::Base;
 use spire_model::control::{Control, ControlConfig};
+use spire_model::model_file::ModelFile;
 use spire_model::scheduler::NoiseSchedule;
 use spire_model::weights::{self, Precision, Tensors, fill};
 
@@ -25,6 +26,7 @@ use crate::config::RunConfig;
 use crate::distributed::{Buckets, Ranks};
 use crate::optim::adamw::Optimizer;
 use crate::optim::gradients::number_parameters;
+use crate::run_folder::RunFolder;
 
 /// The files of a checkpoint. The moving average has diffusers' names, so that a checkpoint opens as a control branch.
 const AVERAGE: &str = "diffusion_pytorch_model.safetensors";
@@ -153,11 +155,20 @@ impl<'a> TrainingState<'a> {
         checkpoints.save(step, [CONFIG, AVERAGE, WEIGHTS, OPTIMIZER, COUNTERS].into_iter().map(file), score)
     }
 
-    /// Writes the trained branch into `folder`, in diffusers' layout.
-    pub(super) fn write_control(&self, folder: &Path) -> Result<()> {
-        std::fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
-        write_atomic(&folder.join(CONFIG), &self.control_config.to_json()?)?;
-        write_atomic(&folder.join(AVERAGE), &weights::to_bytes(&self.average, DType::F32)?)?;
+    /// Writes the trained branch into `control/`, in diffusers' layout, and what restoring needs to know beside it.
+    pub(super) fn write_model(&self, config: &RunConfig, folder: &RunFolder) -> Result<()> {
+        let control = folder.control();
+        std::fs::create_dir_all(&control).with_context(|| format!("can't create {}", control.display()))?;
+        write_atomic(&control.join(CONFIG), &self.control_config.to_json()?)?;
+        write_atomic(&control.join(AVERAGE), &weights::to_bytes(&self.average, DType::F32)?)?;
+        let model = ModelFile {
+            base: config.model.base.clone(),
+            precision: config.model.precision,
+            control_precision: config.model.control_precision,
+            sampling: config.evaluate.sampling.clone(),
+            trained: toml::Table::try_from(&config.degradation.parameterized)?,
+        };
+        write_atomic(&folder.model_file(), model.to_toml()?.as_bytes())?;
         Ok(())
     }
 

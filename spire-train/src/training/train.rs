@@ -145,7 +145,7 @@ fn run(state: &mut TrainingState, config: &RunConfig, folder: &RunFolder, interr
     drop(journal);
     let skipped = state.skipped_pictures();
     if ranks.is_first() {
-        state.write_control(&folder.control())?;
+        state.write_model(config, folder)?;
         summary::write(state, config, folder, skipped)?;
     }
     ranks.barrier();

@@ -11,7 +11,7 @@ use spire_model::base::BaseConfig;
 use spire_model::clip::{ClipVision, ClipVisionConfig};
 use spire_model::control::{ConditioningEmbedding, Control, ControlConfig};
 use spire_model::cost;
-use spire_model::decoupling::Prompts;
+use spire_model::decoupling::PromptRouting;
 use spire_model::fusion::Fusion;
 use spire_model::scheduler::NoiseSchedule;
 use spire_model::weights::{Tensors, check_fit, parameters};
@@ -31,7 +31,7 @@ pub struct DryRun {
     pictures: u64,
     costs: Costs,
     /// Which prompts the branch attends to.
-    prompts: Prompts,
+    prompts: PromptRouting,
     /// Parameters that the branch would have with ControlNet's addition as its fusion.
     parameters_with_addition: u64,
     /// Parameters of CLIP's image tower.

@@ -1,7 +1,7 @@
 //! The parts of the model, what each costs, and how often it computes.
 
 use spire_model::cost::{ControlCost, Cost, UNetCost};
-use spire_model::decoupling::Prompts;
+use spire_model::decoupling::PromptRouting;
 use spire_model::restore::SamplingConfig;
 
 /// A part of the model.
@@ -66,7 +66,7 @@ pub struct Costs {
 
 impl Costs {
     /// The parts, in the order of the tables. `prompts` are those of the branch.
-    pub fn parts(&self, prompts: Prompts, sampling: &SamplingConfig) -> Vec<Part> {
+    pub fn parts(&self, prompts: PromptRouting, sampling: &SamplingConfig) -> Vec<Part> {
         // Guidance has a conditional and an unconditional pass.
         let guidance = if sampling.guidance_scale == 1.0 { 1 } else { 2 };
         let from_degraded = sampling.strength < 1.0;
@@ -77,8 +77,8 @@ impl Costs {
         };
         let branch = match prompts {
             // The branch does not read the semantic prompt: both passes of guidance share its features.
-            Prompts::Decoupled => steps,
-            Prompts::Joined => steps * guidance,
+            PromptRouting::Decoupled => steps,
+            PromptRouting::Joined => steps * guidance,
         };
         let part =
             |kind, cost, training_passes, restoration_passes| Part { kind, cost, training_passes, restoration_passes };
