@@ -1,5 +1,5 @@
-//! Sheets of pictures to be looked at: rows of pictures under headings with text beside them, and grids with a caption
-//! under each picture. Small pictures are enlarged by a whole factor, so that their pixels stay what they are.
+//! Contact sheets: rows of pictures under headings with text beside them, and grids with a caption below each picture. Small
+//! pictures are enlarged by a whole factor without interpolation.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ const TEXT_WIDTH: u32 = 360;
 /// Rows of pictures under common headings, each row with its notes at the right.
 #[derive(Clone, Debug, Default)]
 pub struct Sheet {
-    /// One for each column of pictures, for example degraded, restored, clean.
+    /// One per column, for example degraded, restored, clean.
     pub headings: Vec<String>,
     /// From top to bottom.
     pub rows: Vec<Row>,
@@ -32,14 +32,14 @@ pub struct Sheet {
 pub struct Row {
     /// From left to right, under the headings.
     pub pictures: Vec<Picture>,
-    /// Written in full beside the pictures, wrapped.
+    /// Written beside the pictures, wrapped.
     pub notes: Vec<Note>,
 }
 
 /// A labelled text, such as a prompt.
 #[derive(Clone, Debug, Default)]
 pub struct Note {
-    /// What the text is, for example "semantic prompt".
+    /// The label, for example "semantic prompt".
     pub label: String,
     /// The text; an empty one is shown as "(empty)".
     pub text: String,
@@ -58,7 +58,7 @@ impl Sheet {
         Self { headings: headings.into_iter().map(Into::into).collect(), rows: Vec::new() }
     }
 
-    /// Draws the sheet, as large as its rows need.
+    /// Draws the sheet.
     pub fn draw(&self) -> RgbImage {
         let (heading, label, body) = (Pen::new(19.0, INK), Pen::new(14.0, GREY), Pen::new(17.0, INK));
         let pictures = enlarged(self.rows.iter().map(|row| &row.pictures));
@@ -107,7 +107,7 @@ impl Sheet {
     }
 }
 
-/// Pictures in `columns` columns (at least one), row after row, each with its caption under it, wrapped.
+/// Pictures in `columns` columns (at least one), row after row, each with its wrapped caption below it.
 pub fn grid(columns: usize, pictures: &[(Picture, String)]) -> RgbImage {
     let pen = Pen::new(16.0, INK);
     let columns = columns.clamp(1, pictures.len().max(1));
@@ -115,7 +115,7 @@ pub fn grid(columns: usize, pictures: &[(Picture, String)]) -> RgbImage {
     let cell_width = rows.iter().flatten().map(RgbImage::width).max().unwrap_or(VISIBLE_WIDTH);
     let captions: Vec<Vec<String>> = pictures.iter().map(|(_, caption)| pen.wrap(caption, cell_width)).collect();
 
-    // Captions of a row begin at one height, under its tallest picture.
+    // The captions of a row start at the same height, below its tallest picture.
     let heights: Vec<(u32, u32)> = rows
         .iter()
         .zip(captions.chunks(columns))
@@ -167,7 +167,7 @@ fn note_lines<'a>(row: &Row, label: &'a Pen, body: &'a Pen) -> Vec<(&'a Pen, Str
     lines
 }
 
-/// All pictures of all rows enlarged by one factor: the whole one that makes the widest of them visible.
+/// Enlarges all pictures by the same whole factor, so that the widest reaches [`VISIBLE_WIDTH`].
 fn enlarged<'a, R: IntoIterator<Item = &'a Picture>>(rows: impl Iterator<Item = R>) -> Vec<Vec<RgbImage>> {
     let rows: Vec<Vec<RgbImage>> = rows.map(|row| row.into_iter().map(Picture::to_rgb8).collect()).collect();
     let widest = rows.iter().flatten().map(RgbImage::width).max().unwrap_or(0).max(1);
@@ -185,7 +185,7 @@ fn rule(sheet: &mut RgbImage, left: u32, right: u32, y: u32) {
     }
 }
 
-/// A font at one size and in one colour.
+/// A font with a size and a colour.
 struct Pen {
     font: FontRef<'static>,
     scale: PxScale,
@@ -206,8 +206,8 @@ impl Pen {
         lines.len() as u32 * self.line_height()
     }
 
-    /// The glyphs of a line with their left edges, and the line's width, in pixels. A character that the font lacks is
-    /// its box.
+    /// The glyphs of a line with their left edges, and the width of the line, in pixels. A character that the font lacks
+    /// becomes a box.
     fn glyphs(&self, line: &str) -> (Vec<(ab_glyph::GlyphId, f32)>, f32) {
         let font = self.font.as_scaled(self.scale);
         let mut x = 0.0;
@@ -227,7 +227,7 @@ impl Pen {
         self.glyphs(line).1 <= width as f32
     }
 
-    /// Breaks a text into lines of at most `width` pixels: between words, and inside a word that is wider than a line.
+    /// Breaks a text into lines of at most `width` pixels, between words, or inside a word that is too wide.
     fn wrap(&self, text: &str, width: u32) -> Vec<String> {
         let mut lines = Vec::new();
         for paragraph in text.trim().lines() {
@@ -270,7 +270,7 @@ impl Pen {
                 let (x, y) = (corner.x as i64 + i64::from(x), corner.y as i64 + i64::from(y));
                 let (Ok(x), Ok(y)) = (u32::try_from(x), u32::try_from(y)) else { return };
                 if let Some(pixel) = sheet.get_pixel_mut_checked(x, y) {
-                    // Thin strokes look washed out where coverage is blended in sRGB; the root brings their weight back.
+                    // Blending in sRGB makes thin strokes too light; the square root corrects this.
                     let alpha = coverage.clamp(0.0, 1.0).sqrt();
                     for (value, ink) in pixel.0.iter_mut().zip(self.colour.0) {
                         *value = (f32::from(*value) * (1.0 - alpha) + f32::from(ink) * alpha).round() as u8;
@@ -314,13 +314,13 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_wide_enough_is_left_as_it_is() {
+    fn a_wide_picture_is_not_enlarged() {
         let sheet = grid(1, &[(Picture::filled(300, 10, [0.0; 3]), String::new())]);
         assert_eq!(sheet.width(), 300 + 2 * MARGIN);
     }
 
     #[test]
-    fn a_sheet_has_its_pictures_in_columns_and_its_notes_at_the_right() {
+    fn a_sheet_has_pictures_in_columns_and_notes_at_the_right() {
         let notes = vec![Note::new("semantic prompt", "a red ring"), Note::new("restoration prompt", "")];
         let row = Row { pictures: vec![Picture::filled(64, 64, [1.0, 0.0, 0.0]), two_by_two()], notes };
         let sheet = Sheet { headings: vec!["degraded".into(), "clean".into()], rows: vec![row] }.draw();
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_show_is_drawn_as_nothing() {
+    fn empty_sheets_are_drawn() {
         for sheet in
             [Sheet::default().draw(), grid(0, &[]), Sheet { rows: vec![Row::default()], ..Sheet::default() }.draw()]
         {
