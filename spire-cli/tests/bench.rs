@@ -17,8 +17,8 @@ fn bench(what: &str, file: &Path, changes: &[&str]) -> Value {
     for change in small.iter().chain(changes) {
         command.args(["--set", change]);
     }
-    let said = ok(command.output().unwrap());
-    assert!(said.contains("images/s") && said.contains("FLOP/s"), "{said}");
+    let printed = ok(command.output().unwrap());
+    assert!(printed.contains("images/s") && printed.contains("FLOP/s"), "{printed}");
     serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
 }
 
@@ -40,7 +40,7 @@ fn steps_are_those_of_training_in_every_precision() {
     assert_eq!(full["seconds"].as_array().unwrap().len(), 2);
     assert!(full["peak"]["flops_per_second"].as_f64().unwrap() > full["flops"].as_f64().unwrap());
     let expected = losses(&full);
-    // The same samples, step after step: what is learned shows.
+    // The same samples in every step, so the loss falls.
     assert!(expected.len() == 3 && expected[2] < expected[0], "{expected:?}");
 
     let again = losses(&bench("train", &file, &["train.gradient_checkpointing=true"]));
@@ -52,7 +52,7 @@ fn steps_are_those_of_training_in_every_precision() {
 }
 
 #[test]
-fn a_restoration_is_measured_and_what_it_computed_with_is_dumped() {
+fn a_restoration_is_measured_and_its_inputs_are_dumped() {
     let scratch = TempDir::new().unwrap();
     let dump = scratch.path().join("dump");
     let measured = {
@@ -70,7 +70,7 @@ fn a_restoration_is_measured_and_what_it_computed_with_is_dumped() {
 }
 
 #[test]
-fn what_cannot_be_measured_is_an_error() {
+fn invalid_settings_are_errors() {
     let none = spire(&["bench", "train", "configs/tiny.toml", "--steps", "0"]);
     assert!(error(none).contains("at least one step"));
     let half = ["bench", "train", "configs/tiny.toml", "--set", "model.control_precision=f16"];

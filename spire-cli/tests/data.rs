@@ -1,4 +1,4 @@
-//! Looking at what a run would read.
+//! `spire data` with the real program.
 
 mod common;
 
@@ -15,8 +15,8 @@ use tempfile::TempDir;
 fn stats_count_what_a_run_would_read() {
     let scratch = TempDir::new().unwrap();
     let sheet = scratch.path().join("sheet.png");
-    let said = ok(spire(&["data", "stats", "configs/tiny.toml", "-n", "20", "--threads", "2", "--json"]));
-    let figures: Value = serde_json::from_str(&said).unwrap();
+    let printed = ok(spire(&["data", "stats", "configs/tiny.toml", "-n", "20", "--threads", "2", "--json"]));
+    let figures: Value = serde_json::from_str(&printed).unwrap();
     assert_eq!((figures["samples"].as_u64(), figures["threads"].as_u64()), (Some(20), Some(2)));
     assert_eq!(figures["source_pictures"], 4000);
     assert_eq!(figures["psnr"]["values"].as_array().unwrap().len(), 20);
@@ -27,14 +27,14 @@ fn stats_count_what_a_run_would_read() {
     assert!(error(spire(&["data", "stats", "configs/none.toml"])).contains("configs/none.toml"));
 }
 
-/// Each printed prompt names what was done to the picture, with the numbers that were used.
+/// Each printed prompt names the degradations of the picture with their numbers.
 #[test]
 fn printed_prompts_read_back_as_what_was_done() {
-    let said =
+    let printed =
         ok(spire(&["data", "prompts", "configs/tiny.toml", "-n", "30", "--set", "degradation.parameterized_share=1"]));
     assert_eq!(ok(spire(&["data", "prompts", "-n", "20"])).lines().count(), 20);
-    assert_eq!(said.lines().count(), 30);
-    for line in said.lines() {
+    assert_eq!(printed.lines().count(), 30);
+    for line in printed.lines() {
         let (text, steps) = line.rsplit_once(" [").unwrap();
         let steps: Vec<Step> = serde_json::from_str(&format!("[{steps}")).unwrap();
         let fragments = prompt::parse(text.trim()).unwrap();
@@ -48,7 +48,7 @@ fn printed_prompts_read_back_as_what_was_done() {
     }
 }
 
-/// Shards, a table, a folder and the drawn world in one run, some of them broken: all that is there is counted.
+/// Shards, a table, a folder and drawn scenes in one run, some of them broken: every intact sample counts.
 #[test]
 fn a_mixture_is_read_as_a_run_would() {
     let scratch = TempDir::new().unwrap();
@@ -58,10 +58,9 @@ fn a_mixture_is_read_as_a_run_would() {
         fs::write(broken.join(name), b"no picture").unwrap();
         fs::write(broken.join(name).with_extension("txt"), "a caption").unwrap();
     }
-    fs::copy("../../tests/pictures/scene.png", broken.join("c.png")).unwrap();
+    fs::copy("../tests/pictures/scene.png", broken.join("c.png")).unwrap();
     fs::write(broken.join("c.txt"), "a caption").unwrap();
-    fs::write(scratch.path().join("short.tar"), &fs::read("../../tests/shards/wds-000000.tar").unwrap()[..9000])
-        .unwrap();
+    fs::write(scratch.path().join("short.tar"), &fs::read("../tests/shards/wds-000000.tar").unwrap()[..9000]).unwrap();
     let text = format!(
         r#"
         [data]
@@ -93,14 +92,14 @@ fn a_mixture_is_read_as_a_run_would() {
     fs::write(&config, text).unwrap();
     let config = config.to_str().unwrap();
     let stats = |threads| {
-        let said = spire(&["data", "stats", config, "-n", "300", "--threads", threads, "--json"]);
-        serde_json::from_str::<Value>(&ok(said)).unwrap()
+        let printed = spire(&["data", "stats", config, "-n", "300", "--threads", threads, "--json"]);
+        serde_json::from_str::<Value>(&ok(printed)).unwrap()
     };
     let (one, three) = (stats("1"), stats("3"));
     for key in ["psnr", "broken", "pictures", "source_pictures", "sizes", "pipelines"] {
         assert_eq!(one[key], three[key], "{key}");
     }
-    // 10 in shards, what is left of the short one, 20 rows, 3 in the folder, 5 drawn.
+    // 10 in shards, the intact part of the short shard, 20 rows, 3 in the folder, 5 scenes.
     let short =
         WebDatasetSource::open(scratch.path().join("short.tar").to_str().unwrap(), None, None, 1).unwrap().len();
     assert!((1..4).contains(&short));
@@ -121,9 +120,9 @@ fn a_benchmark_is_made_and_checked() {
     let (folder, sheet) = (folder.to_str().unwrap(), sheet.to_str().unwrap());
     let recipe = "configs/benchmarks/tiny-parameterized.toml";
     let make = ["benchmark", "make", recipe, "-o", folder, "--set", "count=6", "--sheet", sheet];
-    let said = ok(spire(&make));
-    let checksum = said.lines().find_map(|line| line.strip_prefix("checksum")).unwrap().trim();
-    assert!(said.contains("6 pictures"), "{said}");
+    let printed = ok(spire(&make));
+    let checksum = printed.lines().find_map(|line| line.strip_prefix("checksum")).unwrap().trim();
+    assert!(printed.contains("6 pictures"), "{printed}");
     assert!(spire_data::Picture::open(sheet).unwrap().width > 100);
     let checked = ok(spire(&["benchmark", "check", folder]));
     assert!(checked.contains("14 files, 0 problems") && checked.contains(checksum), "{checked}");
@@ -137,8 +136,8 @@ fn a_benchmark_is_made_and_checked() {
     fs::write(&degraded, bytes).unwrap();
     let changed = spire(&["benchmark", "check", folder]);
     assert!(!changed.status.success());
-    let said = String::from_utf8(changed.stdout).unwrap();
-    assert!(said.contains(": changed") && said.contains("1 problems"), "{said}");
+    let printed = String::from_utf8(changed.stdout).unwrap();
+    assert!(printed.contains(": changed") && printed.contains("1 problems"), "{printed}");
 
     assert!(error(spire(&["benchmark", "check", "configs"])).contains("SHA256SUMS"));
     let wrong = error(spire(&["benchmark", "make", recipe, "-o", folder, "--set", "degradation.kind=fog"]));

@@ -1,4 +1,4 @@
-//! One process that trains a run on several devices; on a machine without GPUs, on its CPU twice.
+//! One process that trains on several devices; without GPUs, on the CPU twice.
 
 mod common;
 
@@ -35,7 +35,7 @@ fn start(args: &[String]) -> std::process::Output {
     spire(&args.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// Step, loss, gradient norm and, where there is one, validation loss of every step.
+/// Step, loss, gradient norm and validation loss (if any) of every step.
 fn steps(run: &Path) -> Vec<[Option<f64>; 4]> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let steps = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -46,8 +46,8 @@ fn steps(run: &Path) -> Vec<[Option<f64>; 4]> {
 fn two_devices_take_the_steps_of_one_with_twice_the_samples() {
     let scratch = TempDir::new().unwrap();
     let [both, alone] = ["both", "alone"].map(|name| scratch.path().join(name));
-    let said = ok(start(&run(&both, &["run.device=flex, flex"])));
-    assert_eq!(said.matches("\"ranks\": 2").count(), 1, "{said}");
+    let printed = ok(start(&run(&both, &["run.device=flex, flex"])));
+    assert_eq!(printed.matches("\"ranks\": 2").count(), 1, "{printed}");
     ok(start(&run(&alone, &["train.accumulate=2"])));
     assert_eq!(steps(&both).len(), 4);
     for (one, other) in steps(&both).iter().flatten().zip(steps(&alone).iter().flatten()) {
@@ -56,7 +56,7 @@ fn two_devices_take_the_steps_of_one_with_twice_the_samples() {
         assert!((one - other).abs() <= 1e-6 * one.abs(), "{one} and {other}");
     }
 
-    // And on with one device, which accumulates.
+    // Continue on one device with accumulation.
     let dir = both.to_str().unwrap();
     let more = ["run.device=flex", "train.accumulate=2", "train.steps=6"];
     let more = more.iter().flat_map(|set| ["--set", set]);
@@ -68,16 +68,16 @@ fn two_devices_take_the_steps_of_one_with_twice_the_samples() {
 }
 
 #[test]
-fn a_device_that_fails_ends_the_others_and_is_named() {
+fn a_failing_device_ends_the_others_and_is_named() {
     let scratch = TempDir::new().unwrap();
     let dir = scratch.path().join("run");
-    let said = error(start(&run(&dir, &["run.device=flex,abacus:1"])));
-    assert!(said.contains("rank 1 of 2, on abacus:1: device \"abacus:1\" is unknown"), "{said}");
+    let printed = error(start(&run(&dir, &["run.device=flex,abacus:1"])));
+    assert!(printed.contains("rank 1 of 2, on abacus:1: device \"abacus:1\" is unknown"), "{printed}");
     assert!(!dir.exists());
 }
 
 #[test]
-fn only_training_takes_several() {
-    let said = error(spire(&["bench", "train", "configs/tiny.toml", "--set", "run.device=flex,flex"]));
-    assert!(said.contains("only spire train takes several"), "{said}");
+fn only_training_accepts_several_devices() {
+    let printed = error(spire(&["bench", "train", "configs/tiny.toml", "--set", "run.device=flex,flex"]));
+    assert!(printed.contains("only spire train takes several"), "{printed}");
 }

@@ -16,14 +16,14 @@ fn number(output: &str, name: &str) -> u64 {
 
 /// Numbers in a safetensors file, from its header.
 fn stored(file: &str) -> u64 {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny").join(file);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny").join(file);
     let bytes = fs::read(path).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     tensors.tensors().iter().map(|(_, tensor)| tensor.shape().iter().product::<usize>() as u64).sum()
 }
 
 #[test]
-fn a_dry_run_counts_what_the_weights_hold_and_writes_nothing() {
+fn a_dry_run_counts_the_numbers_in_the_weights_and_writes_nothing() {
     let scratch = TempDir::new().unwrap();
     let dir = scratch.path().join("run");
     let set = format!("run.dir={}", dir.display());
@@ -46,7 +46,7 @@ fn a_dry_run_counts_what_the_weights_hold_and_writes_nothing() {
 }
 
 #[test]
-fn a_dry_run_refuses_what_a_run_would() {
+fn a_dry_run_rejects_what_a_run_would_reject() {
     let refused = |set: &str| error(spire(&["train", "configs/tiny.toml", "--dry-run", "--set", set]));
     assert!(refused("data.size=50").contains("multiple"));
     assert!(refused("model.base=no/such/model").contains("no/such/model"));

@@ -1,4 +1,4 @@
-//! `spire eval` on the model that comes with the project.
+//! `spire eval` with the built-in model.
 
 mod common;
 
@@ -10,10 +10,10 @@ use common::{command, error, ok, spire};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Degraded pictures, the model with two sets of prompts, and a folder of pictures, on six pictures.
+/// An evaluation of six pictures: degraded, restored by the model with two sets of prompts, and a folder of pictures.
 fn configuration(scratch: &Path) -> String {
     let recipe = scratch.join("recipe.toml");
-    let tiny = fs::read_to_string("../../configs/benchmarks/tiny-parameterized.toml").unwrap();
+    let tiny = fs::read_to_string("../configs/benchmarks/tiny-parameterized.toml").unwrap();
     fs::write(&recipe, tiny.replace("count = 128", "count = 6")).unwrap();
     let config = scratch.join("eval.toml");
     let method = |name: &str, keys: &str| {
@@ -41,14 +41,14 @@ fn results(scratch: &Path) -> Value {
 }
 
 #[test]
-fn methods_are_measured_and_what_was_restored_is_kept() {
+fn methods_are_measured_and_restored_pictures_are_kept() {
     let scratch = TempDir::new().unwrap();
     let scratch = scratch.path();
     let config = configuration(scratch);
-    let said = ok(spire(&["eval", &config]));
-    assert!(said.contains("### Six | pictures") && said.contains("| Perfect | **0.000** |"), "{said}");
-    assert!(said.contains("LPIPS is missing"), "{said}");
-    assert!(said.contains("6 pictures for 48 features") && !said.contains("PSNR: "), "{said}");
+    let printed = ok(spire(&["eval", &config]));
+    assert!(printed.contains("### Six | pictures") && printed.contains("| Perfect | **0.000** |"), "{printed}");
+    assert!(printed.contains("LPIPS is missing"), "{printed}");
+    assert!(printed.contains("6 pictures for 48 features") && !printed.contains("PSNR: "), "{printed}");
 
     let first = results(scratch);
     let methods = first["benchmarks"][0]["methods"].as_array().unwrap();
@@ -64,7 +64,7 @@ fn methods_are_measured_and_what_was_restored_is_kept() {
     assert_eq!((figure(3, "psnr"), figure(3, "ssim")), (60.0, 1.0));
     assert!((figure(3, "clip_i") - 1.0).abs() < 1e-6 && figure(3, "clip_frechet").abs() < 1e-4);
     assert_ne!(methods[1]["per_image"]["psnr"], methods[2]["per_image"]["psnr"]);
-    // The difference of the means is the mean of the differences, and nothing is compared with itself.
+    // The mean of the differences equals the difference of the means. A method is not compared with itself.
     let difference = methods[2]["differences"]["psnr"]["mean"].as_f64().unwrap();
     assert!((difference - (figure(2, "psnr") - figure(1, "psnr"))).abs() < 1e-9);
     assert!(methods[1]["differences"].as_object().unwrap().is_empty());
@@ -92,7 +92,7 @@ fn methods_are_measured_and_what_was_restored_is_kept() {
     assert_eq!(again.iter().zip(&blind).filter(|(new, old)| new != old).count(), 1, "one picture was made again");
     assert_eq!(restored("told"), told);
 
-    // With other steps everything is made again, and the figures have another protocol.
+    // With other steps all pictures are restored again, and the figures have another protocol.
     ok(spire(&["eval", &config, "--set", "sampling.steps=1"]));
     let other = results(scratch);
     let protocol = |results: &Value, method: usize| results["benchmarks"][0]["methods"][method]["made"].clone();
@@ -101,7 +101,7 @@ fn methods_are_measured_and_what_was_restored_is_kept() {
 }
 
 #[test]
-fn a_missing_method_does_not_lose_the_others_and_strange_weights_are_said() {
+fn a_missing_method_does_not_affect_the_others_and_unknown_weights_give_a_caution() {
     let scratch = TempDir::new().unwrap();
     let scratch = scratch.path();
     let config = configuration(scratch);
@@ -120,12 +120,12 @@ fn a_missing_method_does_not_lose_the_others_and_strange_weights_are_said() {
     fs::write(&config, text).unwrap();
     let weights = scratch.join("weights");
     fs::create_dir(&weights).unwrap();
-    // Numbers by formula, under the published network's name.
+    // Generated weights under the file name of the published ones.
     let name = "pt_inception-2015-12-05-6726825d.formula.json";
-    fs::copy("../../tests/reference/inception/model.formula.json", weights.join(name)).unwrap();
+    fs::copy("../tests/reference/inception/model.formula.json", weights.join(name)).unwrap();
 
     let output = spire(&["eval", &config]);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     let complained = error(output);
     assert!(complained.contains("Elsewhere") && complained.contains("nowhere/tiny-six"), "{complained}");
     let results = results(scratch);
@@ -134,15 +134,18 @@ fn a_missing_method_does_not_lose_the_others_and_strange_weights_are_said() {
     let figure =
         |method: usize, metric: &str| benchmark["methods"][method]["figures"][metric]["value"].as_f64().unwrap();
     for metric in ["fid", "patch_fid"] {
-        assert!(figure(0, metric) > 0.01 && figure(1, metric) < 1e-3, "{metric}: {said}");
+        assert!(figure(0, metric) > 0.01 && figure(1, metric) < 1e-3, "{metric}: {printed}");
     }
-    assert!(said.contains("is not the published file"), "{said}");
-    assert!(said.contains("6 pictures for 2048 features") && said.contains("30 patches for 2048 features"), "{said}");
-    assert!(said.contains("LPIPS is missing") && said.contains("alexnet-owt-7be5be79.pth"), "{said}");
+    assert!(printed.contains("is not the published file"), "{printed}");
+    assert!(
+        printed.contains("6 pictures for 2048 features") && printed.contains("30 patches for 2048 features"),
+        "{printed}"
+    );
+    assert!(printed.contains("LPIPS is missing") && printed.contains("alexnet-owt-7be5be79.pth"), "{printed}");
 }
 
 #[test]
-fn what_is_wrong_is_named() {
+fn errors_name_the_key() {
     let scratch = TempDir::new().unwrap();
     let config = configuration(scratch.path());
     let wrong = |set: &str| error(command(&["eval", &config, "--set", set]).output().unwrap());
@@ -153,7 +156,7 @@ fn what_is_wrong_is_named() {
     assert!(wrong("methods.1.control=nowhere").contains("nowhere"), "{}", wrong("methods.1.control=nowhere"));
     assert!(wrong("methods.3.folder=nowhere/{benchmark}").contains("nowhere/tiny-six"));
 
-    // A picture of the benchmark that changed is noticed before anything is measured.
+    // A changed picture of the test set is an error before anything is measured.
     let picture = scratch.path().join("tiny-six/clean");
     let picture = fs::read_dir(picture).unwrap().next().unwrap().unwrap().path();
     fs::write(&picture, b"changed").unwrap();

@@ -1,4 +1,4 @@
-//! Several processes that train one run, as `mpirun` starts them.
+//! Several processes that train one run, started by `mpirun`.
 #![cfg(all(feature = "mpi", target_os = "linux"))]
 
 mod common;
@@ -14,11 +14,10 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Nothing here takes more than some seconds, on two cores; what takes longer hangs.
+/// The time limit of a test. Each takes some seconds on two cores.
 const HANGS_AFTER: Duration = Duration::from_secs(240);
 
-/// `spire train` of a run that is small enough for a test. The learning rate is constant, so that a run can go on to other
-/// numbers of steps.
+/// The arguments of a small run. The learning rate is constant, so that a run can continue to any number of steps.
 fn run(dir: &Path, steps: u32, set: &[&str]) -> Vec<String> {
     let mut args = vec!["train".to_owned(), "configs/tiny.toml".to_owned()];
     let dir = format!("run.dir={}", dir.display());
@@ -53,15 +52,15 @@ fn alone(args: &[String]) -> Output {
     spire(&args.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// Two ranks, each with its own working directory, if not the repository, and arguments.
+/// Starts two ranks, each with its working directory (by default the repository) and its arguments.
 fn start(ranks: [(Option<&Path>, &[String]); 2]) -> Child {
     let program = command(&[]).get_program().to_owned();
     let mut mpirun = Command::new("mpirun");
-    mpirun.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
+    mpirun.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     for name in ["OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "OMPI_MCA_rmaps_base_oversubscribe"] {
         mpirun.env(name, "1");
     }
-    // A container may forbid what shared memory is quickest with.
+    // Containers may forbid the fastest way to share memory.
     mpirun.env("OMPI_MCA_btl_vader_single_copy_mechanism", "none");
     for (i, (dir, args)) in ranks.into_iter().enumerate() {
         mpirun.args((i > 0).then_some(":")).args(["-n", "1"]);
@@ -77,7 +76,7 @@ fn two(args: &[String]) -> Output {
     finish(start([(None, args), (None, args)]))
 }
 
-/// What it said, once it has ended; that it ends is part of every test.
+/// The output of a process, which must end within the time limit.
 fn finish(mut child: Child) -> Output {
     let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let read = |pipe: &mut dyn Read| {
@@ -104,7 +103,7 @@ fn finish(mut child: Child) -> Output {
     })
 }
 
-/// Waits for `steps` steps of the run that `child` does.
+/// Waits until the run of `child` has done `steps` steps.
 fn wait_for(child: &mut Child, run: &Path, steps: usize) {
     let start = Instant::now();
     while metrics(run).len() < steps {
@@ -143,7 +142,7 @@ fn weights(run: &Path) -> Vec<f32> {
     bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect()
 }
 
-/// Losses, gradients' norms and, where both have them, validation losses of every step within `tolerance` of each other, relatively.
+/// Compares losses, gradient norms and validation losses (if both runs have them) of every step, relatively.
 fn assert_same_steps(one: &Path, other: &Path, tolerance: f64) {
     let (one, other) = (metrics(one), metrics(other));
     assert_eq!(one.len(), other.len());
@@ -152,7 +151,7 @@ fn assert_same_steps(one: &Path, other: &Path, tolerance: f64) {
         let figures = |step: &Value| ["loss", "grad_norm", "validation_loss"].map(|key| step[key].as_f64());
         let [one, other] = [one, other].map(figures);
         assert!(one[0].is_some() && other[0].is_some());
-        // A run that goes on has a validation more, where it had ended.
+        // A continued run has one more validation, at the step where it ended first.
         for (a, b) in one.into_iter().zip(other).filter_map(|(one, other)| Some((one?, other?))) {
             assert!((a - b).abs() <= tolerance * a.abs(), "{a} and {b}");
         }
@@ -163,8 +162,8 @@ fn assert_same_steps(one: &Path, other: &Path, tolerance: f64) {
 fn two_ranks_take_the_steps_of_one_process_with_twice_the_batch() {
     let scratch = TempDir::new().unwrap();
     let [both, batch, accumulated] = ["both", "batch", "accumulated"].map(|name| scratch.path().join(name));
-    let said = ok(two(&run(&both, 6, &["train.bucket_megabytes=1"])));
-    assert_eq!(said.matches("\"ranks\": 2").count(), 1, "the first rank alone speaks: {said}");
+    let printed = ok(two(&run(&both, 6, &["train.bucket_megabytes=1"])));
+    assert_eq!(printed.matches("\"ranks\": 2").count(), 1, "the first rank alone speaks: {printed}");
     ok(alone(&run(&batch, 6, &["train.batch_size=8"])));
     ok(alone(&run(&accumulated, 6, &["train.accumulate=2"])));
     assert_same_steps(&both, &batch, 1e-4);
@@ -178,7 +177,7 @@ fn two_ranks_take_the_steps_of_one_process_with_twice_the_batch() {
 }
 
 #[test]
-fn a_run_goes_on_with_another_number_of_ranks() {
+fn a_run_continues_with_another_number_of_ranks() {
     let scratch = TempDir::new().unwrap();
     let [whole, fewer, more] = ["whole", "fewer", "more"].map(|name| scratch.path().join(name));
     ok(alone(&run(&whole, 8, &["train.accumulate=2"])));
@@ -191,14 +190,14 @@ fn a_run_goes_on_with_another_number_of_ranks() {
 
     assert_eq!(position(&more, 8), 64);
     let output = alone(&resume(&more, 10, 1));
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("a step has 4 samples; before it had 8"), "{said}");
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(printed.contains("a step has 4 samples; before it had 8"), "{printed}");
     ok(output);
     assert_eq!(position(&more, 10), 72);
 }
 
 #[test]
-fn all_stop_where_one_is_interrupted() {
+fn all_ranks_stop_if_one_is_interrupted() {
     let scratch = TempDir::new().unwrap();
     let dir = scratch.path().join("run");
     let args = run(&dir, 1_000_000, &["train.checkpoint_every=1000000", "train.validate_every=1000000"]);
@@ -207,23 +206,23 @@ fn all_stop_where_one_is_interrupted() {
         let mut child = start([(None, &args), (None, &args)]);
         wait_for(&mut child, &dir, 2);
         signal(&child, rank, name);
-        let said = ok(finish(child));
+        let printed = ok(finish(child));
         let steps = metrics(&dir).len();
-        assert!(said.contains(&format!("stopped after step {steps};")), "{said}");
+        assert!(printed.contains(&format!("stopped after step {steps};")), "{printed}");
         assert_eq!(position(&dir, steps as u32), 8 * steps as u64);
     }
 }
 
 #[test]
-fn a_rank_that_is_killed_ends_the_others_and_the_run_goes_on() {
+fn a_killed_rank_ends_the_others_and_the_run_can_be_resumed() {
     let scratch = TempDir::new().unwrap();
     let dir = scratch.path().join("run");
     let args = run(&dir, 1_000_000, &["train.validate_every=1000000"]);
     let mut child = start([(None, &args), (None, &args)]);
     wait_for(&mut child, &dir, 5);
     signal(&child, 1, "-KILL");
-    let said = error(finish(child));
-    assert!(said.contains("rank 1") && said.contains("signal 9"), "{said}");
+    let printed = error(finish(child));
+    assert!(printed.contains("rank 1") && printed.contains("signal 9"), "{printed}");
 
     let done = metrics(&dir).len() as u32;
     ok(two(&resume(&dir, done + 2, 1)));
@@ -231,39 +230,39 @@ fn a_rank_that_is_killed_ends_the_others_and_the_run_goes_on() {
 }
 
 #[test]
-fn a_rank_that_fails_says_why_and_ends_the_others() {
+fn a_failing_rank_reports_its_error_and_ends_the_others() {
     let scratch = TempDir::new().unwrap();
     let dir = scratch.path().join("run");
-    let good = fs::read("../../tests/pictures/scene.png").unwrap();
+    let good = fs::read("../tests/pictures/scene.png").unwrap();
     let places = ["first", "second"].map(|name| scratch.path().join(name));
     for (place, picture) in places.iter().zip([&good[..], &good[..200]]) {
         fs::create_dir_all(place.join("pictures")).unwrap();
         fs::write(place.join("pictures/a.png"), picture).unwrap();
         fs::write(place.join("pictures/a.txt"), "a cup of coffee").unwrap();
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap();
     let base = format!("model.base={}", root.join("assets/tiny").display());
     let embedding = format!("model.embedding={}", root.join("assets/tiny/embedding").display());
     let mut args = run(&dir, 4, &[&base, &embedding, "data.source.kind=folder", "data.source.path=pictures"]);
     args[1] = root.join("configs/tiny.toml").display().to_string();
-    let said = error(finish(start([(Some(&places[0]), &args), (Some(&places[1]), &args)])));
-    assert!(said.contains("error: rank 1 of 2 on ") && said.contains("a.png"), "{said}");
+    let printed = error(finish(start([(Some(&places[0]), &args), (Some(&places[1]), &args)])));
+    assert!(printed.contains("error: rank 1 of 2 on ") && printed.contains("a.png"), "{printed}");
     assert!(metrics(&dir).is_empty());
 }
 
 #[test]
-fn ranks_with_other_configurations_do_not_start() {
+fn ranks_with_different_configurations_do_not_start() {
     let scratch = TempDir::new().unwrap();
     let dir = scratch.path().join("run");
     let [first, second] = ["1e-3", "2e-3"].map(|rate| run(&dir, 4, &[&format!("train.learning_rate={rate}")]));
-    let said = error(finish(start([(None, &first), (None, &second)])));
-    assert!(said.contains("\"learning_rate = 0.002\" there, \"learning_rate = 0.001\" here"), "{said}");
+    let printed = error(finish(start([(None, &first), (None, &second)])));
+    assert!(printed.contains("\"learning_rate = 0.002\" there, \"learning_rate = 0.001\" here"), "{printed}");
     assert!(!dir.exists());
 }
 
 #[test]
-fn a_mistake_of_all_is_said_once() {
+fn an_error_of_all_ranks_is_printed_once() {
     let scratch = TempDir::new().unwrap();
-    let said = error(two(&run(&scratch.path().join("run"), 4, &["train.batch_size=0"])));
-    assert_eq!(said.matches("train.batch_size must be at least 1").count(), 1, "{said}");
+    let printed = error(two(&run(&scratch.path().join("run"), 4, &["train.batch_size=0"])));
+    assert_eq!(printed.matches("train.batch_size must be at least 1").count(), 1, "{printed}");
 }

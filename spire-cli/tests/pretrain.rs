@@ -1,4 +1,4 @@
-//! `spire pretrain` with the real program: stages that learn on from a model, and what e(y) starts from.
+//! `spire pretrain` with the real program: stages that continue from a model, and the initial weights of e(y).
 
 mod common;
 
@@ -14,11 +14,12 @@ fn asset(path: &str) -> Vec<u8> {
     fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny").join(path)).unwrap()
 }
 
-/// A folder with these parts of the small model, to which a stage adds its own.
+/// A folder with some parts of the small model, to which a stage adds its own.
 fn model(scratch: &Path, parts: &[&str]) -> String {
     let out = scratch.join("prior");
-    for (part, file) in
-        parts.iter().map(|part| (part, if part.contains("encoder") || **part == "judge" { "model.safetensors" } else { WEIGHTS }))
+    for (part, file) in parts
+        .iter()
+        .map(|part| (part, if part.contains("encoder") || **part == "judge" { "model.safetensors" } else { WEIGHTS }))
     {
         fs::create_dir_all(out.join(part)).unwrap();
         for file in ["config.json", file] {
@@ -56,7 +57,9 @@ fn losses(out: &Path, stage: &str) -> Vec<(u64, f64, f64)> {
     let text = fs::read_to_string(out.join("training").join(stage).join("metrics.jsonl")).unwrap_or_default();
     let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     lines
-        .map(|line| (line["step"].as_u64().unwrap(), line["loss"].as_f64().unwrap(), line["grad_norm"].as_f64().unwrap()))
+        .map(|line| {
+            (line["step"].as_u64().unwrap(), line["loss"].as_f64().unwrap(), line["grad_norm"].as_f64().unwrap())
+        })
         .collect()
 }
 
@@ -154,7 +157,7 @@ fn a_run_starts_from_the_embedding_that_a_stage_made() {
         arguments.extend(settings.iter().flat_map(|setting| ["--set", *setting]));
         spire(&arguments)
     };
-    // Weights of other sizes are refused before there is a run.
+    // Weights of other sizes are rejected before a run folder is created.
     let told = error(train(&["model.embedding_channels=[4, 8, 16, 32]"]));
     assert!(told.contains("prior/embedding") && told.contains("blocks.1.weight"), "{told}");
     assert!(!run.exists());
@@ -172,7 +175,7 @@ fn a_run_starts_from_the_embedding_that_a_stage_made() {
         };
         tensor.data().chunks_exact(tensor.data().len() / 32).map(single).collect::<Vec<f32>>()
     });
-    // The moving average rounds.
+    // The moving average is rounded.
     assert!(start.iter().zip(&control).all(|(start, control)| (start - control).abs() < 1e-6), "{start:?} {control:?}");
     assert!(start.iter().any(|value| *value != 0.0));
 }

@@ -1,4 +1,4 @@
-//! `report.html` in a real browser: nothing in it fails, leaves the file or runs that should not, and its controls work.
+//! `report.html` in a real browser: its controls work, it makes no requests, and injected scripts do not run.
 
 mod common;
 
@@ -17,7 +17,7 @@ use headless_chrome::{Browser, LaunchOptions, Tab};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A name, title and caption that would like to be a script.
+/// A name, title and caption that contains a script.
 const HOSTILE: &str = "</script><script>document.title='run'</script><img src=x onerror=document.title='run'>\"'";
 
 /// Five pictures of the drawn world with hostile names, captions and titles, laid out as the paper's Table 5.
@@ -60,7 +60,7 @@ fn toml(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// `SPIRE_BROWSER`, or what Chromium and Chrome are usually called.
+/// `SPIRE_BROWSER`, or a usual path of Chromium or Chrome.
 fn browser_path() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("SPIRE_BROWSER") {
         return Some(path.into());
@@ -74,7 +74,7 @@ fn browser_path() -> Option<PathBuf> {
         })
 }
 
-/// What the page printed as an error, threw, or asked for.
+/// The errors and requests of the page.
 #[derive(Default)]
 struct Seen {
     errors: Mutex<Vec<String>>,
@@ -87,9 +87,9 @@ struct Opened {
     _browser: Browser,
 }
 
-/// Opens a file and watches what it does from the start.
+/// Opens a file and records its errors and requests from the start.
 fn open(browser: &Path, file: &Path) -> Opened {
-    // Chromium's own sandbox does not work for root; the page is ours.
+    // Chromium's sandbox does not work for root.
     let options = LaunchOptions::default_builder()
         .path(Some(browser.to_owned()))
         .sandbox(false)
@@ -133,7 +133,7 @@ fn number(tab: &Tab, expression: &str) -> f64 {
     value(tab, expression).as_f64().unwrap()
 }
 
-/// The left button is held down where `held`.
+/// Sends a mouse event, with the left button down if `held`.
 fn mouse(tab: &Tab, kind: DispatchMouseEventTypeOption, held: bool, x: f64, y: f64) {
     let left = held || kind == MouseReleased;
     let event = Input::DispatchMouseEvent {
@@ -180,7 +180,7 @@ fn the_report_works_in_a_browser() {
     let report = evaluation(scratch.path());
     let Opened { tab, seen, .. } = &open(&browser, &report);
 
-    // The tables: the paper's layout with its rows apart, then ours with intervals, then the differences.
+    // The tables: the paper's layout with its quoted rows, then figures with intervals, then differences.
     assert_eq!(number(tab, "document.querySelectorAll('table.figures').length"), 3.0);
     assert_eq!(number(tab, "document.querySelectorAll('#paper tr.quoted').length"), 4.0);
     assert_eq!(number(tab, "document.querySelectorAll('#paper tbody tr:not(.quoted)').length"), 3.0);
@@ -193,7 +193,7 @@ fn the_report_works_in_a_browser() {
         "{images:?}"
     );
 
-    // Hostile names are text wherever they are shown, and nothing of them has run.
+    // Hostile names are shown as text and have not run.
     assert_eq!(value(tab, "document.querySelector('.benchmark h2').textContent"), HOSTILE);
     assert_eq!(
         value(tab, "document.querySelectorAll('#paper tbody tr:not(.quoted) th')[1].textContent.trim()"),
@@ -202,7 +202,7 @@ fn the_report_works_in_a_browser() {
     assert_eq!(number(tab, "document.scripts.length"), 2.0);
     assert_eq!(number(tab, "document.querySelectorAll('img:not([src^=\"data:\"])').length"), 0.0);
     assert_eq!(value(tab, "document.title"), "report: evaluation");
-    // The prompts that a method was given: another picture's caption, and the fixed restoration prompt.
+    // The prompts of a method: another picture's caption, and the fixed restoration prompt.
     let choose = |side: &str, index: usize| {
         let select = format!("document.querySelector('select.{side}')");
         let set = format!("{select}.selectedIndex = {index}; {select}.dispatchEvent(new Event('change'))");
@@ -241,7 +241,7 @@ fn the_report_works_in_a_browser() {
     }
     assert_eq!(value(tab, "document.querySelector('.cut').getAttribute('aria-valuenow')"), "0");
 
-    // Other pictures are shown when others are chosen.
+    // The controls change the pictures.
     let before = value(tab, "document.querySelector('.over').src");
     tab.find_element(".next").unwrap().click().unwrap();
     assert_ne!(value(tab, "document.querySelector('.over').src"), before);
@@ -249,7 +249,7 @@ fn the_report_works_in_a_browser() {
     assert_eq!(value(tab, "document.querySelector('.tag-left').textContent"), "Clean");
     assert_eq!(number(tab, "document.querySelectorAll('.extremes .thumb img').length"), 5.0, "each picture once");
 
-    // A click on a heading sorts, a second one the other way round.
+    // A click on a heading sorts, a second click reverses.
     let column = "[...document.querySelectorAll('.sortable tbody tr')].map(r => parseFloat(r.children[1].textContent))";
     for (rounds, order) in [(1, "ascending"), (2, "descending")] {
         tab.find_element(".sortable thead th:nth-child(2) button").unwrap().click().unwrap();
@@ -261,7 +261,7 @@ fn the_report_works_in_a_browser() {
         assert_eq!(value(tab, "document.querySelectorAll('.sortable th')[0].getAttribute('aria-sort')"), "none");
     }
 
-    // On a phone nothing but tables is wider than the screen.
+    // On a phone only tables are wider than the screen.
     let phone = Emulation::SetDeviceMetricsOverride {
         width: 390,
         height: 844,
@@ -287,7 +287,7 @@ fn the_report_works_in_a_browser() {
     assert_eq!(requests.iter().filter(outside).count(), 0, "{requests:?}");
     assert_eq!(*seen.errors.lock().unwrap(), [""; 0]);
 
-    // Whatever gets into the page later can't run either.
+    // Scripts that are added later do not run either.
     let injected = "document.body.insertAdjacentHTML('beforeend', '<b onclick=\"document.title=1\" id=late></b>'); \
                     document.getElementById('late').click()";
     tab.evaluate(injected, false).unwrap();
@@ -295,7 +295,7 @@ fn the_report_works_in_a_browser() {
 }
 
 #[test]
-fn what_is_wrong_with_a_table_or_a_prompt_is_named() {
+fn errors_in_tables_and_prompts_name_the_key() {
     let wrong = |set: &str| error(spire(&["eval", "configs/benchmarks/tiny.toml", "--set", set]));
     assert!(wrong("paper_table=2").contains("1, 3, 4, 5, 6, 7, 8"), "{}", wrong("paper_table=2"));
     assert!(wrong("methods.1.prompt=Sharpen").contains("methods.1.prompt = \"Sharpen\""));

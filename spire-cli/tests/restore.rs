@@ -1,4 +1,4 @@
-//! Restoring pictures with the real program and the model that comes with it.
+//! `spire restore` with the real program and the built-in model.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::process::Output;
 
 use common::{command, error, ok, spire};
 use spire_data::{Picture, png_text};
-use spire_train::restore_files::{KEYWORD, Provenance};
+use spire_restore::provenance::{KEYWORD, Provenance};
 use tempfile::TempDir;
 
 fn restore(input: &str, output: &Path, options: &[&str]) -> Output {
@@ -16,7 +16,7 @@ fn restore(input: &str, output: &Path, options: &[&str]) -> Output {
 }
 
 fn pictures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/pictures")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/pictures")
 }
 
 fn size(path: &Path) -> (usize, usize) {
@@ -25,7 +25,7 @@ fn size(path: &Path) -> (usize, usize) {
 }
 
 #[test]
-fn a_restored_picture_says_how_it_was_made_and_is_made_again_the_same() {
+fn a_restored_picture_has_its_provenance_and_is_reproducible() {
     let scratch = TempDir::new().unwrap();
     let (first, second) = (scratch.path().join("first.png"), scratch.path().join("new/second.png"));
     let options =
@@ -39,17 +39,17 @@ fn a_restored_picture_says_how_it_was_made_and_is_made_again_the_same() {
     ok(restore("tests/pictures/scene.png", &second, &options));
     assert_eq!(fs::read(&first).unwrap(), fs::read(&second).unwrap());
 
-    // The same again is not done again; anything else is.
+    // The same restoration is not repeated, any other is.
     let written = || fs::metadata(&first).unwrap().modified().unwrap();
     let before = written();
-    assert!(ok(restore("tests/pictures/scene.png", &first, &options)).contains("there already"));
+    assert!(ok(restore("tests/pictures/scene.png", &first, &options)).contains("exists already"));
     assert_eq!(written(), before);
     ok(restore("tests/pictures/scene.png", &first, &[&options[..], &["--strength", "0.5"]].concat()));
     assert_ne!(fs::read(&first).unwrap(), fs::read(&second).unwrap());
 }
 
 #[test]
-fn pictures_of_every_sort_are_restored() {
+fn pictures_of_every_format_are_restored() {
     let scratch = TempDir::new().unwrap();
     for (name, expected) in [
         ("grey16.png", (40, 32)),
@@ -72,12 +72,13 @@ fn pictures_of_every_sort_are_restored() {
         ok(restore(input.to_str().unwrap(), &output, &["--colour-fix", "adain"]));
         assert_eq!(size(&output), (width, height));
     }
-    let said = error(restore(pictures().join("truncated.jpg").to_str().unwrap(), &scratch.path().join("t.png"), &[]));
-    assert!(said.contains("truncated.jpg"), "{said}");
+    let printed =
+        error(restore(pictures().join("truncated.jpg").to_str().unwrap(), &scratch.path().join("t.png"), &[]));
+    assert!(printed.contains("truncated.jpg"), "{printed}");
 }
 
 #[test]
-fn a_folder_goes_on_where_it_stopped_and_passes_over_broken_files() {
+fn a_folder_continues_and_skips_broken_files() {
     let scratch = TempDir::new().unwrap();
     let (input, output) = (scratch.path().join("in"), scratch.path().join("in/restored"));
     fs::create_dir_all(input.join("deeper")).unwrap();
@@ -91,23 +92,23 @@ fn a_folder_goes_on_where_it_stopped_and_passes_over_broken_files() {
 
     let run = |options: &[&str]| restore(input.to_str().unwrap(), &output, &[&["--captions"], options].concat());
     let first = run(&[]);
-    assert!(String::from_utf8_lossy(&first.stdout).contains("3 restored, 0 there already, 1 failed"), "{first:?}");
+    assert!(String::from_utf8_lossy(&first.stdout).contains("3 restored, 0 existed already, 1 failed"), "{first:?}");
     assert!(error(first).contains("b.jpg"));
     assert_eq!(Provenance::read(&output.join("deeper/c.png")).unwrap().semantic, "a red star");
     for name in ["a.png", "a.png.png", "deeper/c.png"] {
         assert!(output.join(name).is_file(), "{name}");
     }
 
-    // One is lost, one was cut off while it was written, one was restored otherwise.
+    // One result is missing, one is truncated, one was restored with other settings.
     fs::remove_file(output.join("a.png")).unwrap();
     let whole = fs::read(output.join("deeper/c.png")).unwrap();
     fs::write(output.join("deeper/c.png"), &whole[..whole.len() / 2]).unwrap();
     fs::write(input.join("b.jpg"), fs::read(input.join("a.jpg")).unwrap()).unwrap();
     let second = ok(run(&[]));
-    assert!(second.contains("3 restored, 1 there already, 0 failed"), "{second}");
+    assert!(second.contains("3 restored, 1 existed already, 0 failed"), "{second}");
     assert_eq!(fs::read(output.join("deeper/c.png")).unwrap(), whole);
     let third = ok(run(&["--seed", "1"]));
-    assert!(third.contains("4 restored, 0 there already"), "{third}");
+    assert!(third.contains("4 restored, 0 existed already"), "{third}");
 
     let same = error(restore(input.to_str().unwrap(), &input, &[]));
     assert!(same.contains("another folder"), "{same}");
@@ -117,12 +118,12 @@ fn a_folder_goes_on_where_it_stopped_and_passes_over_broken_files() {
 fn variants_come_with_a_contact_sheet_and_enlarging_enlarges() {
     let scratch = TempDir::new().unwrap();
     let output = scratch.path().join("out.png");
-    let said = ok(restore(
+    let printed = ok(restore(
         "tests/pictures/scene.png",
         &output,
         &["--variants", "3", "--seed", "5", "--upscale", "1.5", "--colour-fix", "wavelet", "--sampler", "dpm++2m"],
     ));
-    assert_eq!(said.lines().count(), 3);
+    assert_eq!(printed.lines().count(), 3);
     let variants = [5, 6, 7].map(|seed| scratch.path().join(format!("out-seed{seed}.png")));
     assert!(variants.iter().all(|variant| size(variant) == (105, 99)), "70 by 66, enlarged");
     assert_ne!(fs::read(&variants[0]).unwrap(), fs::read(&variants[1]).unwrap());
@@ -140,7 +141,7 @@ fn variants_come_with_a_contact_sheet_and_enlarging_enlarges() {
 }
 
 #[test]
-fn a_branch_and_a_model_without_a_run_do_as_well() {
+fn a_base_with_a_branch_restores_without_a_run() {
     let scratch = TempDir::new().unwrap();
     let (run, parts) = (scratch.path().join("run.png"), scratch.path().join("parts.png"));
     ok(restore("tests/pictures/grey.jpg", &run, &[]));
@@ -156,24 +157,24 @@ fn a_branch_and_a_model_without_a_run_do_as_well() {
 }
 
 #[test]
-fn prompts_that_were_never_trained_get_a_warning() {
+fn prompts_outside_the_training_ranges_give_a_warning() {
     let scratch = TempDir::new().unwrap();
     let warned = |prompt: &str| {
         let output = restore("tests/pictures/grey.jpg", &scratch.path().join("out.png"), &["--restoration", prompt]);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
         ok(output);
-        said
+        printed
     };
-    let said = warned("Deblur with sigma 300");
-    assert!(said.contains("Deblur with sigma 300") && said.contains("0.2 to 5"), "{said}");
+    let printed = warned("Deblur with sigma 300");
+    assert!(printed.contains("Deblur with sigma 300") && printed.contains("0.2 to 5"), "{printed}");
     assert!(warned("make it beautiful").contains("make it beautiful"));
     assert!(!warned("Deblur with sigma 3.0; Dejpeg").contains("WARN"));
 }
 
 #[test]
-fn numbers_that_make_no_sense_are_refused_before_anything_is_loaded() {
+fn invalid_numbers_are_rejected_before_loading() {
     let scratch = TempDir::new().unwrap();
-    for (option, value, said) in [
+    for (option, value, printed) in [
         ("--steps", "0", "steps"),
         ("--strength", "0", "strength"),
         ("--strength", "nan", "strength"),
@@ -191,7 +192,7 @@ fn numbers_that_make_no_sense_are_refused_before_anything_is_loaded() {
         let output = scratch.path().join("out.png");
         let args = ["restore", "tests/pictures/grey.jpg", "-o", output.to_str().unwrap(), option, value];
         let answer = error(spire(&args));
-        assert!(answer.contains(said), "{option} {value}: {answer}");
+        assert!(answer.contains(printed), "{option} {value}: {answer}");
     }
     let huge = error(restore("tests/pictures/grey.jpg", &scratch.path().join("out.png"), &["--upscale", "100000"]));
     assert!(huge.contains("pixels"), "{huge}");

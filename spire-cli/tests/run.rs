@@ -11,7 +11,7 @@ use common::{command, error, ok, spire};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// `spire train configs/tiny.toml`, cut down to `steps` steps.
+/// `spire train configs/tiny.toml`, shortened to `steps` steps.
 fn train(dir: &Path, steps: u32) -> Command {
     let mut command = command(&["train", "configs/tiny.toml"]);
     for set in [
@@ -56,7 +56,7 @@ fn a_killed_run_resumes_exactly_and_a_finished_one_restores() {
     let expected = losses(&whole);
     assert_eq!(expected.len(), 12);
 
-    // Killed once there is a checkpoint and a step or more after it.
+    // Kill it at least one step after a checkpoint.
     let mut child = train(&killed, 12).spawn().unwrap();
     let start = Instant::now();
     while losses(&killed).len() < 5 {
@@ -83,7 +83,7 @@ fn a_killed_run_resumes_exactly_and_a_finished_one_restores() {
     let weights = |run: &Path| fs::read(run.join("control/diffusion_pytorch_model.safetensors")).unwrap();
     assert_eq!(weights(&killed), weights(&whole));
 
-    // A damaged checkpoint is noticed, and the one before it is used.
+    // A damaged checkpoint is reported, and the one before it is used.
     let newest = checkpoints(&killed).pop().unwrap();
     let file = newest.join("training.safetensors");
     let mut bytes = fs::read(&file).unwrap();
@@ -110,7 +110,31 @@ fn a_killed_run_resumes_exactly_and_a_finished_one_restores() {
         "-o",
         picture.to_str().unwrap(),
     ]));
-    assert_eq!(spire_data::Picture::open(&picture).unwrap().width, 70);
+    assert_eq!(spire_core::Picture::open(&picture).unwrap().width, 70);
+
+    // The branch and `model.toml` are enough to restore the same picture elsewhere.
+    let moved = scratch.path().join("moved");
+    fs::create_dir_all(moved.join("control")).unwrap();
+    for file in ["model.toml", "control/config.json", "control/diffusion_pytorch_model.safetensors"] {
+        fs::copy(killed.join(file), moved.join(file)).unwrap();
+    }
+    let same = scratch.path().join("same.png");
+    ok(spire(&[
+        "restore",
+        "--run",
+        moved.to_str().unwrap(),
+        "tests/pictures/scene.png",
+        "--semantic",
+        "a red star",
+        "--restoration",
+        "Deblur with sigma 3.0",
+        "--steps",
+        "2",
+        "-o",
+        same.to_str().unwrap(),
+    ]));
+    let pixels = |path: &Path| spire_core::Picture::open(path).unwrap().to_rgb8();
+    assert_eq!(pixels(&same), pixels(&picture));
 
     let again = train(&killed, 12).output().unwrap();
     assert!(error(again).contains("--resume"));
@@ -118,22 +142,22 @@ fn a_killed_run_resumes_exactly_and_a_finished_one_restores() {
 
 #[cfg(unix)]
 #[test]
-fn an_interrupted_run_writes_a_checkpoint_and_ends_well() {
+fn an_interrupted_run_writes_a_checkpoint_and_exits_with_success() {
     for name in ["-INT", "-TERM"] {
         let scratch = TempDir::new().unwrap();
         let run = scratch.path().join("run");
         let child = train(&run, 1_000_000).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         wait_for(&run, 1);
         signal(&child, name);
-        let said = ok(child.wait_with_output().unwrap());
-        assert!(said.contains("--resume"), "{said}");
+        let printed = ok(child.wait_with_output().unwrap());
+        assert!(printed.contains("--resume"), "{printed}");
         assert_eq!(checkpoints(&run).len(), 1);
     }
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn what_nohup_started_survives_the_end_of_the_terminal_and_takes_a_polite_kill() {
+fn a_run_under_nohup_survives_sighup_and_stops_on_sigterm() {
     let scratch = TempDir::new().unwrap();
     let run = scratch.path().join("run");
     let mut train = train(&run, 1_000_000);
@@ -146,8 +170,8 @@ fn what_nohup_started_survives_the_end_of_the_terminal_and_takes_a_polite_kill()
     signal(&child, "-HUP");
     wait_for(&run, losses(&run).len() + 3);
     signal(&child, "-TERM");
-    let said = ok(child.wait_with_output().unwrap());
-    assert!(said.contains("--resume"), "{said}");
+    let printed = ok(child.wait_with_output().unwrap());
+    assert!(printed.contains("--resume"), "{printed}");
     assert_eq!(checkpoints(&run).len(), 1);
 }
 
@@ -174,17 +198,17 @@ fn a_loss_that_is_not_finite_stops_the_run_and_names_the_last_checkpoint() {
     {
         command.arg("--set").arg(set);
     }
-    let said = error(command.arg("--set").arg("train.checkpoint_every=1").output().unwrap());
-    assert!(said.contains("not finite for 3 steps in a row"), "{said}");
-    assert!(said.contains("step-"), "{said}");
+    let printed = error(command.arg("--set").arg("train.checkpoint_every=1").output().unwrap());
+    assert!(printed.contains("not finite for 3 steps in a row"), "{printed}");
+    assert!(printed.contains("step-"), "{printed}");
 }
 
 #[test]
-fn broken_pictures_are_left_out_and_counted() {
+fn broken_pictures_are_skipped_and_counted() {
     let scratch = TempDir::new().unwrap();
     let folder = scratch.path().join("pictures");
     fs::create_dir(&folder).unwrap();
-    let good = fs::read("../../tests/pictures/scene.png").unwrap();
+    let good = fs::read("../tests/pictures/scene.png").unwrap();
     for name in ["a", "b", "torn", "uncaptioned"] {
         fs::write(folder.join(name).with_extension("png"), if name == "torn" { &good[..200] } else { &good }).unwrap();
         if name != "uncaptioned" {
@@ -198,15 +222,15 @@ fn broken_pictures_are_left_out_and_counted() {
         command.arg("--set").arg(set);
     }
     let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
     ok(output);
-    assert!(said.contains("torn.png") && said.contains("uncaptioned"), "{said}");
+    assert!(printed.contains("torn.png") && printed.contains("uncaptioned"), "{printed}");
     let summary: Value = serde_json::from_slice(&fs::read(run.join("summary.json")).unwrap()).unwrap();
     assert_eq!(summary["skipped_samples"], 2);
 }
 
 #[test]
-fn degrading_does_what_the_prompt_would_undo() {
+fn degrading_applies_what_the_prompt_describes() {
     let scratch = TempDir::new().unwrap();
     let degrade = |prompt: &str, name: &str| {
         let path = scratch.path().join(name);
@@ -215,8 +239,8 @@ fn degrading_does_what_the_prompt_would_undo() {
     };
     let (output, path) = degrade("Deblur with sigma 3.0; Dejpeg with quality 40", "once.png");
     ok(output);
-    let clean = spire_data::Picture::open("../../tests/pictures/scene.png").unwrap();
-    let degraded = spire_data::Picture::open(&path).unwrap();
+    let clean = spire_core::Picture::open("../tests/pictures/scene.png").unwrap();
+    let degraded = spire_core::Picture::open(&path).unwrap();
     assert_eq!((degraded.width, degraded.height), (clean.width, clean.height));
     assert_ne!(degraded, clean);
     let (output, again) = degrade("Deblur with sigma 3.0; Dejpeg with quality 40", "again.png");
@@ -227,7 +251,7 @@ fn degrading_does_what_the_prompt_would_undo() {
 }
 
 #[test]
-fn mistakes_are_answered_with_what_to_do() {
+fn errors_say_what_to_do() {
     let unknown = error(spire(&["train", "configs/tiny.toml", "--set", "train.learning_rat=1e-4"]));
     assert!(unknown.contains("train.learning_rate"), "{unknown}");
     let missing = error(spire(&["train", "configs/no-such.toml"]));
@@ -244,16 +268,16 @@ fn mistakes_are_answered_with_what_to_do() {
 fn processes_that_would_write_the_same_run_are_refused() {
     let scratch = TempDir::new().unwrap();
     let run = scratch.path().join("run");
-    let said = error(train(&run, 2).env("SLURM_STEP_NUM_TASKS", "3").output().unwrap());
-    assert!(said.contains(if cfg!(feature = "mpi") { "MPI connects 1" } else { "--features mpi" }), "{said}");
+    let printed = error(train(&run, 2).env("SLURM_STEP_NUM_TASKS", "3").output().unwrap());
+    assert!(printed.contains(if cfg!(feature = "mpi") { "MPI connects 1" } else { "--features mpi" }), "{printed}");
     assert!(!run.exists());
     let sweep = command(&["sweep", "configs/sweeps/smallest.toml"]).env("OMPI_COMM_WORLD_SIZE", "2").output().unwrap();
-    let said = error(sweep);
-    assert!(said.contains("OMPI_COMM_WORLD_SIZE=2") && said.contains("without mpirun"), "{said}");
+    let printed = error(sweep);
+    assert!(printed.contains("OMPI_COMM_WORLD_SIZE=2") && printed.contains("without mpirun"), "{printed}");
 }
 
 #[test]
-fn verify_fails_where_a_bundle_does_not_agree() {
+fn verify_fails_if_a_bundle_does_not_agree() {
     let scratch = TempDir::new().unwrap();
     let case = scratch.path().join("case");
     fs::create_dir(&case).unwrap();

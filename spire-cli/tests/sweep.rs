@@ -11,7 +11,7 @@ use common::{command, error, ok, spire};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Two variants with two seeds; the second one's loss is not finite after its first step.
+/// Two variants with two seeds; the loss of the second variant is not finite after its first step.
 fn configuration(scratch: &Path, steps: u32) -> PathBuf {
     let path = scratch.join("sweep.toml");
     let text = format!(
@@ -49,7 +49,7 @@ fn attempts(run: &Path) -> Vec<Value> {
 }
 
 #[test]
-fn a_failed_variant_does_not_lose_the_other_and_a_second_call_trains_nothing() {
+fn a_failed_variant_does_not_affect_the_other_and_a_second_call_trains_nothing() {
     let scratch = TempDir::new().unwrap();
     let scratch = scratch.path();
     let config = configuration(scratch, 3);
@@ -59,47 +59,47 @@ fn a_failed_variant_does_not_lose_the_other_and_a_second_call_trains_nothing() {
     assert!(!scratch.join("out").exists());
 
     let first = output(&config, &[]);
-    let said = String::from_utf8(first.stdout.clone()).unwrap();
+    let printed = String::from_utf8(first.stdout.clone()).unwrap();
     let told = error(first);
     assert!(told.contains("Broken, seed 1: failed: the loss was not finite"), "{told}");
-    assert!(said.contains("| Broken | 0/2 (a) | – |"), "{said}");
+    assert!(printed.contains("| Broken | 0/2 (a) | – |"), "{printed}");
 
-    // The row is the mean of what the two runs found.
+    // The row is the mean over the two runs.
     let summaries = [1, 2].map(|seed| json(&run(scratch, &format!("addition/seed-{seed}/summary.json"))));
     let found = summaries.map(|summary| summary["held_out"]["restored"]["psnr"].as_f64().unwrap());
     assert_ne!(found[0], found[1]);
     let mean = (found[0] + found[1]) / 2.0;
-    assert!(said.contains(&format!("| Addition | 2/2 | {mean:.2} ± ")), "{said}");
+    assert!(printed.contains(&format!("| Addition | 2/2 | {mean:.2} ± ")), "{printed}");
     let results = json(&scratch.join("out/results.json"));
     assert_eq!(results["columns"][0]["name"], "PSNR");
     let psnr = &results["rows"][0]["figures"][0];
     let near = |key: &str, value: f64| (psnr[key].as_f64().unwrap() - value).abs() < 1e-9;
-    // Of two values the standard error is half their distance.
+    // The standard error of two values is half their difference.
     assert!(near("mean", mean) && near("standard_error", (found[0] - found[1]).abs() / 2.0), "{psnr}");
     assert_eq!(results["cells"][2]["state"], "failed");
     for file in ["results.md", "results.csv", "results.tex", "curves.svg"] {
         assert!(fs::metadata(scratch.join("out").join(file)).unwrap().len() > 100, "{file}");
     }
-    // What the command was, it can be again.
+    // The recorded command works.
     let command = fs::read_to_string(run(scratch, "addition/seed-1/command.txt")).unwrap();
     assert_eq!(command, format!("spire train {}\n", run(scratch, "addition/seed-1/cell.toml").display()));
 
     let changed = |run: &Path| -> SystemTime { fs::metadata(run.join("summary.json")).unwrap().modified().unwrap() };
     let before = changed(&run(scratch, "addition/seed-1"));
     let again = output(&config, &[]);
-    assert_eq!(String::from_utf8(again.stdout.clone()).unwrap(), said);
+    assert_eq!(String::from_utf8(again.stdout.clone()).unwrap(), printed);
     assert!(!error(again).contains("training"));
     assert_eq!(changed(&run(scratch, "addition/seed-1")), before);
     for (cell, count) in [("addition/seed-1", 1), ("broken/seed-2", 1)] {
         assert_eq!(attempts(&run(scratch, cell)).len(), count);
     }
 
-    // Runs of two configurations are never put into one table.
+    // Runs of two configurations never share a table.
     let other = error(output(&config, &["--set", "set.train.batch_size=3"]));
     assert!(other.contains("addition/seed-1: train.batch_size: 2, now 3"), "{other}");
 }
 
-/// Starts a sweep, and gives it once its one cell is past so many steps.
+/// Starts a sweep and waits until its only cell has done `steps` steps.
 fn started(arguments: &[&str], cell: &Path, steps: u64) -> Child {
     let mut sweep = command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let start = Instant::now();
@@ -113,7 +113,7 @@ fn started(arguments: &[&str], cell: &Path, steps: u64) -> Child {
 
 #[cfg(unix)]
 #[test]
-fn an_interrupted_and_then_killed_sweep_goes_on_where_it_was() {
+fn an_interrupted_and_then_killed_sweep_continues() {
     let scratch = TempDir::new().unwrap();
     let scratch = scratch.path();
     let config = configuration(scratch, 40);
@@ -129,14 +129,14 @@ fn an_interrupted_and_then_killed_sweep_goes_on_where_it_was() {
     assert_eq!(attempt["end"], "interrupted");
     let stopped = attempt["to_step"].as_u64().unwrap();
     let table = fs::read_to_string(scratch.join("out/results.md")).unwrap();
-    assert!(table.contains(&format!("seed 4 was cut off and goes on at step {stopped}")), "{table}");
+    assert!(table.contains(&format!("seed 4 was interrupted and continues at step {stopped}")), "{table}");
     let plan = ok(output(&config, &[&only[..], &["--dry-run"]].concat()));
-    assert!(plan.contains(&format!("base, seed 4  goes on at step {stopped} of 40  about 0:")), "{plan}");
+    assert!(plan.contains(&format!("base, seed 4  continues at step {stopped} of 40  about 0:")), "{plan}");
 
     let mut killed = started(&arguments, &cell, stopped + 2);
     killed.kill().unwrap();
     killed.wait().unwrap();
-    // The training sees that it is alone, and stops by itself; a new sweep waits for that.
+    // The training notices that its sweep is gone and stops; a new sweep waits for that.
     ok(output(&config, &only));
     let attempt = attempts(&cell).pop().unwrap();
     assert_eq!((attempt["end"].as_str(), attempt["to_step"].as_u64()), (Some("finished"), Some(40)));
@@ -155,7 +155,7 @@ fn an_interrupted_and_then_killed_sweep_goes_on_where_it_was() {
 fn with_an_evaluation_the_table_has_its_figures() {
     let scratch = TempDir::new().unwrap();
     let scratch = scratch.path();
-    let recipe = fs::read_to_string("../../configs/benchmarks/tiny-parameterized.toml").unwrap();
+    let recipe = fs::read_to_string("../configs/benchmarks/tiny-parameterized.toml").unwrap();
     fs::write(scratch.join("recipe.toml"), recipe.replace("count = 128", "count = 4")).unwrap();
     let file = scratch.join("eval.toml");
     let text = format!(
@@ -175,7 +175,7 @@ fn with_an_evaluation_the_table_has_its_figures() {
     );
     fs::write(&config, fs::read_to_string(&config).unwrap() + &evaluation).unwrap();
     let only = ["--set", "variants=[]"];
-    let said = ok(output(&config, &only));
+    let printed = ok(output(&config, &only));
 
     let measured = json(&scratch.join("out/evaluation/results.json"));
     let psnr = |name: &str| {
@@ -187,12 +187,12 @@ fn with_an_evaluation_the_table_has_its_figures() {
     for way in ["blind", "told"] {
         let [one, two] = [1, 2].map(|seed| psnr(&format!("base, {way}, seed {seed}")));
         let row = format!("| base, {way} | 2/2 | {:.2} ± ", (one + two) / 2.0);
-        assert!(said.replace("**", "").contains(&row), "{row} in {said}");
+        assert!(printed.replace("**", "").contains(&row), "{row} in {printed}");
     }
-    assert!(said.replace("**", "").contains(&format!("| Degraded | – | {:.2} |", psnr("Degraded"))), "{said}");
+    assert!(printed.replace("**", "").contains(&format!("| Degraded | – | {:.2} |", psnr("Degraded"))), "{printed}");
 
     // Nothing is trained or measured again.
     let before = fs::metadata(scratch.join("out/evaluation/results.json")).unwrap().modified().unwrap();
-    assert_eq!(ok(output(&config, &only)), said);
+    assert_eq!(ok(output(&config, &only)), printed);
     assert_eq!(fs::metadata(scratch.join("out/evaluation/results.json")).unwrap().modified().unwrap(), before);
 }

@@ -1,4 +1,4 @@
-//! Looking at weights with the real program, and finding models by name.
+//! `spire weights` with the real program, and models that are found by name.
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::process::Output;
 use common::{command, error, ok, spire};
 use tempfile::TempDir;
 
-/// With a Hugging Face cache of its own and no network.
+/// Runs `spire` with its own Hugging Face cache and without network.
 fn with_cache(home: &Path, args: &[&str]) -> Output {
     command(args).env("HF_HOME", home).env_remove("HF_HUB_CACHE").env("HF_HUB_OFFLINE", "1").output().unwrap()
 }
@@ -30,7 +30,7 @@ fn copy(from: &Path, to: &Path) {
 fn every_layout_is_listed() {
     let folder = ok(spire(&["weights", "inspect", "tests/layouts/tiny1"]));
     assert!(folder.contains("everything fits"), "{folder}");
-    // A line of the table for each part, and one for every tensor with its shape and type.
+    // One line per part, and one per tensor with its shape and type.
     for text in ["370084", "218791", "104768", "down_blocks.0.resnets.0.conv1.weight", "F16"] {
         assert!(folder.contains(text), "{text}");
     }
@@ -45,31 +45,31 @@ fn every_layout_is_listed() {
 fn what_does_not_fit_is_listed_and_fails() {
     let scratch = TempDir::new().unwrap();
     let model = scratch.path().join("model");
-    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/layouts/tiny2"), &model);
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/layouts/tiny2"), &model);
     let config = model.join("unet/config.json");
     let text = fs::read_to_string(&config).unwrap().replace("\"layers_per_block\": 1", "\"layers_per_block\": 2");
     fs::write(&config, text).unwrap();
     fs::write(model.join("vae/diffusion_pytorch_model.formula.json"), "{").unwrap();
     let output = spire(&["weights", "inspect", "--summary", model.to_str().unwrap()]);
     assert!(!output.status.success());
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(said.contains("unet: does not fit:") && said.contains("missing: down_blocks.0"), "{said}");
-    assert!(said.contains("vae: can't read the weights"), "{said}");
-    assert!(said.contains("ClipText"), "the sound part is listed all the same: {said}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.contains("unet: does not fit:") && printed.contains("missing: down_blocks.0"), "{printed}");
+    assert!(printed.contains("vae: can't read the weights"), "{printed}");
+    assert!(printed.contains("ClipText"), "the sound part is listed all the same: {printed}");
 }
 
 #[test]
-fn a_name_is_found_in_the_cache_and_otherwise_the_way_to_get_it_is_said() {
+fn a_name_is_found_in_the_cache_and_otherwise_the_error_says_how_to_get_it() {
     let home = TempDir::new().unwrap();
     let repository = home.path().join("hub/models--someone--small");
-    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny");
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny");
     copy(&tiny, &repository.join("snapshots/0123abc"));
     fs::create_dir_all(repository.join("refs")).unwrap();
     fs::write(repository.join("refs/main"), "0123abc").unwrap();
     let found = ok(with_cache(home.path(), &["weights", "inspect", "--summary", "someone/small"]));
     assert!(found.contains("everything fits"), "{found}");
 
-    // A run on a model by its name.
+    // A run on a model that is given by name.
     let run = home.path().join("run");
     let mut args: Vec<String> = ["train", "configs/tiny.toml"].map(Into::into).to_vec();
     for set in [
@@ -90,9 +90,9 @@ fn a_name_is_found_in_the_cache_and_otherwise_the_way_to_get_it_is_said() {
     let config = fs::read_to_string(run.join("config.toml")).unwrap();
     assert!(config.contains("0123abc") && config.contains("f16"), "{config}");
 
-    let said = error(with_cache(home.path(), &["weights", "inspect", "someone/else"]));
-    assert!(said.contains("hf download someone/else") && said.contains("HF_HUB_OFFLINE"), "{said}");
+    let printed = error(with_cache(home.path(), &["weights", "inspect", "someone/else"]));
+    assert!(printed.contains("hf download someone/else") && printed.contains("HF_HUB_OFFLINE"), "{printed}");
     fs::remove_file(repository.join("snapshots/0123abc/unet/diffusion_pytorch_model.safetensors")).unwrap();
-    let said = error(with_cache(home.path(), &["weights", "inspect", "someone/small"]));
-    assert!(said.contains("lacks unet/diffusion_pytorch_model.safetensors"), "{said}");
+    let printed = error(with_cache(home.path(), &["weights", "inspect", "someone/small"]));
+    assert!(printed.contains("lacks unet/diffusion_pytorch_model.safetensors"), "{printed}");
 }

@@ -1,5 +1,6 @@
-//! What the other crates stand on: pictures in memory and in PNG files, random streams, checksums, atomic writes and
-//! parallel loops. Nothing here depends on Burn or on another crate of the workspace.
+//! What the other crates stand on: pictures in memory and in PNG files, contact sheets, settings in TOML, progress bars,
+//! random streams, checksums, atomic writes and parallel loops. Nothing here depends on Burn or on another crate of the
+//! workspace.
 
 pub mod atomic_write;
 pub mod buffer;
@@ -8,6 +9,9 @@ mod jpeg_end;
 pub mod parallel;
 pub mod picture;
 pub mod png_text;
+pub mod progress;
 pub mod rng;
+pub mod settings;
+pub mod sheet;
 
 pub use picture::{Picture, PictureError};

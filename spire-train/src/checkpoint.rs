@@ -1,11 +1,11 @@
-//! Checkpoints that survive a kill at any moment: each is a directory that appears whole by one rename, and whose files
-//! are held to the checksums in its manifest when they are read.
+//! Checkpoints that survive a kill at any moment. Each is a directory that one rename makes visible when it is complete.
+//! Its manifest has checksums, which are verified when files are read.
 //!
 //! ```text
 //! checkpoints/
 //!   step-00000100/   manifest.json, control.safetensors, …
 //!   step-00000200/
-//!   .tmp-step-00000300/   being written, or left over from a kill
+//!   .tmp-step-00000300/   incomplete: being written, or left by a kill
 //! ```
 
 use std::collections::BTreeMap;
@@ -14,7 +14,6 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-pub use spire_core::atomic_write::write_atomic;
 use spire_core::atomic_write::{TEMPORARY, WriteError, sync_dir, write_synced};
 use spire_core::checksum::sha256;
 use thiserror::Error;
@@ -27,12 +26,12 @@ const MANIFEST: &str = "manifest.json";
 /// Why a checkpoint could not be written or read.
 #[derive(Debug, Error)]
 pub enum CheckpointError {
-    /// The system refused.
+    /// An operating system error.
     #[error("{path}: {source}")]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error.
         source: io::Error,
     },
     /// A name that can't be a file of a checkpoint.
@@ -46,12 +45,12 @@ pub enum CheckpointError {
     Missing {
         /// The checkpoint.
         dir: PathBuf,
-        /// The file asked for.
+        /// The requested file.
         name: String,
-        /// The files that there are.
+        /// The files that exist.
         held: Vec<String>,
     },
-    /// The checkpoint is torn or corrupt.
+    /// The checkpoint is incomplete or corrupt.
     #[error("the checkpoint {dir} is damaged: {reason}")]
     Damaged {
         /// The checkpoint.
@@ -59,7 +58,7 @@ pub enum CheckpointError {
         /// What is wrong.
         reason: String,
     },
-    /// There are checkpoints, and none can be used.
+    /// All checkpoints are damaged.
     #[error("every checkpoint in {dir} is damaged; restore one from a backup, or remove the run and start again:{}",
         .reasons.iter().map(|reason| format!("\n  {reason}")).collect::<String>())]
     AllDamaged {
@@ -85,14 +84,14 @@ pub struct CheckpointStore {
     keep_last: usize,
 }
 
-/// A checkpoint that was sound when it was opened.
+/// A checkpoint that was intact when it was opened.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
-    /// Optimiser steps done when it was written.
+    /// Optimiser steps done.
     pub step: u64,
     /// The directory that holds its files.
     pub dir: PathBuf,
-    /// The validation score that it was saved with; higher is better.
+    /// Its validation score; higher is better.
     pub score: Option<f64>,
     files: BTreeMap<String, FileRecord>,
 }
@@ -112,21 +111,21 @@ struct FileRecord {
 }
 
 impl CheckpointStore {
-    /// The store in `dir`, which need not exist yet, keeping the newest `keep_last` (at least one) and the best.
+    /// The store in `dir`, which may not exist yet. It keeps the newest `keep_last` checkpoints (at least one) and the best.
     pub fn new(dir: impl Into<PathBuf>, keep_last: usize) -> Self {
         Self { dir: dir.into(), keep_last: keep_last.max(1) }
     }
 
-    /// Writes the named `files` as the checkpoint of `step` and returns its directory. Once this returns, the checkpoint
-    /// is on the disk; after a kill before that, the one before is still there and the torn one is never seen.
+    /// Writes the named `files` as the checkpoint of `step` and returns its directory. When this returns, the checkpoint is on
+    /// the disk. After an earlier kill, the previous checkpoint still exists and the incomplete one is ignored.
     ///
-    /// `score` is higher for better; the checkpoint with the highest is kept beside the newest. An existing checkpoint
-    /// of the same step is replaced. Later ones, of a continuation that was abandoned, are left alone.
+    /// A higher `score` is better; the checkpoint with the highest is kept besides the newest. A checkpoint of the same step
+    /// is replaced. Later ones, of an abandoned continuation, are kept.
     ///
-    /// Each file is asked for when the one before is on the disk, so that they need not be in memory together.
+    /// The iterator is advanced when the previous file is on the disk, so that only one file is in memory.
     ///
     /// # Errors
-    /// The disk is full or not writable, a name is not a plain file name, or a file can't be made.
+    /// The disk is full or not writable, a name is not a plain file name, or `files` gives an error.
     pub fn save<'a, E: From<CheckpointError>>(
         &self,
         step: u64,
@@ -166,11 +165,11 @@ impl CheckpointStore {
         Ok(dir)
     }
 
-    /// The newest sound checkpoint; `None` if there are none at all. Each newer one that is torn or corrupt is named in a
-    /// warning, with the reason.
+    /// The newest intact checkpoint; `None` without checkpoints. A warning names each newer checkpoint that is damaged, with
+    /// the reason.
     ///
     /// # Errors
-    /// There are checkpoints and all are damaged, or the directory can't be read.
+    /// All checkpoints are damaged, or the directory can't be read.
     pub fn latest(&self) -> Result<Option<Checkpoint>> {
         let mut reasons = Vec::new();
         for (_, dir) in self.by_step()?.into_iter().rev() {
@@ -188,12 +187,12 @@ impl CheckpointStore {
     /// The checkpoint of `step`.
     ///
     /// # Errors
-    /// There is none, or it is damaged.
+    /// It does not exist, or it is damaged.
     pub fn of_step(&self, step: u64) -> Result<Checkpoint> {
         Checkpoint::open(self.dir.join(directory_name(step)))
     }
 
-    /// The sound checkpoint with the highest score, the newest of equals; `None` if none has a score.
+    /// The intact checkpoint with the highest score, the newest of equal ones; `None` if none has a score.
     ///
     /// # Errors
     /// The directory can't be read.
@@ -210,7 +209,7 @@ impl CheckpointStore {
         Ok(None)
     }
 
-    /// Removes all but the newest `keep_last` up to `step`, and the best.
+    /// Of the checkpoints up to `step`, removes all but the newest `keep_last` and the best.
     fn prune(&self, step: u64) -> Result<()> {
         let mut all = self.by_step()?;
         all.retain(|(other, _)| *other <= step);
@@ -221,7 +220,7 @@ impl CheckpointStore {
             .map(|(_, step)| step);
         all.truncate(all.len().saturating_sub(self.keep_last));
         for (_, dir) in all.into_iter().filter(|(step, _)| Some(*step) != best) {
-            // A rename first, so that a kill in the middle of the removal leaves no half of a checkpoint.
+            // Rename first, so that a kill during the removal leaves no incomplete checkpoint.
             let doomed = self.dir.join(format!("{TEMPORARY}{}", dir.file_name().unwrap_or_default().display()));
             fs::rename(&dir, &doomed).map_err(io_error(&dir))?;
             fs::remove_dir_all(&doomed).map_err(io_error(&doomed))?;
@@ -229,7 +228,7 @@ impl CheckpointStore {
         Ok(())
     }
 
-    /// Every checkpoint directory, sound or not, oldest first.
+    /// Every checkpoint directory, intact or not, oldest first.
     fn by_step(&self) -> Result<Vec<(u64, PathBuf)>> {
         let entries = match fs::read_dir(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -258,10 +257,10 @@ impl CheckpointStore {
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint in `dir`, holding every file to its checksum.
+    /// Opens the checkpoint in `dir` and verifies the checksum of every file.
     ///
     /// # Errors
-    /// The manifest is missing or unreadable, or a file is missing, cut short or altered.
+    /// The manifest is missing or unreadable, or a file is missing, truncated or changed.
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self> {
         let dir = dir.into();
         let damaged = |reason: String| CheckpointError::Damaged { dir: dir.clone(), reason };
@@ -284,10 +283,10 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// The content of one file, held to its checksum once more.
+    /// The content of a file; its checksum is verified again.
     ///
     /// # Errors
-    /// The checkpoint has no such file, or it has been altered or removed.
+    /// The checkpoint has no such file, or the file has been changed or removed.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         let record = self.files.get(name).ok_or_else(|| CheckpointError::Missing {
             dir: self.dir.clone(),
@@ -357,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_saved_is_read_back() {
+    fn saved_files_are_read_back() {
         let (_guard, store) = store(3);
         assert!(store.latest().unwrap().is_none());
         let dir = store.save(100, files(100), Some(21.5)).unwrap();
@@ -371,7 +370,7 @@ mod tests {
         assert!(message.contains("holds control.safetensors, state.json"), "{message}");
     }
 
-    /// Damages the newest of two checkpoints; the one before must be used and the reason told.
+    /// Damages the newest of two checkpoints. The other must be used, and the error must have the reason.
     fn falls_back(damage: impl Fn(&Path), reason: &str) {
         let (_guard, store) = store(3);
         store.save(1, files(1), None).unwrap();
@@ -384,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_truncated_file_is_noticed() {
+    fn a_truncated_file_is_an_error() {
         falls_back(
             |dir| File::options().write(true).open(dir.join("control.safetensors")).unwrap().set_len(999).unwrap(),
             "control.safetensors has 999 bytes of 1000",
@@ -392,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flipped_bit_is_noticed() {
+    fn a_flipped_bit_is_an_error() {
         let flip = |dir: &Path| {
             let path = dir.join("control.safetensors");
             let mut bytes = fs::read(&path).unwrap();
@@ -403,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_or_torn_manifest_is_noticed() {
+    fn a_missing_or_truncated_manifest_is_an_error() {
         falls_back(|dir| fs::remove_file(dir.join(MANIFEST)).unwrap(), MANIFEST);
         falls_back(|dir| fs::write(dir.join(MANIFEST), "{\"format\": 1, \"st").unwrap(), MANIFEST);
         falls_back(|dir| fs::remove_file(dir.join("state.json")).unwrap(), "state.json");
@@ -419,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fallback_is_told_in_a_warning() {
+    fn a_fallback_gives_a_warning() {
         use std::sync::{Arc, Mutex};
 
         #[derive(Default)]
@@ -448,14 +447,14 @@ mod tests {
         store.save(1, files(1), None).unwrap();
         fs::write(store.save(2, files(2), None).unwrap().join("state.json"), "{}").unwrap();
         let messages = Messages::default();
-        let heard = messages.0.clone();
+        let logged = messages.0.clone();
         tracing::subscriber::with_default(messages, || store.latest().unwrap());
-        let heard = heard.lock().unwrap().join("\n");
-        assert!(heard.contains("step-00000002") && heard.contains("state.json has 2 bytes of 10"), "{heard}");
+        let logged = logged.lock().unwrap().join("\n");
+        assert!(logged.contains("step-00000002") && logged.contains("state.json has 2 bytes of 10"), "{logged}");
     }
 
     #[test]
-    fn all_damaged_is_an_error_that_names_each() {
+    fn if_all_are_damaged_the_error_names_each() {
         let (_guard, store) = store(3);
         for step in [1, 2] {
             fs::remove_file(store.save(step, files(step), None).unwrap().join(MANIFEST)).unwrap();
@@ -465,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_ones_and_the_best_are_kept() {
+    fn the_newest_and_the_best_are_kept() {
         let (_guard, store) = store(2);
         for (step, score) in [(1, Some(1.0)), (2, Some(9.0)), (3, None), (4, Some(f64::NAN)), (5, Some(8.0)), (6, None)]
         {
@@ -479,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_later_checkpoint_does_not_push_out_the_one_just_saved() {
+    fn a_damaged_later_checkpoint_does_not_displace_the_one_just_saved() {
         let (_guard, store) = store(1);
         store.save(1, files(1), None).unwrap();
         let later = store.dir.join("step-00000009");
@@ -492,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_of_a_kill_are_never_seen_and_are_cleaned_up() {
+    fn leftovers_of_a_kill_are_ignored_and_removed() {
         let (_guard, store) = store(2);
         store.save(1, files(1), None).unwrap();
         let leftover = store.dir.join(".tmp-step-00000002");
@@ -505,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_leave_the_directory_are_refused() {
+    fn names_outside_of_the_directory_are_rejected() {
         let (_guard, store) = store(2);
         for name in ["../x", "/x", "a/b", "", ".", "..", "a/", MANIFEST] {
             let saved = store.save(1, [Ok((name, vec![]))], None);

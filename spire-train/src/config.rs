@@ -1,4 +1,4 @@
-//! The configuration of a training run: one section a component, all with defaults, read by [`crate::settings`].
+//! The configuration of a training run: one section per component, every key with a default. [`spire_core::settings`] reads it.
 
 use std::path::PathBuf;
 
@@ -9,32 +9,32 @@ use spire_data::degrade::DegradationConfig;
 use spire_data::loader::DataConfig;
 use spire_data::source::SourceConfig;
 use spire_model::control::ControlConfig;
-use spire_model::decoupling::Prompts;
+use spire_model::decoupling::PromptRouting;
 use spire_model::device::ensure_computes_in;
 use spire_model::fusion::Fusion;
 use spire_model::restore::SamplingConfig;
 use spire_model::unet::UNetConfig;
 use spire_model::weights::Precision;
 
-use crate::learning_rate::{LearningRate, Schedule};
-use crate::optimizer::OptimizerSettings;
-use crate::parallel::Computation;
+use crate::optim::adamw::OptimizerSettings;
+use crate::optim::backward::Computation;
+use crate::optim::learning_rate::{LearningRate, Schedule};
 
-/// Everything that a run depends on.
+/// Everything on which a run depends.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunConfig {
-    /// Where the run is written, what makes it reproducible, where it computes.
+    /// Run folder, seed and device.
     pub run: RunSection,
     /// The frozen model and the control branch.
     pub model: ModelSection,
     /// Clean pictures and captions.
     pub data: DataConfig,
-    /// What degrades them.
+    /// How they are degraded.
     pub degradation: DegradationConfig,
     /// The training loop.
     pub train: TrainSection,
-    /// Validation and the figures at the end.
+    /// Validation and the evaluation at the end.
     pub evaluate: EvaluateSection,
 }
 
@@ -44,9 +44,9 @@ pub struct RunConfig {
 pub struct RunSection {
     /// The run folder.
     pub dir: PathBuf,
-    /// Decides order, degradations, noise and initial weights.
+    /// Seed of the order, degradations, noise and initial weights.
     pub seed: u64,
-    /// `flex` (the CPU), `cuda:0`, `vulkan`, …; several, as in `cuda:0, cuda:1`, share every step's samples.
+    /// `flex` (the CPU), `cuda:0`, `vulkan`, …; several devices (`cuda:0, cuda:1`) share the samples of every step.
     pub device: String,
 }
 
@@ -63,25 +63,25 @@ pub struct ModelSection {
     /// The frozen text-to-image model: a folder in the Hugging Face layout, a single `.safetensors` or `.ckpt` file, or a
     /// name on the Hugging Face Hub, `owner/name`.
     pub base: PathBuf,
-    /// The float type in which the frozen model is kept and computes: `f32`, `bf16` or `f16`.
+    /// Float type of the frozen model: `f32`, `bf16` or `f16`.
     pub precision: Precision,
-    /// That in which the control branch computes, `f32` or `bf16`; its weights are kept and trained in 32 bits.
+    /// Float type in which the control branch computes: `f32` or `bf16`. Its weights are float32 in any case.
     pub control_precision: Precision,
-    /// Memory for the states of texts, in MB; beyond it, those that were not met for the longest time are encoded again.
+    /// Memory for cached text encoder states, in MB; the least recently used are dropped.
     pub text_cache_megabytes: usize,
-    /// Folder of CLIP's image tower, for the Fréchet distance; `image_encoder` in the base folder if not set.
+    /// Folder of CLIP's image tower, for the Fréchet distance; by default `image_encoder` in the base folder.
     pub image_encoder: Option<PathBuf>,
-    /// Control branch to start from, a folder or a name on the Hugging Face Hub; a copy of the UNet's encoder if not set.
+    /// Initial control branch, a folder or a name on the Hugging Face Hub; by default a copy of the UNet's encoder.
     pub control: Option<PathBuf>,
-    /// `modulate_skip`, `modulate_skip_and_up` or `add`.
+    /// Fusion: `modulate_skip`, `modulate_skip_and_up` or `add`.
     pub fusion: Fusion,
-    /// `decoupled`, or `joined`: which prompts the UNet and the branch attend to. Of a branch that is there already its own
-    /// configuration says.
-    pub prompts: Prompts,
-    /// Channels of e(y)'s convolutions, at full size, 1/2, 1/4 and 1/8.
+    /// Which prompts the UNet and the branch attend to: `decoupled` or `joined`. An initial branch from `control` has its own
+    /// setting.
+    pub prompts: PromptRouting,
+    /// Channels of e(y)'s convolutions at full size, 1/2, 1/4 and 1/8.
     pub embedding_channels: Vec<usize>,
-    /// Folder with the weights that a fresh branch's e(y) starts from (`spire pretrain --stage embedding`); fresh ones if not
-    /// set. A branch from `control` has its own.
+    /// Folder with initial weights of e(y) for a new branch (`spire pretrain --stage embedding`); by default random ones. A
+    /// branch from `control` has its own.
     pub embedding: Option<PathBuf>,
 }
 
@@ -95,7 +95,7 @@ impl Default for ModelSection {
             image_encoder: None,
             control: None,
             fusion: Fusion::default(),
-            prompts: Prompts::default(),
+            prompts: PromptRouting::default(),
             embedding_channels: vec![16, 32, 96, 256],
             embedding: None,
         }
@@ -103,19 +103,19 @@ impl Default for ModelSection {
 }
 
 impl ModelSection {
-    /// The folder of CLIP's image tower, where there is one.
+    /// The folder of CLIP's image tower, if it exists.
     pub fn image_encoder(&self) -> Option<PathBuf> {
         let folder = self.image_encoder.clone().unwrap_or_else(|| self.base.join("image_encoder"));
         folder.is_dir().then_some(folder)
     }
 
-    /// A fresh branch for this UNet.
+    /// The configuration of a new branch for this UNet.
     pub fn control_config(&self, unet: &UNetConfig) -> ControlConfig {
         let channels = self.embedding_channels.clone();
         ControlConfig { prompts: self.prompts, ..ControlConfig::for_unet(unet, self.fusion, channels) }
     }
 
-    /// Whether `device` computes in both float types.
+    /// Checks that `device` supports both float types.
     ///
     /// # Errors
     /// It does not; the error names the key.
@@ -128,7 +128,7 @@ impl ModelSection {
         Ok(())
     }
 
-    /// Memory for the states of texts.
+    /// Memory for cached text encoder states, in bytes.
     pub fn text_cache_bytes(&self) -> usize {
         self.text_cache_megabytes.saturating_mul(1_000_000)
     }
@@ -140,37 +140,38 @@ impl ModelSection {
 pub struct TrainSection {
     /// Optimiser steps.
     pub steps: u64,
-    /// Samples that go through the network together.
+    /// Samples per batch.
     pub batch_size: usize,
-    /// Batches whose gradients are averaged for one step.
+    /// Batches per step; their gradients are averaged.
     pub accumulate: usize,
-    /// Batches of a step that are computed at a time, each on a thread: 2 or more pays on a CPU.
+    /// Batches that are computed in parallel, each on a thread. On a CPU, 2 or more are faster.
     pub threads: usize,
-    /// Where several processes train together: the size of the parts, in MB, in which gradients travel between them.
+    /// Size of gradient buckets between ranks, in MB.
     pub bucket_megabytes: usize,
-    /// Keep what goes into each block of the branch and of the UNet's decoder, and compute the block again in the backward pass.
+    /// Gradient checkpointing: keep only the inputs of the blocks of the branch and of the UNet's decoder, and recompute the
+    /// blocks in the backward pass.
     pub gradient_checkpointing: bool,
-    /// Base rate of AdamW.
+    /// Base learning rate of AdamW.
     pub learning_rate: f64,
-    /// `cosine` or `constant`, after the warm-up.
+    /// Schedule after the warm-up: `cosine` or `constant`.
     pub schedule: Schedule,
-    /// Steps over which the rate rises to its base.
+    /// Steps of linear warm-up.
     pub warmup_steps: u64,
-    /// Where the cosine ends, relative to the base rate.
+    /// Final learning rate of the cosine, relative to the base rate.
     pub final_ratio: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// Gradients whose joint norm is above this are scaled down to it.
+    /// Gradients are scaled down so that their global norm is at most this.
     pub max_grad_norm: f64,
-    /// Decay of the weights' moving average, which samples and is evaluated.
+    /// Decay of the weights' moving average, which is used for samples and evaluation.
     pub ema_decay: f64,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
-    /// How many of the newest checkpoints are kept, beside the best.
+    /// Number of newest checkpoints that are kept, besides the best.
     pub keep_checkpoints: usize,
-    /// Steps between validations, each with a sheet of samples.
+    /// Steps between validations. Each computes a loss and draws a sheet of samples.
     pub validate_every: u64,
-    /// After this many steps in a row whose loss is not finite the run stops.
+    /// The run stops after this many steps in a row whose loss is not finite.
     pub max_bad_steps: u32,
 }
 
@@ -199,7 +200,7 @@ impl Default for TrainSection {
 }
 
 impl TrainSection {
-    /// The optimiser's part.
+    /// The settings of the optimiser.
     pub fn optimizer(&self) -> OptimizerSettings {
         OptimizerSettings {
             learning_rate: LearningRate {
@@ -214,7 +215,7 @@ impl TrainSection {
         }
     }
 
-    /// Samples a step, of each process.
+    /// Samples per step and rank.
     pub fn samples_per_step(&self) -> usize {
         self.batch_size * self.accumulate
     }
@@ -224,21 +225,22 @@ impl TrainSection {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvaluateSection {
-    /// Decides the held-out samples' order, degradations and noise, and in the drawn world their scenes.
+    /// Seed of the held-out samples: order, degradations, noise and, if the source draws scenes, the scenes.
     pub seed: u64,
-    /// Where they come from. If not set: the drawn world with `seed`, or else the training pictures, with a warning.
+    /// Source of the held-out pictures. By default: scenes that are drawn with `seed` if the training source draws scenes, or else
+    /// the training pictures, with a warning.
     pub source: Option<SourceConfig>,
-    /// Held-out pictures of the figures at the end; 0 for no figures.
+    /// Held-out pictures of the evaluation at the end; 0 for no evaluation.
     pub samples: usize,
-    /// Held-out pictures of the loss during training.
+    /// Held-out pictures of the validation loss.
     pub validation_samples: usize,
-    /// Rows of the sheets of samples.
+    /// Rows of a sheet of samples.
     pub rows: usize,
     /// Pictures that are restored together.
     pub batch_size: usize,
-    /// Parts of a batch that are restored at a time, each on a thread: 2 or more pays on a CPU.
+    /// Parts of a batch that are restored in parallel, each on a thread. On a CPU, 2 or more are faster.
     pub threads: usize,
-    /// How pictures are sampled.
+    /// Sampling settings.
     pub sampling: SamplingConfig,
 }
 
@@ -267,7 +269,7 @@ impl RunConfig {
         }
     }
 
-    /// Whether pictures have a side that the model can halve as often as it does.
+    /// Checks that the model can halve pictures as often as it does.
     ///
     /// # Errors
     /// `data.size` is not a multiple of `side`.
@@ -277,10 +279,10 @@ impl RunConfig {
         Ok(())
     }
 
-    /// Whether the numbers make sense; the data's and the degradations' are checked where they are opened.
+    /// Checks the numbers. Those of `[data]` and `[degradation]` are checked when the data is opened.
     ///
     /// # Errors
-    /// Names the key that does not.
+    /// A number is out of range; the error names the key.
     pub fn validate(&self) -> Result<()> {
         let train = &self.train;
         for (key, value) in [
@@ -305,7 +307,7 @@ impl RunConfig {
         ensure!(train.bucket_megabytes <= 4096, "train.bucket_megabytes must be at most 4096");
         ensure!(
             self.model.control_precision != Precision::F16,
-            "model.control_precision must be f32 or bf16: in f16 small gradients are lost"
+            "model.control_precision must be f32 or bf16: f16 loses small gradients"
         );
         ensure!(train.max_bad_steps > 0, "train.max_bad_steps must be at least 1");
         for (key, value) in [("train.learning_rate", train.learning_rate), ("train.max_grad_norm", train.max_grad_norm)]
@@ -316,7 +318,7 @@ impl RunConfig {
             ensure!((0.0..=1.0).contains(&value), "{key} must be between 0 and 1");
         }
         ensure!(train.weight_decay.is_finite() && train.weight_decay >= 0.0, "train.weight_decay must not be negative");
-        ensure!(self.evaluate.samples != 1, "evaluate.samples must be 0 (no figures) or at least 2");
+        ensure!(self.evaluate.samples != 1, "evaluate.samples must be 0 (no evaluation) or at least 2");
         self.evaluate.sampling.validate().map_err(|error| error.context("[evaluate.sampling]"))
     }
 }

@@ -1,29 +1,16 @@
-//! Training: run configuration, pretraining of the small prior ([`pretrain`]), the control branch's trainer, checkpoints and logs.
+//! Training of SPIRE's control branch.
+//!
+//! [`config`] is a run's configuration, [`training`] the training loop, [`run_folder`] what a run writes. [`distributed`]
+//! trains on several GPUs, [`sweep`] trains variants of a configuration, [`speed`] counts and measures the cost of a run.
+//! [`pretrain`] made the small text-to-image model that the project ships.
 
-pub mod bench;
-mod benchmark_sheet;
-pub mod benchmarking;
 pub mod checkpoint;
 pub mod config;
-pub mod dry_run;
-pub mod ema;
-pub mod evaluate;
-pub mod journal;
-pub mod learning_rate;
-pub mod memory;
-pub mod methods;
-pub mod metrics_log;
-pub mod optimizer;
-pub mod parallel;
+pub mod distributed;
+pub mod logging;
+pub mod optim;
 pub mod pretrain;
-pub mod progress;
-pub mod ranks;
-pub mod restore_files;
 pub mod run_folder;
-pub mod settings;
-pub mod sheet;
+pub mod speed;
 pub mod sweep;
-pub mod tensorboard;
-pub mod trained_model;
-pub mod trainer;
-pub mod walk;
+pub mod training;

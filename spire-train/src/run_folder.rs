@@ -1,17 +1,19 @@
-//! What lies where in a run folder.
+//! The files of a run folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use spire_core::atomic_write::write_atomic;
+use spire_core::settings;
+use spire_model::model_file;
 
-use crate::checkpoint::{CheckpointStore, write_atomic};
+use crate::checkpoint::CheckpointStore;
 use crate::config::RunConfig;
-use crate::settings;
 
-/// How long a folder that was made on one machine may take to be seen on another.
-const SEEN_WITHIN: Duration = Duration::from_secs(60);
+/// How long a folder that one machine created may take to appear on another.
+const APPEARS_WITHIN: Duration = Duration::from_secs(60);
 
 /// A run folder.
 #[derive(Clone, Debug)]
@@ -32,17 +34,17 @@ impl RunFolder {
         Ok(folder)
     }
 
-    /// The folder that another rank of the run has created.
+    /// Waits for the folder that the first rank creates.
     ///
     /// # Errors
-    /// It is not to be seen from here.
+    /// It does not appear on this machine.
     pub fn created_elsewhere(config: &RunConfig) -> Result<Self> {
         let folder = Self::at(&config.run.dir);
         let start = Instant::now();
         while !folder.config_file().is_file() {
             ensure!(
-                start.elapsed() < SEEN_WITHIN,
-                "{} was created by the first rank and is not to be seen here: run.dir has to be on a file system that all \
+                start.elapsed() < APPEARS_WITHIN,
+                "the first rank created {}, but it does not appear on this machine: run.dir must be on a file system that all \
                  machines share",
                 folder.dir.display()
             );
@@ -51,12 +53,12 @@ impl RunFolder {
         Ok(folder)
     }
 
-    /// The folder of a run that may not be there yet.
+    /// The folder of a run that may not exist yet.
     pub fn at(dir: &Path) -> Self {
         Self { dir: dir.to_owned() }
     }
 
-    /// Whether a new run can have the folder that it is to have.
+    /// Checks that no run exists in the folder of a new run.
     ///
     /// # Errors
     /// There is a run already.
@@ -64,14 +66,14 @@ impl RunFolder {
         let dir = config.run.dir.display();
         if Self::at(&config.run.dir).config_file().exists() {
             bail!(
-                "there is a run in {dir} already: go on with it (spire train --resume {dir}), remove it, or choose \
-                 another folder (--set run.dir=…)"
+                "there is a run in {dir} already: continue it (spire train --resume {dir}), remove it, or choose another \
+                 folder (--set run.dir=…)"
             );
         }
         Ok(())
     }
 
-    /// Opens the folder of a run and reads its configuration, which is then for this place: the folder may have moved.
+    /// Opens the folder of a run and reads its configuration. `run.dir` becomes `dir`, because the folder may have moved.
     ///
     /// # Errors
     /// It is no run folder, or its configuration does not read.
@@ -86,42 +88,47 @@ impl RunFolder {
         Ok((folder, config))
     }
 
-    /// The resolved configuration.
+    /// The full configuration, `config.toml`.
     pub fn config_file(&self) -> PathBuf {
         self.dir.join("config.toml")
     }
 
-    /// The checkpoints.
+    /// The checkpoints, in `checkpoints/`.
     pub fn checkpoints(&self, keep_last: usize) -> CheckpointStore {
         CheckpointStore::new(self.dir.join("checkpoints"), keep_last)
     }
 
-    /// A line a step.
+    /// The metrics of every step, `metrics.jsonl`.
     pub fn metrics(&self) -> PathBuf {
         self.dir.join("metrics.jsonl")
     }
 
-    /// Event files.
+    /// Event files for TensorBoard, in `tensorboard/`.
     pub fn tensorboard(&self) -> PathBuf {
         self.dir.join("tensorboard")
     }
 
-    /// Sheets of held-out samples.
+    /// Sheets of held-out samples, in `samples/`.
     pub fn samples(&self) -> PathBuf {
         self.dir.join("samples")
     }
 
-    /// The figures at the end.
+    /// The figures at the end, `summary.json`.
     pub fn summary(&self) -> PathBuf {
         self.dir.join("summary.json")
     }
 
-    /// The trained control branch, in diffusers' layout.
+    /// The trained control branch in diffusers' layout, in `control/`.
     pub fn control(&self) -> PathBuf {
         self.dir.join("control")
     }
 
-    /// The control branch to restore with: the finished one, or that of the newest sound checkpoint.
+    /// What restoring needs to know about the branch, `model.toml`.
+    pub fn model_file(&self) -> PathBuf {
+        self.dir.join(model_file::FILE_NAME)
+    }
+
+    /// The control branch to restore with: the finished one, or that of the newest intact checkpoint.
     ///
     /// # Errors
     /// There is neither.

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
-use spire_train::bench::{self, BenchSettings, Measurement};
+use spire_core::settings;
 use spire_train::config::RunConfig;
-use spire_train::{ranks, settings};
+use spire_train::distributed::ensure_single_process;
+use spire_train::speed::{self, BenchSettings, Measurement};
 
 #[derive(clap::Args)]
 pub struct Bench {
@@ -17,38 +18,38 @@ pub struct Bench {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Steps of the training that a configuration describes, on one step's samples
+    /// Training steps of a configuration, on the samples of one step
     Train(Measure),
-    /// Restorations of evaluate.batch_size held-out pictures, as evaluate.sampling says
+    /// Restorations of evaluate.batch_size held-out pictures with evaluate.sampling
     Restore(Measure),
 }
 
 #[derive(clap::Args)]
 struct Measure {
-    /// Configuration, TOML, as for spire train; no run folder is written
+    /// Configuration of a run, TOML; no run folder is written
     config: PathBuf,
-    /// Steps, or restorations, that are measured
+    /// Measured steps or restorations
     #[arg(long, default_value_t = 10)]
     steps: usize,
-    /// Steps before them, which do not count
+    /// Steps or restorations before the measured ones
     #[arg(long, default_value_t = 2)]
     warmup: usize,
-    /// Write what was measured into this file
+    /// Write the measurement into this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write inputs and weights into this folder, for scripts/bench/train.py and restore.py to compute the same with
+    /// Write inputs and weights into this folder, so that scripts/bench/train.py and restore.py can compute the same
     #[arg(long, value_name = "DIR")]
     dump: Option<PathBuf>,
-    /// Override a key of the configuration, such as run.device=cuda:0; may be given more than once
+    /// Override a key of the configuration, such as run.device=cuda:0; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 }
 
 pub fn run(args: Bench) -> Result<ExitCode> {
-    ranks::ensure_alone("spire bench")?;
+    ensure_single_process("spire bench")?;
     match args.command {
-        Command::Train(args) => report(args, bench::train),
-        Command::Restore(args) => report(args, bench::restore),
+        Command::Train(args) => report(args, speed::train),
+        Command::Restore(args) => report(args, speed::restore),
     }
 }
 

@@ -6,12 +6,10 @@ use std::sync::OnceLock;
 
 use anyhow::{Result, ensure};
 use clap::Subcommand;
-use spire_data::Picture;
-use spire_data::benchmark::{Entry, Made, Recipe, check, make};
-use spire_data::parallel;
-use spire_train::progress::FileProgress;
-use spire_train::settings;
-use spire_train::sheet::{Note, Row, Sheet, save_png};
+use spire_core::progress::FileProgress;
+use spire_core::sheet::{Note, Row, Sheet, save_png};
+use spire_core::{Picture, parallel, settings};
+use spire_data::testset::{Entry, Made, Recipe, check, make};
 
 #[derive(clap::Args)]
 pub struct Benchmark {
@@ -21,9 +19,9 @@ pub struct Benchmark {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Draw and degrade the pictures of a recipe; write them with their prompts and checksums
+    /// Choose and degrade the pictures of a recipe; write them with their prompts and checksums
     Make(Make),
-    /// Compare a benchmark with its checksums
+    /// Compare a test set with its checksums
     Check(Check),
 }
 
@@ -31,23 +29,23 @@ enum Command {
 struct Make {
     /// The recipe, TOML, such as configs/benchmarks/coco-parameterized.toml
     recipe: PathBuf,
-    /// The folder to write [default: benchmarks/NAME]
+    /// Folder of the test set [default: benchmarks/NAME]
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Threads [default: as many as there are processors]
+    /// Threads [default: the number of processors]
     #[arg(long)]
     threads: Option<usize>,
     /// Draw a contact sheet of the first pictures
     #[arg(long, value_name = "PNG")]
     sheet: Option<PathBuf>,
-    /// Override a key of the recipe; may be given more than once
+    /// Override a key of the recipe; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 }
 
 #[derive(clap::Args)]
 struct Check {
-    /// The benchmark's folder
+    /// Folder of the test set
     folder: PathBuf,
 }
 

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Subcommand;
+use spire_core::settings;
+use spire_core::sheet::{Note, Row, Sheet, save_png};
 use spire_data::loader::Samples;
 use spire_data::stats::{Stats, stats};
 use spire_train::config::RunConfig;
-use spire_train::settings;
-use spire_train::sheet::{Note, Row, Sheet, save_png};
 
 #[derive(clap::Args)]
 pub struct Data {
@@ -19,9 +19,9 @@ pub struct Data {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Read and degrade samples as a run would, and print counts, speed, broken files and how degraded they are
+    /// Make samples as a run would; print counts, speed, broken files and PSNR
     Stats(StatsArgs),
-    /// Print restoration prompts as a run would see them, with what was done to each picture
+    /// Print restoration prompts as a run would draw them, with the degradations of each picture
     Prompts(Prompts),
 }
 
@@ -29,13 +29,13 @@ enum Command {
 struct StatsArgs {
     /// Configuration of a run, TOML
     config: PathBuf,
-    /// How many samples are made
+    /// Number of samples
     #[arg(short = 'n', long, default_value_t = 256)]
     samples: u64,
     /// One pass over all pictures
     #[arg(long, conflicts_with = "samples")]
     all: bool,
-    /// Threads that make them [default: data.workers]
+    /// Threads [default: data.workers]
     #[arg(long)]
     threads: Option<usize>,
     /// Print JSON, with the figures of every sample
@@ -44,19 +44,19 @@ struct StatsArgs {
     /// Draw a contact sheet of the first samples
     #[arg(long, value_name = "PNG")]
     sheet: Option<PathBuf>,
-    /// Override a key of the configuration; may be given more than once
+    /// Override a key of the configuration; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 }
 
 #[derive(clap::Args)]
 struct Prompts {
-    /// Configuration of a run, TOML; without one, every key has its default
+    /// Configuration of a run, TOML [default: the default of every key]
     config: Option<PathBuf>,
-    /// How many
+    /// Number of prompts
     #[arg(short = 'n', default_value_t = 20)]
     count: u64,
-    /// Override a key of the configuration; may be given more than once
+    /// Override a key of the configuration; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 }

@@ -9,7 +9,7 @@ use spire_data::prompt;
 use spire_model::restore::ColourFix;
 use spire_model::scheduler::SamplerKind;
 use spire_model::weights::Precision;
-use spire_train::restore_files::{Semantic, Task};
+use spire_restore::files::{FileSettings, Semantic};
 
 use super::model::Model;
 
@@ -17,55 +17,55 @@ use super::model::Model;
 pub struct Restore {
     /// The picture, or a folder of pictures
     input: PathBuf,
-    /// Where the restored picture is written, as PNG; for a folder of pictures, a folder
+    /// The restored picture, a PNG; or the folder for restored pictures
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
     #[command(flatten)]
     model: Model,
-    /// f32, bf16 or f16: in which the text-to-image model is kept and computes
+    /// Float type of the text-to-image model: f32, bf16 or f16
     #[arg(long, value_parser = by_name::<Precision>)]
     precision: Option<Precision>,
-    /// What the picture shows; may be empty
+    /// Semantic prompt: what the picture shows; may be empty
     #[arg(long, default_value = "")]
     semantic: String,
-    /// Take what each picture shows from the .txt file beside it
+    /// Read each semantic prompt from the .txt file beside the picture
     #[arg(long, conflicts_with = "semantic")]
     captions: bool,
-    /// What is to be undone
+    /// Restoration prompt: what to undo
     #[arg(long, default_value = prompt::REMOVE_ALL)]
     restoration: String,
-    /// Replaces the empty prompt in classifier-free guidance
+    /// Negative prompt: replaces the empty prompt in classifier-free guidance
     #[arg(long)]
     negative: Option<String>,
     /// Denoising steps
     #[arg(long)]
     steps: Option<usize>,
-    /// Weight of the semantic prompt; 1 is no guidance
+    /// Guidance scale: the weight of the semantic prompt; 1 for no guidance
     #[arg(long)]
     guidance: Option<f64>,
     /// ddim, dpm++2m or euler
     #[arg(long)]
     sampler: Option<SamplerKind>,
-    /// Start from the degraded picture with noise, and take this share of the steps; 1 starts from noise alone
+    /// Start from the degraded picture with noise and take this share of the steps (SDEdit); 1 starts from pure noise
     #[arg(long)]
     strength: Option<f64>,
-    /// none, wavelet or adain: take colours from the degraded picture
+    /// Take colours from the degraded picture: none, wavelet or adain
     #[arg(long, alias = "color-fix", value_parser = by_name::<ColourFix>)]
     colour_fix: Option<ColourFix>,
-    /// Side of the tiles in which larger pictures are restored, in pixels; 0: never in tiles [default: the side that the
-    /// model was made for]
+    /// Side of the tiles in which larger pictures are restored, in pixels; 0 for no tiles [default: the side for which the
+    /// model was trained]
     #[arg(long, value_name = "PIXELS")]
     tile: Option<usize>,
-    /// Enlarge the picture this many times before it is restored
+    /// Enlarge the picture by this factor first
     #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
     upscale: f64,
-    /// Decides the initial noise
+    /// Seed of the initial noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Restore each picture so many times, with seeds from --seed on, and draw a contact sheet
+    /// Restore each picture this many times, with seeds from --seed on, and draw a contact sheet
     #[arg(long, default_value_t = 1)]
     variants: u64,
-    /// Restore again what was restored the same way before
+    /// Restore again even if the result exists, made in the same way
     #[arg(long)]
     overwrite: bool,
     /// flex (the CPU), cuda:0, vulkan, …
@@ -73,7 +73,7 @@ pub struct Restore {
     device: Option<String>,
 }
 
-/// A value under the name that it has in a configuration.
+/// Parses a value by its name in a configuration.
 fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, serde::de::value::Error> {
     T::deserialize(name.into_deserializer())
 }
@@ -81,8 +81,7 @@ fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, serde::de::value::Error
 pub fn run(args: Restore) -> Result<ExitCode> {
     ensure!(args.input.exists(), "there is no picture or folder {}", args.input.display());
     let found = args.model.locate()?;
-    let config = &found.config;
-    let mut sampling = config.evaluate.sampling.clone();
+    let mut sampling = found.sampling.clone();
     sampling.steps = args.steps.unwrap_or(sampling.steps);
     sampling.guidance_scale = args.guidance.unwrap_or(sampling.guidance_scale);
     sampling.sampler = args.sampler.unwrap_or(sampling.sampler);
@@ -90,43 +89,43 @@ pub fn run(args: Restore) -> Result<ExitCode> {
     sampling.strength = args.strength.unwrap_or(sampling.strength);
     sampling.colour_fix = args.colour_fix.unwrap_or(sampling.colour_fix);
     sampling.tile = args.tile.or(sampling.tile);
-    let task = Task {
+    let settings = FileSettings {
         semantic: if args.captions { Semantic::Captions } else { Semantic::Text(args.semantic) },
         restoration: args.restoration,
         seed: args.seed,
         variants: args.variants,
         upscale: args.upscale,
         sampling,
-        batch_size: config.evaluate.batch_size,
+        batch_size: found.batch_size,
         overwrite: args.overwrite,
     };
-    task.validate()?;
+    settings.validate()?;
 
     let mut restorer = found.load(args.device.as_deref(), args.precision)?;
-    restorer.base.guide_by(task.sampling.clip_guidance.as_ref())?;
-    for unknown in restorer.trained.untrained(&task.restoration) {
-        tracing::warn!("the restoration prompt asks for what the model has never seen: {unknown}");
+    restorer.base.guide_by(settings.sampling.clip_guidance.as_ref())?;
+    for unknown in restorer.trained.untrained(&settings.restoration) {
+        tracing::warn!("the model was not trained on this part of the restoration prompt: {unknown}");
     }
 
     if !args.input.is_dir() {
         let output = png_path(&args.output, &args.input);
-        let outcome = restorer.restore_file(&task, &args.input, &output)?;
-        let note = if outcome.kept { " is there already, made the same way (--overwrite to repeat)" } else { "" };
-        outcome.files.iter().for_each(|file| println!("{}{note}", file.display()));
+        let restored = restorer.restore_file(&settings, &args.input, &output)?;
+        let note = if restored.kept { " exists already, made in the same way (--overwrite to repeat)" } else { "" };
+        restored.files.iter().for_each(|file| println!("{}{note}", file.display()));
         return Ok(ExitCode::SUCCESS);
     }
-    let tally = restorer.restore_folder(&task, &args.input, &args.output)?;
+    let summary = restorer.restore_folder(&settings, &args.input, &args.output)?;
     println!(
-        "{} restored, {} there already, {} failed; see {}",
-        tally.restored,
-        tally.kept,
-        tally.failed.len(),
+        "{} restored, {} existed already, {} failed; see {}",
+        summary.restored,
+        summary.kept,
+        summary.failed.len(),
         args.output.display()
     );
-    Ok(if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if summary.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A picture that goes into an existing folder keeps its name.
+/// The output file; a picture that is written into an existing folder keeps its name.
 fn png_path(output: &Path, input: &Path) -> PathBuf {
     match output.is_dir() {
         true => output.join(input.file_name().unwrap_or_default()).with_extension("png"),

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use spire_data::{Picture, prompt};
-use spire_train::checkpoint::write_atomic;
-use spire_train::sheet;
-use spire_train::walk::{Path, walk};
+use spire_core::atomic_write::write_atomic;
+use spire_core::{Picture, sheet};
+use spire_data::prompt;
+use spire_restore::walk::{Path, walk};
 
 use super::model::Model;
 
@@ -15,30 +15,30 @@ use super::model::Model;
 pub struct Walk {
     /// The degraded picture
     image: PathBuf,
-    /// Where the grid is written, as PNG; its numbers and prompts beside it, as JSON
+    /// The grid, a PNG; prompts and figures are written beside it as JSON
     #[arg(short, long, value_name = "PNG")]
     output: PathBuf,
     #[command(flatten)]
     model: Model,
-    /// Strengths of "Denoise with sigma …", a column each; 0: not asked for
+    /// Strengths of "Denoise with sigma …", a column each; 0 leaves the request out
     #[arg(long, value_delimiter = ',', default_value = "0,0.06,0.12,0.18,0.24")]
     denoise: Vec<f32>,
-    /// Strengths of "Deblur with sigma …", a row each; 0: not asked for
+    /// Strengths of "Deblur with sigma …", a row each; 0 leaves the request out
     #[arg(long, value_delimiter = ',', default_value = "0,1,2,3,4")]
     deblur: Vec<f32>,
-    /// What the picture shows. Given more than once: a row with one restoration each, in place of the grid of strengths
+    /// Semantic prompt: what the picture shows. If repeated: one restoration per prompt, in a row, instead of the grid
     #[arg(long = "semantic", value_name = "PROMPT")]
     semantics: Vec<String>,
-    /// With several semantic prompts: what is to be undone
+    /// With several semantic prompts: the restoration prompt
     #[arg(long, default_value = prompt::REMOVE_ALL)]
     restoration: String,
     /// Denoising steps
     #[arg(long)]
     steps: Option<usize>,
-    /// Weight of the semantic prompt; 1 is no guidance
+    /// Guidance scale: the weight of the semantic prompt; 1 for no guidance
     #[arg(long)]
     guidance: Option<f64>,
-    /// Decides the initial noise
+    /// Seed of the initial noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// flex (the CPU), cuda:0, vulkan, …
@@ -57,14 +57,13 @@ pub fn run(args: Walk) -> Result<ExitCode> {
         several => Path::Semantics { prompts: several.to_vec(), restoration: args.restoration },
     };
     let model = args.model.locate()?;
-    let evaluate = model.config.evaluate.clone();
-    let mut sampling = evaluate.sampling;
+    let (mut sampling, batch_size) = (model.sampling.clone(), model.batch_size);
     sampling.steps = args.steps.unwrap_or(sampling.steps);
     sampling.guidance_scale = args.guidance.unwrap_or(sampling.guidance_scale);
     let mut restorer = model.load(args.device.as_deref(), None)?;
     restorer.base.guide_by(sampling.clip_guidance.as_ref())?;
 
-    let walked = walk(&restorer, &sampling, &degraded, &path, args.seed, evaluate.batch_size)?;
+    let walked = walk(&restorer, &sampling, &degraded, &path, args.seed, batch_size)?;
     let json = args.output.with_extension("json");
     write_atomic(&json, serde_json::to_string_pretty(&walked)?.as_bytes())
         .with_context(|| format!("can't write {}", json.display()))?;

@@ -16,16 +16,16 @@ pub struct Weights {
 
 #[derive(Subcommand)]
 enum Command {
-    /// List a model's parts with the shapes and types of their tensors, and what does not fit
+    /// List the parts of a model with the shapes and types of their tensors, and report what does not fit
     Inspect(Inspect),
 }
 
 #[derive(clap::Args)]
 struct Inspect {
-    /// A model folder or the folder of a part of it, a control branch, a single-file model, a file of weights, or a name
-    /// on the Hugging Face Hub
+    /// A model folder or a folder of one part, a control branch, a single-file model, a file of weights, or a name on the
+    /// Hugging Face Hub
     model: PathBuf,
-    /// Only a line for each part, not every tensor
+    /// One line per part instead of every tensor
     #[arg(long)]
     summary: bool,
 }

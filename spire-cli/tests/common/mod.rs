@@ -1,4 +1,4 @@
-//! The real program, driven as a user drives it.
+//! Runs the real program as a user does.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -7,21 +7,21 @@ pub fn spire(args: &[&str]) -> Output {
     command(args).output().unwrap()
 }
 
-/// In the repository's root.
+/// A command in the root of the repository.
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_spire"));
-    command.args(args).current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
+    command.args(args).current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     command
 }
 
-/// What it said on stdout; it must have succeeded.
+/// The standard output of a command that must succeed.
 pub fn ok(output: Output) -> String {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{error}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What it said on stderr; it must have failed, and not by a panic.
+/// The standard error of a command that must fail without a panic.
 pub fn error(output: Output) -> String {
     assert!(!output.status.success());
     let error = String::from_utf8(output.stderr).unwrap();

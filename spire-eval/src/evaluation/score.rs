@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use spire_data::Picture;
 use spire_data::checksum::sha256;
 use spire_data::parallel::in_order;
-use spire_data::world::Kind;
 use spire_data::testset::{Entry, TestSet};
+use spire_data::world::Kind;
 use spire_model::device::on_one_thread;
 
 use super::measured::{Kept, Measured, Space};

@@ -19,7 +19,7 @@ use spire_model::vae::{Vae, VaeConfig};
 
 use super::fit::{FitConfig, Preview, fit};
 use super::{PretrainConfig, training, write_figures, write_part};
-use crate::sheet;
+use spire_core::sheet;
 
 /// How many pictures a preview shows.
 const SHOWN: usize = 12;

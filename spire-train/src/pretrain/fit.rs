@@ -12,12 +12,13 @@ use serde::{Deserialize, Serialize};
 use spire_model::weights::{self, Precision, Tensors, fill};
 
 use crate::checkpoint::{Checkpoint, CheckpointStore};
-use crate::ema;
-use crate::journal::Journal;
-use crate::learning_rate::{LearningRate, Schedule};
-use crate::metrics_log::StepMetrics;
-use crate::optimizer::{Optimizer, OptimizerSettings, grad_norm, number_parameters};
-use crate::parallel::{Computation, gradients};
+use crate::logging::journal::Journal;
+use crate::logging::metrics::StepMetrics;
+use crate::optim::adamw::{Optimizer, OptimizerSettings};
+use crate::optim::backward::{Computation, gradients};
+use crate::optim::ema;
+use crate::optim::gradients::{grad_norm, number_parameters};
+use crate::optim::learning_rate::{LearningRate, Schedule};
 use crate::run_folder::RunFolder;
 
 /// How long and how fast a stage learns.

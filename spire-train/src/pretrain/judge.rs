@@ -15,7 +15,7 @@ use spire_model::pictures;
 
 use super::fit::{FitConfig, Preview, fit};
 use super::{PretrainConfig, training, write_figures, write_part};
-use crate::sheet;
+use spire_core::sheet;
 
 /// The judge and how it is fitted.
 #[derive(Clone, Debug, Deserialize, Serialize)]

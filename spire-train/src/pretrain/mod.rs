@@ -27,7 +27,7 @@ use spire_data::degrade::DegradationConfig;
 use spire_data::world::WorldConfig;
 use spire_model::weights;
 
-use crate::checkpoint::write_atomic;
+use spire_core::atomic_write::write_atomic;
 
 pub use clip::ClipStage;
 pub use embedding::EmbeddingStage;

@@ -23,8 +23,8 @@ use spire_model::vae::{Vae, VaeConfig};
 use super::fit::{FitConfig, Preview, fit};
 use super::latents::{Encoded, Encoder, Window, WindowConfig};
 use super::{PretrainConfig, create, training, write_figures, write_part};
-use crate::checkpoint::write_atomic;
-use crate::sheet;
+use spire_core::atomic_write::write_atomic;
+use spire_core::sheet;
 
 /// The denoiser and how it is fitted.
 #[derive(Clone, Debug, Deserialize, Serialize)]

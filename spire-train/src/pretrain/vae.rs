@@ -18,7 +18,7 @@ use spire_model::vae::{Vae, VaeConfig};
 
 use super::fit::{FitConfig, Preview, fit};
 use super::{PretrainConfig, training, write_figures, write_part};
-use crate::sheet;
+use spire_core::sheet;
 
 /// Log-variance of the latents at the start of training: little noise.
 const INITIAL_LOGVAR: f32 = -8.0;

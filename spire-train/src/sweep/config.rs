@@ -1,4 +1,4 @@
-//! What is swept: a base configuration, variants of it, seeds.
+//! The configuration of a sweep: a base configuration, variants of it and seeds.
 
 use std::path::PathBuf;
 
@@ -11,27 +11,27 @@ use toml::Table;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SweepConfig {
-    /// What the sweep is called.
+    /// The name of the sweep.
     pub name: String,
-    /// The configuration that all variants start from.
+    /// The configuration of which all variants are changes.
     pub base: PathBuf,
-    /// The folder for runs and results; unset, `sweeps/NAME`.
+    /// The folder for runs and results; by default `sweeps/NAME`.
     pub output: Option<PathBuf>,
-    /// The folder for runs; unset, `runs` within the output. Sweeps that name the same one share their cells.
+    /// The folder for runs; by default `runs` in the output folder. Sweeps with the same folder share their cells.
     pub runs: Option<PathBuf>,
-    /// Every variant is trained once with each, as `run.seed`.
+    /// Each variant is trained once with each seed, as `run.seed`.
     pub seeds: Vec<u64>,
-    /// Cells that are trained at a time, on each device.
+    /// Cells that train at the same time on each device.
     pub parallel: usize,
-    /// Devices that cells are trained on, each taking the next; empty, `run.device` of the configuration.
+    /// Devices; each takes the next cell when it is free. If empty, cells use `run.device` of their configuration.
     pub devices: Vec<String>,
-    /// Keys of the configuration that are the same for all: `train.steps = 100`.
+    /// Keys of the configuration that change for all variants: `train.steps = 100`.
     pub set: Table,
-    /// Variants by name.
+    /// Named variants.
     pub variants: Vec<VariantConfig>,
-    /// Variants by lists of values: every combination. With `variants`, of each of them.
+    /// Lists of values; every combination is a variant. With `variants`, every combination of each variant.
     pub grid: Table,
-    /// Benchmarks that all cells are measured on; unset, the table has the figures at the end of training.
+    /// The test sets on which all cells are measured. Without it, the table has the figures at the end of training.
     pub evaluation: Option<SweepEvaluation>,
 }
 
@@ -53,55 +53,55 @@ impl Default for SweepConfig {
     }
 }
 
-/// A variant by name.
+/// A named variant.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct VariantConfig {
-    /// What its row is called.
+    /// The name of its row.
     pub name: String,
-    /// The keys in which it differs: `{ model.fusion = "add" }`.
+    /// The keys that it changes: `{ model.fusion = "add" }`.
     pub set: Table,
-    /// How its runs restore, in place of the evaluation's methods.
+    /// How its runs restore, instead of the evaluation's methods.
     pub methods: Vec<MethodConfig>,
 }
 
-/// What the cells are measured by.
+/// How the cells are measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SweepEvaluation {
-    /// A file of `spire eval`. Of its methods those stay that need no model of this project (`input`, `folder`).
+    /// A configuration of `spire eval`. Only its methods of kind `input` and `folder` are kept.
     pub file: PathBuf,
-    /// Keys of that file which are other here: `{ clip = "runs/second-clip" }`.
+    /// Keys of that file that change here: `{ clip = "runs/second-clip" }`.
     pub set: Table,
-    /// How every cell's run restores, each making a row of every variant: `semantic`, `restoration`, `sampling` and the other
-    /// keys of a method, without a model. None: once, with both prompts.
+    /// How each cell's run restores; each method makes a row of every variant. They have the keys of a method (`semantic`,
+    /// `restoration`, `sampling`, …) without a model. If empty: one method with both prompts.
     pub methods: Vec<MethodConfig>,
-    /// How the figures of a picture follow a strength, over methods that ask for more and more of it.
+    /// Rank correlations of figures with the strength that the prompts of several methods request.
     pub trends: Vec<TrendConfig>,
 }
 
-/// Methods in the order of the strength that they ask for (the paper's Figures 7 and 10).
+/// Methods in the order of the strength that they request (paper, Figures 7 and 10).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrendConfig {
-    /// What its row is called.
+    /// The name of its row.
     pub title: String,
-    /// Names of methods, three at least.
+    /// Names of methods, at least three.
     pub methods: Vec<String>,
 }
 
 impl SweepConfig {
-    /// Whether names and numbers make sense; the variants' keys are checked where they are laid over the base.
+    /// Checks names and numbers. The keys of variants are checked when they are applied to the base configuration.
     ///
     /// # Errors
-    /// Names the first key that does not.
+    /// A value is invalid; the error names the key.
     pub fn validate(&self) -> Result<()> {
         let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
         let named = !self.name.is_empty() && !self.name.starts_with('.') && self.name.chars().all(plain);
         ensure!(named, "name = \"{}\": letters, digits, \"-\", \"_\" and \".\" only", self.name);
         ensure!(!self.seeds.is_empty(), "seeds is empty: there is nothing to train");
         for (i, seed) in self.seeds.iter().enumerate() {
-            ensure!(!self.seeds[..i].contains(seed), "seeds: {seed} is there twice");
+            ensure!(!self.seeds[..i].contains(seed), "seeds: {seed} is listed twice");
         }
         ensure!(self.parallel > 0, "parallel must be at least 1");
         for (i, variant) in self.variants.iter().enumerate() {
@@ -113,10 +113,10 @@ impl SweepConfig {
         for (i, trend) in evaluation.trends.iter().enumerate() {
             let key = format!("evaluation.trends.{i}");
             ensure!(!trend.title.is_empty(), "{key}.title is not set");
-            ensure!(trend.methods.len() > 2, "{key}.methods: fewer than three have no trend");
+            ensure!(trend.methods.len() > 2, "{key}.methods: at least three are needed");
             let unknown = |name: &&String| !evaluation.methods.iter().any(|method| method.name == **name);
             if let Some(name) = trend.methods.iter().find(unknown) {
-                bail!("{key}.methods: \"{name}\" is none of evaluation.methods");
+                bail!("{key}.methods: \"{name}\" is not one of evaluation.methods");
             }
         }
         Ok(())
@@ -127,7 +127,7 @@ fn check_methods(key: &str, methods: &[MethodConfig]) -> Result<()> {
     for (i, method) in methods.iter().enumerate() {
         let key = format!("{key}.{i}");
         ensure!(!method.name.is_empty(), "{key}.name is not set");
-        ensure!(method.kind == MethodKind::Model, "{key}.kind: each cell's run is the model; leave the key out");
+        ensure!(method.kind == MethodKind::Model, "{key}.kind: each cell's run is the model; remove the key");
         let own = method.run.is_some() || method.base.is_some() || method.control.is_some();
         ensure!(!own, "{key}: run, base and control can't be set: each cell's run is the model");
     }
@@ -143,12 +143,12 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_named() {
+    fn the_error_names_an_invalid_key() {
         SweepConfig::default().validate().unwrap();
         for (text, part) in [
             ("name = 'a/b'", "name = \"a/b\""),
             ("seeds = []", "seeds is empty"),
-            ("seeds = [3, 1, 3]", "seeds: 3 is there twice"),
+            ("seeds = [3, 1, 3]", "seeds: 3 is listed twice"),
             ("parallel = 0", "parallel must be"),
             ("[[variants]]\nset = { model.fusion = 'add' }", "variants.0.name"),
             ("[[evaluation.methods]]", "evaluation.methods.0.name"),
@@ -156,8 +156,8 @@ mod tests {
             ("[[evaluation.methods]]\nname = 'a'\nkind = 'input'", "evaluation.methods.0.kind"),
             ("[[variants]]\nname = 'v'\nmethods = [{ name = 'a', run = 'r' }]", "variants.0.methods.0: run"),
             ("[[evaluation.trends]]", "evaluation.trends.0.title"),
-            ("[[evaluation.trends]]\ntitle = 't'\nmethods = ['a', 'b']", "evaluation.trends.0.methods: fewer"),
-            ("[[evaluation.trends]]\ntitle = 't'\nmethods = ['a', 'b', 'c']", "\"a\" is none of"),
+            ("[[evaluation.trends]]\ntitle = 't'\nmethods = ['a', 'b']", "evaluation.trends.0.methods: at least three"),
+            ("[[evaluation.trends]]\ntitle = 't'\nmethods = ['a', 'b', 'c']", "\"a\" is not one of"),
         ] {
             assert!(error(text).contains(part), "{text}: {}", error(text));
         }

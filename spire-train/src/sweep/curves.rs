@@ -9,9 +9,9 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::cell::{Cell, State};
+use super::cells::{Cell, State};
 use super::statistics::mean_and_error;
-use crate::metrics_log::StepMetrics;
+use crate::logging::metrics::StepMetrics;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -20,11 +20,11 @@ const WIDTH: u32 = 900;
 const PANEL: u32 = 330;
 const LINE: u32 = 24;
 const MARGIN: u32 = 14;
-/// Points of a curve, at most.
+/// The most points of a curve.
 const POINTS: u64 = 40;
 const INK: RGBColor = RGBColor(40, 40, 40);
 const GRID: RGBColor = RGBColor(225, 225, 225);
-/// Colours that also people with colour blindness tell apart (Okabe and Ito, 2008).
+/// Colours for colour-blind readers too (Okabe and Ito, 2008).
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -35,7 +35,7 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(40, 40, 40),
 ];
 
-/// One variant.
+/// The curves of a variant.
 #[derive(Debug)]
 struct Curve {
     name: String,
@@ -51,8 +51,8 @@ struct Point {
     error: f64,
 }
 
-/// Training and validation loss of every variant against the step: means over the seeds that are done (of a variant that has
-/// none, over what there is), with bands of one standard error.
+/// Draws the training and validation loss of every variant over the steps. Curves are means over complete seeds, with bands of
+/// one standard error. A variant without a complete seed shows what it has.
 ///
 /// # Errors
 /// A log can't be read.
@@ -83,7 +83,7 @@ pub fn draw(cells: &[Cell]) -> Result<String> {
     Ok(svg)
 }
 
-/// Means of `value` over `width` steps at a time, and over seeds. Steps that some seed lacks are left out.
+/// Means of `value` over bins of `width` steps and over seeds. Bins that are missing for a seed are left out.
 fn points(logs: &[Vec<StepMetrics>], value: &dyn Fn(&StepMetrics) -> Option<f64>, width: u64) -> Vec<Point> {
     let of_seed = |log: &Vec<StepMetrics>| {
         let mut sums: BTreeMap<u64, (f64, f64, f64)> = BTreeMap::new();
@@ -133,7 +133,7 @@ fn panel(area: &Area, title: &str, last: f64, curves: &[Curve], of: impl Fn(&Cur
         area.draw(&Text::new(format!("no {title}"), (WIDTH as i32 / 2, PANEL as i32 / 2), text(16, HPos::Center)))?;
         return Ok(());
     }
-    // A factor of ten and more is legible on a logarithmic axis only.
+    // A range of more than a factor of ten needs a logarithmic axis.
     let logarithmic = low > 0.0 && high > 10.0 * low;
     let place = |value: f64| if logarithmic { value.log10() } else { value };
     let losses = padded(place(low), place(high));
@@ -168,7 +168,7 @@ fn panel(area: &Area, title: &str, last: f64, curves: &[Curve], of: impl Fn(&Cur
     }
     for (i, points) in curves.iter().map(&of).enumerate() {
         let line: Vec<(f64, f64)> = points.iter().map(|point| edge(point, 0.0)).collect();
-        // Few points are more easily seen than the bends of a line.
+        // Mark the points if there are few.
         if line.len() < 20 {
             chart.draw_series(line.iter().map(|&at| Circle::new(at, 3, colour(i).filled())))?;
         }
@@ -210,19 +210,19 @@ mod tests {
     }
 
     #[test]
-    fn each_variant_has_its_curve_and_its_name_is_text() {
+    fn each_variant_has_a_curve_and_an_escaped_name() {
         let points =
             |factor: f64| (1..40).map(|i| Point { step: i as f64, mean: factor / i as f64, error: 0.001 }).collect();
         let curve = |name: &str, factor| Curve { name: name.into(), training: points(factor), validation: vec![] };
         let mut svg = String::new();
         paint(&mut svg, &[curve("a<b", 1.0), curve("c", 2.0)]).unwrap();
         assert!(svg.contains("a&lt;b") && svg.contains("no validation loss"), "{svg}");
-        // Bands, and lines of curve and legend.
+        // One band per variant; a line in the panel and one in the legend.
         assert_eq!(svg.matches("<polygon").count(), 2);
         for (r, g, b) in [(0, 114, 178), (213, 94, 0)] {
             assert_eq!(svg.matches(&format!("stroke=\"#{r:02X}{g:02X}{b:02X}\"")).count(), 2);
         }
-        // A factor of 39 is on a logarithmic axis.
+        // A factor of 39 needs a logarithmic axis.
         assert!(svg.contains("e-1"), "{svg}");
     }
 }

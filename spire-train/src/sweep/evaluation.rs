@@ -1,4 +1,4 @@
-//! The benchmarks of a sweep's cells: one evaluation, with a method for each cell and each way of restoring.
+//! The evaluation of a sweep's cells: one `spire eval`, with a method for each cell and each way of restoring.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -7,34 +7,30 @@ use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
+use spire_core::atomic_write::write_atomic;
+use spire_core::settings;
 use spire_eval::evaluation::{EvalConfig, MethodKind, Results};
 
-use super::cell::Cell;
-use super::{Sweep, running};
-use crate::checkpoint::write_atomic;
-use crate::settings;
+use super::cells::{Cell, row_of_seed};
+use super::config::SweepConfig;
+use super::running;
 
-/// What a row is called in the evaluation, for one seed.
-pub fn of_seed(row: &str, seed: u64) -> String {
-    format!("{row}, seed {seed}")
-}
-
-/// `file` with the cells in place of the methods that are models.
-pub fn of_cells(file: &EvalConfig, sweep: &Sweep, cells: &[&Cell]) -> EvalConfig {
+/// The evaluation `file` with `cells` instead of its methods that are models. It writes into `output/evaluation`.
+pub fn of_cells(file: &EvalConfig, sweep: &SweepConfig, output: &Path, cells: &[&Cell]) -> EvalConfig {
     let mut config = file.clone();
-    config.output = Some(sweep.output.join("evaluation"));
-    if let Some(device) = sweep.config.devices.first() {
+    config.output = Some(output.join("evaluation"));
+    if let Some(device) = sweep.devices.first() {
         config.device.clone_from(device);
     }
     config.methods.retain(|method| method.kind != MethodKind::Model);
-    // One seed's pictures say enough.
-    let of_first = |cell: &&&Cell| Some(cell.seed) == sweep.config.seeds.first().copied();
-    let shown = cells.iter().filter(of_first).flat_map(|cell| cell.rows().map(|row| of_seed(&row, cell.seed)));
+    // The sheet shows one seed.
+    let of_first = |cell: &&&Cell| Some(cell.seed) == sweep.seeds.first().copied();
+    let shown = cells.iter().filter(of_first).flat_map(|cell| cell.rows().map(|row| row_of_seed(&row, cell.seed)));
     config.sheet.methods = shown.collect();
     for cell in cells {
         for (row, method) in cell.rows().zip(&cell.methods) {
             let mut method = method.clone();
-            method.name = of_seed(&row, cell.seed);
+            method.name = row_of_seed(&row, cell.seed);
             method.run = Some(cell.config.run.dir.clone());
             config.methods.push(method);
         }
@@ -43,10 +39,11 @@ pub fn of_cells(file: &EvalConfig, sweep: &Sweep, cells: &[&Cell]) -> EvalConfig
     config
 }
 
-/// Measures `cells`, by `spire eval` in a process of its own; what it measured of them before is kept.
+/// Measures `cells` with `spire eval` in a separate process. If nothing has changed since the last evaluation, its results are
+/// kept.
 ///
 /// # Errors
-/// It failed without results, or the files can't be written or read.
+/// The process fails without results, or a file can't be written or read.
 pub fn evaluate(
     config: &EvalConfig,
     cells: &[&Cell],
@@ -67,12 +64,12 @@ pub fn evaluate(
     let path = output.join("evaluation.log");
     let log = File::create(&path).with_context(|| format!("can't write {}", path.display()))?;
     let arguments = ["eval".to_owned(), file.display().to_string()];
-    tracing::info!("measuring: {}; {}", running::shown(&arguments), path.display());
+    tracing::info!("measuring: {}; {}", running::command_line(&arguments), path.display());
     let before = modified(&results);
     let mut process = Command::new(program);
     process.args(&arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let status = running::wait(process, interrupted, running::Stop::Kill)?;
-    // Where a method could not be measured it ends with an error, and there are results all the same.
+    // It fails if a method could not be measured, and still writes the results of the others.
     match read(&results)? {
         Some(read) if status.success() || modified(&results) != before => Ok(read),
         _ => bail!("{}", running::reason(&String::from_utf8_lossy(&fs::read(&path)?), status)),
@@ -91,7 +88,7 @@ fn modified(path: &Path) -> Option<SystemTime> {
     fs::metadata(path).and_then(|data| data.modified()).ok()
 }
 
-/// Whether the results were measured after all cells were trained.
+/// Whether the results are newer than all cells.
 fn is_newer(results: &Path, cells: &[&Cell]) -> bool {
     cells.iter().all(|cell| modified(&cell.run().summary()) <= modified(results))
 }

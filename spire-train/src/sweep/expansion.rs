@@ -1,18 +1,18 @@
-//! From a sweep's file to its cells: each variant laid over the base configuration, once with each seed.
+//! Expands a sweep into its cells: each variant applied to the base configuration, with each seed.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Serialize, de::DeserializeOwned};
+use spire_core::settings::{self, SettingsError};
 use spire_eval::evaluation::{EvalConfig, MethodConfig, slug};
 use toml::{Table, Value};
 
-use super::cell::Cell;
+use super::cells::Cell;
 use super::config::{SweepConfig, SweepEvaluation};
 use crate::config::RunConfig;
-use crate::settings::{self, SettingsError};
 
-/// Keys that the sweep sets itself, and what is to be written in their place.
+/// Keys that the sweep sets itself, and the key of the sweep that replaces each.
 const OWN_KEYS: [(&str, &str); 2] = [("run.dir", "output"), ("run.seed", "seeds")];
 
 /// One key of the configuration and its value.
@@ -20,18 +20,18 @@ const OWN_KEYS: [(&str, &str); 2] = [("run.dir", "output"), ("run.seed", "seeds"
 struct Assignment {
     key: String,
     value: Value,
-    /// Where it is in the sweep's file.
+    /// Its place in the sweep's file.
     at: Vec<String>,
 }
 
 impl Assignment {
-    /// As [`settings::load`] takes it.
+    /// In the form that [`settings::load`] accepts.
     fn text(&self) -> String {
         format!("{}={}", self.key, self.value)
     }
 }
 
-/// A name and the keys that it stands for.
+/// A variant: a name and its changes.
 #[derive(Clone, Debug)]
 struct Variant {
     name: String,
@@ -39,11 +39,12 @@ struct Variant {
     methods: Vec<MethodConfig>,
 }
 
-/// The cells of a sweep, variant by variant. `path` and `text` are the sweep's file, which errors name; the runs are laid out
-/// below `runs`.
+/// The cells of a sweep, variant by variant. `path` and `text` are the sweep's file, for error messages. Run folders are in
+/// `runs`.
 ///
 /// # Errors
-/// A key is unknown to the base configuration or its value does not fit, a key is set twice, or two variants have one name.
+/// A key is unknown in the base configuration or its value does not fit; a key is set twice; two variants have the same
+/// folder name.
 pub fn expand(config: &SweepConfig, path: &Path, text: &str, runs: &Path) -> Result<Vec<Cell>> {
     let at = |keys: &[String]| place(path, text, keys);
     let common = flat(&config.set, &["set".to_owned()]);
@@ -59,16 +60,21 @@ pub fn expand(config: &SweepConfig, path: &Path, text: &str, runs: &Path) -> Res
                 "{}: run.device is set by devices",
                 at(&assignment.at)
             );
-            // A variant may differ from what is common, but not from itself.
+            // A variant may override a common key, but may set each key only once.
             let own = if i < common.len() { 0 } else { common.len() };
             if let Some(other) = set[own..i].iter().find(|other| other.key == assignment.key) {
                 bail!("{}: {} is set already, by {}", at(&assignment.at), assignment.key, at(&other.at));
             }
         }
         let folder = slug(&variant.name);
-        ensure!(!folder.is_empty(), "variant \"{}\": a name needs a letter or a digit", variant.name);
+        ensure!(!folder.is_empty(), "variant \"{}\": the name needs a letter or a digit", variant.name);
         if let Some(other) = cells.iter().find(|cell| slug(&cell.variant) == folder) {
-            bail!("{}: variants \"{}\" and \"{}\" have one folder name", path.display(), other.variant, variant.name);
+            bail!(
+                "{}: variants \"{}\" and \"{}\" have the same folder name",
+                path.display(),
+                other.variant,
+                variant.name
+            );
         }
         let base: RunConfig = load(&config.base, &set, &at)?;
         base.validate().with_context(|| format!("{}: variant \"{}\"", path.display(), variant.name))?;
@@ -94,16 +100,16 @@ pub fn expand(config: &SweepConfig, path: &Path, text: &str, runs: &Path) -> Res
     Ok(cells)
 }
 
-/// The evaluation's file with the sweep's `evaluation.set` laid over it; `path` and `text` are the sweep's file.
+/// The evaluation's configuration with `evaluation.set` of the sweep applied. `path` and `text` are the sweep's file.
 ///
 /// # Errors
-/// The file does not read, or a key of `set` is unknown to it or its value does not fit.
-pub fn lay_over(evaluation: &SweepEvaluation, path: &Path, text: &str) -> Result<EvalConfig> {
+/// The configuration does not read; a key of `set` is unknown in it or its value does not fit.
+pub fn evaluation_of(evaluation: &SweepEvaluation, path: &Path, text: &str) -> Result<EvalConfig> {
     let set = flat(&evaluation.set, &["evaluation".to_owned(), "set".to_owned()]);
     Ok(load(&evaluation.file, &set.iter().collect::<Vec<_>>(), &|keys| place(path, text, keys))?)
 }
 
-/// Where a key stands: `FILE:LINE`.
+/// The place of a key: `FILE:LINE`.
 fn place(path: &Path, text: &str, keys: &[String]) -> String {
     match settings::line_of(text, keys) {
         Some(line) => format!("{}:{line}", path.display()),
@@ -111,7 +117,7 @@ fn place(path: &Path, text: &str, keys: &[String]) -> String {
     }
 }
 
-/// The variants by name, each in every combination of the grid.
+/// The named variants, each with every combination of the grid.
 fn variants(config: &SweepConfig, at: &dyn Fn(&[String]) -> String) -> Result<Vec<Variant>> {
     let mut combinations = vec![Variant { name: String::new(), changes: vec![], methods: vec![] }];
     let lists = flat(&config.grid, &["grid".to_owned()]);
@@ -153,7 +159,7 @@ fn variants(config: &SweepConfig, at: &dyn Fn(&[String]) -> String) -> Result<Ve
     Ok(named.iter().flat_map(|variant| combinations.iter().map(|combination| both(variant, combination))).collect())
 }
 
-/// The entries of a table and of those within it, keys joined by dots: `model.fusion = …` in quotes or without.
+/// The entries of a table and of the tables in it, with dotted keys: `model.fusion = …`, quoted or not.
 fn flat(table: &Table, place: &[String]) -> Vec<Assignment> {
     let mut found = vec![];
     for (key, value) in table {
@@ -169,7 +175,7 @@ fn flat(table: &Table, place: &[String]) -> Vec<Assignment> {
     found
 }
 
-/// The last part of a key, or all of it where another list's key ends alike.
+/// The last part of a key; the whole key if another list's key has the same last part.
 fn label<'a>(key: &'a str, lists: &[Assignment]) -> &'a str {
     let last = |key: &'a str| key.rsplit('.').next().unwrap_or(key);
     let alike = lists.iter().filter(|list| list.key.rsplit('.').next() == Some(last(key))).count();
@@ -180,7 +186,7 @@ fn joined(left: &str, right: &str) -> String {
     [left, right].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
-/// Settings with what is `set` laid over them; an error of that is at the line of the sweep's file that it stands on.
+/// Loads settings with the keys in `set` applied. An error in one of them names its line in the sweep's file.
 fn load<T: Serialize + DeserializeOwned + Default>(
     file: &Path,
     set: &[&Assignment],
@@ -200,7 +206,7 @@ mod tests {
     use spire_model::fusion::Fusion;
 
     fn expanded(text: &str) -> Result<Vec<Cell>> {
-        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/tiny.toml");
+        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/tiny.toml");
         let text = format!("base = '{}'\n{text}", base.display());
         let config: SweepConfig = settings::parse(&text, Path::new("sweep.toml"), &[])?;
         expand(&config, Path::new("sweep.toml"), &text, Path::new("out/runs"))
@@ -217,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_for_each_variant_and_seed() {
+    fn each_variant_and_seed_is_a_cell() {
         let text = "seeds = [5, 7]\n[set]\ntrain.steps = 9\n\
             [[variants]]\nname = 'Add, plain'\nset = { 'model.fusion' = 'add' }\n\
             [[variants]]\nname = 'Skip'\nset = { train.steps = 11 }\n";
@@ -239,7 +245,7 @@ mod tests {
         );
         assert_eq!(cells[1].config.run.dir, Path::new("out/runs/add-plain/seed-7"));
         assert_eq!(cells[0].changes, ["model.fusion = \"add\""]);
-        // What is not set is the base's.
+        // Other keys keep the value of the base.
         assert_eq!(cells[0].config.data.source.count, 4000);
     }
 
@@ -265,26 +271,27 @@ mod tests {
         assert_eq!(names("seeds = [1, 2]"), ["base"]);
     }
 
-    fn evaluated(set: &str) -> Result<EvalConfig> {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/benchmarks/evidence.toml");
+    fn evaluation_with(set: &str) -> Result<EvalConfig> {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/benchmarks/evidence.toml");
         let text = format!("[evaluation]\nfile = '{}'\n{set}", file.display());
         let config: SweepConfig = settings::parse(&text, Path::new("sweep.toml"), &[])?;
-        lay_over(&config.evaluation.unwrap(), Path::new("sweep.toml"), &text)
+        evaluation_of(&config.evaluation.unwrap(), Path::new("sweep.toml"), &text)
     }
 
     #[test]
-    fn an_evaluation_is_its_file_with_what_is_set() {
-        let (plain, other) = (evaluated("").unwrap(), evaluated("set = { clip = 'c', sampling.steps = 3 }").unwrap());
+    fn an_evaluation_is_its_file_with_changes() {
+        let (plain, other) =
+            (evaluation_with("").unwrap(), evaluation_with("set = { clip = 'c', sampling.steps = 3 }").unwrap());
         assert_eq!((other.clip.as_path(), other.sampling.steps), (Path::new("c"), 3));
         assert_eq!(other.sampling.guidance_scale, plain.sampling.guidance_scale);
         assert_eq!(other.methods.len(), plain.methods.len());
         assert_ne!(plain.clip, other.clip);
-        let error = format!("{:#}", evaluated("\nset = { clipp = 'c' }").unwrap_err());
+        let error = format!("{:#}", evaluation_with("\nset = { clipp = 'c' }").unwrap_err());
         assert!(error.starts_with("sweep.toml:4: unknown key \"clipp\""), "{error}");
     }
 
     #[test]
-    fn mistakes_are_named_with_their_line() {
+    fn errors_name_the_line() {
         for (text, expected) in [
             ("[set]\ntrain.stepz = 3", "sweep.toml:3: unknown key \"train.stepz\"; did you mean \"train.steps\"?"),
             (
@@ -302,9 +309,9 @@ mod tests {
             ("[set]\n'train.steps' = 3\ntrain.steps = 4", "sweep.toml:3: train.steps is set already, by sweep.toml:4"),
             (
                 "[[variants]]\nname = 'A b'\n[[variants]]\nname = 'a-B'",
-                "sweep.toml: variants \"A b\" and \"a-B\" have one folder name",
+                "sweep.toml: variants \"A b\" and \"a-B\" have the same folder name",
             ),
-            ("[[variants]]\nname = '…'", "variant \"…\": a name needs a letter or a digit"),
+            ("[[variants]]\nname = '…'", "variant \"…\": the name needs a letter or a digit"),
             ("[set]\ntrain.steps = 0", "sweep.toml: variant \"base\": train.steps must be at least 1"),
             ("seedz = [1]", "sweep.toml:2: unknown key \"seedz\"; did you mean \"seeds\"?"),
         ] {

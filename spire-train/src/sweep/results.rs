@@ -1,4 +1,4 @@
-//! The figures of a sweep: for each variant a mean over seeds, and how far that could be off.
+//! The figures of a sweep: for each variant the mean over seeds, with its standard error.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,69 +9,57 @@ use serde::Serialize;
 use serde_json::Value;
 use spire_eval::evaluation::{BenchmarkResults, Metric, Results};
 
-use super::cell::{Cell, State};
+use super::cells::{Cell, State, row_of_seed};
 use super::config::SweepConfig;
-use super::statistics::mean_and_error;
+use super::statistics::Estimate;
 use super::trends::{self, Trend};
-use super::{Sweep, evaluation};
 
 /// `results.json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct SweepResults {
     /// The sweep's name.
     pub name: String,
-    /// The program that trained.
+    /// The program that trained, with its version.
     pub program: String,
-    /// The sweep's file in full.
+    /// The configuration of the sweep.
     pub sweep: SweepConfig,
-    /// What was measured, from left to right.
+    /// The columns of the table.
     pub columns: Vec<ResultColumn>,
     /// The rows of the table.
     pub rows: Vec<ResultRow>,
-    /// How figures follow a strength.
+    /// Rank correlations with a requested strength.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trends: Vec<Trend>,
-    /// Every variant with every seed.
+    /// Each variant with each seed.
     pub cells: Vec<CellResult>,
-    /// What should be known beside.
+    /// Remarks below the table.
     pub notes: Vec<String>,
-    /// Why there is no evaluation, where one was asked for and did not come about.
+    /// Why the requested evaluation is missing.
     pub evaluation_failed: Option<String>,
 }
 
 /// A column of the table.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ResultColumn {
-    /// The benchmark; empty for figures at the end of training.
+    /// The test set; empty for figures at the end of training.
     pub group: String,
-    /// What was measured.
+    /// The metric.
     pub name: String,
-    /// Whether more is better; `None` where it is neither.
+    /// Whether higher is better; `None` if neither is.
     pub rises: Option<bool>,
-    /// Digits after the point.
+    /// Digits after the decimal point.
     pub decimals: usize,
 }
 
 /// A row of the table.
 #[derive(Clone, Debug, Serialize)]
 pub struct ResultRow {
-    /// What it is called.
+    /// Its name.
     pub name: String,
-    /// The variant; `None` for methods of the evaluation that are no model.
+    /// The variant; `None` for methods of the evaluation without a model.
     pub variant: Option<String>,
-    /// One for each column; `None` where nothing was measured.
+    /// One per column; `None` if it was not measured.
     pub figures: Vec<Option<Estimate>>,
-}
-
-/// A mean over seeds.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Estimate {
-    /// The mean.
-    pub mean: f64,
-    /// Standard error of the mean: the sample's deviation over the root of its size. `None` of one value.
-    pub standard_error: Option<f64>,
-    /// The value of each seed; of a method without seeds one value without a name.
-    pub values: BTreeMap<String, f64>,
 }
 
 /// A variant with a seed.
@@ -81,63 +69,58 @@ pub struct CellResult {
     pub variant: String,
     /// The seed.
     pub seed: u64,
-    /// What the variant changes.
+    /// The changes of the variant, `key = value`.
     pub changes: Vec<String>,
-    /// How far it is.
+    /// Its progress.
     #[serde(flatten)]
     pub state: State,
-    /// The run's folder.
+    /// The run folder.
     pub folder: PathBuf,
-    /// The configuration in full.
+    /// The file with its full configuration.
     pub configuration: PathBuf,
     /// The commands that trained it.
     pub commands: Vec<String>,
-    /// The run's summary.
+    /// The run's `summary.json`.
     pub summary: Option<Value>,
 }
 
-impl Estimate {
-    /// Of the values of some seeds; `None` of no values.
-    pub fn of(values: BTreeMap<String, f64>) -> Option<Self> {
-        let (mean, standard_error) = mean_and_error(&values.values().copied().collect::<Vec<_>>())?;
-        Some(Self { mean, standard_error, values })
-    }
-}
-
 impl SweepResults {
-    /// From the runs' folders, and from an evaluation: `Err` with the reason where one was asked for and there is none.
+    /// Collects the figures from the run folders and from the evaluation. `evaluated` is `Err` with the reason if a requested
+    /// evaluation failed.
     ///
     /// # Errors
-    /// The file of a run can't be read.
-    pub fn collect(sweep: &Sweep, evaluated: Option<Result<Results, String>>) -> Result<Self> {
-        let cells = sweep.cells.iter().map(CellResult::read).collect::<Result<Vec<_>>>()?;
+    /// A file of a run can't be read.
+    pub fn collect(config: &SweepConfig, cells: &[Cell], evaluated: Option<Result<Results, String>>) -> Result<Self> {
+        let read = cells.iter().map(CellResult::read).collect::<Result<Vec<_>>>()?;
         let mut results = Self {
-            name: sweep.config.name.clone(),
+            name: config.name.clone(),
             program: concat!("spire ", env!("CARGO_PKG_VERSION")).to_owned(),
-            sweep: sweep.config.clone(),
+            sweep: config.clone(),
             columns: vec![],
             rows: vec![],
             trends: vec![],
-            cells,
+            cells: read,
             notes: vec![],
             evaluation_failed: None,
         };
         match evaluated {
             Some(Ok(evaluated)) => {
-                results.add_evaluation(&evaluated, &sweep.cells);
-                results.trends = trends::of(sweep, &evaluated);
+                results.add_evaluation(&evaluated, cells);
+                results.trends = trends::of(config, cells, &evaluated);
             }
             Some(Err(reason)) => {
-                results.notes.push(format!("There are no benchmarks, but the figures of training: {reason}."));
+                results
+                    .notes
+                    .push(format!("The evaluation is missing, so these are the figures of training: {reason}."));
                 results.evaluation_failed = Some(reason);
-                results.add_training(&sweep.cells)?;
+                results.add_training(cells)?;
             }
-            None => results.add_training(&sweep.cells)?,
+            None => results.add_training(cells)?,
         }
         Ok(results)
     }
 
-    /// Whether every cell is trained, and measured where that was asked for.
+    /// Whether every cell is trained, and evaluated if the sweep has an evaluation.
     pub fn is_complete(&self) -> bool {
         self.cells.iter().all(|cell| cell.state == State::Done)
             && self.evaluation_failed.is_none()
@@ -152,19 +135,19 @@ impl SweepResults {
         self.cells.iter().filter(move |cell| Some(&cell.variant) == row.variant.as_ref())
     }
 
-    /// How many values a figure of a row has when all is done.
+    /// The number of values of a complete figure of a row.
     pub(super) fn seeds_of(&self, row: &ResultRow) -> usize {
         self.cells_of(row).count().max(1)
     }
 
-    /// The variants, in their order.
+    /// The names of the variants, in order.
     fn variants(&self) -> Vec<String> {
         let mut variants: Vec<String> = self.cells.iter().map(|cell| cell.variant.clone()).collect();
         variants.dedup();
         variants
     }
 
-    /// The figures that each run ended with.
+    /// Adds the figures at the end of training.
     fn add_training(&mut self, cells: &[Cell]) -> Result<()> {
         let mut figures: Vec<BTreeMap<&str, f64>> = vec![];
         for (cell, result) in cells.iter().zip(&self.cells) {
@@ -202,7 +185,7 @@ impl SweepResults {
         Ok(())
     }
 
-    /// The figures of each benchmark.
+    /// Adds the figures of each test set.
     fn add_evaluation(&mut self, evaluated: &Results, cells: &[Cell]) {
         let mut columns: Vec<(&BenchmarkResults, Metric)> = vec![];
         for benchmark in &evaluated.benchmarks {
@@ -225,7 +208,7 @@ impl SweepResults {
         let mut rows = vec![];
         for of_variant in cells.chunk_by(|a, b| a.variant == b.variant) {
             for row in of_variant[0].rows() {
-                let name = |cell: &Cell| (cell.seed.to_string(), evaluation::of_seed(&row, cell.seed));
+                let name = |cell: &Cell| (cell.seed.to_string(), row_of_seed(&row, cell.seed));
                 let names: Vec<(String, String)> = of_variant.iter().map(name).collect();
                 let estimate = |column| {
                     let values = names.iter().filter_map(|(seed, name)| Some((seed.clone(), value(column, name)?)));
@@ -244,7 +227,7 @@ impl SweepResults {
             self.rows.push(ResultRow { name: method.name.clone(), variant: None, figures });
         }
         self.rows.extend(rows);
-        self.notes.push("How every figure was measured, and each seed's row, is in evaluation/tables.md.".into());
+        self.notes.push("evaluation/tables.md says how every figure was measured, and has a row for each seed.".into());
         for (metric, needed) in &evaluated.missing {
             self.notes.push(format!("{} is missing: {needed}.", metric.name()));
         }
@@ -257,10 +240,10 @@ impl SweepResults {
     }
 }
 
-/// Name, whether more is better, digits.
+/// Name, whether higher is better, digits after the decimal point.
 type Column = (&'static str, Option<bool>, usize);
 
-/// What `summary.json` has of a run, and where.
+/// Figures in `summary.json`, and where they are.
 const TRAINING: [(Column, &str); 5] = [
     (("PSNR", Some(true), 2), "/held_out/restored/psnr"),
     (("SSIM", Some(true), 3), "/held_out/restored/ssim"),
@@ -269,7 +252,7 @@ const TRAINING: [(Column, &str); 5] = [
     (("images/s", None, 1), "/images_per_second"),
 ];
 
-/// The moving average's loss on held-out pictures, the last that was measured.
+/// The last validation loss.
 const VALIDATION: Column = ("validation loss", Some(false), 4);
 
 impl CellResult {

@@ -1,7 +1,7 @@
-//! Trains the cells, each in a process of its own, so that one that crashes does not take the others.
+//! Trains cells, each in its own process, so that a crash does not affect the others.
 //!
-//! A process holds the other end of its standard input and stops with a checkpoint when that end closes: when the sweep is
-//! interrupted, and when it is killed.
+//! The sweep holds the writing end of each process's standard input. It closes when the sweep is interrupted or killed, and the
+//! process then writes a checkpoint and stops.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -13,24 +13,24 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use spire_data::parallel::available;
+use spire_core::parallel::available;
+use spire_core::progress::{FileProgress, clock};
 
-use super::cell::{Attempt, Cell, End, State};
-use crate::progress::{FileProgress, clock};
+use super::cells::{Attempt, Cell, End, State};
 
-/// How often a process is looked at.
+/// Interval between two checks of a process.
 const POLL: Duration = Duration::from_millis(50);
-/// The longest error that is kept, in characters; the log has all of it.
+/// The most characters of an error that are kept; the log has the whole error.
 const LONGEST_REASON: usize = 600;
 
-/// Trains `cells`, which are not done, `parallel` at a time on each of `devices` (on the configuration's where there are none),
-/// with the program at `program`. Each cell's end is in its folder afterwards, whatever it was.
+/// Trains `cells` with the program at `program`, `parallel` at a time on each of `devices` (if empty, on the device of their
+/// configuration). Each cell's folder then says how its training ended.
 pub fn run(cells: &[&Cell], devices: &[String], parallel: usize, program: &Path, interrupted: &AtomicBool) {
     let places: Vec<Option<&str>> = match devices {
         [] => vec![None],
         devices => devices.iter().map(|device| Some(device.as_str())).collect(),
     };
-    // Processes that each spread over all cores are in each other's way.
+    // Processes that all use every core would slow each other down.
     let cores = (places.len() * parallel > 1).then(|| (available() / (places.len() * parallel)).max(1));
     let waiting: Mutex<VecDeque<&Cell>> = Mutex::new(cells.iter().copied().collect());
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
@@ -40,8 +40,8 @@ pub fn run(cells: &[&Cell], devices: &[String], parallel: usize, program: &Path,
             let (next, progress) = (&next, &progress);
             scope.spawn(move || {
                 while let Some(cell) = next().filter(|_| !interrupted.load(Ordering::Relaxed)) {
-                    progress.say(&format!("{}: training; {}", cell.name(), cell.log().display()));
-                    progress.say(&told(cell, train(cell, place, cores, program, interrupted)));
+                    progress.print(&format!("{}: training; {}", cell.name(), cell.log().display()));
+                    progress.print(&message(cell, train(cell, place, cores, program, interrupted)));
                     progress.advance(&cell.name());
                 }
             });
@@ -49,7 +49,7 @@ pub fn run(cells: &[&Cell], devices: &[String], parallel: usize, program: &Path,
     });
 }
 
-fn told(cell: &Cell, trained: Result<Attempt>) -> String {
+fn message(cell: &Cell, trained: Result<Attempt>) -> String {
     let name = cell.name();
     match trained {
         Ok(Attempt { seconds, to_step, end, .. }) => match end {
@@ -61,10 +61,10 @@ fn told(cell: &Cell, trained: Result<Attempt>) -> String {
     }
 }
 
-/// The key by which the pool of threads is told its size.
+/// The environment variable with the size of the thread pool.
 const THREADS: &str = "RAYON_NUM_THREADS";
 
-/// Trains one cell to its end, or until the sweep is interrupted, with operators spread over so many `cores`, or all.
+/// Trains one cell to its end or until the sweep is interrupted, on `cores` cores, or on all.
 fn train(
     cell: &Cell,
     device: Option<&str>,
@@ -75,25 +75,25 @@ fn train(
     cell.prepare()?;
     let path = cell.log();
     let mut log = File::options().create(true).append(true).read(true).open(&path).context("can't write the log")?;
-    // The process has the lock with the file, and keeps it where the sweep is killed before it: it may be writing a last
-    // checkpoint. Elsewhere than on Unix a lock would keep the process itself from writing.
+    // The process inherits the lock and keeps it if the sweep is killed first: it may still write a last checkpoint. On
+    // other systems than Unix, the lock would prevent the process from writing the log.
     if cfg!(unix) {
         log.lock().with_context(|| format!("can't lock {}", path.display()))?;
     }
     let from_step = match cell.state() {
         State::CutOff { step } => step,
         State::ToDo | State::Failed { .. } => 0,
-        // By a process that was left over.
+        // A process of an earlier sweep completed it.
         State::Done => {
             let steps = cell.config.train.steps;
             return Ok(Attempt { from_step: steps, to_step: steps, seconds: 0.0, end: End::Finished });
         }
     };
     let arguments = arguments(cell, device);
-    let command = shown(&arguments);
+    let command = command_line(&arguments);
     append(&cell.commands(), &format!("{command}\n"))?;
     log.write_all(format!("$ {command}\n").as_bytes())?;
-    let said_from = log.seek(SeekFrom::End(0))?;
+    let start_of_output = log.seek(SeekFrom::End(0))?;
 
     let started = Instant::now();
     let mut process = Command::new(program);
@@ -104,14 +104,14 @@ fn train(
     }
     let status = wait(process, interrupted, Stop::Ask)?;
 
-    log.seek(SeekFrom::Start(said_from))?;
-    let mut said = vec![];
-    log.read_to_end(&mut said)?;
+    log.seek(SeekFrom::Start(start_of_output))?;
+    let mut output = vec![];
+    log.read_to_end(&mut output)?;
     let end = match (status.success(), cell.run().summary().is_file()) {
         (true, true) => End::Finished,
         (true, false) => End::Interrupted,
-        (false, _) if told_to_end(status) => End::Interrupted,
-        (false, _) => End::Failed { reason: reason(&String::from_utf8_lossy(&said), status) },
+        (false, _) if ended_by_signal(status) => End::Interrupted,
+        (false, _) => End::Failed { reason: reason(&String::from_utf8_lossy(&output), status) },
     };
     let to_step = cell.steps()?.last().map_or(from_step, |last| last.step + 1);
     let attempt = Attempt { from_step, to_step, seconds: started.elapsed().as_secs_f64(), end };
@@ -119,16 +119,16 @@ fn train(
     Ok(attempt)
 }
 
-/// How a process is ended when the sweep is interrupted.
+/// How to end a process when the sweep is interrupted.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Stop {
-    /// Its standard input ends, and it is waited for.
+    /// Close its standard input, and wait until it stops.
     Ask,
-    /// At once.
+    /// Kill it.
     Kill,
 }
 
-/// Runs a process to its end, or to that of the sweep.
+/// Runs a process until it ends, or until the sweep is interrupted.
 pub(super) fn wait(mut process: Command, interrupted: &AtomicBool, stop: Stop) -> Result<ExitStatus> {
     let program = process.get_program().display().to_string();
     let mut child = process.spawn().with_context(|| format!("can't start {program}"))?;
@@ -147,12 +147,11 @@ pub(super) fn wait(mut process: Command, interrupted: &AtomicBool, stop: Stop) -
     }
 }
 
-/// Whether a process was ended from outside as people and systems end processes: 130 is what Ctrl-C twice gives.
-fn told_to_end(status: ExitStatus) -> bool {
+/// Whether SIGHUP, SIGINT or SIGTERM ended a process. Code 130 is a second Ctrl-C.
+fn ended_by_signal(status: ExitStatus) -> bool {
     #[cfg(unix)]
     {
         use std::os::unix::process::ExitStatusExt;
-        // SIGHUP, SIGINT, SIGTERM.
         if matches!(status.signal(), Some(1 | 2 | 15)) {
             return true;
         }
@@ -160,7 +159,7 @@ fn told_to_end(status: ExitStatus) -> bool {
     status.code() == Some(130)
 }
 
-/// Of `spire`: a new run, or the rest of one.
+/// The arguments of `spire` that start a run or resume it.
 fn arguments(cell: &Cell, device: Option<&str>) -> Vec<String> {
     let mut arguments = match cell.run().config_file().is_file() {
         true => vec!["train".into(), "--resume".into(), cell.config.run.dir.display().to_string()],
@@ -172,14 +171,10 @@ fn arguments(cell: &Cell, device: Option<&str>) -> Vec<String> {
     arguments
 }
 
-/// As it is typed into a shell.
-pub(super) fn shown<S: AsRef<str>>(arguments: &[S]) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:".contains(c);
-    let quoted = |argument: &S| match argument.as_ref() {
-        text if !text.is_empty() && text.chars().all(plain) => text.to_owned(),
-        text => format!("'{}'", text.replace('\'', r"'\''")),
-    };
-    std::iter::once("spire".to_owned()).chain(arguments.iter().map(quoted)).collect::<Vec<_>>().join(" ")
+/// A `spire` command as one types it into a shell.
+pub(super) fn command_line<S: AsRef<str>>(arguments: &[S]) -> String {
+    let words = std::iter::once("spire").chain(arguments.iter().map(AsRef::as_ref));
+    shlex::try_join(words).unwrap_or_else(|_| "spire (an argument has a NUL byte)".to_owned())
 }
 
 fn append(path: &Path, text: &str) -> Result<()> {
@@ -187,23 +182,23 @@ fn append(path: &Path, text: &str) -> Result<()> {
     write().with_context(|| format!("can't write {}", path.display()))
 }
 
-/// Why a process failed: its error, its panic, or else the last that it said and how it ended.
-pub(super) fn reason(said: &str, status: ExitStatus) -> String {
-    let from = |start: &str| said.match_indices(start).map(|(at, _)| at).filter(|&at| starts_line(said, at)).last();
-    let panic = || said.find("panicked at").map(|at| said[..at].rfind('\n').map_or(0, |end| end + 1));
-    let told = match from("error: ") {
-        Some(at) => said[at..].trim_start_matches("error: ").trim().to_owned(),
+/// Why a process failed, from its output: its error, its panic, or else its status and last line.
+pub(super) fn reason(output: &str, status: ExitStatus) -> String {
+    let from = |start: &str| output.match_indices(start).map(|(at, _)| at).filter(|&at| starts_line(output, at)).last();
+    let panic = || output.find("panicked at").map(|at| output[..at].rfind('\n').map_or(0, |end| end + 1));
+    let reason = match from("error: ") {
+        Some(at) => output[at..].trim_start_matches("error: ").trim().to_owned(),
         None => match panic() {
-            Some(at) => said[at..].trim().to_owned(),
+            Some(at) => output[at..].trim().to_owned(),
             None => {
-                let last = said.lines().rev().find(|line| !line.trim().is_empty()).map(str::trim);
-                last.map_or_else(|| status.to_string(), |last| format!("{status}; the last that it said: {last}"))
+                let last = output.lines().rev().find(|line| !line.trim().is_empty()).map(str::trim);
+                last.map_or_else(|| status.to_string(), |last| format!("{status}; its last output: {last}"))
             }
         },
     };
-    match told.chars().count() {
-        0..=LONGEST_REASON => told,
-        _ => told.chars().take(LONGEST_REASON - 1).chain(['…']).collect(),
+    match reason.chars().count() {
+        0..=LONGEST_REASON => reason,
+        _ => reason.chars().take(LONGEST_REASON - 1).chain(['…']).collect(),
     }
 }
 
@@ -211,7 +206,7 @@ fn starts_line(text: &str, at: usize) -> bool {
     at == 0 || text.as_bytes()[at - 1] == b'\n'
 }
 
-/// Removes the note of an earlier failure, so that a cell counts as cut off and is trained again.
+/// Clears an earlier failure, so that the cell is trained again.
 pub(super) fn forget_failure(cell: &Cell) -> Result<()> {
     let step = cell.attempts().last().map_or(0, |last| last.to_step);
     cell.note(&Attempt { from_step: step, to_step: step, seconds: 0.0, end: End::Interrupted })
@@ -228,21 +223,21 @@ mod tests {
     use tempfile::TempDir;
 
     #[test]
-    fn the_reason_is_the_error_the_panic_or_the_end() {
+    fn the_reason_is_the_error_the_panic_or_the_last_line() {
         let failed = ExitStatus::from_raw(1 << 8);
         assert_eq!(reason("step 1\nan error: no\nerror: the loss\nis lost\n", failed), "the loss\nis lost");
         let panic = "step 1\nthread 'main' panicked at a.rs:3:\nindex out of bounds\n";
         assert_eq!(reason(panic, failed), "thread 'main' panicked at a.rs:3:\nindex out of bounds");
         assert_eq!(reason("", ExitStatus::from_raw(9)), "signal: 9 (SIGKILL)");
-        assert!(reason("step 7\n\n", ExitStatus::from_raw(9)).ends_with("the last that it said: step 7"));
+        assert!(reason("step 7\n\n", ExitStatus::from_raw(9)).ends_with("its last output: step 7"));
         assert_eq!(reason(&format!("error: {}", "é".repeat(900)), failed).chars().count(), LONGEST_REASON);
     }
 
     #[test]
-    fn a_command_can_be_pasted() {
+    fn a_command_line_can_be_pasted_into_a_shell() {
         assert_eq!(
-            shown(&["train", "a b/it's.toml", "--set", "run.device=cuda:0"]),
-            "spire train 'a b/it'\\''s.toml' --set run.device=cuda:0"
+            command_line(&["train", "a b/it's.toml", "--set", "run.device=cuda:0"]),
+            "spire train \"a b/it's.toml\" --set run.device=cuda:0"
         );
     }
 
@@ -255,7 +250,7 @@ mod tests {
         (0..count).map(cell).collect()
     }
 
-    /// In place of the program.
+    /// A shell script that replaces the program.
     fn script(scratch: &Path, text: &str) -> PathBuf {
         let path = scratch.join("program");
         fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
@@ -264,10 +259,10 @@ mod tests {
     }
 
     #[test]
-    fn each_device_takes_the_next_cell_and_a_failure_is_noted() {
+    fn each_device_takes_the_next_cell_and_failures_are_recorded() {
         let scratch = TempDir::new().unwrap();
         let cells = cells(scratch.path(), 4);
-        // The device is the fourth argument. The second cell fails; on one device it would hold up none.
+        // The device is the fourth argument. The second cell fails.
         let program = script(
             scratch.path(),
             "dir=$(dirname $2); echo $4 >> $dir/device\n\
@@ -281,15 +276,15 @@ mod tests {
         for cell in &cells {
             let device = fs::read_to_string(cell.config.run.dir.join("device")).unwrap();
             assert!(device.starts_with("run.device=cuda:"), "{device}");
-            let said = fs::read_to_string(cell.log()).unwrap();
-            assert!(said.starts_with("$ spire train "), "{said}");
+            let log = fs::read_to_string(cell.log()).unwrap();
+            assert!(log.starts_with("$ spire train "), "{log}");
         }
         forget_failure(&cells[1]).unwrap();
         assert_eq!(cells[1].state(), State::ToDo);
     }
 
     #[test]
-    fn an_interruption_ends_the_input_and_starts_nothing_more() {
+    fn an_interruption_closes_the_input_and_starts_no_other_cell() {
         let scratch = TempDir::new().unwrap();
         let cells = cells(scratch.path(), 2);
         let program = script(scratch.path(), "touch $(dirname $2)/config.toml; cat > /dev/null");

@@ -1,7 +1,30 @@
-//! A mean, and how far it could be another one with other seeds; and whether values rise along their order.
+//! Statistics over seeds: mean, standard error and rank correlation.
 
-/// Mean and standard error of the mean: the sample's deviation (over n − 1) by the root of n, `None` of one value. `None` of no
-/// values.
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// A mean over seeds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Estimate {
+    /// The mean.
+    pub mean: f64,
+    /// Standard error of the mean: the sample standard deviation over √n. `None` for a single value.
+    pub standard_error: Option<f64>,
+    /// The value of each seed. A method without seeds has one value, with an empty name.
+    pub values: BTreeMap<String, f64>,
+}
+
+impl Estimate {
+    /// The mean of the values of some seeds; `None` without values.
+    pub fn of(values: BTreeMap<String, f64>) -> Option<Self> {
+        let (mean, standard_error) = mean_and_error(&values.values().copied().collect::<Vec<_>>())?;
+        Some(Self { mean, standard_error, values })
+    }
+}
+
+/// Mean and standard error of the mean: the sample standard deviation (with n − 1) over √n. The error is `None` for a single
+/// value, the result for none.
 pub fn mean_and_error(values: &[f64]) -> Option<(f64, Option<f64>)> {
     if values.is_empty() {
         return None;
@@ -13,12 +36,12 @@ pub fn mean_and_error(values: &[f64]) -> Option<(f64, Option<f64>)> {
     Some((mean, error))
 }
 
-/// Spearman's rank correlation of `values` with their order, in \[-1, 1\]; equal values share their mean rank. 0 where all are
-/// equal, or fewer than two.
+/// Spearman's rank correlation of `values` with their order, in \[-1, 1\]. Equal values share their mean rank. 0 if all values
+/// are equal or there are fewer than two.
 pub fn rank_correlation(values: &[f64]) -> f64 {
     let below = |value: f64| values.iter().filter(|other| **other < value).count();
     let equal = |value: f64| values.iter().filter(|other| **other == value).count();
-    // Ranks less their mean, as the orders are.
+    // Centred: both ranks and orders have mean 0.
     let middle = (values.len() as f64 - 1.0) / 2.0;
     let ranks: Vec<f64> =
         values.iter().map(|&value| below(value) as f64 + (equal(value) as f64 - 1.0) / 2.0 - middle).collect();
@@ -34,7 +57,7 @@ mod tests {
 
     #[test]
     fn mean_and_standard_error() {
-        // Deviation √(10 / 3), over √4.
+        // The standard deviation is √(10 / 3); n = 4.
         let (mean, error) = mean_and_error(&[1.0, 2.0, 4.0, 5.0]).unwrap();
         assert_eq!(mean, 3.0);
         assert!((error.unwrap() - 0.912_870_929).abs() < 1e-9);
@@ -42,6 +65,7 @@ mod tests {
         assert_eq!(mean_and_error(&[2.0, 2.0]), Some((2.0, Some(0.0))));
         assert_eq!(mean_and_error(&[]), None);
     }
+
     #[test]
     fn rank_correlation_is_spearman_s() {
         assert_eq!(rank_correlation(&[1.0, 2.0, 30.0]), 1.0);

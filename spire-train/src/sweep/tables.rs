@@ -1,30 +1,31 @@
-//! The tables of a sweep: for people, and for programs.
+//! The tables of a sweep, for people and for programs.
 
-use spire_eval::evaluation::{Align, Cell, Notes, Row, Table};
+use spire_eval::evaluation::{Align, Notes, Table, TableCell, TableRow};
 
-use super::cell::State;
-use super::results::{CellResult, Estimate, ResultColumn, ResultRow, SweepResults};
+use super::cells::State;
+use super::results::{CellResult, ResultColumn, ResultRow, SweepResults};
+use super::statistics::Estimate;
 
 impl SweepResults {
-    /// A table a benchmark, in them a row a variant: means over seeds with their standard errors, how many seeds there are, the
-    /// best variant in bold.
+    /// One table per test set, with a row per variant: means over seeds ± standard errors, the number of seeds, the best variant
+    /// in bold.
     pub fn tables(&self) -> Vec<Table> {
         let columns: Vec<(usize, &ResultColumn)> = self.columns.iter().enumerate().collect();
         let mut tables: Vec<Table> =
             columns.chunk_by(|(_, a), (_, b)| a.group == b.group).map(|columns| self.table(columns)).collect();
         if tables.is_empty() {
-            tables.push(self.table(&[])); // it still says what failed
+            tables.push(self.table(&[])); // for its notes
         }
         if let Some(last) = tables.last_mut() {
             last.note(
-                "Mean over seeds ± its standard error (none of a single seed). Bold: the best of the variants with all seeds.",
+                "Mean over seeds ± standard error (no error for a single seed). Bold: the best of the variants with all seeds.",
             );
             self.notes.iter().for_each(|note| last.note(note));
         }
         tables
     }
 
-    /// The table of some columns, each with its number.
+    /// The table of some columns, each with its index.
     fn table(&self, columns: &[(usize, &ResultColumn)]) -> Table {
         let group = columns.first().map_or("", |(_, column)| column.group.as_str());
         let title = [self.name.as_str(), group].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>();
@@ -41,7 +42,7 @@ impl SweepResults {
             for (&(i, column), best) in columns.iter().zip(&best) {
                 let digits = column.decimals;
                 cells.push(match &row.figures[i] {
-                    Some(figure) => Cell {
+                    Some(figure) => TableCell {
                         text: format!("{:.digits$}", figure.mean),
                         range: figure.standard_error.map_or(String::new(), |error| range(error, digits)),
                         mark: String::new(),
@@ -50,13 +51,13 @@ impl SweepResults {
                     None => "–".into(),
                 });
             }
-            table.rows.push(Row { cells, quoted: false });
+            table.rows.push(TableRow { cells, quoted: false });
         }
         table.notes.extend(notes.0);
         table
     }
 
-    /// All of it in one, for programs: all digits, means and standard errors and numbers of seeds in columns of their own.
+    /// All results in one table for programs: with all digits; means, standard errors and numbers of seeds in separate columns.
     pub fn plain_table(&self) -> Table {
         let mut table = Table::new(&self.name);
         table.column("", "Variant", Align::Left);
@@ -68,45 +69,46 @@ impl SweepResults {
             }
         }
         for row in &self.rows {
-            let mut cells = vec![Cell::from(row.name.as_str())];
+            let mut cells = vec![TableCell::from(row.name.as_str())];
             for figure in &row.figures {
                 let figure = figure.as_ref();
-                let number = |value: Option<f64>| Cell::from(value.map_or(String::new(), |value| value.to_string()));
+                let number =
+                    |value: Option<f64>| TableCell::from(value.map_or(String::new(), |value| value.to_string()));
                 cells.push(number(figure.map(|figure| figure.mean)));
                 cells.push(number(figure.and_then(|figure| figure.standard_error)));
                 cells.push(figure.map_or(0, |figure| figure.values.len()).to_string().into());
             }
-            table.rows.push(Row { cells, quoted: false });
+            table.rows.push(TableRow { cells, quoted: false });
         }
         table
     }
 
-    /// How figures follow a strength; `None` where that was not asked for.
+    /// Rank correlations with a requested strength; `None` without trends.
     pub fn trends_table(&self) -> Option<Table> {
         let columns = &self.trends.first()?.columns;
-        let mut table = Table::new("Rank correlation with the strength that is asked for");
+        let mut table = Table::new("Rank correlation with the requested strength");
         table.column("", "Trend", Align::Left);
         columns.iter().for_each(|(benchmark, metric)| table.column(benchmark, metric.name(), Align::Right));
         for trend in &self.trends {
             let cell = |correlation: &Option<Estimate>| match correlation {
-                Some(estimate) => Cell {
+                Some(estimate) => TableCell {
                     text: format!("{:.2}", estimate.mean),
                     range: estimate.standard_error.map_or(String::new(), |error| range(error, 2)),
-                    ..Cell::default()
+                    ..TableCell::default()
                 },
                 None => "–".into(),
             };
             let cells = std::iter::once(trend.name.as_str().into()).chain(trend.correlations.iter().map(cell));
-            table.rows.push(Row { cells: cells.collect(), quoted: false });
+            table.rows.push(TableRow { cells: cells.collect(), quoted: false });
         }
         table.note(
-            "Spearman's rank correlation, over the methods of a trend, of their order and a picture's figure; mean over \
-             pictures, then over seeds ± its standard error. 1: the figure rises with every step, -1: it falls.",
+            "Spearman's rank correlation between the order of a trend's methods and a picture's figure; mean over pictures, \
+             then over seeds ± standard error. 1: the figure rises with every step; -1: it falls with every step.",
         );
         Some(table)
     }
 
-    /// Every cell: how far it is, what it changes, and the command that trains it.
+    /// All cells with their progress, their changes and the commands that trained them.
     pub fn cells_table(&self) -> Table {
         let mut table = Table::new("Cells");
         for heading in ["Cell", "State", "Changes", "Trained by"] {
@@ -116,49 +118,49 @@ impl SweepResults {
             let state = match &cell.state {
                 State::Done => "done".to_owned(),
                 State::ToDo => "to do".to_owned(),
-                State::CutOff { step } => format!("goes on at step {step}"),
+                State::CutOff { step } => format!("continues at step {step}"),
                 State::Failed { reason } => format!("failed: {reason}"),
             };
             let commands: Vec<String> = cell.commands.iter().map(|command| format!("`{command}`")).collect();
             let name = format!("{}, seed {}", cell.variant, cell.seed);
-            let cells = [name, state, cell.changes.join(", "), commands.join(", ")].map(Cell::from);
-            table.rows.push(Row { cells: cells.into(), quoted: false });
+            let cells = [name, state, cell.changes.join(", "), commands.join(", ")].map(TableCell::from);
+            table.rows.push(TableRow { cells: cells.into(), quoted: false });
         }
-        table.note("Each folder's cell.toml is the configuration in full, its log.txt what the commands said.");
+        table.note("In each folder, cell.toml is the full configuration and log.txt the output of the commands.");
         table
     }
 
-    /// "2/3", and what became of the third.
-    fn seeds(&self, row: &ResultRow, notes: &mut Notes) -> Cell {
+    /// "2/3", with a note on the third.
+    fn seeds(&self, row: &ResultRow, notes: &mut Notes) -> TableCell {
         let Some(variant) = &row.variant else { return "–".into() };
-        let told = |cell: &CellResult| match &cell.state {
+        let reason = |cell: &CellResult| match &cell.state {
             State::Done => None,
-            State::ToDo => Some(format!("seed {} is still to be trained", cell.seed)),
-            State::CutOff { step } => Some(format!("seed {} was cut off and goes on at step {step}", cell.seed)),
+            State::ToDo => Some(format!("seed {} is not trained yet", cell.seed)),
+            State::CutOff { step } => Some(format!("seed {} was interrupted and continues at step {step}", cell.seed)),
             State::Failed { reason } => Some(format!("seed {} failed: {}", cell.seed, reason.replace('\n', " "))),
         };
-        let missing: Vec<String> = self.cells_of(row).filter_map(told).collect();
+        let missing: Vec<String> = self.cells_of(row).filter_map(reason).collect();
         let all = self.cells_of(row).count();
-        Cell {
+        TableCell {
             text: format!("{}/{all}", all - missing.len()),
             mark: if missing.is_empty() {
                 String::new()
             } else {
                 notes.mark(&format!("{variant}: {}", missing.join("; ")))
             },
-            ..Cell::default()
+            ..TableCell::default()
         }
     }
 
-    /// The best mean of a column over the variants that have all seeds; `None` where there is nothing to compare.
+    /// The best mean of a column over the variants with all seeds; `None` if there are fewer than two.
     fn best(&self, column: usize) -> Option<f64> {
         let rises = self.columns[column].rises?;
-        let whole = |row: &ResultRow| {
+        let complete = |row: &ResultRow| {
             let figure = row.figures[column].as_ref()?;
             (figure.values.len() == self.seeds_of(row) && figure.mean.is_finite()).then_some(figure.mean)
         };
         let variants = self.rows.iter().filter(|row| row.variant.is_some());
-        let means: Vec<f64> = variants.filter_map(whole).collect();
+        let means: Vec<f64> = variants.filter_map(complete).collect();
         if means.len() < 2 {
             return None;
         }
@@ -166,7 +168,7 @@ impl SweepResults {
     }
 }
 
-/// "± 0.02", with more digits than the mean's where the error is too small for them.
+/// "± 0.02"; an error that is too small for the mean's digits has up to three more.
 fn range(error: f64, digits: usize) -> String {
     let first = (-error.log10()).ceil().max(0.0) as usize;
     let digits = if error > 0.0 { digits.max(first.min(digits + 3)) } else { digits };
@@ -189,7 +191,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::sweep::{Estimate, SweepConfig};
+    use crate::sweep::config::SweepConfig;
 
     fn estimate(values: &[f64]) -> Option<Estimate> {
         let named: BTreeMap<String, f64> =
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tables_say_what_is_missing_and_compare_whole_variants_only() {
+    fn tables_note_missing_seeds_and_compare_complete_variants_only() {
         let tables = results().tables();
         let texts: Vec<String> = tables.iter().map(Table::markdown).collect();
         let [up, down] = &texts[..] else { panic!("{texts:?}") };
@@ -266,19 +268,19 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }
-        assert!(!up.contains("Bold:"), "said once, at the end: {up}");
+        assert!(!up.contains("Bold:"), "only the last table explains bold: {up}");
         assert!(!results().is_complete());
         assert!(tables[0].latex().contains("2.00 $\\pm$ 1.00"));
     }
 
     #[test]
-    fn an_error_has_a_digit_that_says_something() {
+    fn a_standard_error_has_a_significant_digit() {
         let ranges = [0.25, 0.000_31, 3e-9, 0.0, 12.3].map(|error| range(error, 2));
         assert_eq!(ranges, ["± 0.25", "± 0.0003", "± 0.00000", "± 0.00", "± 12.30"]);
     }
 
     #[test]
-    fn programs_get_all_digits() {
+    fn the_plain_table_has_all_digits() {
         let csv = results().plain_table().csv();
         let lines: Vec<&str> = csv.lines().collect();
         assert!(lines[0].starts_with("Variant,G: up,G: up standard error,G: up seeds,H: down,"), "{csv}");

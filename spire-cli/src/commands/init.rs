@@ -1,0 +1,54 @@
+//! `spire init`
+
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+use super::REFERENCE;
+
+#[derive(clap::Args)]
+pub struct Init {
+    /// Which configuration
+    #[arg(value_enum, default_value_t = Template::Tiny)]
+    template: Template,
+    /// The file to write [default: TEMPLATE.toml in the current folder]
+    #[arg(short, long, value_name = "TOML")]
+    output: Option<PathBuf>,
+}
+
+/// A configuration that this program carries.
+#[derive(Clone, Copy, ValueEnum)]
+enum Template {
+    /// A short training on the built-in small model
+    Tiny,
+    /// Every key with its default and an explanation
+    Reference,
+}
+
+impl Template {
+    fn name_and_text(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Tiny => ("tiny.toml", include_str!("../../../configs/tiny.toml")),
+            Self::Reference => ("reference.toml", REFERENCE),
+        }
+    }
+}
+
+pub fn run(args: Init) -> Result<ExitCode> {
+    let (name, text) = args.template.name_and_text();
+    let path = args.output.unwrap_or_else(|| name.into());
+    let mut file = match File::create_new(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            bail!("{} exists already: remove it, or write another file with --output", path.display())
+        }
+        Err(error) => return Err(error).with_context(|| format!("can't create {}", path.display())),
+    };
+    file.write_all(text.as_bytes()).with_context(|| format!("can't write {}", path.display()))?;
+    println!("{}\nstart it with: spire train {}", path.display(), path.display());
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,71 @@
+//! `spire train`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Result;
+use spire_core::settings;
+use spire_train::config::RunConfig;
+use spire_train::distributed::{Ranks, with_launched_processes};
+use spire_train::speed::dry_run;
+use spire_train::training::{self, Outcome};
+
+use crate::signals::interruption;
+
+#[derive(clap::Args)]
+pub struct Train {
+    /// Configuration, TOML
+    #[arg(required_unless_present = "resume")]
+    config: Option<PathBuf>,
+    /// Continue the run in this folder from its newest intact checkpoint
+    #[arg(long, value_name = "RUN", conflicts_with = "config")]
+    resume: Option<PathBuf>,
+    /// Check the configuration and print what the run needs: parameters, operations, memory. Allocates and writes nothing
+    #[arg(long, conflicts_with = "resume")]
+    dry_run: bool,
+    /// Override a key of the configuration, such as train.learning_rate=1e-4; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Stop as after Ctrl-C when the standard input ends, that is when the process at its other end closes it or ends
+    #[arg(long, hide = true)]
+    until_input_ends: bool,
+}
+
+pub fn run(args: Train) -> Result<ExitCode> {
+    if let (true, Some(path)) = (args.dry_run, &args.config) {
+        println!("{}", dry_run(settings::load(path, &args.overrides)?)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let interrupted = interruption("interrupted: writing a checkpoint after this step (again to stop at once)")?;
+    if args.until_input_ends {
+        let flag = interrupted.clone();
+        std::thread::spawn(move || {
+            // An input that can't be read counts as ended.
+            let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+            flag.store(true, Ordering::Relaxed);
+        });
+    }
+    with_launched_processes(|ranks| train(args, ranks, &interrupted))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn train(args: Train, ranks: &Ranks, interrupted: &AtomicBool) -> Result<()> {
+    let (outcome, dir) = match (args.resume, args.config) {
+        (Some(run), _) => (training::resume(&run, &args.overrides, ranks, interrupted)?, run),
+        (None, Some(path)) => {
+            let config: RunConfig = settings::load(&path, &args.overrides)?;
+            let dir = config.run.dir.clone();
+            (training::train(config, ranks, interrupted)?, dir)
+        }
+        (None, None) => unreachable!("the parser requires one of the two"),
+    };
+    match outcome {
+        _ if !ranks.is_first() => {}
+        Outcome::Finished => println!("{}", std::fs::read_to_string(dir.join("summary.json"))?),
+        Outcome::Interrupted(step) => {
+            println!("stopped after step {step}; continue with: spire train --resume {}", dir.display());
+        }
+    }
+    Ok(())
+}

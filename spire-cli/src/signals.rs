@@ -1,0 +1,44 @@
+//! Stopping cleanly on Ctrl-C and on the signals that end a process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Result;
+
+/// A flag that SIGINT (Ctrl-C), SIGTERM and SIGHUP set. The first signal prints `message`, the second ends the process.
+pub fn interruption(message: &'static str) -> Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = interrupted.clone();
+    on_signal(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("{message}");
+    })?;
+    Ok(interrupted)
+}
+
+#[cfg(unix)]
+fn on_signal(mut handle: impl FnMut() + Send + 'static) -> Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+    // `nohup` asks to ignore SIGHUP; a handler would undo that.
+    let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM].into_iter().chain(hangup))?;
+    std::thread::spawn(move || signals.forever().for_each(|_| handle()));
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn on_signal(handle: impl FnMut() + Send + 'static) -> Result<()> {
+    Ok(ctrlc::set_handler(handle)?)
+}
+
+/// Whether this process was started with `signal` ignored, as `nohup` does with SIGHUP. Reads `/proc`; where that does not
+/// exist, the answer is no.
+#[cfg(unix)]
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}

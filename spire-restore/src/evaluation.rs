@@ -1,0 +1,188 @@
+//! Evaluations: methods on test sets, from the recipe to tables and report (`spire eval`).
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, IntoInnerError};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use spire_core::atomic_write::write_atomic;
+use spire_core::progress::FileProgress;
+use spire_core::{parallel, settings, sheet};
+use spire_data::testset::{self, Entry, Recipe, TestSet};
+use spire_eval::evaluation::{
+    BenchmarkChoice, EvalConfig, Ground, MethodConfig, MethodKind, MethodProtocol, Results, ScoreSettings, Scorer,
+    Scores, SheetConfig, Shown, ShownMethod, Table, slug, write_report,
+};
+
+use crate::evaluation_sheet;
+use crate::methods::{self, Methods};
+
+/// A finished evaluation.
+#[derive(Debug)]
+pub struct Evaluated {
+    /// All figures.
+    pub results: Results,
+    benchmarks: Vec<TestSet>,
+    /// The pictures of each test set's methods.
+    methods: Vec<Vec<ShownMethod>>,
+    sheet: SheetConfig,
+}
+
+/// Measures every method on every test set. Missing test sets are made from their recipes, missing pictures of models are
+/// restored into `output`. A method that can't be measured is reported; the others are still measured.
+///
+/// # Errors
+/// A test set can't be opened or made; the weights of a metric do not fit.
+pub fn evaluate(config: &EvalConfig, output: &Path) -> Result<Evaluated> {
+    let device = spire_model::device::device(&config.device)?;
+    let benchmarks = config.benchmarks.iter().map(open).collect::<Result<Vec<_>>>()?;
+    // Report missing files before the slow work.
+    let mut unmeasured: Vec<BTreeMap<String, String>> = vec![];
+    for benchmark in &benchmarks {
+        let mut reasons = BTreeMap::new();
+        for method in &config.methods {
+            Methods::check(method, benchmark).unwrap_or_else(|error| note(&mut reasons, method, benchmark, &error));
+        }
+        unmeasured.push(reasons);
+    }
+    let scorer = Scorer::load(config, &device)?;
+
+    let mut made = Methods::default();
+    let mut results = Results::new(config, &scorer);
+    let mut shown = vec![];
+    for ((choice, benchmark), mut reasons) in config.benchmarks.iter().zip(&benchmarks).zip(unmeasured) {
+        let measuring = Measuring { config, scorer: &scorer, benchmark, output };
+        let ground = measuring.ground()?;
+        let (mut rows, mut pictures) = (vec![], vec![]);
+        for method in &config.methods {
+            if reasons.contains_key(&method.name) {
+                continue;
+            }
+            match measuring.score(method, &ground, &mut made) {
+                Ok((row, of_method)) => {
+                    rows.push(row);
+                    pictures.push(of_method);
+                }
+                Err(error) => note(&mut reasons, method, benchmark, &error),
+            }
+        }
+        results.add(&choice.title, benchmark, &scorer, &rows, reasons, config.against.as_deref());
+        shown.push(pictures);
+    }
+    Ok(Evaluated { results, benchmarks, methods: shown, sheet: config.sheet.clone() })
+}
+
+fn note(reasons: &mut BTreeMap<String, String>, method: &MethodConfig, benchmark: &TestSet, error: &anyhow::Error) {
+    tracing::error!("{} on {}: {error:#}", method.name, benchmark.folder.display());
+    reasons.insert(method.name.clone(), format!("{error:#}"));
+}
+
+/// Opens a test set; makes it first if it is missing and has a recipe.
+fn open(choice: &BenchmarkChoice) -> Result<TestSet> {
+    if !choice.folder.exists()
+        && let Some(recipe) = &choice.recipe
+    {
+        let recipe: Recipe = settings::load(recipe, &[])?;
+        testset::make(&recipe, &choice.folder, parallel::available(), &|_, _| ())?;
+    }
+    Ok(TestSet::open(&choice.folder, parallel::available())?)
+}
+
+/// The measurements on one test set.
+struct Measuring<'a> {
+    config: &'a EvalConfig,
+    scorer: &'a Scorer,
+    benchmark: &'a TestSet,
+    output: &'a Path,
+}
+
+impl<'a> Measuring<'a> {
+    fn ground(&self) -> Result<Ground<'a>> {
+        let advance = self.progress("clean pictures");
+        Ground::measure(self.scorer, self.benchmark, &self.measured_file("clean"), self.settings(), &advance)
+    }
+
+    fn score(
+        &self,
+        method: &MethodConfig,
+        ground: &Ground,
+        made: &mut Methods,
+    ) -> Result<((String, MethodProtocol, Scores), ShownMethod)> {
+        let (pictures, mut protocol) = made.pictures(method, self.config, self.benchmark, self.output)?;
+        let file = |entry: &Entry| pictures.file(self.benchmark, entry);
+        let advance = self.progress(&method.name);
+        let scores =
+            ground.score(self.scorer, &file, &self.measured_file(&slug(&method.name)), self.settings(), &advance)?;
+        if let MethodProtocol::Folder { files } = &mut protocol {
+            files.clone_from(&scores.files);
+        }
+        let prompts = match method.kind {
+            MethodKind::Model => method.prompts(&self.benchmark.entries, &self.config.alike, self.config.seed)?,
+            MethodKind::Input | MethodKind::Folder => vec![],
+        };
+        let files = self.benchmark.entries.iter().map(file).collect();
+        let shown = ShownMethod { name: method.name.clone(), files, prompts };
+        Ok(((method.name.clone(), protocol, scores), shown))
+    }
+
+    fn settings(&self) -> ScoreSettings {
+        ScoreSettings { batch_size: self.config.batch_size, threads: self.config.threads }
+    }
+
+    /// The file that keeps measurements, so that they are not repeated.
+    fn measured_file(&self, name: &str) -> PathBuf {
+        self.output.join("measured").join(methods::name(self.benchmark)).join(format!("{name}.jsonl"))
+    }
+
+    fn progress(&self, what: &str) -> impl Fn(&Entry) + Sync + use<> {
+        let progress = FileProgress::new(self.benchmark.entries.len() as u64);
+        let what = what.to_owned();
+        move |entry| progress.advance(&format!("{what}: measuring {}", entry.id))
+    }
+}
+
+impl Evaluated {
+    /// Whether every method was measured on every test set.
+    pub fn is_complete(&self) -> bool {
+        self.results.benchmarks.iter().all(|benchmark| benchmark.unmeasured.is_empty())
+    }
+
+    /// Writes into `output`: `results.json`; the tables as `tables.md`, `tables.tex` and one `.csv` each; a sheet of pictures per
+    /// test set, `NAME.png`; and `report.html` with `pictures` pictures of each test set. Returns the tables as Markdown and
+    /// the size of the report in bytes.
+    ///
+    /// # Errors
+    /// A file can't be written, or a picture read.
+    pub fn write(&self, output: &Path, pictures: usize) -> Result<(String, u64)> {
+        std::fs::create_dir_all(output).with_context(|| format!("can't create {}", output.display()))?;
+        let tables = self.results.tables();
+        let markdown = tables.iter().map(Table::markdown).collect::<Vec<_>>().join("\n");
+        let latex = tables.iter().map(Table::latex).collect::<Vec<_>>().join("\n");
+        write_atomic(&output.join("results.json"), serde_json::to_string_pretty(&self.results)?.as_bytes())?;
+        write_atomic(&output.join("tables.md"), markdown.as_bytes())?;
+        write_atomic(&output.join("tables.tex"), latex.as_bytes())?;
+        for table in &tables {
+            write_atomic(&output.join(format!("{}.csv", slug(&table.title))), table.csv().as_bytes())?;
+        }
+        for (benchmark, methods) in self.benchmarks.iter().zip(&self.methods) {
+            if let Some(sheet) = evaluation_sheet::draw(&self.sheet, benchmark, methods)? {
+                sheet::save_png(&sheet, &output.join(format!("{}.png", methods::name(benchmark))))?;
+            }
+        }
+        Ok((markdown, self.write_report(output, pictures)?))
+    }
+
+    fn write_report(&self, output: &Path, pictures: usize) -> Result<u64> {
+        let pairs = self.benchmarks.iter().zip(&self.methods);
+        let shown: Vec<Shown> =
+            pairs.map(|(benchmark, methods)| Shown { benchmark, methods: methods.clone() }).collect();
+        let (path, part) = (output.join("report.html"), output.join("report.html.part"));
+        let mut file = BufWriter::new(File::create(&part).with_context(|| format!("can't create {}", part.display()))?);
+        write_report(&self.results, &shown, pictures, &mut file)?;
+        let file = file.into_inner().map_err(IntoInnerError::into_error).context("can't write the report")?;
+        let size = file.metadata()?.len();
+        std::fs::rename(&part, &path).with_context(|| format!("can't create {}", path.display()))?;
+        Ok(size)
+    }
+}

@@ -1,0 +1,116 @@
+//! Restores a list of pictures, each with its own prompts, as an evaluation does.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result};
+use spire_core::checksum::sha256;
+use spire_core::parallel::in_order;
+use spire_core::{Picture, png_text};
+use spire_model::device::on_one_thread;
+use spire_model::restore::{Request, SamplingConfig, restore};
+
+use crate::provenance::KEYWORD;
+use crate::restorer::{Restorer, write_file};
+
+/// A picture and how to restore it.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The degraded picture.
+    pub input: PathBuf,
+    /// The restored picture, a PNG.
+    pub output: PathBuf,
+    /// The semantic prompt; may be empty.
+    pub semantic: String,
+    /// The restoration prompt.
+    pub restoration: String,
+    /// The seed of the initial noise.
+    pub seed: u64,
+}
+
+/// A job, its degraded picture and the JSON of its provenance.
+type Open<'a> = (&'a Job, Picture, String);
+
+/// How to restore a list of jobs.
+#[derive(Clone, Debug)]
+pub struct JobSettings {
+    /// How pictures are sampled.
+    pub sampling: SamplingConfig,
+    /// Pictures that are restored together if they have the same size.
+    pub batch_size: usize,
+    /// Batches that are restored in parallel, each on one core. For a small model on a CPU this is faster than one batch on all
+    /// cores.
+    pub threads: usize,
+}
+
+/// Restored pictures by their provenance (JSON), so that none is made twice.
+pub type Restored = Mutex<HashMap<String, PathBuf>>;
+
+impl Restorer {
+    /// Restores every job. A picture that exists with the same provenance, as its output or in `restored`, is not made again, so
+    /// that an interrupted list continues. `progress` is called after each picture.
+    ///
+    /// # Errors
+    /// A picture can't be read or written.
+    pub fn restore_jobs(
+        &self,
+        jobs: &[Job],
+        settings: &JobSettings,
+        restored: &Restored,
+        progress: &(dyn Fn(&Job) + Sync),
+    ) -> Result<()> {
+        let batches: Vec<&[Job]> = jobs.chunks(settings.batch_size).collect();
+        let work = |i: usize| self.restore_batch(batches[i], &settings.sampling, restored, progress);
+        match settings.threads {
+            0 | 1 => (0..batches.len()).try_for_each(work),
+            threads => in_order(batches.len(), threads, |i| on_one_thread(|| work(i))).map(|_| ()),
+        }
+    }
+
+    fn restore_batch(
+        &self,
+        jobs: &[Job],
+        sampling: &SamplingConfig,
+        restored: &Restored,
+        progress: &(dyn Fn(&Job) + Sync),
+    ) -> Result<()> {
+        let mut by_size: BTreeMap<(usize, usize), Vec<Open>> = BTreeMap::new();
+        for job in jobs {
+            let bytes = fs::read(&job.input).with_context(|| format!("can't read {}", job.input.display()))?;
+            let sum = sha256(&bytes);
+            let provenance = self.provenance(&sum, &job.semantic, &job.restoration, job.seed, 1.0, sampling);
+            let provenance = serde_json::to_string(&provenance)?;
+            let mut known = restored.lock().unwrap_or_else(PoisonError::into_inner);
+            if png_text::read(&job.output, KEYWORD).as_ref() == Some(&provenance) {
+                known.insert(provenance, job.output.clone());
+                progress(job);
+            } else if let Some(same) = known.get(&provenance) {
+                let bytes = fs::read(same).with_context(|| format!("can't read {}", same.display()))?;
+                write_file(&job.output, &bytes)?;
+                progress(job);
+            } else {
+                drop(known);
+                let (picture, _) = Picture::decode_with_alpha(&bytes, &job.input)?;
+                by_size.entry((picture.width, picture.height)).or_default().push((job, picture, provenance));
+            }
+        }
+        for batch in by_size.into_values() {
+            let request = |(job, degraded, _): &Open| Request {
+                degraded: degraded.clone(),
+                semantic: job.semantic.clone(),
+                restoration: job.restoration.clone(),
+                seed: job.seed,
+            };
+            let requests: Vec<_> = batch.iter().map(request).collect();
+            let pictures = restore(&self.base, &self.control, sampling, &requests)?;
+            for ((job, _, provenance), picture) in batch.into_iter().zip(pictures) {
+                write_file(&job.output, &png_text::encode(&picture, None, &[(KEYWORD, &provenance)])?)?;
+                restored.lock().unwrap_or_else(PoisonError::into_inner).insert(provenance, job.output.clone());
+                progress(job);
+            }
+        }
+        Ok(())
+    }
+}

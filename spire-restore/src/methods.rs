@@ -1,0 +1,151 @@
+//! The pictures of an evaluation's methods: restored by a model of this project, or found in a folder.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use spire_data::testset::{Entry, TestSet};
+use spire_eval::evaluation::{EvalConfig, MethodConfig, MethodKind, MethodProtocol, PromptPair, slug};
+
+use spire_core::progress::FileProgress;
+
+use crate::jobs::{Job, JobSettings, Restored};
+use crate::restorer::Restorer;
+use crate::trained_model::TrainedModel;
+
+/// Models that are loaded already, and pictures that are restored already.
+#[derive(Debug, Default)]
+pub struct Methods {
+    /// Models and the checksums of their branches, by origin.
+    loaded: BTreeMap<String, (Restorer, String)>,
+    restored: Restored,
+}
+
+/// Where a method's pictures of a test set are.
+#[derive(Clone, Debug)]
+pub enum Pictures {
+    /// `ID.png` in this folder.
+    In(PathBuf),
+    /// The degraded pictures of the test set.
+    Degraded,
+}
+
+impl Pictures {
+    /// The file of an entry.
+    pub fn file(&self, benchmark: &TestSet, entry: &Entry) -> PathBuf {
+        match self {
+            Self::In(folder) => folder.join(format!("{}.png", entry.id)),
+            Self::Degraded => benchmark.degraded(entry),
+        }
+    }
+}
+
+/// The name of a test set in paths.
+pub fn name(benchmark: &TestSet) -> String {
+    benchmark.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+impl Methods {
+    /// Checks that the files of a method exist, without loading them.
+    ///
+    /// # Errors
+    /// The run, the branch or the folder does not exist.
+    pub fn check(method: &MethodConfig, benchmark: &TestSet) -> Result<()> {
+        match method.kind {
+            MethodKind::Input => Ok(()),
+            MethodKind::Folder => {
+                let folder = folder_of(method, benchmark);
+                ensure!(folder.is_dir(), "there is no folder {}", folder.display());
+                Ok(())
+            }
+            MethodKind::Model => locate(method)?.checksum().map(|_| ()),
+        }
+    }
+
+    /// Where a method's pictures of a test set are, and how they were made. Missing pictures of a model are restored into
+    /// `output`.
+    ///
+    /// # Errors
+    /// The model can't be loaded, or a picture can't be read or written.
+    pub fn pictures(
+        &mut self,
+        method: &MethodConfig,
+        config: &EvalConfig,
+        benchmark: &TestSet,
+        output: &Path,
+    ) -> Result<(Pictures, MethodProtocol)> {
+        match method.kind {
+            MethodKind::Input => Ok((Pictures::Degraded, MethodProtocol::Input)),
+            MethodKind::Folder => {
+                Ok((Pictures::In(folder_of(method, benchmark)), MethodProtocol::Folder { files: String::new() }))
+            }
+            MethodKind::Model => {
+                let sampling = method.sampling.as_ref().unwrap_or(&config.sampling);
+                let clip = sampling.clip_guidance.as_ref();
+                let key = format!("{:?} {:?} {:?} {clip:?}", method.run, method.base, method.control);
+                if !self.loaded.contains_key(&key) {
+                    let (mut restorer, checksum) = load(method, &config.device)?;
+                    restorer.base.guide_by(clip)?;
+                    self.loaded.insert(key.clone(), (restorer, checksum));
+                }
+                let (restorer, checksum) = &self.loaded[&key];
+                let folder = output.join("restored").join(name(benchmark)).join(slug(&method.name));
+                restore(restorer, method, config, benchmark, &folder, &self.restored)?;
+                let made = MethodProtocol::Model {
+                    model: restorer.run.clone(),
+                    control: checksum.clone(),
+                    semantic: method.semantic,
+                    restoration: method.restoration_told(),
+                    seed: config.seed,
+                    sampling: sampling.clone(),
+                    captions: method.captions_told(),
+                };
+                Ok((Pictures::In(folder), made))
+            }
+        }
+    }
+}
+
+fn folder_of(method: &MethodConfig, benchmark: &TestSet) -> PathBuf {
+    method.folder.as_deref().unwrap_or_default().replace("{benchmark}", &name(benchmark)).into()
+}
+
+fn locate(method: &MethodConfig) -> Result<TrainedModel> {
+    TrainedModel::locate(method.run.as_deref(), method.base.as_deref().zip(method.control.as_deref()))
+}
+
+fn load(method: &MethodConfig, device: &str) -> Result<(Restorer, String)> {
+    let model = locate(method)?;
+    let checksum = model.checksum()?;
+    let mut restorer = model.load(Some(device), None)?;
+    // The same folder may hold other weights later.
+    restorer.run = format!("{}, control {}", restorer.run, &checksum[..8]);
+    Ok((restorer, checksum))
+}
+
+fn restore(
+    restorer: &Restorer,
+    method: &MethodConfig,
+    config: &EvalConfig,
+    benchmark: &TestSet,
+    folder: &Path,
+    restored: &Restored,
+) -> Result<()> {
+    let prompts = method.prompts(&benchmark.entries, &config.alike, config.seed)?;
+    let job = |(i, (entry, prompts)): (usize, (&Entry, PromptPair))| Job {
+        input: benchmark.degraded(entry),
+        output: folder.join(format!("{}.png", entry.id)),
+        semantic: prompts.semantic,
+        restoration: prompts.restoration,
+        seed: config.seed + i as u64,
+    };
+    let jobs: Vec<Job> = benchmark.entries.iter().zip(prompts).enumerate().map(job).collect();
+    let progress = FileProgress::new(jobs.len() as u64);
+    let advance = |job: &Job| {
+        let name = job.output.file_name().unwrap_or_default().to_string_lossy();
+        progress.advance(&format!("{}: restoring {name}", method.name));
+    };
+    let sampling = method.sampling.as_ref().unwrap_or(&config.sampling).clone();
+    let settings = JobSettings { sampling, batch_size: config.batch_size, threads: config.threads };
+    restorer.restore_jobs(&jobs, &settings, restored, &advance).with_context(|| method.name.clone())
+}

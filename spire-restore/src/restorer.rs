@@ -1,0 +1,58 @@
+//! A loaded model that restores pictures.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use spire_core::atomic_write::write_atomic;
+use spire_data::degrade::ParameterizedConfig;
+use spire_model::base::Base;
+use spire_model::control::Control;
+use spire_model::restore::SamplingConfig;
+
+use crate::provenance::Provenance;
+
+/// A model that is ready to restore.
+#[derive(Debug)]
+pub struct Restorer {
+    /// The frozen text-to-image model.
+    pub base: Base,
+    /// The trained control branch.
+    pub control: Control,
+    /// Where the model comes from, for the provenance.
+    pub run: String,
+    /// The ranges of the degradations on which the branch was trained.
+    pub trained: ParameterizedConfig,
+}
+
+impl Restorer {
+    /// The provenance of a picture that this model restores.
+    pub(crate) fn provenance(
+        &self,
+        input_sha256: &str,
+        semantic: &str,
+        restoration: &str,
+        seed: u64,
+        upscale: f64,
+        sampling: &SamplingConfig,
+    ) -> Provenance {
+        Provenance {
+            program: concat!("spire ", env!("CARGO_PKG_VERSION")).to_owned(),
+            run: self.run.clone(),
+            input_sha256: input_sha256.to_owned(),
+            semantic: semantic.to_owned(),
+            restoration: restoration.to_owned(),
+            seed,
+            upscale,
+            sampling: sampling.clone(),
+        }
+    }
+}
+
+/// Writes a file, and creates its folder if needed.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
+    }
+    Ok(write_atomic(path, bytes)?)
+}

@@ -1,0 +1,150 @@
+//! Finds and loads the model that restores: a run's, a base with a control branch, or the built-in one.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use burn::tensor::Device;
+use spire_core::checksum::sha256;
+use spire_data::degrade::ParameterizedConfig;
+use spire_model::base::{Base, locate};
+use spire_model::control::{self, Control, ControlConfig};
+use spire_model::model_file::ModelFile;
+use spire_model::restore::SamplingConfig;
+use spire_model::weights::{self, Precision, weights_file};
+use spire_train::config::RunConfig;
+use spire_train::run_folder::RunFolder;
+
+use crate::restorer::Restorer;
+
+/// The built-in model, as a path in the repository.
+const BUILT_IN: &str = "assets/tiny";
+
+/// A model that is found but not loaded.
+#[derive(Debug)]
+pub struct TrainedModel {
+    /// Default sampling settings.
+    pub sampling: SamplingConfig,
+    /// Pictures that are restored together.
+    pub batch_size: usize,
+    base: PathBuf,
+    control: PathBuf,
+    precision: Precision,
+    control_precision: Precision,
+    /// The ranges of the degradations on which the branch was trained.
+    trained: ParameterizedConfig,
+    device: String,
+    /// Where the model comes from, for the provenance.
+    origin: String,
+}
+
+impl TrainedModel {
+    /// Finds the model of a run, or a base with a branch, or else the built-in model.
+    ///
+    /// # Errors
+    /// The run or the branch does not exist.
+    pub fn locate(run: Option<&Path>, base_and_control: Option<(&Path, &Path)>) -> Result<Self> {
+        match (run, base_and_control) {
+            (Some(run), _) => Self::of_run(run),
+            (None, Some((base, branch))) => {
+                let origin = format!("{} with {}", base.display(), branch.display());
+                let found = Self::of_branch(base, control::locate(branch)?, origin)?;
+                Ok(Self { base: base.to_owned(), ..found })
+            }
+            (None, None) => {
+                let control = control::locate(&Path::new(BUILT_IN).join("control"))?;
+                Self::of_branch(Path::new(BUILT_IN), control, BUILT_IN.to_owned())
+            }
+        }
+    }
+
+    /// The model of a run folder. A folder without the run's configuration has to hold `control/` and `model.toml`.
+    fn of_run(run: &Path) -> Result<Self> {
+        let origin = run.display().to_string();
+        let folder = RunFolder::at(run);
+        if !folder.config_file().is_file()
+            && let Some(model) = ModelFile::of(&folder.control())?
+        {
+            return Self::described(model, folder.control(), origin);
+        }
+        let (folder, config) = RunFolder::open(run, &[])?;
+        Self::configured(config, folder.trained_control()?, origin)
+    }
+
+    /// A branch with its `model.toml`, if there is one; otherwise `base` and the defaults.
+    fn of_branch(base: &Path, control: PathBuf, origin: String) -> Result<Self> {
+        if let Some(model) = ModelFile::of(&control)? {
+            return Self::described(model, control, origin);
+        }
+        let mut config = RunConfig::default();
+        config.model.base = base.to_owned();
+        Self::configured(config, control, origin)
+    }
+
+    fn configured(config: RunConfig, control: PathBuf, origin: String) -> Result<Self> {
+        let first_device = config.run.device.split(',').next().unwrap_or_default().to_owned();
+        Ok(Self {
+            sampling: config.evaluate.sampling,
+            batch_size: config.evaluate.batch_size,
+            base: config.model.base,
+            control,
+            precision: config.model.precision,
+            control_precision: config.model.control_precision,
+            trained: config.degradation.parameterized,
+            device: first_device,
+            origin,
+        })
+    }
+
+    fn described(model: ModelFile, control: PathBuf, origin: String) -> Result<Self> {
+        let trained = model.trained.try_into().with_context(|| format!("[trained] in the model.toml of {origin}"))?;
+        let defaults = RunConfig::default();
+        Ok(Self {
+            sampling: model.sampling,
+            batch_size: defaults.evaluate.batch_size,
+            base: model.base,
+            control,
+            precision: model.precision,
+            control_precision: model.control_precision,
+            trained,
+            device: defaults.run.device,
+            origin,
+        })
+    }
+
+    /// SHA-256 of the branch's weights.
+    ///
+    /// # Errors
+    /// They can't be read.
+    pub fn checksum(&self) -> Result<String> {
+        let file = weights_file(&self.control)?;
+        let bytes = std::fs::read(&file).with_context(|| format!("can't read {}", file.display()))?;
+        Ok(sha256(&bytes))
+    }
+
+    /// Loads the model. By default it uses the run's first device and the run's precision, or float32 if the device does not
+    /// support that precision.
+    ///
+    /// # Errors
+    /// A part can't be read, or the branch does not fit the base.
+    pub fn load(self, device: Option<&str>, precision: Option<Precision>) -> Result<Restorer> {
+        let device = spire_model::device::device(device.unwrap_or(&self.device))?;
+        let precision = precision.unwrap_or_else(|| supported(self.precision, &device, "the base"));
+        let base = locate(&self.base)
+            .and_then(|base| Base::load(&base, precision, &device))
+            .with_context(|| format!("the text-to-image model of {}", self.origin))?;
+        ControlConfig::read(&self.control)?.check_fits(&base.unet_config)?;
+        // The weights on disk are float32 in any case.
+        let precision = supported(self.control_precision, &device, "the branch");
+        let control = weights::cast(Control::load(&self.control, &device)?, precision);
+        Ok(Restorer { control, base, run: self.origin, trained: self.trained })
+    }
+}
+
+/// `precision` if `device` supports it, or else float32 with a warning.
+fn supported(precision: Precision, device: &Device, part: &str) -> Precision {
+    if device.supports_dtype(precision.dtype()) {
+        return precision;
+    }
+    tracing::warn!("this device does not support {precision}, which the run used: {part} computes in f32");
+    Precision::F32
+}

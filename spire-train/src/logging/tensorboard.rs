@@ -1,0 +1,173 @@
+//! Scalars and pictures for TensorBoard. Every start of a run writes its own event file.
+//!
+//! Messages and record framing come from `tensorboard-rs`. Its `SummaryWriter` is not used: it panics when the disk is
+//! full, swaps the width and height of pictures, and can't mark a resume.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use image::{ImageFormat, RgbImage};
+use protobuf::{Message, RepeatedField};
+use tensorboard_proto::event::{Event, SessionLog, SessionLog_SessionStatus};
+use tensorboard_proto::summary::{Summary, Summary_Image, Summary_Value};
+use tensorboard_rs::record_writer::RecordWriter;
+use tensorboard_rs::summary;
+use thiserror::Error;
+
+/// Why an event could not be written.
+#[derive(Debug, Error)]
+#[error("{path}: {source}")]
+pub struct TensorBoardError {
+    /// The event file, or its directory.
+    pub path: PathBuf,
+    /// The error of the operating system.
+    pub source: io::Error,
+}
+
+/// An open event file.
+pub struct TensorBoard {
+    path: PathBuf,
+    records: RecordWriter<File>,
+}
+
+impl TensorBoard {
+    /// Creates an event file in `dir`, and `dir` itself if needed, for a run whose next step is `next_step`. After a resume
+    /// TensorBoard ignores that step and later ones in earlier files.
+    ///
+    /// # Errors
+    /// The directory or the file can't be created.
+    pub fn create(dir: &Path, next_step: u64) -> Result<Self, TensorBoardError> {
+        let failed = |source| TensorBoardError { path: dir.to_owned(), source };
+        fs::create_dir_all(dir).map_err(failed)?;
+        let (path, file) = create_event_file(dir).map_err(failed)?;
+        let mut board = Self { path, records: RecordWriter::new(file) };
+
+        let mut version = Event::new();
+        version.set_file_version("brain.Event:2".to_owned());
+        board.write(version, 0)?;
+
+        let mut start = SessionLog::new();
+        start.set_status(SessionLog_SessionStatus::START);
+        let mut event = Event::new();
+        event.set_session_log(start);
+        board.write(event, next_step)?;
+        Ok(board)
+    }
+
+    /// Adds a point to the curve `tag`. The part before a slash names a group: `train/loss`.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn scalar(&mut self, tag: &str, value: f32, step: u64) -> Result<(), TensorBoardError> {
+        self.summary(summary::scalar(tag, value), step)
+    }
+
+    /// Adds a picture; TensorBoard shows the pictures of a tag with a slider over the steps.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn image(&mut self, tag: &str, picture: &RgbImage, step: u64) -> Result<(), TensorBoardError> {
+        let mut png = io::Cursor::new(Vec::new());
+        picture
+            .write_to(&mut png, ImageFormat::Png)
+            .map_err(|error| TensorBoardError { path: self.path.clone(), source: io::Error::other(error) })?;
+        let mut image = Summary_Image::new();
+        image.set_width(picture.width() as i32);
+        image.set_height(picture.height() as i32);
+        image.set_colorspace(3);
+        image.set_encoded_image_string(png.into_inner());
+        let mut value = Summary_Value::new();
+        value.set_tag(tag.to_owned());
+        value.set_image(image);
+        let mut summary = Summary::new();
+        summary.set_value(RepeatedField::from_vec(vec![value]));
+        self.summary(summary, step)
+    }
+
+    fn summary(&mut self, summary: Summary, step: u64) -> Result<(), TensorBoardError> {
+        let mut event = Event::new();
+        event.set_summary(summary);
+        self.write(event, step)
+    }
+
+    fn write(&mut self, mut event: Event, step: u64) -> Result<(), TensorBoardError> {
+        let failed = |source| TensorBoardError { path: self.path.clone(), source };
+        event.set_wall_time(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        event.set_step(step as i64);
+        let bytes = event.write_to_bytes().map_err(|error| failed(error.into()))?;
+        self.records.write(&bytes).map_err(failed)
+    }
+}
+
+/// The file name begins with the time, because TensorBoard reads the files of a directory in the order of their names.
+fn create_event_file(dir: &Path) -> io::Result<(PathBuf, File)> {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let created = (0_u32..).find_map(|number| {
+        let path = dir.join(format!("events.out.tfevents.{seconds:010}.{number:04}.spire"));
+        match File::create_new(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => None,
+            created => Some(created.map(|file| (path, file))),
+        }
+    });
+    created.unwrap_or_else(|| Err(io::ErrorKind::AlreadyExists.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tensorboard_rs::masked_crc32c::masked_crc32c;
+
+    /// Parses a file in TensorFlow's record format: length, its CRC, bytes, their CRC.
+    fn events(path: &Path) -> Vec<Event> {
+        let bytes = fs::read(path).unwrap();
+        let mut rest = bytes.as_slice();
+        let mut events = Vec::new();
+        while !rest.is_empty() {
+            let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
+            assert_eq!(rest[8..12], masked_crc32c(&rest[..8]).to_le_bytes());
+            let data = &rest[12..12 + length];
+            assert_eq!(rest[12 + length..16 + length], masked_crc32c(data).to_le_bytes());
+            events.push(Message::parse_from_bytes(data).unwrap());
+            rest = &rest[16 + length..];
+        }
+        events
+    }
+
+    #[test]
+    fn scalars_and_pictures_are_in_the_file_with_their_steps() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut board = TensorBoard::create(dir.path(), 5).unwrap();
+        let picture = RgbImage::from_fn(6, 4, |x, y| image::Rgb([x as u8 * 40, y as u8 * 60, 0]));
+        board.scalar("train/loss", 0.5, 5).unwrap();
+        board.image("samples", &picture, 6).unwrap();
+
+        let events = events(&board.path);
+        assert_eq!(events[0].get_file_version(), "brain.Event:2");
+        assert_eq!(
+            (events[1].get_session_log().get_status(), events[1].get_step()),
+            (SessionLog_SessionStatus::START, 5)
+        );
+        let loss = &events[2].get_summary().get_value()[0];
+        assert_eq!((loss.get_tag(), loss.get_simple_value(), events[2].get_step()), ("train/loss", 0.5, 5));
+        let sample = events[3].get_summary().get_value()[0].get_image();
+        assert_eq!((sample.get_width(), sample.get_height(), events[3].get_step()), (6, 4, 6));
+        let decoded = image::load_from_memory(sample.get_encoded_image_string()).unwrap();
+        assert_eq!(decoded.into_rgb8(), picture);
+    }
+
+    #[test]
+    fn every_start_has_its_own_file_in_the_order_of_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths: Vec<PathBuf> = (0..3).map(|step| TensorBoard::create(dir.path(), step).unwrap().path).collect();
+        assert!(paths.is_sorted() && paths.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+
+    #[test]
+    fn the_error_names_a_directory_that_can_not_be_created() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = TensorBoard::create(&file.path().join("tensorboard"), 0).err().unwrap();
+        assert!(error.to_string().contains("tensorboard"));
+    }
+}

@@ -1,0 +1,106 @@
+//! AdamW with a learning-rate schedule and clipping by the global gradient norm.
+
+use burn::module::Module;
+use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+
+use super::gradients::scale;
+use super::learning_rate::LearningRate;
+
+/// Settings of AdamW (Loshchilov & Hutter, 2019), of the learning rate and of clipping.
+#[derive(Clone, Debug)]
+pub struct OptimizerSettings {
+    /// Base rate, warm-up and schedule.
+    pub learning_rate: LearningRate,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Gradients are scaled down so that their global norm is at most this.
+    pub max_grad_norm: f64,
+}
+
+/// The optimiser of one module.
+pub struct Optimizer {
+    adamw: ModuleOptimizer,
+    settings: OptimizerSettings,
+}
+
+impl Optimizer {
+    /// A new optimiser whose moments are zero; β₁ = 0.9, β₂ = 0.999, ε = 1e-8.
+    pub fn new(settings: OptimizerSettings) -> Self {
+        let adamw = AdamWConfig::new().with_weight_decay(settings.weight_decay as f32).with_epsilon(1e-8).init();
+        Self { adamw, settings }
+    }
+
+    /// The learning rate of `step`, counted from 0.
+    pub fn learning_rate(&self, step: u64) -> f64 {
+        self.settings.learning_rate.at(step)
+    }
+
+    /// One update of the weights. `norm` is the global norm of `gradients`, from [`grad_norm`](super::gradients::grad_norm).
+    pub fn step<M: Module>(&mut self, step: u64, module: M, mut gradients: GradientsParams, norm: f64) -> M {
+        if norm > self.settings.max_grad_norm {
+            scale(&module, &mut gradients, self.settings.max_grad_norm / norm);
+        }
+        self.adamw.step(self.learning_rate(step), module, gradients)
+    }
+
+    /// Serialises the moments. They are keyed by parameter identifier, so use
+    /// [`number_parameters`](super::gradients::number_parameters) first: its identifiers are the same in every process.
+    ///
+    /// # Errors
+    /// The moments can't be read from their device.
+    pub fn to_bytes(&self) -> anyhow::Result<Vec<u8>> {
+        Ok(self.adamw.into_bytes()?.to_vec())
+    }
+
+    /// This optimiser with the moments that [`Self::to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// The bytes do not decode.
+    pub fn with_bytes(mut self, bytes: Vec<u8>) -> anyhow::Result<Self> {
+        self.adamw = self.adamw.from_bytes(burn::tensor::Bytes::from_bytes_vec(bytes))?;
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::optim::gradients::{grad_norm, number_parameters};
+    use crate::optim::learning_rate::Schedule;
+    use burn::nn::{Linear, LinearConfig};
+    use burn::tensor::{Device, Tensor, TensorData};
+
+    fn linear() -> Linear {
+        number_parameters(LinearConfig::new(3, 2).init(&Device::flex().autodiff()))
+    }
+
+    fn gradients(linear: &Linear) -> GradientsParams {
+        let x = Tensor::<2>::from_data(TensorData::from([[3.0_f32, 0.0, 0.0]]), &Device::flex());
+        GradientsParams::from_grads(linear.forward(x).sum().backward(), linear)
+    }
+
+    #[test]
+    fn a_step_is_clipped_and_the_state_survives_a_round_trip() {
+        let settings = OptimizerSettings {
+            learning_rate: LearningRate {
+                base: 0.1,
+                warmup_steps: 0,
+                schedule: Schedule::Constant,
+                total_steps: 10,
+                final_ratio: 1.0,
+            },
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+        };
+        let start = linear();
+        let mut first = Optimizer::new(settings.clone());
+        let norm = grad_norm(&start, &gradients(&start));
+        let once = first.step(0, start.clone(), gradients(&start), norm);
+        let mut second = Optimizer::new(settings).with_bytes(first.to_bytes().unwrap()).unwrap();
+        let on = first.step(1, once.clone(), gradients(&once), norm);
+        let resumed = second.step(1, once.clone(), gradients(&once), norm);
+        on.weight.val().into_data().assert_eq(&resumed.weight.val().into_data(), true);
+        let moved = (on.weight.val() - start.weight.val()).abs().max().into_scalar::<f32>();
+        assert!(moved > 0.1, "{moved}");
+    }
+}

@@ -1,0 +1,28 @@
+//! Training of the control branch (paper sections 3.3, 3.4 and 4.1).
+//!
+//! | file | what |
+//! |---|---|
+//! | `train.rs` | the training loop: steps, validation, checkpoints |
+//! | `state.rs` | what changes during training, and how it is saved |
+//! | `step.rs` | one optimiser step |
+//! | `objective.rs` | the loss (paper Eq. 1) |
+//! | `latents.rs` | latents of clean pictures |
+//! | `held_out.rs`, `validation.rs`, `quality.rs` | held-out pictures: restored, their loss, their figures |
+//! | `summary.rs` | `summary.json` |
+//! | `start.rs` | models on disk, and the initial control branch |
+//!
+//! Everything random in a step depends on the seed and on the sample's number alone. A run that continues from a checkpoint
+//! therefore repeats, bit for bit, what the uninterrupted run would have done.
+
+pub(crate) mod held_out;
+mod latents;
+pub(crate) mod objective;
+mod quality;
+pub(crate) mod start;
+pub(crate) mod state;
+mod step;
+mod summary;
+mod train;
+mod validation;
+
+pub use train::{Outcome, resume, train};

@@ -1,0 +1,65 @@
+//! `summary.json`: the figures at the end of a run.
+
+use anyhow::Result;
+use burn::module::Module;
+use serde_json::json;
+use spire_core::atomic_write::write_atomic;
+
+use super::quality::evaluate;
+use super::state::TrainingState;
+use crate::config::RunConfig;
+use crate::logging::{memory, metrics};
+use crate::run_folder::RunFolder;
+
+/// Evaluates the trained branch on held-out pictures and writes the summary. `skipped` is the number of source pictures
+/// that could not be used.
+///
+/// # Errors
+/// The metrics can't be read, the evaluation fails, or the file can't be written.
+pub(super) fn write(state: &TrainingState, config: &RunConfig, folder: &RunFolder, skipped: usize) -> Result<()> {
+    let steps = metrics::read(&folder.metrics())?;
+    let (first, last) = smoothed_ends(steps.iter().map(|metrics| metrics.loss));
+    let seconds_per_image: f64 = steps.iter().map(|metrics| 1.0 / metrics.images_per_second).sum();
+    let mut summary = json!({
+        "steps": state.step,
+        "first_smoothed_loss": first,
+        "last_smoothed_loss": last,
+        "images_per_second": steps.len() as f64 / seconds_per_image,
+        "ranks": state.ranks.count(),
+        "skipped_samples": skipped,
+        "parameters": { "trained": state.control.num_params(), "frozen_unet": state.base.unet.num_params() },
+    });
+    if config.evaluate.samples > 0 {
+        let (base, branch, space) = (&state.base, &state.branch(config), state.image_space.as_ref());
+        let (degraded, restored) = evaluate(base, branch, &state.held_out, &config.evaluate, space)?;
+        summary["held_out"] = json!({
+            "samples": config.evaluate.samples,
+            "sampling": config.evaluate.sampling,
+            "degraded": degraded,
+            "restored": restored,
+        });
+    }
+    // Last, so that it includes the evaluation.
+    summary["peak_memory_bytes"] = json!(memory::peak());
+    write_atomic(&folder.summary(), serde_json::to_string_pretty(&summary)?.as_bytes())?;
+    Ok(())
+}
+
+/// The mean loss over the first twentieth of the steps and over the last; steps whose loss is not finite are left out.
+fn smoothed_ends(losses: impl Iterator<Item = f64>) -> (f64, f64) {
+    let losses: Vec<f64> = losses.filter(|loss| loss.is_finite()).collect();
+    let window = (losses.len() / 20).max(1).min(losses.len());
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    (mean(&losses[..window]), mean(&losses[losses.len() - window..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn smoothed_ends_are_means_of_finite_losses() {
+        let losses = (0..40).map(|step| if step == 0 { f64::NAN } else { f64::from(step) });
+        assert_eq!(smoothed_ends(losses), (1.0, 39.0));
+    }
+}

@@ -1,0 +1,27 @@
+//! The validation loss.
+
+use anyhow::Result;
+
+use super::latents::Latents;
+use super::objective::DenoisingBatch;
+use super::state::TrainingState;
+use crate::config::RunConfig;
+
+/// The moving average's loss on held-out samples, with the same timesteps and noise in every validation. The ranks share
+/// the samples.
+///
+/// # Errors
+/// Too many held-out pictures are broken.
+pub(super) fn validation_loss(state: &TrainingState, config: &RunConfig) -> Result<f64> {
+    let count = config.evaluate.validation_samples as u64;
+    let (base, device, branch) = (&state.base, &state.device, state.branch(config));
+    let mut total = 0.0;
+    for n in state.ranks.share(count) {
+        let sample = state.held_out.sample(n)?;
+        let latent = Latents::new(false).of(base, &sample, device);
+        let seed = config.evaluate.seed;
+        let batch = DenoisingBatch::new(base, &state.schedule, &[sample], vec![latent], seed, device)?;
+        total += f64::from(batch.loss(&base.unet, &branch).into_scalar::<f32>());
+    }
+    Ok(state.ranks.sum(total) / count as f64)
+}
