@@ -1,5 +1,5 @@
-//! What the other crates stand on: pictures in memory and in PNG files, random streams, checksums, atomic writes and
-//! parallel loops. Nothing here depends on Burn or on another crate of the workspace.
+//! The foundation of the other crates: pictures in memory and in PNG files, random streams, checksums, atomic writes
+//! and parallel loops. Nothing here depends on Burn or on another crate of the workspace.
 
 pub mod atomic_write;
 pub mod buffer;

@@ -1,5 +1,5 @@
-//! The training sequence: which sample comes n-th, how it is cut and degraded ([`Samples`]), and the threads that make
-//! it ahead of time ([`Loader`]).
+//! The training sequence: which sample is the n-th, how it is cropped and degraded ([`Samples`]), and the threads that
+//! prepare samples ahead of time ([`Loader`]).
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,15 +25,15 @@ use crate::source::{self, Pixels, Sample, SampleError, Skipped, Source, SourceCo
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// Width and height in pixels that every picture is cut to.
+    /// Side in pixels of the square that every picture is cropped to.
     pub size: usize,
-    /// Which part of a picture is kept.
+    /// How a picture is cropped.
     pub crop: Crop,
     /// Probability that the semantic prompt is dropped, in \[0, 1\].
     pub prompt_dropout: f64,
-    /// Threads that make samples ahead of time; 0 makes each one when it is asked for.
+    /// Threads that prepare samples ahead of time; with 0 each sample is prepared on demand.
     pub workers: usize,
-    /// The most samples that are held ahead of time, if not fewer than `workers`.
+    /// Maximum number of prepared samples, at least `workers`.
     pub prefetch: usize,
     /// Where pictures and captions come from.
     pub source: SourceConfig,
@@ -53,10 +53,10 @@ impl Default for DataConfig {
 }
 
 impl DataConfig {
-    /// Checks every number; what `source` names is checked when it is opened.
+    /// Checks every number. Paths are checked when the source is opened.
     ///
     /// # Errors
-    /// The first setting that makes no sense, with its key.
+    /// The first setting that is out of range; the message names its key.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
         let check = |key: &str, value: &dyn ToString, good: bool, allowed: &str| {
             let wrong =
@@ -71,18 +71,18 @@ impl DataConfig {
     }
 }
 
-/// Which square of a picture becomes a sample.
+/// Which square of a picture is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Crop {
-    /// The largest, from the middle, scaled to size.
+    /// The largest square from the centre, resized.
     #[default]
     Center,
-    /// One at random, at the picture's own resolution; of a picture that is too small the largest, scaled up.
+    /// A random square at the picture's own resolution; for a picture that is too small, the largest, enlarged.
     Random,
 }
 
-/// What one training step learns from.
+/// One training sample.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainingSample {
     /// Its position in the sequence.
@@ -91,39 +91,39 @@ pub struct TrainingSample {
     pub index: usize,
     /// Its name in the source.
     pub name: String,
-    /// Width and height in pixels of the picture that it was cut from.
+    /// Width and height in pixels of the original picture.
     pub source_size: (usize, usize),
-    /// The picture to be restored to, `size` × `size`.
+    /// The clean picture, `size` × `size`.
     pub clean: Picture,
-    /// The picture to restore, of the same size.
+    /// The degraded picture, of the same size.
     pub degraded: Picture,
-    /// What the picture shows, as far as the model is told: the caption, or nothing.
+    /// The semantic prompt for the model: the caption, or empty if it was dropped.
     pub semantic: String,
     /// What the picture shows.
     pub caption: String,
     /// The restoration prompt.
     pub restoration: String,
-    /// What was done to the picture, as far as the prompt can name it.
+    /// The degradations that a prompt can name.
     pub steps: Vec<Step>,
-    /// All that was done to it.
+    /// All operations.
     pub operations: Vec<Operation>,
-    /// Which degradation pipeline was drawn.
+    /// The degradation pipeline that was drawn.
     pub pipeline: Pipeline,
 }
 
-/// Why there are no samples.
+/// The training sequence could not be read.
 #[derive(Debug, Error)]
 pub enum LoaderError {
-    /// The source does not open.
+    /// The source could not be opened.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// A setting of `[data]` or `[degradation]` is out of range.
     #[error(transparent)]
     Setting(#[from] InvalidSetting),
-    /// Sample after sample is broken.
+    /// Too many samples in a row are broken.
     #[error("every one of the {tried} pictures tried was broken, {}", first_few(.skipped))]
     AllBroken {
-        /// How many different pictures were tried for one sample.
+        /// Number of different pictures tried for one sample.
         tried: usize,
         /// The pictures.
         skipped: Vec<Skipped>,
@@ -133,10 +133,10 @@ pub enum LoaderError {
     Degrade {
         /// The sample's name in the source.
         name: String,
-        /// What is wrong.
+        /// The cause.
         source: DegradeError,
     },
-    /// The program has a bug.
+    /// A panic: a bug in the program.
     #[error("sample {n} could not be made: {message}")]
     Panic {
         /// The sample's position in the sequence.
@@ -154,19 +154,19 @@ fn first_few(skipped: &[Skipped]) -> String {
     format!("the first: {}", few.join("; "))
 }
 
-/// How many different pictures are tried for one sample before the whole source is called broken.
+/// Number of different pictures tried for one sample before the source counts as broken.
 const MOST_BROKEN: usize = 100;
 
-/// How many are drawn, with those that turned out broken before.
+/// Number of draws, including pictures known to be broken.
 const MOST_DRAWN: usize = 2000;
 
-/// A broken sample's stand-in is one of so many that come after it, or of more if these are broken too: from the same
-/// sources of a mixture, in the same proportions, and near it on the disk.
+/// A broken sample is replaced by one of this many that follow it, or of more if these are broken too: they come from
+/// the same sources of a mixture in the same proportions, and lie nearby on the disk.
 const REPLACED_WITHIN: u64 = 1000;
 
-/// An endless sequence of training samples, each a function of the seed and its position alone.
+/// An endless sequence of training samples. Each is a function of only the seed and its position.
 ///
-/// Every pass over the source is a permutation of it. A broken sample is replaced by another, and remembered.
+/// Every pass over the source is a permutation. A broken sample is replaced by another and recorded.
 pub struct Samples {
     source: Arc<dyn Source>,
     degradation: DegradationConfig,
@@ -185,7 +185,7 @@ impl Samples {
         Self::new(source, config, degradation, seed)
     }
 
-    /// The sequence of `seed` over `source`; `config.source` is not looked at.
+    /// The sequence of `seed` over `source`; `config.source` is ignored.
     ///
     /// # Errors
     /// The source is empty, or a setting is out of range.
@@ -203,7 +203,7 @@ impl Samples {
         Ok(Self { source, degradation, config, seed, skipped: Mutex::default() })
     }
 
-    /// How many samples one pass over the source has.
+    /// Number of samples in one pass over the source.
     pub fn epoch_len(&self) -> usize {
         self.source.len()
     }
@@ -211,7 +211,7 @@ impl Samples {
     /// The n-th sample.
     ///
     /// # Errors
-    /// The picture that is due and those drawn in its stead are all broken.
+    /// The picture and all its replacements are broken.
     pub fn sample(&self, n: u64) -> Result<TrainingSample, LoaderError> {
         let (index, Sample { name, picture, captions }) = self.read(n)?;
         let source_size = picture.size();
@@ -238,8 +238,8 @@ impl Samples {
         })
     }
 
-    /// What the source had to leave out when it was opened, and the broken samples met so far, each once, in the order of
-    /// the source.
+    /// What the source skipped when it was opened, and the broken samples found so far, each once, in the order of the
+    /// source.
     pub fn skipped(&self) -> Vec<Skipped> {
         self.source.left_out().into_iter().chain(self.registry().values().cloned()).collect()
     }
@@ -260,7 +260,7 @@ impl Samples {
                     break;
                 }
             }
-            // Farther and farther away: a whole shard may be broken.
+            // Search farther away each time: a whole shard may be broken.
             let within = REPLACED_WITHIN << (attempt / 8).min(20);
             index = self.source.nth(self.seed, n + replacement.random_range(1..=within));
         }
@@ -272,7 +272,7 @@ impl Samples {
     fn skip(&self, index: usize, error: &SampleError) {
         self.registry().entry(index).or_insert_with(|| {
             let skipped = Skipped { name: self.source.name(index), reason: error.to_string() };
-            tracing::warn!(name = skipped.name, reason = skipped.reason, "a broken sample is skipped");
+            tracing::warn!(name = skipped.name, reason = skipped.reason, "skipping a broken sample");
             skipped
         });
     }
@@ -282,7 +282,8 @@ impl Samples {
     }
 }
 
-/// The square of `picture` that `crop` names, `size` × `size`: scaled down by area, up by bicubic interpolation.
+/// Crops `picture` to a square and resizes it to `size` × `size`: reduced by area averaging, enlarged by bicubic
+/// interpolation.
 pub(crate) fn cut(picture: &Pixels, size: usize, crop: Crop, rng: &mut Rng) -> Picture {
     let (width, height) = picture.size();
     let shorter = width.min(height);
@@ -303,40 +304,41 @@ pub(crate) fn cut(picture: &Pixels, size: usize, crop: Crop, rng: &mut Rng) -> P
     scaled
 }
 
-/// Training samples in order, made ahead of time by threads. It never ends by itself; dropping it stops the threads.
+/// Training samples in order, prepared ahead of time by threads. The iterator never ends; dropping it stops the
+/// threads.
 pub struct Loader {
     samples: Arc<Samples>,
     start: u64,
     slice: Slice,
-    /// How many were taken.
+    /// Number of samples taken.
     taken: u64,
     workers: Vec<Worker>,
 }
 
 type Made = Result<TrainingSample, LoaderError>;
 
-/// A thread that makes every `workers`-th sample, and waits when too many of them have not been taken.
+/// A thread that prepares every `workers`-th sample and waits while its channel is full.
 struct Worker {
     made: Receiver<Made>,
     thread: JoinHandle<()>,
 }
 
 impl Loader {
-    /// Starts the threads; the first sample to come is number `start`.
+    /// Starts the threads; the first sample is number `start`.
     ///
     /// # Errors
-    /// The system allows no more threads.
+    /// The system cannot start a thread.
     pub fn new(samples: Arc<Samples>, start: u64) -> Result<Self, LoaderError> {
         Self::slice(samples, start, Slice::WHOLE)
     }
 
-    /// As [`new`](Self::new) for one rank of a distributed run: of the sequence from `start` on, the samples of `slice`.
+    /// As [`new`](Self::new) for one rank of a distributed run: the samples of `slice` in the sequence from `start`.
     ///
     /// # Errors
-    /// The system allows no more threads.
+    /// The system cannot start a thread.
     pub fn slice(samples: Arc<Samples>, start: u64, slice: Slice) -> Result<Self, LoaderError> {
         let count = samples.config.workers;
-        // A worker holds one sample in its hands and the rest of its share in the channel.
+        // A worker holds one sample itself; the channel holds the rest of its share.
         let waiting = samples.config.prefetch.checked_div(count).unwrap_or(0).saturating_sub(1);
         let mut loader = Self { samples, start, slice, taken: 0, workers: Vec::with_capacity(count) };
         for worker in 0..count {
@@ -354,8 +356,8 @@ impl Loader {
         Ok(loader)
     }
 
-    /// The number of the sample that comes next, or after whole batches of a slice the first of all ranks': what a
-    /// checkpoint must hold to go on from here, with any number of ranks.
+    /// The number of the next sample; after whole batches of a slice, the first of all ranks. A checkpoint stores it to
+    /// continue from here with any number of ranks.
     pub fn position(&self) -> u64 {
         self.start + self.slice.batches(self.taken)
     }
@@ -368,13 +370,13 @@ impl Loader {
         self.take(size).collect()
     }
 
-    /// The sequence that the samples come from.
+    /// The underlying sequence.
     pub fn samples(&self) -> &Samples {
         &self.samples
     }
 }
 
-/// Never ends. A sample that could not be made is passed over by the next call.
+/// Never ends. The next call continues after a sample that could not be prepared.
 impl Iterator for Loader {
     type Item = Made;
 
@@ -391,12 +393,12 @@ impl Iterator for Loader {
 
 impl Drop for Loader {
     fn drop(&mut self) {
-        // All channels close first, so that the threads stop at the same time and not one after the other.
+        // Close all channels first, so that the threads stop together.
         let (channels, threads): (Vec<_>, Vec<_>) =
             self.workers.drain(..).map(|worker| (worker.made, worker.thread)).unzip();
         drop(channels);
         for thread in threads {
-            // A thread can't panic: `make` catches what a sample does.
+            // The threads do not panic: `make` catches panics of a sample.
             let _ = thread.join();
         }
     }
@@ -474,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loader_that_starts_later_goes_on_as_one_that_did_not_stop() {
+    fn a_loader_that_starts_later_continues_the_same_sequence() {
         let all = take(samples(Shades::of(10), 2), 0, 25);
         for workers in [0, 2] {
             let mut loader = Loader::new(samples(Shades::of(10), workers), 11).unwrap();
@@ -491,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_see_the_batches_of_one_process_in_parts() {
+    fn ranks_share_the_batches_of_one_process() {
         let all = take(samples(Shades::of(10), 0), 6, 24);
         for ranks in [2, 3] {
             for (rank, workers) in (0..ranks).zip([0, 1, 2]) {
@@ -523,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn each_visit_cuts_and_degrades_anew() {
+    fn each_pass_crops_and_degrades_differently() {
         let all = take(samples(Shades::of(2), 0), 0, 40);
         let visits: Vec<_> = all.iter().filter(|sample| sample.index == 0).collect();
         assert_eq!(visits.len(), 20);
@@ -553,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn a_center_crop_keeps_the_middle_and_scales_it() {
+    fn a_center_crop_keeps_the_centre_and_resizes_it() {
         let mut draws = rng(0, "crop", 0);
         let mut wide = Picture::filled(30, 10, [1.0, 0.0, 0.0]);
         for y in 0..10 {
@@ -624,7 +626,7 @@ mod tests {
     }
 
     #[test]
-    fn all_broken_is_an_error_that_names_some() {
+    fn only_broken_samples_are_an_error_that_names_some() {
         let dir = tempfile::tempdir().unwrap();
         for index in 0..130 {
             std::fs::write(dir.path().join(format!("{index}.png")), b"").unwrap();
@@ -676,7 +678,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_the_prefetch_is_made_ahead() {
+    fn at_most_prefetch_samples_are_prepared_ahead() {
         for (workers, prefetch, most) in [(1, 6, 6), (3, 6, 6), (3, 0, 3), (2, 5, 5)] {
             let shades = Shades::of(10);
             let config = DataConfig { prefetch, ..config(workers) };

@@ -1,17 +1,18 @@
-//! Captions of what a degraded picture might as well show: the paper's semantic ambiguity, where only the semantic prompt tells
-//! a pentagon from a hexagon.
+//! Misleading captions: the paper's semantic ambiguity, where only the semantic prompt distinguishes a pentagon from a
+//! hexagon.
 
-/// Two words, or groups of words, for what looks alike when degraded.
+/// Two words, or groups of words, for objects that look alike when degraded.
 pub type Alike = [String; 2];
 
-/// The caption with the first word that is one of a pair exchanged for the pair's other; `None` where there is none.
+/// Replaces the first word of `caption` that occurs in a pair by the pair's other word. `None` if no word occurs in a
+/// pair.
 pub fn mistaken(caption: &str, alike: &[Alike]) -> Option<String> {
     let words = alike.iter().flat_map(|[a, b]| [(a, b), (b, a)]);
     let (place, word, other) = words.filter_map(|(word, other)| Some((find(caption, word)?, word, other))).min()?;
     Some(format!("{}{other}{}", &caption[..place], &caption[place + word.len()..]))
 }
 
-/// Where `words` first stand in `text`, not as part of longer words.
+/// The offset of the first occurrence of `words` in `text` as whole words.
 fn find(text: &str, words: &str) -> Option<usize> {
     let within = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
     let alone = |place: usize| {
@@ -30,14 +31,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_the_words_is_exchanged_either_way() {
+    fn the_first_word_of_a_pair_is_replaced_in_both_directions() {
         assert_eq!(exchanged("a red hexagon above a star").as_deref(), Some("a red pentagon above a star"));
         assert_eq!(exchanged("a star above a red hexagon").as_deref(), Some("a cross above a red hexagon"));
         assert_eq!(exchanged("a blue letter f").as_deref(), Some("a blue letter e"));
     }
 
     #[test]
-    fn parts_of_words_do_not_count() {
+    fn parts_of_words_are_not_replaced() {
         assert_eq!(exchanged("a starfish beside a pentagonal letter"), None);
         assert_eq!(exchanged("a starfish and a star").as_deref(), Some("a starfish and a cross"));
         assert_eq!(exchanged(""), None);
