@@ -6,6 +6,7 @@ pub mod degrade;
 pub mod loader;
 pub mod order;
 pub mod prompt;
+pub mod samples;
 pub mod source;
 pub mod stats;
 pub mod testset;

@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use crate::Picture;
 use crate::degrade::Pipeline;
-use crate::loader::{LoaderError, Samples, TrainingSample};
 use crate::parallel::in_order;
 use crate::prompt::REMOVE_ALL;
+use crate::samples::{LoaderError, Samples, TrainingSample};
 
 /// Statistics over the first samples of a sequence.
 #[derive(Clone, Debug, Serialize)]
@@ -127,7 +127,7 @@ fn spread(values: Vec<f64>) -> Spread {
 mod tests {
     use super::*;
     use crate::degrade::DegradationConfig;
-    use crate::loader::DataConfig;
+    use crate::samples::DataConfig;
 
     #[test]
     fn figures_do_not_depend_on_the_number_of_threads() {

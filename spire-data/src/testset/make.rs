@@ -16,11 +16,11 @@ use crate::Picture;
 use crate::checksum::sha256;
 use crate::degrade::operation::operate;
 use crate::degrade::{DegradeError, Filter, Operation, Step, parameterized, resize};
-use crate::loader::{Crop, cut};
 use crate::order::permuted;
 use crate::parallel::in_order;
 use crate::png_text;
 use crate::rng::{Rng, rng};
+use crate::samples::{Crop, cut};
 use crate::source::{self, Sample, Skipped, Source};
 
 /// The result of making a test set.

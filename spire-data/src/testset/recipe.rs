@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::degrade::setting::Section;
 use crate::degrade::{DegradationConfig, InvalidSetting, Operation, ParameterizedConfig, RealEsrganConfig};
-use crate::loader::Crop;
 use crate::prompt::REMOVE_ALL;
+use crate::samples::Crop;
 use crate::source::SourceConfig;
 
 /// A recipe: a file of `configs/benchmarks/`.
