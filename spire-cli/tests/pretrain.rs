@@ -17,8 +17,9 @@ fn asset(path: &str) -> Vec<u8> {
 /// A folder with some parts of the small model, to which a stage adds its own.
 fn model(scratch: &Path, parts: &[&str]) -> String {
     let out = scratch.join("prior");
-    for (part, file) in
-        parts.iter().map(|part| (part, if part.contains("encoder") { "model.safetensors" } else { WEIGHTS }))
+    for (part, file) in parts
+        .iter()
+        .map(|part| (part, if part.contains("encoder") || *part == "judge" { "model.safetensors" } else { WEIGHTS }))
     {
         fs::create_dir_all(out.join(part)).unwrap();
         for file in ["config.json", file] {
@@ -46,9 +47,69 @@ fn without_steps_a_stage_measures_what_it_starts_from_and_keeps_it() {
         serde_json::from_slice(&fs::read(prior.join("figures/vae.json")).unwrap()).unwrap();
     assert!(figures["psnr_db"].as_f64().unwrap() > 20.0, "{figures}");
 
-    let settings = ["start=assets/none", "unet.fit.steps=0", "unet.scenes=1"];
-    let out = model(scratch.path(), &["vae", "text_encoder"]);
+    let settings = ["start=assets/none", "unet.fit.steps=0", "unet.evaluate=1", "unet.judged=1"];
+    let out = model(scratch.path(), &["vae", "text_encoder", "judge"]);
     assert!(error(pretrain("unet", &out, &settings)).contains("assets/none/unet"));
+}
+
+/// What the steps of a stage said, without how fast they were.
+fn losses(out: &Path, stage: &str) -> Vec<(u64, f64, f64)> {
+    let text = fs::read_to_string(out.join("training").join(stage).join("metrics.jsonl")).unwrap_or_default();
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    lines
+        .map(|line| {
+            (line["step"].as_u64().unwrap(), line["loss"].as_f64().unwrap(), line["grad_norm"].as_f64().unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn a_killed_stage_goes_on_exactly_and_a_finished_one_with_more_steps() {
+    let scratch = TempDir::new().unwrap();
+    let (whole, killed) = (scratch.path().join("whole"), scratch.path().join("killed"));
+    let arguments = |out: &Path, steps: u32| -> Vec<String> {
+        let steps = format!("judge.fit.steps={steps}");
+        let settings = [
+            steps.as_str(),
+            "judge.fit.batch_size=4",
+            "judge.fit.schedule=constant",
+            "judge.fit.checkpoint_every=3",
+            "judge.fit.preview_every=4",
+            "judge.evaluate=8",
+            &format!("out={}", out.display()),
+        ]
+        .map(str::to_owned);
+        let command = ["pretrain", "configs/tiny-prior.toml", "--stage", "judge"].map(str::to_owned);
+        command.into_iter().chain(settings.into_iter().flat_map(|setting| ["--set".to_owned(), setting])).collect()
+    };
+    let run = |out: &Path, steps| {
+        let arguments = arguments(out, steps);
+        common::command(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    ok(run(&whole, 10).output().unwrap());
+    assert_eq!(losses(&whole, "judge").len(), 10);
+    assert!(whole.join("training/judge/samples/step-00000004.png").is_file());
+
+    let mut child = run(&killed, 10).stderr(std::process::Stdio::null()).spawn().unwrap();
+    while losses(&killed, "judge").len() < 5 {
+        assert!(child.try_wait().unwrap().is_none(), "the stage ended before it could be killed");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!killed.join("judge").exists());
+    ok(run(&killed, 10).output().unwrap());
+    assert_eq!(losses(&killed, "judge"), losses(&whole, "judge"));
+    let weights = |out: &Path| fs::read(out.join("judge/model.safetensors")).unwrap();
+    assert!(weights(&killed) == weights(&whole));
+
+    // Done with as many steps: nothing happens. With more: it goes on, and what it did stays.
+    ok(run(&killed, 10).output().unwrap());
+    assert_eq!(losses(&killed, "judge").len(), 10);
+    ok(run(&killed, 12).output().unwrap());
+    assert_eq!(losses(&killed, "judge")[..10], losses(&whole, "judge")[..]);
+    assert_eq!(losses(&killed, "judge").len(), 12);
+    assert!(weights(&killed) != weights(&whole));
 }
 
 #[test]

@@ -14,6 +14,7 @@ pub mod evaluation;
 pub mod fid;
 pub mod frechet;
 pub mod inception;
+pub mod judge;
 pub mod lpips;
 pub mod maniqa;
 pub mod musiq;

@@ -9,6 +9,8 @@ use spire_core::settings;
 use spire_train::distributed::ensure_single_process;
 use spire_train::pretrain::{PretrainConfig, Stage, pretrain};
 
+use crate::signals::interruption;
+
 #[derive(clap::Args)]
 pub struct Pretrain {
     /// Configuration, TOML
@@ -26,6 +28,7 @@ enum StageName {
     Clip,
     Prompts,
     Vae,
+    Judge,
     Unet,
     Embedding,
 }
@@ -40,10 +43,14 @@ pub fn run(args: Pretrain) -> Result<ExitCode> {
             StageName::Clip => Stage::Clip,
             StageName::Prompts => Stage::Prompts,
             StageName::Vae => Stage::Vae,
+            StageName::Judge => Stage::Judge,
             StageName::Unet => Stage::UNet,
             StageName::Embedding => Stage::Embedding,
         })
         .collect();
-    pretrain(&config, &stages)?;
+    let interrupted = interruption("interrupted: writing a checkpoint after this step (again to stop at once)")?;
+    if !pretrain(&config, &stages, &interrupted)? {
+        println!("stopped; the same command continues from the last checkpoint in {}", config.out.display());
+    }
     Ok(ExitCode::SUCCESS)
 }

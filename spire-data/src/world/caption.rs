@@ -1,50 +1,49 @@
-//! Captions: a scene in words, in one of several phrasings, all lower case.
+//! Captions: what a scene shows, in one of several phrasings, all lower case.
 
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
+use super::ground::Ground;
 use super::object::Object;
-use super::scene::Scene;
 use crate::rng::Rng;
 
-/// The sentences; `{it}` stands for the objects and `{ground}` for the background.
-pub const TEMPLATES: [&str; 12] = [
-    "{it}",
-    "a photo of {it}",
-    "a picture of {it}",
-    "an image of {it}",
-    "there is {it}",
-    "this is {it}",
-    "{it} on {ground}",
-    "{it} in front of {ground}",
-    "a photo of {it} on {ground}",
-    "a picture of {it} against {ground}",
-    "on {ground} there is {it}",
-    "{ground} with {it}",
-];
+/// The sentences; `{it}` stands for the objects and where they are.
+pub const TEMPLATES: [&str; 5] = ["{it}", "a photo of {it}", "a picture of {it}", "an image of {it}", "there is {it}"];
 
-/// How a scene is put into words. The default is the plainest: "a red striped star above a blue ring".
+/// How a scene is put into words. The default is the plainest: "a lion left of a tree".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wording {
     /// Which of [`TEMPLATES`], counted from 0, starting again after the last.
     pub template: usize,
     /// Which of the ways to say a spatial relation, counted alike.
     pub relation: usize,
+    /// Whether the place is named.
+    pub place: bool,
     /// Whether a single object that is notably small or large is called so.
     pub size: bool,
+    /// Whether it is said that a single object is on the left or on the right.
+    pub side: bool,
+    /// Whether it is said that the background is blurred.
+    pub blur: bool,
 }
 
 impl Wording {
+    /// Everything that a caption can say.
+    pub const FULL: Self = Self { template: 0, relation: 0, place: true, size: true, side: true, blur: true };
+
     pub(super) fn random(rng: &mut Rng) -> Self {
         Self {
             template: rng.random_range(0..TEMPLATES.len()),
             relation: rng.random_range(0..Relation::PHRASES),
-            size: rng.random(),
+            place: rng.random_bool(0.8),
+            size: rng.random_bool(0.5),
+            side: rng.random_bool(0.5),
+            blur: rng.random_bool(0.5),
         }
     }
 }
 
-/// Where one object lies as seen from another.
+/// Where one object is as seen from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)]
@@ -58,7 +57,7 @@ pub enum Relation {
 impl Relation {
     const PHRASES: usize = 2;
 
-    /// Where `subject` lies as seen from `object`, along the axis that separates them most.
+    /// Where `subject` is as seen from `object`, along the axis that separates them most.
     pub fn between(subject: &Object, object: &Object) -> Self {
         let [dx, dy] = [0, 1].map(|axis| subject.centre[axis] - object.centre[axis]);
         match (dx.abs() > dy.abs(), dx < 0.0, dy < 0.0) {
@@ -71,95 +70,72 @@ impl Relation {
 
     fn phrases(self) -> [&'static str; Self::PHRASES] {
         match self {
-            Self::LeftOf => ["to the left of", "left of"],
-            Self::RightOf => ["to the right of", "right of"],
+            Self::LeftOf => ["left of", "to the left of"],
+            Self::RightOf => ["right of", "to the right of"],
             Self::Above => ["above", "over"],
             Self::Below => ["below", "under"],
         }
     }
 }
 
-/// The scene in these words.
-pub(super) fn write(scene: &Scene, wording: Wording) -> String {
-    let it = match scene.objects.as_slice() {
+/// `objects` in front of `ground`, in these words.
+pub(super) fn write(objects: &[Object], ground: &Ground, wording: Wording) -> String {
+    let mut it = match objects {
         [subject, object] => {
             let relation = Relation::between(subject, object).phrases()[wording.relation % Relation::PHRASES];
-            format!("{} {relation} {}", noun_phrase(subject, None), noun_phrase(object, None))
+            format!("{} {relation} {}", subject.kind.with_article(), object.kind.with_article())
         }
-        objects => {
-            let size = |object: &Object| if wording.size { object.size_name() } else { None };
-            objects.iter().map(|object| noun_phrase(object, size(object))).collect::<Vec<_>>().join(" and ")
-        }
+        objects => objects.iter().map(|object| single(object, wording)).collect::<Vec<_>>().join(" and "),
     };
-    TEMPLATES[wording.template % TEMPLATES.len()].replace("{it}", &it).replace("{ground}", &scene.background.name())
+    if wording.place {
+        it = format!("{it} {}", ground.place.phrase());
+    }
+    if wording.blur && ground.blur > 0.0 {
+        it.push_str(", the background blurred");
+    }
+    TEMPLATES[wording.template % TEMPLATES.len()].replace("{it}", &it)
 }
 
-/// "an orange star", "a small red striped letter a".
-fn noun_phrase(object: &Object, size: Option<&str>) -> String {
-    let mut words = Vec::from_iter(size);
-    words.push(object.colour.name());
-    if object.texture != super::Texture::Plain {
-        words.push(object.texture.name());
+/// "an owl", "a large owl on the left".
+fn single(object: &Object, wording: Wording) -> String {
+    let noun = match object.size_name().filter(|_| wording.size) {
+        Some(size) => format!("a {size} {}", object.kind.name()),
+        None => object.kind.with_article(),
+    };
+    match object.side_name().filter(|_| wording.side) {
+        Some(side) => format!("{noun} {side}"),
+        None => noun,
     }
-    words.push(object.kind.name());
-    let article = if words[0].starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
-    format!("{article} {}", words.join(" "))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::world::{Background, Colour, Kind, Lens, Pattern, Texture, Tone, World, WorldConfig};
+    use crate::world::{Kind, Place};
 
-    fn scene(objects: Vec<Object>) -> Scene {
-        let background = Background::Patterned { tone: Tone::Teal, pattern: Pattern::Brick, offset: [0.0; 2] };
-        let (lens, wording) = (Lens::default(), Wording::default());
-        Scene { objects, background, lens, wording, caption: String::new() }
-    }
-
-    const STAR: Object = Object {
-        kind: Kind::Star,
-        colour: Colour::Orange,
-        texture: Texture::Plain,
-        centre: [0.5, 0.25],
-        radius: 0.2,
-        rotation: 0.0,
-    };
+    const OWL: Object = Object { kind: Kind::Owl, centre: [0.3, 0.5], side: 0.5, flip: false, rotation: 0.0 };
+    const GROUND: Ground = Ground { place: Place::Bamboo, offset: [0.0; 2], light: 0.0, horizon: 0.4, blur: 0.03 };
 
     #[test]
     fn one_object_in_several_wordings() {
-        let scene = scene(vec![STAR]);
-        assert_eq!(scene.describe(Wording::default()), "an orange star");
-        assert_eq!(scene.describe(Wording { size: true, ..Wording::default() }), "a small orange star");
-        let on = Wording { template: 8, ..Wording::default() };
-        assert_eq!(scene.describe(on), "a photo of an orange star on a teal brick background");
-        assert_eq!(scene.describe(Wording { template: 8 + TEMPLATES.len(), ..on }), scene.describe(on));
+        let plain = Wording::default();
+        assert_eq!(write(&[OWL], &GROUND, plain), "an owl");
+        assert_eq!(write(&[OWL], &GROUND, Wording { place: true, ..plain }), "an owl by the bamboo");
+        assert_eq!(
+            write(&[OWL], &GROUND, Wording { template: 1, ..Wording::FULL }),
+            "a photo of a small owl on the left by the bamboo, the background blurred"
+        );
+        let middle = Object { centre: [0.5; 2], side: 0.7, ..OWL };
+        let sharp = Ground { blur: 0.0, ..GROUND };
+        assert_eq!(write(&[middle], &sharp, Wording::FULL), "an owl by the bamboo");
     }
 
     #[test]
     fn two_objects_have_a_relation_and_no_size() {
-        let letter = Object { kind: Kind::LetterA, texture: Texture::Checked, centre: [0.55, 0.75], ..STAR };
-        let size = Wording { size: true, ..Wording::default() };
-        assert_eq!(scene(vec![STAR, letter]).describe(size), "an orange star above an orange checked letter a");
-        let under = Wording { relation: 1, ..size };
-        assert_eq!(scene(vec![letter, STAR]).describe(under), "an orange checked letter a under an orange star");
-    }
-
-    #[test]
-    fn captions_name_every_object_in_about_ten_words() {
-        let world = World::new(WorldConfig::default());
-        let mut words = 0;
-        for scene in (0..2000).map(|index| world.scene(index)) {
-            for object in &scene.objects {
-                let texture = if object.texture == Texture::Plain { "" } else { object.texture.name() };
-                let named = [object.colour.name(), texture, object.kind.name()];
-                let named = named.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
-                assert!(scene.caption.contains(&named), "{named} in {}", scene.caption);
-            }
-            assert_eq!(scene.caption, scene.describe(scene.wording));
-            assert!(scene.caption.chars().all(|c| c == ' ' || c.is_ascii_lowercase()), "{}", scene.caption);
-            words += scene.caption.split(' ').count();
-        }
-        assert!((8.0..13.0).contains(&(words as f32 / 2000.0)), "{words} words in 2000 captions");
+        let tree = Object { kind: Kind::Tree, centre: [0.75, 0.5], ..OWL };
+        let sharp = Ground { blur: 0.0, ..GROUND };
+        assert_eq!(write(&[OWL, tree], &sharp, Wording::FULL), "an owl left of a tree by the bamboo");
+        let other = Wording { relation: 1, ..Wording::default() };
+        assert_eq!(write(&[tree, OWL], &sharp, other), "a tree to the right of an owl");
     }
 }

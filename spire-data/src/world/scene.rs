@@ -5,75 +5,70 @@ use rand::seq::{IndexedRandom, index};
 use serde::{Deserialize, Serialize};
 
 use super::caption::{self, Wording};
-use super::{Background, Colour, Kind, Lens, Object, Texture};
+use super::pictogram::extent;
+use super::{Ground, Kind, Object};
 use crate::picture::Picture;
 use crate::rng::Rng;
 
 /// A scene as pure data: what is in it, where, and in which words.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scene {
-    /// One or two objects, in the order in which the caption names them. Two differ in kind and in colour.
+    /// One or two objects of different kinds, in the order in which the caption names them.
     pub objects: Vec<Object>,
     /// What lies behind.
-    pub background: Background,
-    /// How it was photographed, of which the caption says nothing.
-    #[serde(default)]
-    pub lens: Lens,
+    pub ground: Ground,
     /// How the caption is put.
     pub wording: Wording,
     /// The scene in words, lower case.
     pub caption: String,
 }
 
-const TWO_OBJECTS: f64 = 0.4;
-/// Radii in picture widths: a single object is 45 to 75 % across, each of two 34 to 43 %.
-const SINGLE_RADIUS: (f32, f32) = (0.225, 0.375);
-const PAIR_RADIUS: (f32, f32) = (0.17, 0.215);
-/// The least distance to the picture's edge and, for two objects, to the line between their halves.
-const MARGIN: f32 = 0.03;
-/// How far a single object strays from the centre, and each of two across the axis that they lie on. The latter is small
-/// enough for the spatial relation to be beyond doubt.
-const SINGLE_STRAY: f32 = 0.12;
-const PAIR_STRAY: f32 = 0.08;
-/// At most this turn either way, in radians: a square must not look like a diamond, nor a cross like an x.
+const TWO_OBJECTS: f64 = 0.15;
+/// The longer side of a single object, and of each of two, in picture widths.
+const SINGLE_SIDE: (f32, f32) = (0.5, 0.9);
+const PAIR_SIDE: (f32, f32) = (0.45, 0.5);
+/// The least distance to the picture's edge.
+const MARGIN: f32 = 0.02;
+/// How far each of two objects strays across the axis that they lie on: too little to put their relation in doubt.
+const PAIR_STRAY: f32 = 0.1;
+/// At most this turn either way, in radians.
 const ROTATION: f32 = 0.12;
 
 impl Scene {
     /// Draws lots for everything.
     pub(super) fn random(rng: &mut Rng) -> Self {
         let objects = if rng.random_bool(TWO_OBJECTS) { pair(rng) } else { vec![single(rng)] };
-        let colours: Vec<_> = objects.iter().map(|object| object.colour).collect();
-        let background = Background::random(rng, &colours);
+        let ground = Ground::random(rng);
         let wording = Wording::random(rng);
-        let lens = Lens::random(rng);
-        Self { objects, background, lens, wording, caption: String::new() }.captioned()
+        Self { objects, ground, wording, caption: String::new() }.captioned()
     }
 
     /// The picture, `size` × `size`.
     pub fn draw(&self, size: usize) -> Picture {
-        let mut picture = self.background.draw(size);
+        let mut picture = self.ground.draw(size);
         for object in &self.objects {
             object.draw_over(&mut picture);
         }
-        self.lens.take(picture)
+        picture
     }
 
-    /// The same scene in focus and without grain.
-    pub fn sharp(&self) -> Self {
-        Self { lens: Lens::default(), ..self.clone() }
+    /// The kinds of its objects, in their order.
+    pub fn kinds(&self) -> impl Iterator<Item = Kind> {
+        self.objects.iter().map(|object| object.kind)
     }
 
     /// The scene in other words than its caption's.
     pub fn describe(&self, wording: Wording) -> String {
-        caption::write(self, wording)
+        caption::write(&self.objects, &self.ground, wording)
     }
 
-    /// The same scene and wording with another kind of first object: the caption that a blurred picture might as well
+    /// The same scene and wording with another kind of first object: the caption that a degraded picture might as well
     /// have, and the picture that would then be right.
     pub fn with_kind(&self, kind: Kind) -> Self {
         let mut scene = self.clone();
         if let Some(first) = scene.objects.first_mut() {
             first.kind = kind;
+            first.centre = inside(first.centre, extent(kind), first.side);
         }
         scene.captioned()
     }
@@ -84,13 +79,22 @@ impl Scene {
     }
 }
 
+/// `centre`, moved by as little as keeps an object of this `extent` and `side` within the picture.
+fn inside(centre: [f32; 2], extent: [f32; 2], side: f32) -> [f32; 2] {
+    std::array::from_fn(|axis| {
+        let half = (side * extent[axis] / 2.0).min(0.5);
+        centre[axis].clamp(half, 1.0 - half)
+    })
+}
+
 fn single(rng: &mut Rng) -> Object {
-    let radius = rng.random_range(SINGLE_RADIUS.0..=SINGLE_RADIUS.1);
-    let stray = SINGLE_STRAY.min(0.5 - MARGIN - radius);
-    let centre = [0.5 + rng.random_range(-stray..=stray), 0.5 + rng.random_range(-stray..=stray)];
     let kind = *Kind::ALL.choose(rng).expect("there are kinds");
-    let colour = *Colour::ALL.choose(rng).expect("there are colours");
-    object(rng, kind, colour, centre, radius)
+    let side = rng.random_range(SINGLE_SIDE.0..=SINGLE_SIDE.1);
+    let centre = extent(kind).map(|extent| {
+        let stray = (0.5 - MARGIN - side * extent / 2.0).max(0.0);
+        0.5 + rng.random_range(-stray..=stray)
+    });
+    object(rng, kind, centre, side)
 }
 
 /// Two objects, each in its own half of the picture, side by side or one above the other.
@@ -98,19 +102,15 @@ fn pair(rng: &mut Rng) -> Vec<Object> {
     let axis = rng.random_range(0..2);
     let first_half = rng.random_range(0..2);
     let kinds = index::sample(rng, Kind::ALL.len(), 2);
-    let colours = index::sample(rng, Colour::ALL.len(), 2);
     let each = |i: usize| {
-        let radius = rng.random_range(PAIR_RADIUS.0..=PAIR_RADIUS.1);
-        let inset = radius + MARGIN;
-        let along = if i == first_half { inset..=0.5 - inset } else { 0.5 + inset..=1.0 - inset };
+        let side = rng.random_range(PAIR_SIDE.0..=PAIR_SIDE.1);
         let mut centre = [0.5 + rng.random_range(-PAIR_STRAY..=PAIR_STRAY); 2];
-        centre[axis] = rng.random_range(along);
-        object(rng, Kind::ALL[kinds.index(i)], Colour::ALL[colours.index(i)], centre, radius)
+        centre[axis] = if i == first_half { 0.25 } else { 0.75 };
+        object(rng, Kind::ALL[kinds.index(i)], centre, side)
     };
     [0, 1].map(each).into()
 }
 
-fn object(rng: &mut Rng, kind: Kind, colour: Colour, centre: [f32; 2], radius: f32) -> Object {
-    let texture = *Texture::ALL.choose(rng).expect("there are textures");
-    Object { kind, colour, texture, centre, radius, rotation: rng.random_range(-ROTATION..=ROTATION) }
+fn object(rng: &mut Rng, kind: Kind, centre: [f32; 2], side: f32) -> Object {
+    Object { kind, centre, side, flip: rng.random(), rotation: rng.random_range(-ROTATION..=ROTATION) }
 }

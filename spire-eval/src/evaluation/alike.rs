@@ -1,5 +1,5 @@
 //! Captions of what a degraded picture might as well show: the paper's semantic ambiguity, where only the semantic prompt tells
-//! a pentagon from a hexagon.
+//! a horse from a zebra.
 
 /// Two words, or groups of words, for what looks alike when degraded.
 pub type Alike = [String; 2];

@@ -42,7 +42,9 @@ pub struct EvalConfig {
     /// CLIP, for CLIP-I, CLIP-T and the Fréchet distance in its space: a folder as transformers publishes it
     /// (`openai/clip-vit-base-patch32`), or one with `image_encoder/`, `text_encoder/` and `tokenizer/`.
     pub clip: PathBuf,
-    /// Pairs of words for what looks alike when degraded, for the metric `identity` and for `captions = "mistaken"`.
+    /// The judge of kinds, for `identity` and `wrong_kind`: a folder that `spire pretrain --stage judge` wrote.
+    pub judge: PathBuf,
+    /// Pairs of words for what looks alike when degraded, for the metric `wrong_kind` and for `captions = "mistaken"`.
     pub alike: Vec<Alike>,
     /// FID, and FID of patches.
     pub fid: FidConfig,
@@ -77,6 +79,7 @@ impl Default for EvalConfig {
             metrics: Metric::usual(),
             weights: PathBuf::from("weights"),
             clip: PathBuf::from("weights/clip-vit-base-patch32"),
+            judge: PathBuf::from("assets/tiny/judge"),
             alike: vec![],
             fid: FidConfig::default(),
             lpips: Backbone::default(),
@@ -149,9 +152,9 @@ impl EvalConfig {
         self.sampling.validate()?;
         ensure!(!self.metrics.is_empty(), "metrics is empty: there is nothing to measure");
         let mistaken = self.methods.iter().any(|method| method.captions == Captions::Mistaken);
-        let asked = mistaken || self.metrics.contains(&Metric::Identity);
-        let needed = "identity and captions = \"mistaken\" need pairs of words";
-        ensure!(!asked || !self.alike.is_empty(), "alike is empty: {needed}, [[\"pentagon\", \"hexagon\"]]");
+        let asked = mistaken || self.metrics.contains(&Metric::WrongKind);
+        let needed = "wrong_kind and captions = \"mistaken\" need pairs of words";
+        ensure!(!asked || !self.alike.is_empty(), "alike is empty: {needed}, [[\"horse\", \"zebra\"]]");
         ensure!(self.fid.patch > 0, "fid.patch must be at least 1");
         ensure!(!self.benchmarks.is_empty(), "[[benchmarks]] are missing: each makes a table");
         ensure!(!self.methods.is_empty(), "[[methods]] are missing: each makes a row");

@@ -23,6 +23,8 @@ pub enum Space {
     Inception,
     /// Inception: one row a patch.
     InceptionPatches,
+    /// The judge's logits: one row a picture.
+    Judge,
 }
 
 /// What was measured of one picture.

@@ -28,8 +28,10 @@ pub enum Metric {
     Musiq,
     /// As MANIQA judges it.
     Maniqa,
-    /// Whether CLIP takes the restored picture for what its caption says, rather than for what looks alike.
+    /// The share of the kinds that the caption names and that the judge finds in the restored picture.
     Identity,
+    /// Whether the judge finds the kind that the degraded picture might as well show: the one that a mistaken caption names.
+    WrongKind,
     /// How steep the restored picture is at its edges.
     Sharpness,
     /// Standard deviation of the noise that is in the restored picture.
@@ -38,7 +40,7 @@ pub enum Metric {
 
 impl Metric {
     /// All, in the order of the tables' columns.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Fid,
         Self::PatchFid,
         Self::ClipFrechet,
@@ -51,13 +53,14 @@ impl Metric {
         Self::Musiq,
         Self::Maniqa,
         Self::Identity,
+        Self::WrongKind,
         Self::Sharpness,
         Self::Noise,
     ];
 
     /// Those that are measured where an evaluation does not say which: not those for large pictures or for single questions.
     pub fn usual() -> Vec<Self> {
-        let special = [Self::PatchFid, Self::Identity, Self::Sharpness, Self::Noise];
+        let special = [Self::PatchFid, Self::Identity, Self::WrongKind, Self::Sharpness, Self::Noise];
         Self::ALL.into_iter().filter(|metric| !special.contains(metric)).collect()
     }
 
@@ -76,6 +79,7 @@ impl Metric {
             Self::Musiq => "MUSIQ",
             Self::Maniqa => "MANIQA",
             Self::Identity => "identity",
+            Self::WrongKind => "wrong kind",
             Self::Sharpness => "sharpness",
             Self::Noise => "noise",
         }

@@ -8,12 +8,14 @@ use spire_data::Picture;
 use spire_data::checksum::sha256;
 use spire_data::parallel::in_order;
 use spire_data::testset::{Entry, TestSet};
+use spire_data::world::Kind;
 use spire_model::device::on_one_thread;
 
 use super::measured::{Kept, Measured, Space};
 use super::metric::Metric;
 use super::scorer::{Scorer, Subject};
 use crate::clip_space::cosine;
+use crate::judge::identity;
 use crate::{FeatureStatistics, frechet_distance};
 
 /// The figures of the pictures of one method on one benchmark, in the order of the benchmark's entries.
@@ -48,8 +50,8 @@ pub struct Ground<'a> {
     /// Of the clean pictures, for each distance that is asked for.
     statistics: BTreeMap<Metric, FeatureStatistics>,
     captions: Vec<Option<Vec<f32>>>,
-    /// Of what the degraded pictures might as well show.
-    mistaken: Vec<Option<Vec<f32>>>,
+    /// The kinds that each caption names, and those that it would name instead if it were mistaken.
+    kinds: Vec<(Vec<Kind>, Vec<Kind>)>,
 }
 
 impl<'a> Ground<'a> {
@@ -86,8 +88,8 @@ impl<'a> Ground<'a> {
             }
         }
         let captions = benchmark.entries.iter().map(|entry| scorer.caption(&entry.semantic)).collect::<Result<_>>()?;
-        let mistaken = benchmark.entries.iter().map(|entry| scorer.mistaken(&entry.semantic)).collect::<Result<_>>()?;
-        Ok(Self { benchmark, clean, statistics, captions, mistaken })
+        let kinds = benchmark.entries.iter().map(|entry| scorer.kinds(&entry.semantic)).collect();
+        Ok(Self { benchmark, clean, statistics, captions, kinds })
     }
 
     /// Measures a method's pictures, `restored` giving the file of each; a batch of pictures is in memory at a time. What is in
@@ -132,12 +134,26 @@ impl<'a> Ground<'a> {
             captions.iter().zip(&measured).map(|(a, b)| Some(cosine(a.as_ref()?, &clip(b)?))).collect()
         };
         let own = cosines(&self.captions);
-        if let Some((own, other)) = own.as_ref().zip(cosines(&self.mistaken)).filter(|_| scorer.has(Metric::Identity)) {
-            let right = own.iter().zip(other).map(|(own, other)| f64::from(u8::from(*own > other))).collect();
-            scores.per_image.insert(Metric::Identity, right);
+        for (metric, asked) in [(Metric::Identity, self.asked(0)), (Metric::WrongKind, self.asked(1))] {
+            if let Some(asked) = asked.filter(|_| scorer.has(metric)) {
+                let share = |((asked, count), measured): (&(&[Kind], usize), &Measured)| {
+                    let logits = measured.features.get(&Space::Judge).map_or(&[][..], |row| &row.0);
+                    identity(asked, &scorer.found(logits, *count))
+                };
+                scores.per_image.insert(metric, asked.iter().zip(&measured).map(share).collect());
+            }
         }
         scores.per_image.extend(own.filter(|_| scorer.has(Metric::ClipT)).map(|all| (Metric::ClipT, all)));
         Ok(scores)
+    }
+}
+
+impl Ground<'_> {
+    /// Of each picture, the kinds that are looked for, its own (0) or the wrong ones (1), and among how many of the judge's
+    /// likeliest: as many as the caption names. `None` where a picture has none, so that the column is of all pictures.
+    fn asked(&self, which: usize) -> Option<Vec<(&[Kind], usize)>> {
+        let asked = self.kinds.iter().map(|(own, wrong)| ([own, wrong][which].as_slice(), own.len()));
+        asked.map(|(kinds, count)| (!kinds.is_empty()).then_some((kinds, count))).collect()
     }
 }
 

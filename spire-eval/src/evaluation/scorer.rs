@@ -8,8 +8,10 @@ use burn::tensor::Device;
 use spire_data::Picture;
 use spire_data::checksum::sha256;
 use spire_data::testset::TestSet;
+use spire_data::world::Kind;
 use spire_model::clip::ClipFolder;
 use spire_model::pictures;
+use spire_model::weights::weights_file;
 
 use super::alike::{Alike, mistaken};
 use super::config::EvalConfig;
@@ -18,6 +20,7 @@ use super::metric::Metric;
 use super::protocol::{MethodProtocol, Protocol};
 use crate::clip_space::{ImageSpace, TextSpace};
 use crate::fid::{self, FidSpace};
+use crate::judge::KindJudge;
 use crate::public_weights::{FoundWeights, PublicWeights};
 use crate::{
     ClipIqa, Compared, Lpips, Maniqa, Musiq, clip_iqa, inception, maniqa, musiq, noise_level, psnr_of, sharpness,
@@ -39,6 +42,7 @@ pub struct Scorer {
     clip_iqa: Option<(ClipIqa, String)>,
     musiq: Option<(Musiq, String)>,
     maniqa: Option<(Maniqa, String)>,
+    judge: Option<(KindJudge, String)>,
     pixels: Compared,
     /// Words for what looks alike.
     alike: Vec<Alike>,
@@ -87,6 +91,7 @@ impl Scorer {
         };
         Ok(Self {
             clip: search.clip(device)?,
+            judge: search.judge(device)?,
             fid,
             lpips,
             clip_iqa: search.network(&[Metric::ClipIqa], clip_iqa::WEIGHTS, |file| ClipIqa::load(file, device))?,
@@ -126,6 +131,9 @@ impl Scorer {
         };
         if let Some(clip) = &self.clip {
             keep(Space::Clip, clip.images.features(&pictures));
+        }
+        if let Some((judge, _)) = &self.judge {
+            keep(Space::Judge, judge.logits(pictures.iter().copied()));
         }
         if let Some((space, _)) = &self.fid {
             if self.has(Metric::Fid) {
@@ -190,12 +198,17 @@ impl Scorer {
         }
     }
 
-    /// The features of the caption of what a degraded picture might as well show; `None` where it has no word of a pair.
-    ///
-    /// # Errors
-    /// As [`caption`](Self::caption).
-    pub fn mistaken(&self, text: &str) -> Result<Option<Vec<f32>>> {
-        mistaken(text, &self.alike).map_or(Ok(None), |text| self.caption(&text))
+    /// The kinds that a caption names, and those that it would name instead if it were mistaken; none without a judge.
+    pub fn kinds(&self, caption: &str) -> (Vec<Kind>, Vec<Kind>) {
+        let own = Kind::named_in(caption);
+        let other = mistaken(caption, &self.alike).map(|text| Kind::named_in(&text)).unwrap_or_default();
+        let wrong = other.into_iter().filter(|kind| !own.contains(kind)).collect();
+        (own, wrong)
+    }
+
+    /// The `count` likeliest kinds by the judge's logits; none without a judge.
+    pub fn found(&self, logits: &[f32], count: usize) -> Vec<Kind> {
+        self.judge.as_ref().map(|(judge, _)| judge.likeliest(logits, count)).unwrap_or_default()
     }
 
     /// Features in a row of a space.
@@ -203,6 +216,7 @@ impl Scorer {
         match space {
             Space::Clip => self.clip.as_ref().map_or(0, |clip| clip.images.dimensions()),
             Space::Inception | Space::InceptionPatches => inception::FEATURES,
+            Space::Judge => Kind::ALL.len(),
         }
     }
 
@@ -229,10 +243,11 @@ impl Scorer {
             side = self.patch
         );
         let pairs: Vec<String> = self.alike.iter().map(|pair| pair.join("/")).collect();
-        let identity = format!(
-            "share of pictures closer to their caption than to that with the first of these words exchanged: {}",
+        let wrong_kind = format!(
+            "share of pictures in which the judge finds what the caption names with the first of these words exchanged: {}",
             pairs.join(", ")
         );
+        let judge = || (checksum(&self.judge), "values in [-1, 1], resized by area".to_owned());
         let unresized = || (None, "values in [0, 1]".to_owned());
         let (variant, (weights, preprocessing)) = match metric {
             Metric::Fid => ("Inception v3, unbiased covariance", fid()),
@@ -258,7 +273,8 @@ impl Scorer {
                 "pyiqa's maniqa, KonIQ-10k, 20 squares of 224 pixels; mean over pictures",
                 (checksum(&self.maniqa), "values in [-1, 1]".to_owned()),
             ),
-            Metric::Identity => (identity.as_str(), clip()),
+            Metric::Identity => ("share of the caption's kinds that the judge finds, mean over pictures", judge()),
+            Metric::WrongKind => (wrong_kind.as_str(), judge()),
             Metric::Sharpness => {
                 ("99th percentile of the luma's gradient, per pixel, after a Gaussian of 1 pixel", unresized())
             }
@@ -342,8 +358,25 @@ impl Search<'_> {
         Ok(Some((load(&file.path)?, file.checksum)))
     }
 
+    fn judge(&mut self, device: &Device) -> Result<Option<(KindJudge, String)>> {
+        let wanted = self.wanted(&[Metric::Identity, Metric::WrongKind]);
+        let folder = &self.config.judge;
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        if !folder.is_dir() {
+            let needed = format!("there is no folder {} (key `judge`)", folder.display());
+            self.missing.extend(wanted.into_iter().map(|metric| (metric, needed.clone())));
+            return Ok(None);
+        }
+        let judge = KindJudge::load(folder, device)?;
+        let file = weights_file(folder)?;
+        let bytes = std::fs::read(&file).with_context(|| format!("can't read {}", file.display()))?;
+        Ok(Some((judge, sha256(&bytes))))
+    }
+
     fn clip(&mut self, device: &Device) -> Result<Option<Clip>> {
-        let wanted = self.wanted(&[Metric::ClipFrechet, Metric::ClipI, Metric::ClipT, Metric::Identity]);
+        let wanted = self.wanted(&[Metric::ClipFrechet, Metric::ClipI, Metric::ClipT]);
         if wanted.is_empty() {
             return Ok(None);
         }

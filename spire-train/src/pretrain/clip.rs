@@ -1,5 +1,7 @@
 //! CLIP, contrastively (Radford et al. 2021): of a batch of pictures and captions, which belong together?
 
+use std::sync::atomic::AtomicBool;
+
 use anyhow::Result;
 use burn::module::{Module, Param};
 use burn::tensor::activation::log_softmax;
@@ -10,14 +12,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use spire_data::Picture;
 use spire_data::rng::{Rng, rng};
-use spire_data::world::{Kind, Scene, World};
+use spire_data::world::{Kind, Scene, Wording, World};
 use spire_model::base::PromptEncoder;
 use spire_model::clip::{ClipText, ClipTextConfig, ClipVision, ClipVisionConfig};
 use spire_model::pictures;
 use spire_model::tokenizer::Tokenizer;
 
-use super::fit::{FitConfig, fit};
-use super::{PretrainConfig, done, training, write_figures, write_part};
+use super::fit::{FitConfig, Preview, fit};
+use super::heat_map::heat_map;
+use super::{PretrainConfig, training, write_figures, write_part};
 
 /// The text and image towers and how they are fitted.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -41,12 +44,12 @@ impl Default for ClipStage {
         Self {
             fit: FitConfig { batch_size: 128, ..FitConfig::default() },
             text: ClipTextConfig {
-                hidden_size: 48,
-                intermediate_size: 192,
+                hidden_size: 64,
+                intermediate_size: 256,
                 num_hidden_layers: 3,
                 num_attention_heads: 4,
-                max_position_embeddings: 48,
-                projection_dim: 48,
+                max_position_embeddings: 64,
+                projection_dim: 64,
                 architectures: vec!["CLIPTextModelWithProjection".into()],
                 ..ClipTextConfig::default()
             },
@@ -57,7 +60,7 @@ impl Default for ClipStage {
                 num_attention_heads: 4,
                 image_size: 64,
                 patch_size: 8,
-                projection_dim: 48,
+                projection_dim: 64,
                 ..ClipVisionConfig::default()
             },
             degraded_share: 0.25,
@@ -102,13 +105,12 @@ fn unit(x: Tensor<2>) -> Tensor<2> {
     x / norm
 }
 
-pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
+pub fn run(config: &PretrainConfig, device: &Device, interrupted: &AtomicBool) -> Result<bool> {
     let (text_folder, vision_folder) = (config.out.join("text_encoder"), config.out.join("image_encoder"));
-    if done(&text_folder) && done(&vision_folder) {
-        tracing::info!("CLIP: already in {}", config.out.display());
-        return Ok(());
-    }
     let stage = &config.clip;
+    if config.done("clip", &stage.fit) {
+        return Ok(true);
+    }
     let world = World::new(config.world.clone());
     let training = training(device);
     let text = config.starting("text_encoder", ClipText::new(&stage.text, &training)?)?;
@@ -124,28 +126,44 @@ pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
         let pixels = pictures::to_tensor(pairs.iter().map(|(picture, _)| picture), device);
         (pixels, tokens.tokenize(&captions))
     };
-    let towers = fit(&stage.fit, towers, |towers, part, size| {
-        let first = part * size as u64 % config.world.count;
-        let pairs = (first..first + size as u64).into_par_iter().map(|n| pair(config, &world, n));
-        let (pixels, ids) = tensors(pairs.collect::<Result<_>>()?);
-        towers.loss(pixels, ids)
-    })?;
-    // Scenes beyond `count` are held out.
+    // Scenes beyond `count` are held out. Their captions say all that a caption can: shorter ones fit several scenes.
     let held_out = config.world.count..config.world.count + stage.evaluate as u64;
-    let similarities = |scenes: Vec<Scene>| {
-        let draw = |scene: Scene| (scene.draw(config.clip.vision.image_size), scene.caption);
+    let similarities = |towers: &Contrastive, scenes: Vec<Scene>| {
+        let draw = |scene: Scene| (scene.draw(config.clip.vision.image_size), scene.describe(Wording::FULL));
         let (pixels, ids) = tensors(scenes.into_par_iter().map(draw).collect());
         towers.similarities(pixels, ids)
     };
+    let scenes: Vec<Scene> = held_out.clone().map(|n| world.scene(n)).collect();
+    let preview = |towers: &Contrastive| {
+        let similarities = similarities(towers, scenes.clone())?;
+        let found = retrieval(similarities.clone(), 1);
+        tracing::info!("caption of a picture found first: {:.1} %", 100.0 * found);
+        Ok(Preview { loss: 1.0 - found, sheet: heat_map(similarities) })
+    };
+    let towers = fit(
+        &stage.fit,
+        &config.training("clip"),
+        interrupted,
+        towers,
+        |towers, part, size| {
+            let first = part * size as u64 % config.world.count;
+            let pairs = (first..first + size as u64).into_par_iter().map(|n| pair(config, &world, n));
+            let (pixels, ids) = tensors(pairs.collect::<Result<_>>()?);
+            towers.loss(pixels, ids)
+        },
+        preview,
+    )?;
+    let Some(towers) = towers else { return Ok(false) };
     let twins = held_out.clone().flat_map(|n| {
         let scene = world.scene(n);
         let twin = twin(&scene, &mut rng(config.seed, "twin", n));
         [scene, twin]
     });
-    let told_from_twin = told_from_twin(similarities(twins.collect())?);
-    let similarities = similarities(held_out.map(|n| world.scene(n)).collect())?;
+    let told_from_twin = told_from_twin(similarities(&towers, twins.collect())?);
+    let similarities = similarities(&towers, scenes)?;
     let figures = json!({
         "steps": stage.fit.steps,
+        "pairs": stage.fit.steps * stage.fit.batch_size as u64,
         "held_out_pairs": stage.evaluate,
         "caption_of_picture_top1": retrieval(similarities.clone(), 1),
         "caption_of_picture_top5": retrieval(similarities.clone(), 5),
@@ -156,7 +174,8 @@ pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
     write_figures(&config.out, "clip", &figures)?;
     let vision = ("model_type", "clip_vision_model");
     write_part(&vision_folder, &stage.vision, vision, "model.safetensors", &towers.vision)?;
-    write_part(&text_folder, &stage.text, ("model_type", "clip_text_model"), "model.safetensors", &towers.text)
+    write_part(&text_folder, &stage.text, ("model_type", "clip_text_model"), "model.safetensors", &towers.text)?;
+    Ok(true)
 }
 
 fn pair(config: &PretrainConfig, world: &World, n: u64) -> Result<(Picture, String)> {
@@ -172,8 +191,8 @@ fn pair(config: &PretrainConfig, world: &World, n: u64) -> Result<(Picture, Stri
 
 /// The scene with another kind of first object.
 fn twin(scene: &Scene, rng: &mut Rng) -> Scene {
-    let own = scene.objects.first().map(|object| object.kind);
-    let others: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| Some(*kind) != own).collect();
+    let own = scene.objects[0].kind;
+    let others: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| *kind != own).collect();
     scene.with_kind(others[rng.random_range(0..others.len())])
 }
 
@@ -219,7 +238,7 @@ mod tests {
             let scene = world.scene(n);
             let twin = twin(&scene, &mut rng(0, "twin", n));
             assert_ne!(twin.objects[0].kind, scene.objects[0].kind);
-            assert_eq!(twin.with_kind(scene.objects[0].kind), scene);
+            assert_eq!(twin.with_kind(scene.objects[0].kind).caption, scene.caption);
         }
     }
 }

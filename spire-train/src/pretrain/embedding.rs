@@ -3,11 +3,14 @@
 //! Through the loss of the denoiser alone, e(y) learns slowly what a latent is. Asked for the latents of degraded pictures it
 //! learns it for a quarter of the operations, and once for every branch that is trained on the same frozen model.
 
+use std::sync::atomic::AtomicBool;
+
 use anyhow::Result;
 use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use spire_core::sheet;
 use spire_data::Picture;
 use spire_data::rng::rng;
 use spire_data::world::World;
@@ -15,8 +18,11 @@ use spire_model::control::ConditioningEmbedding;
 use spire_model::pictures;
 use spire_model::vae::{Vae, VaeConfig};
 
-use super::fit::{FitConfig, fit};
-use super::{PretrainConfig, done, training, write_figures, write_part};
+use super::fit::{FitConfig, Preview, fit};
+use super::{PretrainConfig, training, write_figures, write_part};
+
+/// How many pictures a preview shows.
+const SHOWN: usize = 12;
 
 /// e(y) and how it is fitted.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -36,13 +42,11 @@ impl Default for EmbeddingStage {
     }
 }
 
-pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
-    let folder = config.out.join("embedding");
-    if done(&folder) {
-        tracing::info!("e(y): already in {}", config.out.display());
-        return Ok(());
-    }
+pub fn run(config: &PretrainConfig, device: &Device, interrupted: &AtomicBool) -> Result<bool> {
     let stage = &config.embedding;
+    if config.done("embedding", &stage.fit) {
+        return Ok(true);
+    }
     let vae_folder = config.out.join("vae");
     let (vae, vae_config) = (Vae::load(&vae_folder, device)?, VaeConfig::read(&vae_folder)?);
     let world = World::new(config.world.clone());
@@ -59,20 +63,39 @@ pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
         Ok((degraded, latents))
     };
     let fresh = ConditioningEmbedding::fresh(&stage.channels, vae_config.latent_channels, &training(device))?;
-    let embedding = fit(&stage.fit, config.starting("embedding", fresh)?, |embedding, part, size| {
+    // Scenes beyond `count` are held out.
+    let (held_out, wanted) = pair(config.world.count, stage.evaluate)?;
+    let loss = |embedding: &ConditioningEmbedding| {
+        (embedding.forward(held_out.clone()) - wanted.clone()).square().mean().into_scalar::<f32>()
+    };
+    let preview = |embedding: &ConditioningEmbedding| {
+        let shown = held_out.clone().narrow(0, 0, stage.evaluate.min(SHOWN));
+        let [clean, degraded] =
+            [embedding.forward(shown.clone()), vae.encode(shown).0.mul_scalar(vae_config.scaling_factor)]
+                .map(|latents| pictures::from_tensor(vae.decode(latents.div_scalar(vae_config.scaling_factor))));
+        let cells = clean.into_iter().zip(degraded).flat_map(|(student, encoder)| {
+            [(student, "e(y), decoded".to_owned()), (encoder, "the encoder's latent, decoded".to_owned())]
+        });
+        Ok(Preview { loss: f64::from(loss(embedding)), sheet: sheet::grid(6, &cells.collect::<Vec<_>>()) })
+    };
+    let start = config.starting("embedding", fresh)?;
+    let step = |embedding: &ConditioningEmbedding, part: u64, size: usize| {
         let (degraded, latents) = pair(part * size as u64 % config.world.count, size)?;
         Ok((embedding.forward(degraded) - latents).square().mean())
-    })?;
-    // Scenes beyond `count` are held out.
-    let (degraded, latents) = pair(config.world.count, stage.evaluate)?;
-    let unexplained = (embedding.forward(degraded) - latents.clone()).square().mean() / latents.var(0).mean();
+    };
+    let Some(embedding) = fit(&stage.fit, &config.training("embedding"), interrupted, start, step, preview)? else {
+        return Ok(false);
+    };
+    let unexplained = loss(&embedding) / wanted.clone().var(0).mean().into_scalar::<f32>();
     let figures = json!({
         "steps": stage.fit.steps,
         "held_out_pictures": stage.evaluate,
-        "explained_variance": 1.0 - unexplained.into_scalar::<f32>(),
+        "explained_variance": 1.0 - unexplained,
     });
     write_figures(&config.out, "embedding", &figures)?;
     let class = ("_class_name", "ControlNetConditioningEmbedding");
     let sizes = json!({ "conditioning_embedding_out_channels": stage.channels });
-    write_part(&folder, &sizes, class, "diffusion_pytorch_model.safetensors", &embedding)
+    let folder = config.out.join("embedding");
+    write_part(&folder, &sizes, class, "diffusion_pytorch_model.safetensors", &embedding)?;
+    Ok(true)
 }

@@ -1,16 +1,23 @@
 //! Pretraining of the small text-to-image model that the project ships: CLIP contrastively, then restoration prompts in its text
-//! tower, the VAE, the UNet, and what e(y) starts from, on the drawn world. Each stage writes its part of a Hugging Face folder
-//! and leaves out what is already there, so an interrupted pretraining goes on with the stage that it was in.
+//! tower, the VAE, the UNet, what e(y) starts from, and the judge that says what a picture shows, on the illustrated world.
+//!
+//! Each stage writes its part of a Hugging Face folder. Under `training/STAGE` it has the files of a run: checkpoints, from
+//! which it goes on after an interruption, `metrics.jsonl`, TensorBoard, samples. A stage that is done is left out; with more
+//! steps than it was done with, it goes on from its last checkpoint.
 
 mod clip;
 mod embedding;
 mod fit;
+mod heat_map;
+mod judge;
+mod latents;
 mod prompts;
 mod unet;
 mod vae;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
 use burn::module::Module;
@@ -25,6 +32,7 @@ use spire_core::atomic_write::write_atomic;
 pub use clip::ClipStage;
 pub use embedding::EmbeddingStage;
 pub use fit::FitConfig;
+pub use judge::JudgeStage;
 pub use prompts::PromptsStage;
 pub use unet::UNetStage;
 pub use vae::VaeStage;
@@ -56,6 +64,8 @@ pub struct PretrainConfig {
     pub unet: UNetStage,
     /// What the control branch's e(y) may start from.
     pub embedding: EmbeddingStage,
+    /// The classifier that says which kinds a picture shows.
+    pub judge: JudgeStage,
 }
 
 impl Default for PretrainConfig {
@@ -72,6 +82,7 @@ impl Default for PretrainConfig {
             vae: VaeStage::default(),
             unet: UNetStage::default(),
             embedding: EmbeddingStage::default(),
+            judge: JudgeStage::default(),
         }
     }
 }
@@ -84,6 +95,23 @@ impl PretrainConfig {
             None => Ok(fresh),
         }
     }
+
+    /// Where `stage` keeps its checkpoints.
+    fn training(&self, stage: &str) -> PathBuf {
+        self.out.join("training").join(stage)
+    }
+
+    /// Whether `stage` has been done with this many steps.
+    fn done(&self, stage: &str, fit: &FitConfig) -> bool {
+        let figures = fs::read(self.out.join(format!("figures/{stage}.json")));
+        let figures = figures.ok().and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+        let steps = figures.and_then(|figures| figures["steps"].as_u64());
+        let done = steps.is_some_and(|steps| steps >= fit.steps);
+        if done {
+            tracing::info!("{stage}: already in {}", self.out.display());
+        }
+        done
+    }
 }
 
 /// The stages, in the order in which they need each other.
@@ -95,32 +123,38 @@ pub enum Stage {
     Prompts,
     /// Autoencoder.
     Vae,
+    /// The classifier of kinds.
+    Judge,
     /// Denoiser; needs all before it.
     UNet,
     /// The control branch's e(y); needs the autoencoder.
     Embedding,
 }
 
-/// Runs `stages`, each unless its weights are already in `config.out`, and writes each one's figures to
-/// `figures/{stage}.json` there.
+/// Runs `stages`, each unless it has been done with as many steps, and writes each one's figures to
+/// `figures/{stage}.json` in `config.out`. Says whether all were done: it stops after a checkpoint where it is interrupted.
 ///
 /// # Errors
 /// The device is unknown, a configuration contradicts itself, or a file can't be written.
-pub fn pretrain(config: &PretrainConfig, stages: &[Stage]) -> Result<()> {
+pub fn pretrain(config: &PretrainConfig, stages: &[Stage], interrupted: &AtomicBool) -> Result<bool> {
     let device = spire_model::device::device(&config.device)?;
     write_tokenizer(&config.out)?;
     for stage in stages {
         // Each stage starts from the same state, whether or not others ran before it.
         device.seed(config.seed);
-        match stage {
-            Stage::Clip => clip::run(config, &device)?,
-            Stage::Prompts => prompts::run(config, &device)?,
-            Stage::Vae => vae::run(config, &device)?,
-            Stage::UNet => unet::run(config, &device)?,
-            Stage::Embedding => embedding::run(config, &device)?,
+        let run = match stage {
+            Stage::Clip => clip::run,
+            Stage::Prompts => prompts::run,
+            Stage::Vae => vae::run,
+            Stage::UNet => unet::run,
+            Stage::Embedding => embedding::run,
+            Stage::Judge => judge::run,
+        };
+        if !run(config, &device, interrupted)? {
+            return Ok(false);
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 fn write_tokenizer(out: &Path) -> Result<()> {
@@ -132,12 +166,7 @@ fn write_tokenizer(out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether the stage that writes `folder` is done.
-fn done(folder: &Path) -> bool {
-    weights::weights_file(folder).is_ok()
-}
-
-/// Writes `config.json` and the weights, half precision, the weights last: they say that the stage is done.
+/// Writes `config.json` and the weights, half precision.
 fn write_part<M: Module>(
     folder: &Path,
     config: &impl Serialize,

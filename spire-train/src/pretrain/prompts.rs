@@ -5,6 +5,8 @@
 //! alone. So each prompt's states have to say its numbers along directions that were drawn beforehand, and a caption's states
 //! have to stay what they are.
 
+use std::sync::atomic::AtomicBool;
+
 use anyhow::{Context, Result};
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor};
@@ -20,8 +22,9 @@ use spire_model::clip::{ClipText, ClipTextConfig};
 use spire_model::tokenizer::Tokenizer;
 use spire_model::weights;
 
-use super::fit::{FitConfig, fit};
-use super::{PretrainConfig, done, training, write_figures, write_part};
+use super::fit::{FitConfig, Preview, fit};
+use super::heat_map::heat_map;
+use super::{PretrainConfig, training, write_figures, write_part};
 
 /// How the text tower learns them.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -47,15 +50,14 @@ const SAID: usize = 3;
 /// Probability that a caption is dropped, as in training.
 const EMPTY: f64 = 0.1;
 
-pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
+pub fn run(config: &PretrainConfig, device: &Device, interrupted: &AtomicBool) -> Result<bool> {
     let own = config.out.join("text_encoder");
-    if done(&own) && config.out.join("figures/prompts.json").exists() {
-        tracing::info!("prompts: the text tower in {} has learned them already", config.out.display());
-        return Ok(());
-    }
     let stage = &config.prompts;
+    if config.done("prompts", &stage.fit) {
+        return Ok(true);
+    }
     let folder = match &config.start {
-        Some(model) if !done(&own) => model.join("text_encoder"),
+        Some(model) if weights::weights_file(&own).is_err() => model.join("text_encoder"),
         _ => own.clone(),
     };
     let tower = ClipTextConfig::read(&folder).context("the stage \"prompts\" learns on from CLIP's text tower")?;
@@ -89,13 +91,23 @@ pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
         let kept = before.forward(ids.clone()).last_hidden_state;
         (text.forward(ids).last_hidden_state - kept).square().mean()
     };
-    let text = fit(&stage.fit, start, |text, part, size| {
+    let held_out = |text: &ClipText| said(text, rng(config.seed, "held-out prompts", 0), stage.evaluate);
+    let preview = |text: &ClipText| {
+        let (said, wanted) = held_out(text)?;
+        let error = said - wanted;
+        let loss = f64::from(error.clone().square().mean().into_scalar::<f32>());
+        Ok(Preview { loss, sheet: heat_map(error.abs()) })
+    };
+    let step = |text: &ClipText, part: u64, size: usize| {
         let (said, wanted) = said(text, rng(config.seed, "prompts", part), size)?;
         let first = part * size as u64 % config.world.count;
         let moved = moved(text, first, rng(config.seed, "captions", part), size);
         Ok((said - wanted).square().mean() + moved.mul_scalar(stage.caption_weight))
-    })?;
-    let (said, wanted) = said(&text, rng(config.seed, "held-out prompts", 0), stage.evaluate)?;
+    };
+    let Some(text) = fit(&stage.fit, &config.training("prompts"), interrupted, start, step, preview)? else {
+        return Ok(false);
+    };
+    let (said, wanted) = held_out(&text)?;
     let unsaid = (said - wanted.clone()).square().mean() / wanted.var(0).mean();
     // Scenes beyond `count` are held out.
     let moved = moved(&text, config.world.count, rng(config.seed, "held-out captions", 0), stage.evaluate);
@@ -106,7 +118,8 @@ pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
         "explained_variance": 1.0 - unsaid.into_scalar::<f32>(),
         "captions_moved": moved.into_scalar::<f32>(),
     });
-    write_figures(&config.out, "prompts", &figures)
+    write_figures(&config.out, "prompts", &figures)?;
+    Ok(true)
 }
 
 /// What a prompt's states have to say, [`SAID`] values for each kind: 1 or -1 for what is there or not, and the number from -2

@@ -1,16 +1,19 @@
 //! The text-to-image denoiser, on the latents of captioned scenes.
 
-use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use burn::tensor::{Device, Tensor};
+use image::RgbImage;
 use rand::RngExt;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use spire_core::atomic_write::write_atomic;
+use spire_core::sheet;
 use spire_data::Picture;
 use spire_data::rng::{Rng, rng};
-use spire_data::world::World;
+use spire_data::world::{Kind, Scene, World};
+use spire_eval::judge::{KindJudge, identity};
 use spire_model::base::{Base, PromptEncoder};
 use spire_model::nn::{PerBlock, repeat_batch};
 use spire_model::pictures;
@@ -19,10 +22,9 @@ use spire_model::scheduler::{NoiseSchedule, PredictionType, SchedulerConfig};
 use spire_model::unet::{UNet, UNetConfig};
 use spire_model::vae::{Vae, VaeConfig};
 
-use super::fit::{FitConfig, fit};
-use super::{PretrainConfig, create, done, training, write_figures, write_part};
-use spire_core::atomic_write::write_atomic;
-use spire_core::sheet;
+use super::fit::{FitConfig, Preview, fit};
+use super::latents::{Encoded, Encoder, Window, WindowConfig};
+use super::{PretrainConfig, create, training, write_figures, write_part};
 
 /// The denoiser and how it is fitted.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -34,12 +36,19 @@ pub struct UNetStage {
     pub model: UNetConfig,
     /// What it predicts.
     pub prediction_type: PredictionType,
-    /// How many scenes are encoded beforehand and learned from, over and over.
-    pub scenes: u64,
+    /// How scenes are encoded and used again.
+    pub window: WindowConfig,
+    /// γ of min-SNR loss weighting; unset, all timesteps weigh the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_snr_gamma: Option<f32>,
     /// Probability that the caption is dropped.
     pub prompt_dropout: f64,
     /// How the grid of samples is made.
     pub sampling: SamplingConfig,
+    /// Held-out scenes of the loss, 512 at most.
+    pub evaluate: u64,
+    /// Held-out captions from which pictures are drawn for the judge.
+    pub judged: u64,
 }
 
 impl Default for UNetStage {
@@ -58,125 +67,211 @@ impl Default for UNetStage {
                 ..UNetConfig::default()
             },
             prediction_type: PredictionType::VPrediction,
-            scenes: 30_000,
+            window: WindowConfig::default(),
+            min_snr_gamma: Some(5.0),
             prompt_dropout: 0.1,
             sampling: SamplingConfig { guidance_scale: 4.0, ..SamplingConfig::default() },
+            evaluate: 512,
+            judged: 512,
         }
     }
 }
 
 /// How many held-out scenes the loss is measured on, at a random timestep each.
-const HELD_OUT: usize = 512;
+const HELD_OUT: u64 = 512;
 
-/// The prompts of the sample grid: every object kind, colours, textures and relations that captions use.
-const PROMPTS: [&str; 16] = [
-    "a red disc",
-    "a blue star",
-    "a green striped square",
-    "a yellow ring on a grey background",
-    "a purple triangle",
-    "an orange heart",
-    "a white checked hexagon",
-    "a black cross",
-    "a red pentagon",
-    "a blue crescent",
-    "a green dotted disc",
-    "a yellow arrow",
-    "a red star to the left of a blue square",
-    "a green disc above a purple triangle",
-    "a blue letter h",
-    "a red letter e",
+/// How many pictures the judge sees on the way.
+const PREVIEWED: usize = 64;
+
+/// The prompts of the sample grid: kinds of every group, among them the paper's examples.
+const PROMPTS: [&str; 24] = [
+    "a lion on a meadow",
+    "a tiger in the snow",
+    "a bear in front of a grey wall",
+    "a panda by the bamboo",
+    "a polar bear by the water",
+    "a koala in front of wooden planks",
+    "a zebra on the sand",
+    "a horse on a meadow",
+    "a giraffe under an evening sky",
+    "an elephant on an autumn meadow",
+    "a fox in the snow",
+    "a wolf under a night sky",
+    "an owl in front of dark planks",
+    "a penguin in the snow",
+    "an apple in front of a blue wall",
+    "a tomato in front of a white wall",
+    "a strawberry in front of a pink wall",
+    "an suv on the sand",
+    "a taxi in front of a red wall",
+    "a sunflower under a blue sky",
+    "a basketball in front of a green wall",
+    "a church on a meadow",
+    "a sailboat by the water",
+    "a dog left of a cat",
 ];
 
-pub fn run(config: &PretrainConfig, device: &Device) -> Result<()> {
-    let folder = config.out.join("unet");
-    if done(&folder) {
-        tracing::info!("UNet: already in {}", config.out.display());
-        return Ok(());
-    }
+pub fn run(config: &PretrainConfig, device: &Device, interrupted: &AtomicBool) -> Result<bool> {
     let stage = &config.unet;
+    if config.done("unet", &stage.fit) {
+        return Ok(true);
+    }
     let scheduler = SchedulerConfig::stable_diffusion(stage.prediction_type);
     let schedule = NoiseSchedule::new(&scheduler)?;
+    let weights = min_snr_weights(&schedule, stage.min_snr_gamma);
     let prompts = PromptEncoder::load(&config.out, device)?;
     let vae_folder = config.out.join("vae");
     let (vae, vae_config) = (Vae::load(&vae_folder, device)?, VaeConfig::read(&vae_folder)?);
-    let encode = |first, count| encode_scenes(config, &vae, vae_config.scaling_factor, first..first + count, device);
-    let loss =
-        |unet: &UNet, (latents, captions): &(Tensor<4>, Vec<String>), mut rng: Rng, size: usize| -> Result<Tensor<1>> {
-            let [_, channels, height, width] = latents.dims();
-            let chosen: Vec<usize> = (0..size).map(|_| rng.random_range(0..captions.len())).collect();
-            let timesteps: Vec<usize> =
-                (0..size).map(|_| rng.random_range(0..schedule.num_train_timesteps())).collect();
-            let texts: Vec<&str> = chosen
-                .iter()
-                .map(|&i| if rng.random_bool(stage.prompt_dropout) { "" } else { captions[i].as_str() })
-                .collect();
-            let clean = Tensor::cat(chosen.iter().map(|&i| latents.clone().narrow(0, i, 1)).collect(), 0);
-            let noise = noise(&mut rng, [size * channels, height, width], device).reshape(clean.dims());
-            let noisy = schedule.add_noise(clean.clone(), noise.clone(), &timesteps)?;
-            let target = schedule.target(clean, noise, &timesteps)?;
-            let time = timesteps.iter().map(|&t| t as f32).collect::<Vec<_>>();
-            let predicted = unet.forward(noisy, Tensor::from_floats(time.as_slice(), device), prompts.encode(&texts));
-            Ok((predicted - target).square().mean())
-        };
-    let scenes = encode(0, stage.scenes.min(config.world.count));
-    let start = config.starting("unet", UNet::new(&stage.model, &training(device))?)?;
-    let unet = fit(&stage.fit, start, |unet, part, size| loss(unet, &scenes, rng(config.seed, "unet", part), size))?;
+    let world = World::new(config.world.clone());
+    let encoder = || Encoder { world: &world, vae: &vae, scaling_factor: vae_config.scaling_factor, device };
+    let loss = |unet: &UNet, scenes: Encoded, mut rng: Rng| -> Result<Tensor<1>> {
+        let [size, channels, height, width] = scenes.latents.dims();
+        let timesteps: Vec<usize> = (0..size).map(|_| rng.random_range(0..schedule.num_train_timesteps())).collect();
+        let texts: Vec<&str> = scenes
+            .captions
+            .iter()
+            .map(|caption| if rng.random_bool(stage.prompt_dropout) { "" } else { caption.as_str() })
+            .collect();
+        let noise = noise(&mut rng, [size * channels, height, width], device).reshape(scenes.latents.dims());
+        let noisy = schedule.add_noise(scenes.latents.clone(), noise.clone(), &timesteps)?;
+        let target = schedule.target(scenes.latents, noise, &timesteps)?;
+        let time: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
+        let weight: Vec<f32> = timesteps.iter().map(|&t| weights[t]).collect();
+        let weight = Tensor::<1>::from_floats(weight.as_slice(), device).reshape([size as i32, 1, 1, 1]);
+        let predicted = unet.forward(noisy, Tensor::from_floats(time.as_slice(), device), prompts.encode(&texts));
+        Ok(((predicted - target).square() * weight).mean())
+    };
     // Scenes beyond `count` are held out.
-    let held_out = encode(config.world.count, HELD_OUT as u64);
-    let held_out_loss = loss(&unet, &held_out, rng(config.seed, "held-out unet", 0), HELD_OUT)?.into_scalar::<f32>();
+    let held_out = encoder().encode(config.world.count, HELD_OUT.min(stage.evaluate));
+    let held_out_loss = |unet: &UNet| -> Result<f64> {
+        let value = loss(unet, held_out.clone(), rng(config.seed, "held-out unet", 0))?;
+        Ok(f64::from(value.into_scalar::<f32>()))
+    };
+    let painter = |unet: &UNet| -> Result<Painter> {
+        let base = Base {
+            prompts: PromptEncoder::load(&config.out, device)?,
+            vae: vae.clone(),
+            vae_config: vae_config.clone(),
+            unet: unet.clone(),
+            unet_config: stage.model.clone(),
+            scheduler: scheduler.clone(),
+            clip: None,
+        };
+        Ok(Painter { base, sampling: &stage.sampling, seed: config.seed, device })
+    };
+    let judge = KindJudge::load(&config.out.join("judge"), device).context("the stage \"unet\" needs \"judge\"")?;
+    let asked: Vec<Scene> = (0..stage.judged).map(|n| world.scene(config.world.count + n)).collect();
+    let preview = |unet: &UNet| {
+        let painter = painter(unet)?;
+        let identity = painter.identity(&judge, &asked[..asked.len().min(PREVIEWED)])?;
+        tracing::info!("kinds found in {PREVIEWED} pictures drawn from captions: {:.1} %", 100.0 * identity);
+        Ok(Preview { loss: held_out_loss(unet)?, sheet: painter.sheet()? })
+    };
+    let window = Window::new(stage.window, encoder());
+    let start = config.starting("unet", UNet::new(&stage.model, &training(device))?)?;
+    let step = |unet: &UNet, part: u64, size: usize| {
+        let mut rng = rng(config.seed, "unet", part);
+        let scenes = window.draw(part * size as u64, size, &mut rng);
+        loss(unet, scenes, rng)
+    };
+    let fitted = fit(&stage.fit, &config.training("unet"), interrupted, start, step, preview)?;
+    let Some(unet) = fitted else { return Ok(false) };
     create(&config.out.join("scheduler"))?;
     let text = serde_json::to_string_pretty(&scheduler)?;
     write_atomic(&config.out.join("scheduler/scheduler_config.json"), text.as_bytes())?;
-    let base = Base { prompts, vae, vae_config, unet, unet_config: stage.model.clone(), scheduler, clip: None };
-    let cells = draw_prompts(&base, &stage.sampling, config.seed, device)?;
-    sheet::save_png(&sheet::grid(4, &cells), &config.out.join("figures/text-to-image.png"))?;
+    let class = ("_class_name", "UNet2DConditionModel");
+    write_part(&config.out.join("unet"), &stage.model, class, "diffusion_pytorch_model.safetensors", &unet)?;
+    let painter = painter(&unet)?;
     let figures = json!({
         "steps": stage.fit.steps,
-        "scenes": stage.scenes,
-        "held_out_scenes": HELD_OUT,
-        "held_out_loss": held_out_loss,
+        "pictures": stage.fit.steps * stage.fit.batch_size as u64,
+        "held_out_scenes": HELD_OUT.min(stage.evaluate),
+        "held_out_loss": held_out_loss(&unet)?,
+        "judged_captions": asked.len(),
+        "kinds_found": painter.identity(&judge, &asked)?,
     });
     write_figures(&config.out, "unet", &figures)?;
-    let class = ("_class_name", "UNet2DConditionModel");
-    write_part(&folder, &stage.model, class, "diffusion_pytorch_model.safetensors", &base.unet)
+    sheet::save_png(&painter.sheet()?, &config.out.join("figures/text-to-image.png"))?;
+    Ok(true)
 }
 
-/// Latents `[scenes, channels, height / 8, width / 8]` of the scenes of these numbers, and their captions.
-fn encode_scenes(
-    config: &PretrainConfig,
-    vae: &Vae,
-    scaling_factor: f64,
-    scenes: Range<u64>,
-    device: &Device,
-) -> (Tensor<4>, Vec<String>) {
-    let world = World::new(config.world.clone());
-    let indices: Vec<u64> = scenes.collect();
-    let mut captions = Vec::with_capacity(indices.len());
-    let mut latents = Vec::new();
-    for chunk in indices.chunks(64) {
-        let scenes: Vec<(Picture, String)> = chunk
-            .par_iter()
-            .map(|&n| {
-                let scene = world.scene(n);
-                (scene.draw(config.world.size), scene.caption)
-            })
-            .collect();
-        let pictures = pictures::to_tensor(scenes.iter().map(|(picture, _)| picture), device);
-        latents.push(vae.encode(pictures).0.mul_scalar(scaling_factor));
-        captions.extend(scenes.into_iter().map(|(_, caption)| caption));
+/// Of each timestep, the weight of its loss: `min(snr, γ) / snr` for ε and `min(snr, γ) / (snr + 1)` for v, so that all
+/// timesteps pull alike (Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy"). 1 without γ.
+fn min_snr_weights(schedule: &NoiseSchedule, gamma: Option<f32>) -> Vec<f32> {
+    let weight = |&alpha: &f32| {
+        let snr = alpha / (1.0 - alpha);
+        match (gamma, schedule.prediction_type()) {
+            (None, _) => 1.0,
+            (Some(gamma), PredictionType::VPrediction) => snr.min(gamma) / (snr + 1.0),
+            (Some(gamma), _) => snr.min(gamma) / snr,
+        }
+    };
+    schedule.alphas_cumprod().iter().map(weight).collect()
+}
+
+/// The model with the denoiser as it is now, to draw pictures from prompts.
+struct Painter<'a> {
+    base: Base,
+    sampling: &'a SamplingConfig,
+    seed: u64,
+    device: &'a Device,
+}
+
+/// How many pictures are drawn at a time.
+const BATCH: usize = 32;
+
+impl Painter<'_> {
+    /// A picture for each of `prompts`, the n-th from noise number n.
+    fn draw(&self, prompts: &[String]) -> Result<Vec<Picture>> {
+        let side = self.base.unet_config.sample_size.unwrap_or(8);
+        let shape = [self.base.unet_config.in_channels, side, side];
+        let mut drawn = Vec::new();
+        for (n, prompts) in prompts.chunks(BATCH).enumerate() {
+            let first = self.seed + (n * BATCH) as u64;
+            let noise = (0..prompts.len() as u64).map(|i| initial_noise(first + i, shape, self.device)).collect();
+            let start = Tensor::cat(noise, 0).into();
+            let latents = sample(&self.base, self.sampling, prompts, start, |sample, time, states| {
+                let passes = states.dims()[0] / sample.dims()[0];
+                self.base.unet.forward(repeat_batch(sample, passes), repeat_batch(time, passes), states)
+            })?;
+            drawn.extend(pictures::from_tensor(self.base.decode_latents(latents)));
+        }
+        Ok(drawn)
     }
-    (Tensor::cat(latents, 0), captions)
+
+    /// What [`PROMPTS`] become.
+    fn sheet(&self) -> Result<RgbImage> {
+        let prompts = PROMPTS.map(str::to_owned);
+        let cells: Vec<_> = self.draw(&prompts)?.into_iter().zip(prompts).collect();
+        Ok(sheet::grid(6, &cells))
+    }
+
+    /// The share of the kinds that the captions of `scenes` ask for and that `judge` finds in the pictures drawn from them.
+    fn identity(&self, judge: &KindJudge, scenes: &[Scene]) -> Result<f64> {
+        let captions: Vec<String> = scenes.iter().map(|scene| scene.caption.clone()).collect();
+        let asked: Vec<Vec<Kind>> = scenes.iter().map(|scene| scene.kinds().collect()).collect();
+        let counts: Vec<usize> = asked.iter().map(Vec::len).collect();
+        let found = judge.kinds(&self.draw(&captions)?, &counts);
+        let shares: f64 = asked.iter().zip(&found).map(|(asked, found)| identity(asked, found)).sum();
+        Ok(shares / scenes.len().max(1) as f64)
+    }
 }
 
-fn draw_prompts(base: &Base, config: &SamplingConfig, seed: u64, device: &Device) -> Result<Vec<(Picture, String)>> {
-    let prompts = PROMPTS.map(str::to_owned);
-    let side = base.unet_config.sample_size.unwrap_or(8);
-    let shape = [base.unet_config.in_channels, side, side];
-    let noise = (0..prompts.len()).map(|i| initial_noise(seed + i as u64, shape, device)).collect();
-    let latents = sample(base, config, &prompts, Tensor::cat(noise, 0).into(), |sample, time, states| {
-        let halves = states.dims()[0] / sample.dims()[0];
-        base.unet.forward(repeat_batch(sample, halves), repeat_batch(time, halves), states)
-    })?;
-    Ok(pictures::from_tensor(base.decode_latents(latents)).into_iter().zip(prompts).collect())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn min_snr_weights_are_bounded_by_gamma_and_one_without() {
+        let config = SchedulerConfig::stable_diffusion(PredictionType::VPrediction);
+        let schedule = NoiseSchedule::new(&config).unwrap();
+        assert!(min_snr_weights(&schedule, None).iter().all(|weight| *weight == 1.0));
+        let weights = min_snr_weights(&schedule, Some(5.0));
+        // Hardly any noise: 5 / (snr + 1). Hardly anything but noise: snr / (snr + 1) = ᾱ.
+        let alphas = schedule.alphas_cumprod();
+        let snr = alphas[0] / (1.0 - alphas[0]);
+        assert!((weights[0] - 5.0 / (snr + 1.0)).abs() < 1e-6 && weights[0] < 0.01);
+        assert!((weights[999] - alphas[999]).abs() < 1e-6);
+        assert!(weights.iter().all(|weight| (0.0..0.84).contains(weight)));
+    }
 }
