@@ -1,10 +1,10 @@
-"""Loads a trained control branch into PyTorch, and shows that it is the same function there.
+"""Loads a trained control branch into PyTorch and checks that it computes the same function.
 
     python control_in_pytorch.py runs/tiny/control assets/tiny --bundle OUT
     spire verify OUT
 
-Computes the prediction of the branch and its base UNet on random inputs, and writes it as a bundle that `spire verify`
-compares with its own. A branch with fusion `add` is a ControlNet: diffusers' own class loads it.
+Writes the prediction of the branch with its base UNet on random inputs as a bundle for `spire verify`. A branch with
+fusion `add` is a ControlNet, which diffusers' own class loads.
 Needs `reference/requirements.txt`.
 """
 
@@ -25,8 +25,8 @@ import spire_torch
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("control", type=Path, help="the branch's folder")
-    parser.add_argument("base", type=Path, help="the base model's folder, with unet/, or its UNet's")
+    parser.add_argument("control", type=Path, help="folder of the branch")
+    parser.add_argument("base", type=Path, help="folder of the base model (with unet/) or of its UNet")
     parser.add_argument("--bundle", type=Path, required=True, help="folder to write into")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

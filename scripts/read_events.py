@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints what TensorBoard itself reads from a run: every curve's first and last point, every picture's steps and size.
+"""Prints what TensorBoard reads from a run: the first and last point of every curve, steps and sizes of pictures.
 
     python scripts/read_events.py runs/tiny/tensorboard
 """

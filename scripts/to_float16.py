@@ -1,4 +1,4 @@
-"""Halves the floats of a safetensors file: python scripts/to_float16.py IN OUT (needs numpy and safetensors)."""
+"""Converts the tensors of a safetensors file to float16: python scripts/to_float16.py IN OUT (needs numpy and safetensors)."""
 
 import sys
 

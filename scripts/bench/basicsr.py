@@ -1,9 +1,9 @@
-"""Real-ESRGAN's second-order degradation on BasicSR's own functions, for one picture on one thread of a CPU.
+"""Real-ESRGAN's second-order degradation with BasicSR's functions, for one picture on one CPU thread.
 
-What it draws and in which order is what `train_realesrnet_x4plus.yml` published, as `real_esrgan.rs` has it. BasicSR's
-kernels, noise and JPEG are called as they are. Blur and resize are torch's, as they are there. Like the Rust program's,
-and unlike Real-ESRGAN's, the clean picture isn't sharpened, JPEG is a real codec rather than its differentiable likeness,
-and the result is brought back to size.
+Settings and order are those of `train_realesrnet_x4plus.yml`, as in `real_esrgan.rs`. Kernels, noise and JPEG are
+BasicSR's, blur and resize PyTorch's, as in Real-ESRGAN. Three things differ from Real-ESRGAN, as in the Rust program: the
+clean picture is not sharpened, JPEG is a real codec instead of a differentiable one, and the result is resized to the
+original size.
 """
 
 import importlib.util

@@ -1,6 +1,6 @@
-"""Real-ESRGAN's degradation in the Rust program and in BasicSR: how long it takes, and whether it is the same one.
+"""Compares speed and distribution of the Real-ESRGAN degradation in the Rust program and in BasicSR.
 
-Both work on the same photographs, on one thread and one core, in turn. See README.md.
+Both use the same photographs, one thread and one core, in turn. See README.md.
 """
 
 import argparse
@@ -30,12 +30,12 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--spire", type=Path, help="the Rust program; without it, BasicSR's side alone")
+    parser.add_argument("--spire", type=Path, help="the Rust program; without it, only BasicSR is measured")
     parser.add_argument("--pictures", type=Path, help="a folder of photographs; default: those of scikit-image")
-    parser.add_argument("--samples", type=int, default=200, help="pictures in each round of the timing; 0: no timing")
-    parser.add_argument("--rounds", type=int, default=5, help="of the timing")
+    parser.add_argument("--samples", type=int, default=200, help="pictures per round of the timing; 0: no timing")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the timing")
     parser.add_argument("--distribution", type=int, default=2000, help="pictures whose PSNR is compared; 0: none")
-    parser.add_argument("--core", type=int, help="to run on; default: the last")
+    parser.add_argument("--core", type=int, help="CPU core; default: the last")
     args = parser.parse_args()
     if args.spire and not args.spire.is_file():
         parser.error(f"--spire {args.spire}: no such file")

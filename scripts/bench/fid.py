@@ -1,6 +1,6 @@
-"""FID's features in the Rust program and in clean-fid: how long a picture takes, and whether the distance is the same.
+"""Compares the time of FID's features, and the distance, in the Rust program and in clean-fid.
 
-Both read the same PNG files and have the same network, with weights by formula. See README.md.
+Both read the same PNG files and use the same network with generated weights. See README.md.
 """
 
 import argparse
@@ -49,7 +49,7 @@ degradation = {{ kind = "parameterized" }}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spire", type=Path, required=True, help="the Rust program")
-    parser.add_argument("--pictures", type=int, default=32, help="clean ones; as many degraded ones are measured as well")
+    parser.add_argument("--pictures", type=int, default=32, help="clean pictures; as many degraded ones are added")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=os.cpu_count())

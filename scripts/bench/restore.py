@@ -1,7 +1,8 @@
-"""Restoration in the Rust program and in PyTorch on diffusers: how long it takes, and whether it gives the same pictures.
+"""Compares the time of restoration, and its pictures, in the Rust program and in PyTorch with diffusers.
 
-Both start from the same noise, texts and degraded pictures and take DDIM steps with guidance on the semantic prompt, both
-halves in one batch and the branch once for both, then decode. Texts are encoded beforehand. See README.md.
+Both start from the same noise, texts and degraded pictures. They take DDIM steps with guidance on the semantic prompt: the
+conditional and unconditional pass in one batch, the branch once for both. Then they decode. Texts are encoded
+beforehand. See README.md.
 """
 
 import inspect

@@ -1,7 +1,7 @@
-"""Whether memory stays flat over many samples from tar shards.
+"""Checks that memory does not grow over many samples from tar shards.
 
-Writes shards of cuts from scikit-image's photographs, has `spire data stats` make samples from them, and reads the size of
-its memory every second. Linux.
+Writes shards of crops from scikit-image's photographs, runs `spire data stats` on them, and records its memory every
+second. Needs Linux.
 
     soak.py --spire target/release/spire [--samples 100000] [--plot soak.png]
 """

@@ -1,8 +1,8 @@
-"""The training step in the Rust program and in PyTorch on diffusers: how long it takes, and whether it is the same one.
+"""Compares the time of a training step, and its loss, in the Rust program and in PyTorch with diffusers.
 
-Both compute on the same noisy latents, texts and pictures, from the same weights: forward, backward, clipping, AdamW,
-moving average. PyTorch has attention without a matrix of scores (SDPA), fused AdamW, and in bf16 autocast over weights
-in 32 bits. Before a round counts, its losses are held to the Rust program's, step by step. See README.md.
+Both compute forward and backward pass, clipping, AdamW and the moving average from the same noisy latents, texts, pictures
+and weights. PyTorch uses SDPA and fused AdamW; in bf16, autocast over float32 weights. A round counts only if the loss of
+every step agrees with the Rust program's. See README.md.
 """
 
 import copy
@@ -85,7 +85,7 @@ class Training:
 
 def main() -> None:
     parser = twin.parser(__doc__)
-    parser.add_argument("--together", action="store_true", help="PyTorch takes a step's batches as one")
+    parser.add_argument("--together", action="store_true", help="PyTorch takes the batches of a step as one")
     twin.run("train", parser.parse_args(), Training)
 
 

@@ -1,4 +1,4 @@
-"""What `train.py` and `restore.py` share: the Rust program's measurements, and the same model in PyTorch on diffusers."""
+"""Shared by `train.py` and `restore.py`: the Rust program's measurements, and the same model in PyTorch with diffusers."""
 
 import argparse
 import gc
@@ -32,12 +32,12 @@ def parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("config", help="configuration of a run")
     parser.add_argument("--spire", type=Path, required=True, help="the Rust program")
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--rounds", type=int, default=3, help="in each the Rust program is measured, then PyTorch")
-    parser.add_argument("--steps", type=int, default=10, help="of each side in a round")
-    parser.add_argument("--warmup", type=int, default=2, help="steps before them, which do not count")
-    parser.add_argument("--precision", choices=PRECISIONS, default="f32", help="of the frozen model and the branch")
-    parser.add_argument("--device", default="flex", help="flex, cuda:0, …; PyTorch takes the CPU for flex")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch, on a CPU")
+    parser.add_argument("--rounds", type=int, default=3, help="each measures the Rust program, then PyTorch")
+    parser.add_argument("--steps", type=int, default=10, help="steps of each side per round")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before the measured ones")
+    parser.add_argument("--precision", choices=PRECISIONS, default="f32", help="float type of the frozen model and the branch")
+    parser.add_argument("--device", default="flex", help="flex (the CPU), cuda:0, …")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of PyTorch on a CPU")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
     parser.add_argument("--channels-last", action="store_true")
     return parser

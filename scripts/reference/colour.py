@@ -1,4 +1,4 @@
-"""What colour correction is held to: the numbers in spire-model/src/restore/colour.rs.
+"""Prints the expected numbers of the unit test in spire-model/src/restore/colour.rs.
 
     python colour.py
 

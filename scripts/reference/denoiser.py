@@ -1,4 +1,4 @@
-"""Cases `unet`, `controlled-unet`, `controlnet` and `spire`: diffusers' networks, and this project's branch on them."""
+"""Cases `unet`, `controlled-unet`, `controlnet` and `spire`: diffusers' networks, and this project's branch with them."""
 
 import json
 from math import lcm

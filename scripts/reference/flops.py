@@ -2,9 +2,8 @@
 
     python flops.py > ../../tests/flops.json
 
-Nothing is computed: the tensors are on PyTorch's "meta" device. A multiply-add is two operations; convolutions and products
-of matrices count, nothing else does. Attention is written out, since the counter's figures for the fused kernels hold what
-they compute again.
+Nothing is computed: the tensors are on PyTorch's "meta" device. Only convolutions and products of matrices count; a
+multiply-add is two operations. Attention is written out, because the counter includes what fused kernels recompute.
 """
 
 import json

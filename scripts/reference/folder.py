@@ -1,10 +1,10 @@
-"""Writes a whole model, its weights from the formula, in any of the layouts in which Stable Diffusion is published.
+"""Writes a whole model with generated weights in any layout in which Stable Diffusion is published.
 
     python folder.py OUT --model sd15 --dtype float16          # folder: unet/ vae/ text_encoder/ tokenizer/ ...
     python folder.py OUT --model sd21 --layout sharded --shard-mb 2000
-    python folder.py OUT.ckpt --model tiny1 --layout ckpt      # one file with the original code's names
-    python folder.py --check                                   # holds those names to diffusers' own converters
-    python folder.py --fixtures ../../tests/layouts            # the files that the tests read
+    python folder.py OUT.ckpt --model tiny1 --layout ckpt      # one file with the names of the original code
+    python folder.py --check                                   # compares these names with diffusers' converters
+    python folder.py --fixtures ../../tests/layouts            # the files for the tests
 
 All layouts of one model and seed hold the same values.
 """
@@ -305,14 +305,14 @@ def fixtures(out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, nargs="?", help="folder to write, or for ldm and ckpt the file")
+    parser.add_argument("out", type=Path, nargs="?", help="folder to write; for ldm and ckpt, the file")
     parser.add_argument("--model", choices=["sd15", "sd21", "tiny1", "tiny2"], default="tiny1")
     layouts = ["diffusers", "sharded", "bin", "formula", "ldm", "ckpt"]
     parser.add_argument("--layout", choices=layouts, default="diffusers")
     parser.add_argument("--dtype", choices=["float16", "float32"], default="float32")
     parser.add_argument("--variant", choices=["fp16"], help="in file names, as in model.fp16.safetensors")
     parser.add_argument("--shard-mb", type=int, default=1000, help="largest file of the sharded layout")
-    parser.add_argument("--vocab", type=int, default=49408, help="other than CLIP's: no tokenizer is written")
+    parser.add_argument("--vocab", type=int, default=49408, help="size of the vocabulary; if not CLIP's, no tokenizer is written")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--fixtures", type=Path)

@@ -1,6 +1,6 @@
-"""Weights from a formula, so that a model of full size is a few kilobytes on disk and the same on every machine.
+"""Generates weights by a formula, so that a model of full size takes a few kilobytes and is equal on every machine.
 
-Element i of a tensor is a SplitMix64 draw from a stream that the tensor's name and the seed start:
+Element i of a tensor is the i-th number of a SplitMix64 stream that starts from the tensor's name and the seed.
 `spire-model/src/weights/formula.rs` computes the same bits.
 """
 

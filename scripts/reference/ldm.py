@@ -1,4 +1,4 @@
-"""Names and shapes of Stable Diffusion's original single files (LDM's layout), from those of diffusers' folders."""
+"""Maps names and shapes of diffusers' folders to those of Stable Diffusion's original single files (LDM's layout)."""
 
 import re
 from dataclasses import dataclass

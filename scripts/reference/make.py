@@ -1,11 +1,11 @@
-"""Writes the bundles that `spire verify` reads: what the reference implementations compute, on random weights.
+"""Writes bundles for `spire verify`: results of the reference implementations on random weights.
 
     python make.py OUT --seed 11
     python make.py OUT --kinds unet,spire
     python make.py OUT --full sd15
 
 Widths, depths, head counts, picture sizes and settings are drawn from the seed. With `--full`, networks have the sizes
-of Stable Diffusion 1.5 or 2.1, and their weights are a formula.
+of Stable Diffusion 1.5 or 2.1, and generated weights.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder to write into")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kinds", help=f"comma-separated, of {', '.join(KINDS)}; all where left out")
+    parser.add_argument("--kinds", help=f"comma-separated, of {', '.join(KINDS)}; default: all")
     parser.add_argument("--full", choices=["sd15", "sd21"], help="full size: unet, spire, vae and clip-text")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Pictures with what photographs have (smooth shading, edges, grain), drawn rather than shipped; and photographs."""
+"""Synthetic pictures with features of photographs (smooth shading, edges, grain), and real photographs."""
 
 import numpy
 import skimage.data

@@ -1,6 +1,7 @@
-"""Cases `musiq`, `clip-iqa` and `maniqa`: metrics that judge a picture by itself, at their published sizes.
+"""Cases `musiq`, `clip-iqa` and `maniqa`: no-reference metrics at their published sizes.
 
-Weights are a formula, as the published ones would have to be downloaded. Pictures are cut from scikit-image's photographs.
+Weights are generated, because the published ones would have to be downloaded. Pictures are crops of scikit-image's
+photographs.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Cases `sampler` and `add-noise`: diffusers' schedulers, with settings drawn from those that they share with ours."""
+"""Cases `sampler` and `add-noise`: diffusers' schedulers, with random settings among those that this project supports."""
 
 from pathlib import Path
 

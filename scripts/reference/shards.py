@@ -1,4 +1,4 @@
-"""The same small dataset as WebDataset and Hugging Face's libraries write it, with what a reader should find in it.
+"""Writes a small dataset with WebDataset and Hugging Face's libraries, and what a reader should find in it.
 
     shards.py tests/shards
 

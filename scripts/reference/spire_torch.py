@@ -1,7 +1,7 @@
 """The modulated control branch in PyTorch, on diffusers' own blocks.
 
 Its state dict has the names and shapes of the files that `spire train` writes. It shares no code with the Rust
-implementation, so that agreement of the two means something.
+implementation, so that their agreement is evidence.
 """
 
 import inspect

@@ -1,4 +1,4 @@
-"""Stable Diffusion's published configurations, and cases at their full size with weights from the formula."""
+"""Stable Diffusion's published configurations, and cases of their full size with generated weights."""
 
 import json
 import time

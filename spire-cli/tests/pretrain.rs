@@ -19,7 +19,7 @@ fn model(scratch: &Path, parts: &[&str]) -> String {
     let out = scratch.join("prior");
     for (part, file) in parts
         .iter()
-        .map(|part| (part, if part.contains("encoder") || **part == *"judge" { "model.safetensors" } else { WEIGHTS }))
+        .map(|part| (part, if part.contains("encoder") || *part == "judge" { "model.safetensors" } else { WEIGHTS }))
     {
         fs::create_dir_all(out.join(part)).unwrap();
         for file in ["config.json", file] {

@@ -104,13 +104,13 @@ impl Default for ModelSection {
 
 impl ModelSection {
     /// The folder of CLIP's image tower, if it exists.
-    pub fn image_encoder(&self) -> Option<PathBuf> {
+    pub(crate) fn image_encoder(&self) -> Option<PathBuf> {
         let folder = self.image_encoder.clone().unwrap_or_else(|| self.base.join("image_encoder"));
         folder.is_dir().then_some(folder)
     }
 
     /// The configuration of a new branch for this UNet.
-    pub fn control_config(&self, unet: &UNetConfig) -> ControlConfig {
+    pub(crate) fn control_config(&self, unet: &UNetConfig) -> ControlConfig {
         let channels = self.embedding_channels.clone();
         ControlConfig { prompts: self.prompts, ..ControlConfig::for_unet(unet, self.fusion, channels) }
     }
@@ -119,7 +119,7 @@ impl ModelSection {
     ///
     /// # Errors
     /// It does not; the error names the key.
-    pub fn check_precision(&self, device: &Device) -> Result<()> {
+    pub(crate) fn check_precision(&self, device: &Device) -> Result<()> {
         for (key, precision) in
             [("model.precision", self.precision), ("model.control_precision", self.control_precision)]
         {
@@ -129,7 +129,7 @@ impl ModelSection {
     }
 
     /// Memory for cached text encoder states, in bytes.
-    pub fn text_cache_bytes(&self) -> usize {
+    pub(crate) fn text_cache_bytes(&self) -> usize {
         self.text_cache_megabytes.saturating_mul(1_000_000)
     }
 }
@@ -201,7 +201,7 @@ impl Default for TrainSection {
 
 impl TrainSection {
     /// The settings of the optimiser.
-    pub fn optimizer(&self) -> OptimizerSettings {
+    pub(crate) fn optimizer(&self) -> OptimizerSettings {
         OptimizerSettings {
             learning_rate: LearningRate {
                 base: self.learning_rate,
@@ -216,7 +216,7 @@ impl TrainSection {
     }
 
     /// Samples per step and rank.
-    pub fn samples_per_step(&self) -> usize {
+    pub(crate) fn samples_per_step(&self) -> usize {
         self.batch_size * self.accumulate
     }
 }
@@ -261,7 +261,7 @@ impl Default for EvaluateSection {
 
 impl RunConfig {
     /// How gradients are computed.
-    pub fn computation(&self) -> Computation {
+    pub(crate) fn computation(&self) -> Computation {
         Computation {
             threads: self.train.threads,
             precision: self.model.control_precision,
@@ -273,7 +273,7 @@ impl RunConfig {
     ///
     /// # Errors
     /// `data.size` is not a multiple of `side`.
-    pub fn check_size(&self, side: usize) -> Result<()> {
+    pub(crate) fn check_size(&self, side: usize) -> Result<()> {
         let size = self.data.size;
         ensure!(size.is_multiple_of(side), "data.size {size} is not a multiple of {side}, as this model needs");
         Ok(())

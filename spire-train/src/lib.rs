@@ -4,11 +4,11 @@
 //! trains on several GPUs, [`sweep`] trains variants of a configuration, [`speed`] counts and measures the cost of a run.
 //! [`pretrain`] made the small text-to-image model that the project ships.
 
-pub mod checkpoint;
+mod checkpoint;
 pub mod config;
 pub mod distributed;
-pub mod logging;
-pub mod optim;
+mod logging;
+mod optim;
 pub mod pretrain;
 pub mod run_folder;
 pub mod speed;

@@ -58,7 +58,7 @@ enum Command {
     Verify(verify::Verify),
     /// Measure the speed and memory of training and restoration
     Bench(bench::Bench),
-    /// Train a small text-to-image model, such as the built-in one: CLIP, the VAE, the UNet, and the judge of kinds
+    /// Train a small text-to-image model: CLIP, the VAE, the UNet and the judge of kinds
     Pretrain(pretrain::Pretrain),
 }
 

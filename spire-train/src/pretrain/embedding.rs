@@ -10,6 +10,7 @@ use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use spire_core::sheet;
 use spire_data::Picture;
 use spire_data::rng::rng;
 use spire_data::world::World;
@@ -19,7 +20,6 @@ use spire_model::vae::{Vae, VaeConfig};
 
 use super::fit::{FitConfig, Preview, fit};
 use super::{PretrainConfig, training, write_figures, write_part};
-use spire_core::sheet;
 
 /// How many pictures a preview shows.
 const SHOWN: usize = 12;

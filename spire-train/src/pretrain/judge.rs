@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use spire_core::sheet;
 use spire_data::Picture;
 use spire_data::world::{Kind, World};
 use spire_eval::judge::{Judge, JudgeConfig, KindJudge, identity};
@@ -15,7 +16,6 @@ use spire_model::pictures;
 
 use super::fit::{FitConfig, Preview, fit};
 use super::{PretrainConfig, training, write_figures, write_part};
-use spire_core::sheet;
 
 /// The judge and how it is fitted.
 #[derive(Clone, Debug, Deserialize, Serialize)]

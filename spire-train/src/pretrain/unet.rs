@@ -8,6 +8,8 @@ use image::RgbImage;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use spire_core::atomic_write::write_atomic;
+use spire_core::sheet;
 use spire_data::Picture;
 use spire_data::rng::{Rng, rng};
 use spire_data::world::{Kind, Scene, World};
@@ -23,8 +25,6 @@ use spire_model::vae::{Vae, VaeConfig};
 use super::fit::{FitConfig, Preview, fit};
 use super::latents::{Encoded, Encoder, Window, WindowConfig};
 use super::{PretrainConfig, create, training, write_figures, write_part};
-use spire_core::atomic_write::write_atomic;
-use spire_core::sheet;
 
 /// The denoiser and how it is fitted.
 #[derive(Clone, Debug, Deserialize, Serialize)]

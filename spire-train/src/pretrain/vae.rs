@@ -8,6 +8,7 @@ use image::RgbImage;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use spire_core::sheet;
 use spire_data::Picture;
 use spire_data::rng::rng;
 use spire_data::world::World;
@@ -18,7 +19,6 @@ use spire_model::vae::{Vae, VaeConfig};
 
 use super::fit::{FitConfig, Preview, fit};
 use super::{PretrainConfig, training, write_figures, write_part};
-use spire_core::sheet;
 
 /// Log-variance of the latents at the start of training: little noise.
 const INITIAL_LOGVAR: f32 = -8.0;
