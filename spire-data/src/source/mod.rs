@@ -1,4 +1,4 @@
-//! Sources of clean pictures and captions: the drawn world, a folder, MS-COCO, WebDataset or Parquet shards, or a
+//! Sources of clean pictures and captions: the illustrated world, a folder, MS-COCO, WebDataset or Parquet shards, or a
 //! mixture of them.
 
 mod caption;
@@ -167,7 +167,7 @@ impl Default for SourceConfig {
     }
 }
 
-/// Opens the source of `config`. The drawn world's pictures are `size` × `size`; others keep their size.
+/// Opens the source of `config`. The illustrated world's pictures are `size` × `size`; others keep their size.
 ///
 /// # Errors
 /// A setting is missing, a folder or file is not there or malformed, or there are no pictures.
