@@ -126,7 +126,7 @@ fn a_benchmark_is_made_and_checked() {
     assert!(spire_data::Picture::open(sheet).unwrap().width > 100);
     let checked = ok(spire(&["benchmark", "check", folder]));
     assert!(checked.contains("14 files, 0 problems") && checked.contains(checksum), "{checked}");
-    assert!(error(spire(&make)).contains("is there already"));
+    assert!(error(spire(&make)).contains("exists already"));
 
     let entry = fs::read_to_string(format!("{folder}/prompts.jsonl")).unwrap();
     let entry: Value = serde_json::from_str(entry.lines().next().unwrap()).unwrap();

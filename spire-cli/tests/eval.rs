@@ -160,5 +160,5 @@ fn errors_name_the_key() {
     let picture = scratch.path().join("tiny-six/clean");
     let picture = fs::read_dir(picture).unwrap().next().unwrap().unwrap().path();
     fs::write(&picture, b"changed").unwrap();
-    assert!(error(spire(&["eval", &config])).contains("is not the benchmark that was made"));
+    assert!(error(spire(&["eval", &config])).contains("does not match its checksums"));
 }

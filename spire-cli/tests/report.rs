@@ -20,7 +20,7 @@ use tempfile::TempDir;
 /// A name, title and caption that contains a script.
 const HOSTILE: &str = "</script><script>document.title='run'</script><img src=x onerror=document.title='run'>\"'";
 
-/// Five pictures of the drawn world with hostile names, captions and titles, laid out as the paper's Table 5.
+/// Five pictures of the illustrated world with hostile names, captions and titles, laid out as the paper's Table 5.
 fn evaluation(scratch: &Path) -> PathBuf {
     let pictures = scratch.join("pictures");
     fs::create_dir(&pictures).unwrap();

@@ -1,18 +1,18 @@
-//! Pixel memory that is used again.
+//! A pool of pixel buffers.
 
 use std::cell::RefCell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
-/// A `Vec<f32>` whose memory goes to the thread's next one when it is dropped. A picture's worth of fresh memory costs the
-/// system a page fault every few kilobytes: more time than most operators on the picture take.
+/// A `Vec<f32>` that returns its memory to a pool of the current thread when it is dropped. Fresh memory costs a page
+/// fault every few kilobytes, which takes longer than most operators on a picture.
 #[derive(Default, PartialEq)]
 pub struct Buffer(Vec<f32>);
 
-/// Buffers that a thread keeps. A degradation has a handful in use at once.
+/// Number of buffers that a thread keeps. A degradation uses a few at once.
 const MOST_SPARE: usize = 8;
 
-/// Values below which a buffer is not worth keeping: the allocator has such pieces at hand.
+/// Smaller buffers are not kept: the allocator serves them fast enough.
 const SMALL: usize = 1 << 12;
 
 thread_local! {
@@ -24,7 +24,8 @@ impl Buffer {
     pub fn with_capacity(capacity: usize) -> Self {
         let spare = SPARE.try_with(|spare| {
             let mut spare = spare.borrow_mut();
-            // The smallest that is large enough, but none that a small picture would keep from a large one.
+            // The smallest sufficient buffer, but not one more than four times too large: a small picture must not take
+            // the buffer of a large one.
             let fitting =
                 spare.iter().enumerate().filter(|(_, buffer)| (capacity..=4 * capacity).contains(&buffer.capacity()));
             let place = fitting.min_by_key(|(_, buffer)| buffer.capacity()).map(|(place, _)| place)?;
@@ -40,7 +41,7 @@ impl Buffer {
         buffer
     }
 
-    /// The values, in memory that does not come back.
+    /// The values; their memory does not return to the pool.
     pub fn into_vec(mut self) -> Vec<f32> {
         std::mem::take(&mut self.0)
     }
@@ -53,7 +54,7 @@ impl Drop for Buffer {
             return;
         }
         buffer.clear();
-        // At the end of a thread there is nothing to give it to.
+        // At the end of a thread the pool is gone.
         let _ = SPARE.try_with(|spare| {
             let mut spare = spare.borrow_mut();
             if spare.len() == MOST_SPARE {
@@ -130,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_comes_back_empty() {
+    fn a_reused_buffer_is_empty() {
         std::thread::spawn(|| {
             let first = Buffer::from(vec![1.0; 5000]);
             let address = first.as_ptr();
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_keeps_a_few() {
+    fn a_thread_keeps_a_bounded_number_of_buffers() {
         std::thread::spawn(|| {
             drop((0..30).map(|i| Buffer::zeroed(5000 + i)).collect::<Vec<_>>());
             assert_eq!(SPARE.with(|spare| spare.borrow().len()), MOST_SPARE);

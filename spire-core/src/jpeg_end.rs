@@ -1,15 +1,15 @@
-//! Whether a JPEG file is whole: decoders fill what is missing with grey and say nothing.
+//! Detects truncated JPEG files. Decoders fill missing parts with grey and report no error.
 
 const EOI: u8 = 0xD9;
 const SOS: u8 = 0xDA;
 
-/// Whether the first image in `bytes`, which start with a JPEG's `FF D8`, reaches its end marker. What follows the end,
-/// as some cameras append, does not matter.
+/// Whether the first image in `bytes` reaches its end marker. `bytes` must start with a JPEG's `FF D8`. Data after the
+/// end marker, which some cameras append, is ignored.
 pub fn is_whole(bytes: &[u8]) -> bool {
     reaches_end(bytes).unwrap_or(false)
 }
 
-/// `None` where the bytes end before the image does.
+/// `None` if the bytes end before the image.
 fn reaches_end(bytes: &[u8]) -> Option<bool> {
     let mut at = 2;
     loop {
@@ -35,12 +35,13 @@ fn reaches_end(bytes: &[u8]) -> Option<bool> {
     }
 }
 
-/// Restart markers, and the one without meaning, have no length.
+/// Markers without a length field: restart markers and TEM.
 fn is_standalone(marker: u8) -> bool {
     matches!(marker, 0x01 | 0xD0..=0xD7)
 }
 
-/// Where the coded data ends: there, `FF` is followed by 0 or is a restart marker.
+/// The offset of the next marker: the end of the entropy-coded data, where `FF` is followed neither by 0 nor by a
+/// restart marker.
 fn next_marker(data: &[u8]) -> Option<usize> {
     data.windows(2).position(|pair| pair[0] == 0xFF && !matches!(pair[1], 0x00 | 0xD0..=0xD7))
 }
@@ -55,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_is_noticed_and_trailing_bytes_are_not() {
+    fn every_truncation_is_detected_and_trailing_bytes_are_ignored() {
         let whole = jpeg();
         assert!(is_whole(&whole));
         assert!((0..whole.len()).all(|length| !is_whole(&whole[..length])));
@@ -64,12 +65,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_get_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             is_whole(&bytes);
         }
 
         #[test]
-        fn a_damaged_file_gets_an_answer(place in 0..1399_usize, value: u8) {
+        fn a_damaged_file_does_not_panic(place in 0..1399_usize, value: u8) {
             let mut bytes = jpeg();
             let last = bytes.len() - 1;
             bytes[place.min(last)] = value;

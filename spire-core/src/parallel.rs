@@ -1,13 +1,14 @@
-//! Independent pieces of work on several threads.
+//! Ordered parallel loops.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-/// What `work` makes of each number below `count`, in their order. The numbers are handed out in their order to `threads`
-/// threads (at least one), so that work on neighbours happens at the same time; after an error no more are.
+/// Calls `work` for each number below `count` on `threads` threads (at least one) and returns the results in order.
+/// Numbers are handed out in ascending order, so that neighbours are processed at the same time. After an error no new
+/// work is started.
 ///
 /// # Errors
-/// The error of the lowest number that has one.
+/// The error of the lowest failed number.
 pub fn in_order<T: Send, E: Send>(
     count: usize,
     threads: usize,
@@ -37,7 +38,7 @@ pub fn in_order<T: Send, E: Send>(
     made.into_iter().map(|(_, result)| result).collect()
 }
 
-/// As many threads as the system says are worth having.
+/// The parallelism that the system reports; 1 if it reports none.
 pub fn available() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
@@ -47,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_come_in_order_and_the_first_error_wins() {
+    fn results_are_ordered_and_the_first_error_is_returned() {
         for threads in [0, 1, 3, 50] {
             assert_eq!(in_order(20, threads, |number| Ok::<_, ()>(number * 2)), Ok((0..20).map(|n| n * 2).collect()));
             assert_eq!(in_order(20, threads, |number| if number < 7 { Ok(number) } else { Err(number) }), Err(7));

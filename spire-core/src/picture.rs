@@ -16,7 +16,7 @@ pub struct Picture {
     pub width: usize,
     /// Height in pixels.
     pub height: usize,
-    /// `3 * height * width` values, one plane after the other.
+    /// `3 * height * width` values, plane after plane.
     pub data: Buffer,
 }
 
@@ -28,16 +28,16 @@ pub enum PictureError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A JPEG that ends before its picture does.
-    #[error("{path}: not a readable picture: it is cut short")]
+    /// The JPEG file is truncated.
+    #[error("{path}: not a readable picture: the file is truncated")]
     CutShort {
         /// The file.
         path: PathBuf,
     },
-    /// The file says that its picture is larger than can be sensible.
+    /// The file declares a picture that would need more than 512 MiB.
     #[error("{path}: a picture of {width}×{height} would take more than 512 MiB")]
     TooLarge {
         /// The file.
@@ -47,17 +47,17 @@ pub enum PictureError {
         /// Height in pixels.
         height: u32,
     },
-    /// The file is not a picture that can be decoded, or is larger than the limits allow.
+    /// The file is not a picture in a supported format, or is damaged.
     #[error("{path}: not a readable picture: {source}")]
     Decode {
         /// The file.
         path: PathBuf,
-        /// What the decoder said.
+        /// The decoder's error.
         source: image::ImageError,
     },
 }
 
-/// The most memory that decoding one file may take: a small file can declare a huge size.
+/// Limit on the memory for decoding one file, in bytes. A small file can declare a huge size.
 const DECODE_LIMIT: u64 = 1 << 29;
 
 impl Picture {
@@ -83,7 +83,7 @@ impl Picture {
     /// To 8-bit RGB: clamped to \[0, 1\], rounded to nearest.
     pub fn to_rgb8(&self) -> RgbImage {
         let mut bytes = vec![0; self.data.len()];
-        // Plus a half and cut off: rounding proper would be a call for every value.
+        // Add one half and truncate: `round` would be a function call per value.
         let byte = |value: f32| (value.clamp(0.0, 1.0) * 255.0 + 0.5) as u8;
         for (channel, plane) in self.planes().enumerate() {
             for (pixel, &value) in bytes.chunks_exact_mut(3).zip(plane) {
@@ -93,17 +93,17 @@ impl Picture {
         RgbImage::from_raw(self.width as u32, self.height as u32, bytes).expect("three bytes a pixel")
     }
 
-    /// Decodes a file of any supported format, by its content and not its name. EXIF orientation is applied, alpha is
-    /// laid over white, 16-bit and grey are converted.
+    /// Decodes a file; the format is detected from the content. Applies the EXIF orientation, blends alpha over white,
+    /// and converts 16-bit and grey pictures.
     ///
     /// # Errors
-    /// The file can't be read, is no picture, is cut short, or would take more than 512 MiB decoded.
+    /// The file is unreadable, not a picture, truncated, or would need more than 512 MiB decoded.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, PictureError> {
         Ok(Self::from_rgb8(&open_rgb8(path.as_ref())?))
     }
 
-    /// As [`Self::open`], but with the colours as they are and the opacity by itself: `height * width` values in
-    /// \[0, 1\], `None` where all is opaque. Where nothing is to be seen, the colour is white.
+    /// As [`Self::open`], but returns alpha separately: `height * width` values in \[0, 1\], or `None` if the picture
+    /// is opaque. Fully transparent pixels become white.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -112,7 +112,7 @@ impl Picture {
         Self::decode_with_alpha(&read(path)?, path)
     }
 
-    /// As [`Self::open_with_alpha`], of a file that has been read already; `path` is what errors call it.
+    /// As [`Self::open_with_alpha`], from a file's bytes; `path` names the file in errors.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -152,10 +152,10 @@ impl Picture {
         (0..3).map(|channel| self.plane(channel))
     }
 
-    /// The `width` × `height` cut whose top left corner is at (`left`, `top`).
+    /// The crop of `width` × `height` pixels with its top left corner at (`left`, `top`).
     ///
     /// # Panics
-    /// If the cut reaches outside the picture.
+    /// If the crop reaches outside the picture.
     pub fn crop(&self, left: usize, top: usize, width: usize, height: usize) -> Self {
         assert!(left + width <= self.width && top + height <= self.height, "crop reaches outside the picture");
         let mut data = Buffer::with_capacity(3 * width * height);
@@ -175,7 +175,7 @@ impl Picture {
     }
 }
 
-/// As [`Picture::open`], in the file's own 8 bits.
+/// As [`Picture::open`], without the conversion to `f32`.
 ///
 /// # Errors
 /// As [`Picture::open`].
@@ -183,7 +183,7 @@ pub fn open_rgb8(path: &Path) -> Result<RgbImage, PictureError> {
     decode_rgb8(&read(path)?, path)
 }
 
-/// As [`open_rgb8`], of a file that has been read already; `path` is what errors call it.
+/// As [`open_rgb8`], from a file's bytes; `path` names the file in errors.
 ///
 /// # Errors
 /// As [`Picture::open`].
@@ -195,7 +195,7 @@ fn read(path: &Path) -> Result<Vec<u8>, PictureError> {
     std::fs::read(path).map_err(|source| PictureError::Io { path: path.to_owned(), source })
 }
 
-/// With EXIF orientation applied.
+/// Decodes and applies the EXIF orientation.
 fn decode(bytes: &[u8], path: &Path) -> Result<DynamicImage, PictureError> {
     let io = |source| PictureError::Io { path: path.to_owned(), source };
     let decode = |source| PictureError::Decode { path: path.to_owned(), source };
@@ -207,7 +207,7 @@ fn decode(bytes: &[u8], path: &Path) -> Result<DynamicImage, PictureError> {
     limits.max_alloc = Some(DECODE_LIMIT);
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(decode)?;
-    // The decoders hold to the limit in what they need besides the picture.
+    // The decoders apply the limit only to memory besides the picture's own.
     if decoder.total_bytes() > DECODE_LIMIT {
         let (width, height) = decoder.dimensions();
         return Err(PictureError::TooLarge { path: path.to_owned(), width, height });
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn crop_takes_the_named_cut() {
+    fn crop_returns_the_requested_region() {
         let image = RgbImage::from_fn(6, 4, |x, y| image::Rgb([x as u8, y as u8, 0]));
         let cut = Picture::from_rgb8(&image).crop(2, 1, 3, 2).to_rgb8();
         assert_eq!(cut.dimensions(), (3, 2));
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_picture_is_named_in_the_error() {
+    fn the_error_names_a_file_that_is_not_a_picture() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("empty.png");
         std::fs::write(&path, b"").unwrap();

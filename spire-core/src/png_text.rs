@@ -1,4 +1,4 @@
-//! PNG files that say how they were made: 8-bit pictures with a text chunk.
+//! 8-bit PNG files with text chunks, which record how a picture was made.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -6,8 +6,8 @@ use std::path::Path;
 
 use crate::Picture;
 
-/// The bytes of an 8-bit PNG of `picture`, with `alpha` (`height * width` values in \[0, 1\]) if there is any, and an
-/// international text chunk for each of `texts`, keyword and text.
+/// Encodes `picture` as an 8-bit PNG. `alpha` holds `height * width` values in \[0, 1\]. Each keyword and text of
+/// `texts` becomes an international text chunk.
 ///
 /// # Errors
 /// A keyword is empty, longer than 79 characters or not Latin-1.
@@ -33,10 +33,10 @@ pub fn encode(picture: &Picture, alpha: Option<&[f32]>, texts: &[(&str, &str)]) 
     Ok(bytes)
 }
 
-/// The text under `keyword` in the PNG at `path`; `None` where the file is no PNG, is cut off, or has no such text.
+/// The text chunk `keyword` of the PNG at `path`. `None` if the file is not a complete PNG or has no such chunk.
 pub fn read(path: &Path, keyword: &str) -> Option<String> {
     let mut reader = png::Decoder::new(BufReader::new(File::open(path).ok()?)).read_info().ok()?;
-    // To the end: a text may come after the pixels, and a file that was cut off must not pass for whole.
+    // Read to the end: a text chunk may follow the pixels, and a truncated file must be rejected.
     reader.finish().ok()?;
     let chunk = reader.info().utf8_text.iter().find(|chunk| chunk.keyword == keyword)?;
     chunk.get_text().ok()

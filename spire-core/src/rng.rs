@@ -1,15 +1,15 @@
-//! Random numbers that depend on (seed, purpose, index) alone, never on thread or order of evaluation.
+//! Random streams that depend only on (seed, purpose, index), never on threads or the order of evaluation.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-/// The generator of every random choice in this workspace: small, fast, portable, with the same output on every machine.
+/// The random generator of this workspace: ChaCha8, which gives the same output on every machine.
 pub type Rng = ChaCha8Rng;
 
-/// The generator for item `index` of the sequence called `purpose` under `seed`.
+/// The generator for item `index` of the stream `purpose` under `seed`.
 ///
-/// Different purposes ("order", "degrade", "caption", …) give independent sequences, so adding a draw to one never
-/// shifts another.
+/// Different purposes ("order", "degrade", "caption", …) give independent streams: an additional draw from one does not
+/// change another.
 pub fn rng(seed: u64, purpose: &str, index: u64) -> Rng {
     let purpose = fnv1a(purpose);
     let mut key = [0_u8; 32];
@@ -19,7 +19,7 @@ pub fn rng(seed: u64, purpose: &str, index: u64) -> Rng {
     ChaCha8Rng::from_seed(key)
 }
 
-/// FNV-1a of `text` in 64 bits: a stable hash, where std's hasher promises no stability between releases.
+/// The 64-bit FNV-1a hash of `text`. Unlike std's hasher it is stable between releases.
 pub fn fnv1a(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
@@ -30,7 +30,7 @@ mod tests {
     use rand::RngExt;
 
     #[test]
-    fn purpose_index_and_seed_each_change_the_sequence() {
+    fn purpose_index_and_seed_each_select_another_stream() {
         let draw = |seed, purpose, index| rng(seed, purpose, index).random::<u64>();
         assert_eq!(draw(1, "order", 2), draw(1, "order", 2));
         assert_ne!(draw(1, "order", 2), draw(1, "order", 3));

@@ -1,11 +1,12 @@
-//! Samples for text-driven image restoration: where pictures and captions come from ([`source`], [`world`]), how they
-//! are degraded ([`degrade`]), which restoration prompt undoes a degradation ([`prompt`]), and in which order they reach
-//! the trainer ([`loader`]). Nothing here knows of tensors.
+//! Training data for text-driven image restoration: sources of pictures and captions ([`source`], [`world`]),
+//! degradations ([`degrade`]), restoration prompts ([`prompt`]), the order of samples ([`order`]) and their loader
+//! ([`loader`]). Nothing here depends on tensors.
 
 pub mod degrade;
 pub mod loader;
 pub mod order;
 pub mod prompt;
+pub mod samples;
 pub mod source;
 pub mod stats;
 pub mod testset;

@@ -1,346 +1,52 @@
-//! The training sequence: which sample comes n-th, how it is cut and degraded ([`Samples`]), and the threads that make
-//! it ahead of time ([`Loader`]).
+//! The threads that prepare training samples ahead of time.
 
 use std::any::Any;
-use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use rand::RngExt;
-use rand::seq::IndexedRandom;
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
-
-use crate::Picture;
-use crate::degrade::{
-    DegradationConfig, DegradeError, Degraded, Filter, InvalidSetting, Operation, Pipeline, Step, resize,
-};
 use crate::order::Slice;
-use crate::rng::{Rng, rng};
-use crate::source::{self, Pixels, Sample, SampleError, Skipped, Source, SourceConfig, SourceError};
+use crate::samples::SampleResult;
+pub use crate::samples::{Crop, DataConfig, LoaderError, Samples, TrainingSample};
 
-/// The `[data]` section.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DataConfig {
-    /// Width and height in pixels that every picture is cut to.
-    pub size: usize,
-    /// Which part of a picture is kept.
-    pub crop: Crop,
-    /// Probability that the semantic prompt is dropped, in \[0, 1\].
-    pub prompt_dropout: f64,
-    /// Threads that make samples ahead of time; 0 makes each one when it is asked for.
-    pub workers: usize,
-    /// The most samples that are held ahead of time, if not fewer than `workers`.
-    pub prefetch: usize,
-    /// Where pictures and captions come from.
-    pub source: SourceConfig,
-}
-
-impl Default for DataConfig {
-    fn default() -> Self {
-        Self {
-            size: 64,
-            crop: Crop::Center,
-            prompt_dropout: 0.1,
-            workers: 2,
-            prefetch: 32,
-            source: SourceConfig::default(),
-        }
-    }
-}
-
-impl DataConfig {
-    /// Checks every number; what `source` names is checked when it is opened.
-    ///
-    /// # Errors
-    /// The first setting that makes no sense, with its key.
-    pub fn validate(&self) -> Result<(), InvalidSetting> {
-        let check = |key: &str, value: &dyn ToString, good: bool, allowed: &str| {
-            let wrong =
-                || InvalidSetting { key: format!("data.{key}"), value: value.to_string(), allowed: allowed.to_owned() };
-            good.then_some(()).ok_or_else(wrong)
-        };
-        check("size", &self.size, (1..=65_535).contains(&self.size), "from 1 to 65535")?;
-        let probability = (0.0..=1.0).contains(&self.prompt_dropout);
-        check("prompt_dropout", &self.prompt_dropout, probability, "from 0 to 1")?;
-        check("workers", &self.workers, self.workers <= 1024, "at most 1024")?;
-        check("prefetch", &self.prefetch, self.prefetch <= 65_536, "at most 65536")
-    }
-}
-
-/// Which square of a picture becomes a sample.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Crop {
-    /// The largest, from the middle, scaled to size.
-    #[default]
-    Center,
-    /// One at random, at the picture's own resolution; of a picture that is too small the largest, scaled up.
-    Random,
-}
-
-/// What one training step learns from.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TrainingSample {
-    /// Its position in the sequence.
-    pub n: u64,
-    /// Its position in the source.
-    pub index: usize,
-    /// Its name in the source.
-    pub name: String,
-    /// Width and height in pixels of the picture that it was cut from.
-    pub source_size: (usize, usize),
-    /// The picture to be restored to, `size` × `size`.
-    pub clean: Picture,
-    /// The picture to restore, of the same size.
-    pub degraded: Picture,
-    /// What the picture shows, as far as the model is told: the caption, or nothing.
-    pub semantic: String,
-    /// What the picture shows.
-    pub caption: String,
-    /// The restoration prompt.
-    pub restoration: String,
-    /// What was done to the picture, as far as the prompt can name it.
-    pub steps: Vec<Step>,
-    /// All that was done to it.
-    pub operations: Vec<Operation>,
-    /// Which degradation pipeline was drawn.
-    pub pipeline: Pipeline,
-}
-
-/// Why there are no samples.
-#[derive(Debug, Error)]
-pub enum LoaderError {
-    /// The source does not open.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// A setting of `[data]` or `[degradation]` is out of range.
-    #[error(transparent)]
-    Setting(#[from] InvalidSetting),
-    /// Sample after sample is broken.
-    #[error("every one of the {tried} pictures tried was broken, {}", first_few(.skipped))]
-    AllBroken {
-        /// How many different pictures were tried for one sample.
-        tried: usize,
-        /// The pictures.
-        skipped: Vec<Skipped>,
-    },
-    /// A picture can't be degraded.
-    #[error("{name} could not be degraded: {source}")]
-    Degrade {
-        /// The sample's name in the source.
-        name: String,
-        /// What is wrong.
-        source: DegradeError,
-    },
-    /// The program has a bug.
-    #[error("sample {n} could not be made: {message}")]
-    Panic {
-        /// The sample's position in the sequence.
-        n: u64,
-        /// The panic's message.
-        message: String,
-    },
-    /// No thread could be started.
-    #[error("a loader thread could not be started (data.workers): {0}")]
-    Thread(#[from] std::io::Error),
-}
-
-fn first_few(skipped: &[Skipped]) -> String {
-    let few: Vec<_> = skipped.iter().take(3).map(|skipped| format!("{} ({})", skipped.name, skipped.reason)).collect();
-    format!("the first: {}", few.join("; "))
-}
-
-/// How many different pictures are tried for one sample before the whole source is called broken.
-const MOST_BROKEN: usize = 100;
-
-/// How many are drawn, with those that turned out broken before.
-const MOST_DRAWN: usize = 2000;
-
-/// A broken sample's stand-in is one of so many that come after it, or of more if these are broken too: from the same
-/// sources of a mixture, in the same proportions, and near it on the disk.
-const REPLACED_WITHIN: u64 = 1000;
-
-/// An endless sequence of training samples, each a function of the seed and its position alone.
-///
-/// Every pass over the source is a permutation of it. A broken sample is replaced by another, and remembered.
-pub struct Samples {
-    source: Arc<dyn Source>,
-    degradation: DegradationConfig,
-    config: DataConfig,
-    seed: u64,
-    skipped: Mutex<BTreeMap<usize, Skipped>>,
-}
-
-impl Samples {
-    /// The sequence of `seed` over the source that the configuration names.
-    ///
-    /// # Errors
-    /// The source does not open, or a setting is out of range.
-    pub fn open(config: DataConfig, degradation: DegradationConfig, seed: u64) -> Result<Self, LoaderError> {
-        let source = source::open(&config.source, config.size)?;
-        Self::new(source, config, degradation, seed)
-    }
-
-    /// The sequence of `seed` over `source`; `config.source` is not looked at.
-    ///
-    /// # Errors
-    /// The source is empty, or a setting is out of range.
-    pub fn new(
-        source: Arc<dyn Source>,
-        config: DataConfig,
-        degradation: DegradationConfig,
-        seed: u64,
-    ) -> Result<Self, LoaderError> {
-        config.validate()?;
-        degradation.validate()?;
-        if source.is_empty() {
-            return Err(SourceError::Empty { place: "the data's source".to_owned() }.into());
-        }
-        Ok(Self { source, degradation, config, seed, skipped: Mutex::default() })
-    }
-
-    /// How many samples one pass over the source has.
-    pub fn epoch_len(&self) -> usize {
-        self.source.len()
-    }
-
-    /// The n-th sample.
-    ///
-    /// # Errors
-    /// The picture that is due and those drawn in its stead are all broken.
-    pub fn sample(&self, n: u64) -> Result<TrainingSample, LoaderError> {
-        let (index, Sample { name, picture, captions }) = self.read(n)?;
-        let source_size = picture.size();
-        let clean = cut(&picture, self.config.size, self.config.crop, &mut rng(self.seed, "crop", n));
-        let caption = captions.choose(&mut rng(self.seed, "caption", n)).cloned().unwrap_or_default();
-        let dropped = rng(self.seed, "prompt dropout", n).random_bool(self.config.prompt_dropout);
-        let semantic = if dropped { String::new() } else { caption.clone() };
-        let degraded = self.degradation.degrade(&clean, &mut rng(self.seed, "degradation", n));
-        let Degraded { picture: degraded, prompt: restoration, steps, operations, pipeline } =
-            degraded.map_err(|source| LoaderError::Degrade { name: name.clone(), source })?;
-        Ok(TrainingSample {
-            n,
-            index,
-            name,
-            source_size,
-            clean,
-            degraded,
-            semantic,
-            caption,
-            restoration,
-            steps,
-            operations,
-            pipeline,
-        })
-    }
-
-    /// What the source had to leave out when it was opened, and the broken samples met so far, each once, in the order of
-    /// the source.
-    pub fn skipped(&self) -> Vec<Skipped> {
-        self.source.left_out().into_iter().chain(self.registry().values().cloned()).collect()
-    }
-
-    fn read(&self, n: u64) -> Result<(usize, Sample), LoaderError> {
-        let len = self.source.len();
-        let mut replacement = rng(self.seed, "replacement", n);
-        let mut broken = BTreeSet::new();
-        let mut index = self.source.nth(self.seed, n);
-        for attempt in 0..MOST_DRAWN {
-            if !broken.contains(&index) {
-                match self.source.read(index) {
-                    Ok(sample) => return Ok((index, sample)),
-                    Err(error) => self.skip(index, &error),
-                }
-                broken.insert(index);
-                if broken.len() == len.min(MOST_BROKEN) {
-                    break;
-                }
-            }
-            // Farther and farther away: a whole shard may be broken.
-            let within = REPLACED_WITHIN << (attempt / 8).min(20);
-            index = self.source.nth(self.seed, n + replacement.random_range(1..=within));
-        }
-        let registry = self.registry();
-        let skipped = broken.iter().filter_map(|index| registry.get(index).cloned()).collect();
-        Err(LoaderError::AllBroken { tried: broken.len(), skipped })
-    }
-
-    fn skip(&self, index: usize, error: &SampleError) {
-        self.registry().entry(index).or_insert_with(|| {
-            let skipped = Skipped { name: self.source.name(index), reason: error.to_string() };
-            tracing::warn!(name = skipped.name, reason = skipped.reason, "a broken sample is skipped");
-            skipped
-        });
-    }
-
-    fn registry(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Skipped>> {
-        self.skipped.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-/// The square of `picture` that `crop` names, `size` × `size`: scaled down by area, up by bicubic interpolation.
-pub(crate) fn cut(picture: &Pixels, size: usize, crop: Crop, rng: &mut Rng) -> Picture {
-    let (width, height) = picture.size();
-    let shorter = width.min(height);
-    let (side, left, top) = match crop {
-        Crop::Center => (shorter, (width - shorter) / 2, (height - shorter) / 2),
-        Crop::Random => {
-            let side = shorter.min(size);
-            (side, rng.random_range(0..=width - side), rng.random_range(0..=height - side))
-        }
-    };
-    let square = picture.crop(left, top, side, side);
-    if side == size {
-        return square;
-    }
-    let filter = if side > size { Filter::Area } else { Filter::Bicubic };
-    let mut scaled = resize(&square, size, size, filter);
-    scaled.clamp();
-    scaled
-}
-
-/// Training samples in order, made ahead of time by threads. It never ends by itself; dropping it stops the threads.
+/// Training samples in order, prepared ahead of time by threads. The iterator never ends; dropping it stops the
+/// threads.
 pub struct Loader {
     samples: Arc<Samples>,
     start: u64,
     slice: Slice,
-    /// How many were taken.
+    /// Number of samples taken.
     taken: u64,
     workers: Vec<Worker>,
 }
 
-type Made = Result<TrainingSample, LoaderError>;
-
-/// A thread that makes every `workers`-th sample, and waits when too many of them have not been taken.
+/// A thread that prepares every `workers`-th sample and waits while its channel is full.
 struct Worker {
-    made: Receiver<Made>,
+    prepared: Receiver<SampleResult>,
     thread: JoinHandle<()>,
 }
 
 impl Loader {
-    /// Starts the threads; the first sample to come is number `start`.
+    /// Starts the threads; the first sample is number `start`.
     ///
     /// # Errors
-    /// The system allows no more threads.
+    /// The system cannot start a thread.
     pub fn new(samples: Arc<Samples>, start: u64) -> Result<Self, LoaderError> {
         Self::slice(samples, start, Slice::WHOLE)
     }
 
-    /// As [`new`](Self::new) for one rank of a distributed run: of the sequence from `start` on, the samples of `slice`.
+    /// As [`new`](Self::new) for one rank of a distributed run: the samples of `slice` in the sequence from `start`.
     ///
     /// # Errors
-    /// The system allows no more threads.
+    /// The system cannot start a thread.
     pub fn slice(samples: Arc<Samples>, start: u64, slice: Slice) -> Result<Self, LoaderError> {
         let count = samples.config.workers;
-        // A worker holds one sample in its hands and the rest of its share in the channel.
+        // A worker holds one sample itself; the channel holds the rest of its share.
         let waiting = samples.config.prefetch.checked_div(count).unwrap_or(0).saturating_sub(1);
         let mut loader = Self { samples, start, slice, taken: 0, workers: Vec::with_capacity(count) };
         for worker in 0..count {
-            let (give, made) = sync_channel(waiting);
+            let (give, prepared) = sync_channel(waiting);
             let samples = Arc::clone(&loader.samples);
             let thread = std::thread::Builder::new().name(format!("loader-{worker}")).spawn(move || {
                 for i in (worker as u64..).step_by(count) {
@@ -349,13 +55,13 @@ impl Loader {
                     }
                 }
             })?;
-            loader.workers.push(Worker { made, thread });
+            loader.workers.push(Worker { prepared, thread });
         }
         Ok(loader)
     }
 
-    /// The number of the sample that comes next, or after whole batches of a slice the first of all ranks': what a
-    /// checkpoint must hold to go on from here, with any number of ranks.
+    /// The number of the next sample; after whole batches of a slice, the first of all ranks. A checkpoint stores it to
+    /// continue from here with any number of ranks.
     pub fn position(&self) -> u64 {
         self.start + self.slice.batches(self.taken)
     }
@@ -368,41 +74,41 @@ impl Loader {
         self.take(size).collect()
     }
 
-    /// The sequence that the samples come from.
+    /// The underlying sequence.
     pub fn samples(&self) -> &Samples {
         &self.samples
     }
 }
 
-/// Never ends. A sample that could not be made is passed over by the next call.
+/// Never ends. The next call continues after a sample that could not be prepared.
 impl Iterator for Loader {
-    type Item = Made;
+    type Item = SampleResult;
 
-    fn next(&mut self) -> Option<Made> {
+    fn next(&mut self) -> Option<SampleResult> {
         let i = self.taken;
         self.taken += 1;
         if self.workers.is_empty() {
             return Some(make(&self.samples, self.start + self.slice.nth(i)));
         }
         let worker = i % self.workers.len() as u64;
-        self.workers[worker as usize].made.recv().ok()
+        self.workers[worker as usize].prepared.recv().ok()
     }
 }
 
 impl Drop for Loader {
     fn drop(&mut self) {
-        // All channels close first, so that the threads stop at the same time and not one after the other.
+        // Close all channels first, so that the threads stop together.
         let (channels, threads): (Vec<_>, Vec<_>) =
-            self.workers.drain(..).map(|worker| (worker.made, worker.thread)).unzip();
+            self.workers.drain(..).map(|worker| (worker.prepared, worker.thread)).unzip();
         drop(channels);
         for thread in threads {
-            // A thread can't panic: `make` catches what a sample does.
+            // The threads do not panic: `make` catches panics of a sample.
             let _ = thread.join();
         }
     }
 }
 
-fn make(samples: &Samples, n: u64) -> Made {
+fn make(samples: &Samples, n: u64) -> SampleResult {
     catch_unwind(AssertUnwindSafe(|| samples.sample(n)))
         .unwrap_or_else(|panic| Err(LoaderError::Panic { n, message: panic_message(panic.as_ref()) }))
 }
@@ -414,8 +120,13 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::Picture;
+    use crate::degrade::DegradationConfig;
     use crate::source::{CocoSource, FolderSource};
+    use crate::source::{Pixels, Sample, SampleError, Source, SourceError};
     use std::path::Path;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -474,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loader_that_starts_later_goes_on_as_one_that_did_not_stop() {
+    fn a_loader_that_starts_later_continues_the_same_sequence() {
         let all = take(samples(Shades::of(10), 2), 0, 25);
         for workers in [0, 2] {
             let mut loader = Loader::new(samples(Shades::of(10), workers), 11).unwrap();
@@ -491,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_see_the_batches_of_one_process_in_parts() {
+    fn ranks_share_the_batches_of_one_process() {
         let all = take(samples(Shades::of(10), 0), 6, 24);
         for ranks in [2, 3] {
             for (rank, workers) in (0..ranks).zip([0, 1, 2]) {
@@ -523,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn each_visit_cuts_and_degrades_anew() {
+    fn each_pass_crops_and_degrades_differently() {
         let all = take(samples(Shades::of(2), 0), 0, 40);
         let visits: Vec<_> = all.iter().filter(|sample| sample.index == 0).collect();
         assert_eq!(visits.len(), 20);
@@ -550,38 +261,6 @@ mod tests {
         assert!(refused(config(0), degradation).starts_with("degradation.parameterized_share"));
         let none = Samples::new(Shades::of(0), config(0), DegradationConfig::default(), 0);
         assert!(matches!(none.err().unwrap(), LoaderError::Source(SourceError::Empty { .. })));
-    }
-
-    #[test]
-    fn a_center_crop_keeps_the_middle_and_scales_it() {
-        let mut draws = rng(0, "crop", 0);
-        let mut wide = Picture::filled(30, 10, [1.0, 0.0, 0.0]);
-        for y in 0..10 {
-            wide.data[y * 30 + 10..y * 30 + 20].fill(0.25);
-        }
-        let wide = Pixels::Values(wide);
-        for size in [4, 10, 16] {
-            let cut = cut(&wide, size, Crop::Center, &mut draws);
-            assert_eq!((cut.width, cut.height), (size, size));
-            assert!(cut.plane(0).iter().all(|value| (value - 0.25).abs() < 1e-5), "size {size}");
-        }
-    }
-
-    #[test]
-    fn a_random_crop_keeps_the_resolution_and_reaches_every_place() {
-        let mut ramp = Picture::filled(9, 8, [0.0; 3]);
-        ramp.data.iter_mut().enumerate().for_each(|(i, value)| *value = (i % 72) as f32 / 72.0);
-        let mut corners = BTreeSet::new();
-        for n in 0..200 {
-            let cut = cut(&Pixels::Values(ramp.clone()), 6, Crop::Random, &mut rng(0, "crop", n));
-            let corner = (cut.data[0] * 72.0).round() as usize;
-            assert_eq!(cut, ramp.crop(corner % 9, corner / 9, 6, 6));
-            corners.insert(corner);
-        }
-        assert_eq!(corners.len(), 12);
-        let small = cut(&Pixels::Values(ramp), 16, Crop::Random, &mut rng(0, "crop", 0));
-        assert_eq!((small.width, small.height), (16, 16));
-        assert!(small.data.iter().all(|value| (0.0..=1.0).contains(value)));
     }
 
     fn write_png(dir: &Path, name: &str, red: f32) {
@@ -624,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn all_broken_is_an_error_that_names_some() {
+    fn only_broken_samples_are_an_error_that_names_some() {
         let dir = tempfile::tempdir().unwrap();
         for index in 0..130 {
             std::fs::write(dir.path().join(format!("{index}.png")), b"").unwrap();
@@ -676,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_the_prefetch_is_made_ahead() {
+    fn at_most_prefetch_samples_are_prepared_ahead() {
         for (workers, prefetch, most) in [(1, 6, 6), (3, 6, 6), (3, 0, 3), (2, 5, 5)] {
             let shades = Shades::of(10);
             let config = DataConfig { prefetch, ..config(workers) };

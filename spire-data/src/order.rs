@@ -1,4 +1,4 @@
-//! Which sample comes n-th, without a list of them: permutations that take no memory and can be entered anywhere.
+//! The order of samples: permutations that use no memory and allow random access.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -6,8 +6,8 @@ use rand::RngExt;
 
 use crate::rng::rng;
 
-/// Where `position` of pass `epoch` goes in a pseudo-random permutation of `0..len`: a Feistel network on the next power
-/// of four, walked until it is back in range. It takes no memory, and any position can be asked for.
+/// Maps `position` of pass `epoch` by a pseudo-random permutation of `0..len`: a Feistel network on the next power of
+/// four, iterated until the result is in range (cycle walking). Uses no memory and allows random access.
 ///
 /// # Panics
 /// If `len` is 0.
@@ -34,15 +34,15 @@ pub(crate) fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-/// The order of samples that lie in shards: every pass goes through the shards in another order, and mixes the samples
-/// within blocks of `buffer`, as a shuffle buffer of that size does. What is read at any time lies close together, and the
-/// n-th sample is a function of the seed and n.
+/// The order of samples in shards. Every pass visits the shards in another order and mixes the samples within blocks of
+/// `buffer`, like a shuffle buffer of that size. Reads at any time stay close together, and the n-th sample is a
+/// function of only the seed and n.
 #[derive(Debug)]
 pub struct ShardOrder {
-    /// The first sample of each shard, and their number.
+    /// The first sample of each shard, and the total.
     starts: Vec<u64>,
     buffer: u64,
-    /// The two passes that were asked for last: around the end of one, both are.
+    /// The two passes used last: around the end of a pass both are needed.
     passes: Mutex<[Option<Arc<Pass>>; 2]>,
 }
 
@@ -57,7 +57,7 @@ struct Pass {
 }
 
 impl ShardOrder {
-    /// Of shards with `lens` samples each, mixed within blocks of `buffer` (at least 1).
+    /// The order for shards of `lens` samples each, mixed within blocks of `buffer` (at least 1).
     pub fn new(lens: impl IntoIterator<Item = usize>, buffer: usize) -> Self {
         Self {
             starts: cumulative(lens.into_iter().map(|len| len as u64)),
@@ -66,17 +66,17 @@ impl ShardOrder {
         }
     }
 
-    /// How many samples there are.
+    /// Number of samples.
     pub fn len(&self) -> usize {
         self.starts[self.starts.len() - 1] as usize
     }
 
-    /// Whether there are none.
+    /// Whether there are no samples.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The shard that sample `index` lies in, and its place there.
+    /// The shard of sample `index`, and its position there.
     ///
     /// # Panics
     /// If `index` is not below [`len`](Self::len).
@@ -118,7 +118,7 @@ impl ShardOrder {
     }
 }
 
-/// 0, and every sum of the first values.
+/// The exclusive prefix sums and the total.
 fn cumulative(values: impl Iterator<Item = u64>) -> Vec<u64> {
     let mut sum = 0;
     let running = values.map(|value| {
@@ -128,13 +128,13 @@ fn cumulative(values: impl Iterator<Item = u64>) -> Vec<u64> {
     std::iter::once(0).chain(running).collect()
 }
 
-/// Which of the runs that begin at `starts` holds `position`; empty ones hold nothing.
+/// The index of the range that contains `position`, given the ranges' `starts`; empty ranges contain nothing.
 fn holding(starts: &[u64], position: u64) -> usize {
     starts.partition_point(|&start| start <= position) - 1
 }
 
-/// Which part of an endless sequence one rank of a distributed run takes: of every batch of `batch` samples, the
-/// `rank`-th of `ranks` equal parts. Together the ranks take every sample once, in the same batches whatever their number.
+/// The part of an endless sequence for one rank of a distributed run: of every batch of `batch` samples, the `rank`-th
+/// of `ranks` equal parts. Together the ranks take every sample once, in the same batches for any number of ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slice {
     batch: u64,
@@ -143,22 +143,22 @@ pub struct Slice {
 }
 
 impl Slice {
-    /// Everything.
+    /// The whole sequence.
     pub const WHOLE: Self = Self { batch: 1, rank: 0, ranks: 1 };
 
-    /// The part of `rank`; `None` where `ranks` does not divide `batch`, or `rank` is not below `ranks`.
+    /// The part of `rank`. `None` if `ranks` does not divide `batch`, or `rank` is not below `ranks`.
     pub fn new(batch: usize, rank: usize, ranks: usize) -> Option<Self> {
         let divides = batch > 0 && ranks > 0 && batch.is_multiple_of(ranks) && rank < ranks;
         divides.then_some(Self { batch: batch as u64, rank: rank as u64, ranks: ranks as u64 })
     }
 
-    /// Where the `i`-th sample of this part is in the whole sequence.
+    /// The position of this part's `i`-th sample in the whole sequence.
     pub fn nth(&self, i: u64) -> u64 {
         let share = self.batch / self.ranks;
         i / share * self.batch + self.rank * share + i % share
     }
 
-    /// How many samples all ranks have taken when this one has taken the first `taken` of its part, in whole batches.
+    /// Number of samples that all ranks together have taken after this one took `taken`, in whole batches.
     pub fn batches(&self, taken: u64) -> u64 {
         taken * self.ranks / self.batch * self.batch
     }
@@ -186,9 +186,9 @@ mod tests {
         }
     }
 
-    /// A shuffle has no favourite places: of 5 things in 6000 orders, each is in each place 1200 ± 31 times.
+    /// Each of 5 items takes each position equally often: in 6000 orders, 1200 ± 31 times.
     #[test]
-    fn the_order_is_as_even_as_a_shuffle() {
+    fn every_position_is_equally_likely() {
         let spread = |order: &dyn Fn(u64) -> Vec<u64>| {
             let mut seen = [[0_i64; 5]; 5];
             for epoch in 0..6000 {
@@ -239,7 +239,7 @@ mod tests {
             prop_assume!(!order.is_empty());
             let len = order.len();
             prop_assert_eq!(len, lens.iter().sum::<usize>());
-            // Asked from both ends, as several threads would around the end of a pass.
+            // Access from both ends, as several threads do around the end of a pass.
             let mut visited: Vec<usize> = (0..len as u64).rev().map(|i| order.nth(seed, epoch * len as u64 + i)).collect();
             visited.sort_unstable();
             prop_assert_eq!(&visited, &(0..len).collect::<Vec<_>>());

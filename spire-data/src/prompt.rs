@@ -1,16 +1,16 @@
-//! Restoration prompts: the text that says which degradations to undo, written from them and read back.
+//! Restoration prompts: the text that names the degradations to undo (paper Table 2); writing and parsing.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The prompt that names no degradation in particular.
+/// The prompt of blind restoration.
 pub const REMOVE_ALL: &str = "Remove all degradation";
 
-/// One degradation and how strong it is.
+/// One degradation with its strength.
 ///
-/// A number is always one that a prompt can say, see [`Step::rounded`].
+/// Numbers are rounded to the decimals of a prompt; see [`Step::rounded`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
@@ -19,9 +19,9 @@ pub enum Step {
         /// Standard deviation in pixels, above 0; one decimal.
         sigma: f32,
     },
-    /// Made smaller and brought back to its size.
+    /// Downsampling, then resizing back.
     Downsample {
-        /// How many times smaller, at least 1; one decimal.
+        /// The factor, at least 1; one decimal.
         factor: f32,
     },
     /// Gaussian noise.
@@ -36,7 +36,7 @@ pub enum Step {
     },
 }
 
-/// What a [`Step`] does, without how much.
+/// The kind of a [`Step`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepKind {
@@ -59,24 +59,24 @@ pub enum Fragment {
     Bare(StepKind),
 }
 
-/// Why a text is no restoration prompt.
+/// A text is not a restoration prompt.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PromptError {
     /// There is no fragment in it.
     #[error("the restoration prompt is empty: write {FORMS}")]
     Empty,
-    /// A fragment that starts with no known verb.
+    /// A fragment does not start with a known verb.
     #[error("restoration prompt: \"{fragment}\" is not understood: write {FORMS}")]
     Unknown {
         /// The fragment, as written.
         fragment: String,
     },
-    /// A known verb with something else than its number after it.
+    /// A known verb is not followed by its number.
     #[error("restoration prompt: \"{fragment}\" is not understood: {accepted}")]
     Number {
         /// The fragment, as written.
         fragment: String,
-        /// What may be written instead.
+        /// The accepted forms.
         accepted: &'static str,
     },
 }
@@ -97,7 +97,7 @@ impl StepKind {
         }
     }
 
-    /// What stands between the verb and the number.
+    /// The words between the verb and the number.
     fn link(self) -> &'static str {
         match self {
             Self::Blur | Self::Noise => "with sigma",
@@ -115,7 +115,7 @@ impl StepKind {
         }
     }
 
-    /// The step of this kind with that number, rounded, if the number makes sense.
+    /// The step of this kind with that number, rounded. `None` if the number is out of range.
     fn step(self, number: f32) -> Option<Step> {
         let step = match self {
             Self::Blur => Step::Blur { sigma: number },
@@ -135,7 +135,7 @@ impl StepKind {
 }
 
 impl Step {
-    /// What the step does, without how much.
+    /// The kind of the step.
     pub fn kind(self) -> StepKind {
         match self {
             Self::Blur { .. } => StepKind::Blur,
@@ -145,7 +145,7 @@ impl Step {
         }
     }
 
-    /// How much: a sigma, a factor or a quality.
+    /// The strength: a sigma, a factor or a quality.
     pub fn number(self) -> f32 {
         match self {
             Self::Blur { sigma } | Self::Noise { sigma } => sigma,
@@ -154,10 +154,10 @@ impl Step {
         }
     }
 
-    /// The step with its number as a prompt prints it (one decimal for blur and downsampling, two for noise), so that
-    /// the number printed is the number used.
+    /// The step with its number rounded as a prompt prints it: one decimal for blur and downsampling, two for noise.
+    /// The printed number is then the number used.
     pub fn rounded(self) -> Self {
-        // The quotient of two whole numbers is the float nearest to the decimal, which is what parsing gives.
+        // The quotient of two integers is the float nearest to the decimal, as parsing gives it.
         let decimals = |value: f32, scale: f32| (value * scale).round() / scale;
         match self {
             Self::Blur { sigma } => Self::Blur { sigma: decimals(sigma, 10.0) },
@@ -186,7 +186,7 @@ impl fmt::Display for Fragment {
     }
 }
 
-/// The prompt that asks for all of `fragments`, in their order; [`REMOVE_ALL`] for none.
+/// Writes the prompt for `fragments` in order; [`REMOVE_ALL`] if there are none.
 pub fn write(fragments: &[Fragment]) -> String {
     if fragments.is_empty() {
         return REMOVE_ALL.to_owned();
@@ -194,9 +194,9 @@ pub fn write(fragments: &[Fragment]) -> String {
     fragments.iter().map(Fragment::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// The fragments of a prompt, in its order; none for [`REMOVE_ALL`].
+/// Parses a prompt into its fragments in order; none for [`REMOVE_ALL`].
 ///
-/// Case, spaces and a `;` too many do not matter. Numbers are rounded as by [`Step::rounded`].
+/// Ignores case, white space and empty fragments. Rounds numbers as [`Step::rounded`].
 ///
 /// # Errors
 /// The prompt is empty, or a fragment is not understood.
@@ -226,7 +226,7 @@ fn parse_fragment(fragment: &str) -> Result<Fragment, PromptError> {
         .ok_or_else(|| PromptError::Number { fragment: fragment.to_owned(), accepted: kind.accepted() })
 }
 
-/// In small letters, with one space between words.
+/// In lower case, with single spaces.
 fn normalised(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
 }
@@ -250,14 +250,14 @@ mod tests {
     }
 
     #[test]
-    fn prompts_are_written_as_the_paper_has_them() {
+    fn prompts_are_written_as_in_the_paper() {
         assert_eq!(write(&all_four()), ALL_FOUR);
         assert_eq!(write(&StepKind::ALL.map(Fragment::Bare)), "Deblur; Upsample; Denoise; Dejpeg");
         assert_eq!(write(&[]), "Remove all degradation");
     }
 
     #[test]
-    fn case_spaces_and_stray_semicolons_do_not_matter() {
+    fn case_spaces_and_stray_semicolons_are_ignored() {
         let loose = " DEBLUR  with sigma 3 ;upsample to 6 X;; denoise With Sigma .06;Dejpeg with\tquality 80; ";
         assert_eq!(parse(loose).unwrap(), all_four());
         assert_eq!(parse(" remove ALL  degradation; ").unwrap(), []);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn senseless_numbers_are_errors() {
+    fn numbers_out_of_range_are_errors() {
         for prompt in [
             "Deblur with sigma 0",
             "Deblur with sigma 0.04",
@@ -339,7 +339,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_the_parser_panic(text in "(?i)(deblur|upsample|denoise|dejpeg|with|to|sigma|[ ;x0-9.e-]|.)*") {
+        fn the_parser_does_not_panic(text in "(?i)(deblur|upsample|denoise|dejpeg|with|to|sigma|[ ;x0-9.e-]|.)*") {
             let _ = parse(&text);
         }
     }

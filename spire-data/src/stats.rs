@@ -1,4 +1,4 @@
-//! What a run would read, measured: how many pictures, how fast, how broken, how degraded.
+//! Statistics of a training source: size, speed, broken samples, degradations.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -7,54 +7,54 @@ use serde::Serialize;
 
 use crate::Picture;
 use crate::degrade::Pipeline;
-use crate::loader::{LoaderError, Samples, TrainingSample};
 use crate::parallel::in_order;
 use crate::prompt::REMOVE_ALL;
+use crate::samples::{LoaderError, Samples, TrainingSample};
 
-/// Figures over the first samples of a sequence.
+/// Statistics over the first samples of a sequence.
 #[derive(Clone, Debug, Serialize)]
 pub struct Stats {
-    /// Pictures in the source: one pass over it.
+    /// Number of pictures in the source.
     pub source_pictures: usize,
-    /// Samples made.
+    /// Number of samples prepared.
     pub samples: u64,
-    /// Different pictures among them.
+    /// Number of distinct pictures among them.
     pub pictures: usize,
-    /// Threads that made them.
+    /// Number of threads.
     pub threads: usize,
-    /// How long that took: reading, cutting, degrading.
+    /// Time in seconds for reading, cropping and degrading.
     pub seconds: f64,
     /// Samples a second.
     pub images_per_second: f64,
-    /// What is broken, with what is wrong with it: pictures met among the samples, and shards.
+    /// Broken pictures and shards, each with the cause.
     pub broken: Vec<(String, String)>,
-    /// The smallest, the middle and the largest picture by its number of pixels: width and height.
+    /// Width and height of the smallest, the median and the largest picture, by number of pixels.
     pub sizes: [(usize, usize); 3],
-    /// Samples by the pipeline that degraded them.
+    /// Number of samples per degradation pipeline.
     pub pipelines: BTreeMap<&'static str, u64>,
-    /// Samples whose restoration prompt names nothing in particular.
+    /// Number of samples with the prompt of blind restoration.
     pub blind_prompts: u64,
-    /// Samples without a semantic prompt.
+    /// Number of samples with an empty semantic prompt.
     pub empty_captions: u64,
     /// Peak signal-to-noise ratio in dB of the degraded picture to the clean one.
     pub psnr: Spread,
 }
 
-/// Mean and spread of a figure.
+/// Mean and standard deviation.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Spread {
     /// The mean.
     pub mean: f64,
     /// The standard deviation.
     pub std: f64,
-    /// One value a sample, in the order of the sequence.
+    /// The value of each sample, in the order of the sequence.
     pub values: Vec<f64>,
 }
 
-/// What an untouched picture's ratio is counted as: 8 bits can't tell more apart.
+/// The ratio assigned to an unchanged picture, in dB: 8 bits cannot resolve more.
 const MOST_PSNR: f64 = 60.0;
 
-/// Makes the samples `0..count` on `threads` threads.
+/// Prepares the samples `0..count` on `threads` threads and collects their statistics.
 ///
 /// # Errors
 /// Too many pictures in a row are broken, or one can't be degraded.
@@ -88,7 +88,7 @@ pub fn stats(samples: &Samples, count: u64, threads: usize) -> Result<Stats, Loa
     })
 }
 
-/// What is kept of a sample.
+/// The values recorded per sample.
 struct Record {
     index: usize,
     size: (usize, usize),
@@ -127,7 +127,7 @@ fn spread(values: Vec<f64>) -> Spread {
 mod tests {
     use super::*;
     use crate::degrade::DegradationConfig;
-    use crate::loader::DataConfig;
+    use crate::samples::DataConfig;
 
     #[test]
     fn figures_do_not_depend_on_the_number_of_threads() {

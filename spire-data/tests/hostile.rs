@@ -79,7 +79,7 @@ fn files() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)> {
         ("palette.png", shipped("palette.png"), None),
         ("rotated.jpg", shipped("rotated.jpg"), None),
         ("text.png", b"<html>404</html>".to_vec(), Some("text.png")),
-        ("torn.jpg", shipped("truncated.jpg"), Some("cut short")),
+        ("torn.jpg", shipped("truncated.jpg"), Some("truncated")),
         ("torn.png", encoded(60, 40, ImageFormat::Png)[..90].to_vec(), Some("torn.png")),
         ("trailing.jpg", [&jpeg[..], b"what a camera appends"].concat(), None),
         ("webp.webp", encoded(40, 30, ImageFormat::WebP), None),

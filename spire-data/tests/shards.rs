@@ -175,7 +175,7 @@ fn a_shard_that_ends_early_gives_what_it_has() {
 }
 
 #[test]
-fn a_shard_that_is_none_is_left_out() {
+fn a_file_that_is_not_a_shard_is_skipped() {
     let mut torn = shard(1, 3);
     torn[2048 + 20] ^= 0xff;
     let dir = folder(&[("a.tar", b"not a tar file, but a text".repeat(40)), ("b.tar", shard(9, 1)), ("c.tar", torn)]);
@@ -356,7 +356,7 @@ fn rows_without_a_picture_or_a_caption_are_named_and_the_others_read() {
 }
 
 #[test]
-fn files_without_the_columns_are_left_out() {
+fn files_without_the_columns_are_skipped() {
     let dir = folder(&[
         ("a.parquet", table(&rows(0, 2), 9, false, ["image", "caption"])),
         ("b.parquet", table(&rows(2, 2), 9, false, ["photo", "caption"])),
@@ -380,7 +380,7 @@ fn files_without_the_columns_are_left_out() {
 
 /// A damaged file is an error or other bytes, never a crash.
 #[test]
-fn damage_anywhere_in_a_parquet_file_is_survived() {
+fn a_damaged_parquet_file_does_not_crash() {
     let whole = table(&rows(0, 4), 2, true, ["image", "caption"]);
     for place in (0..whole.len()).step_by(61) {
         let mut damaged = whole.clone();
@@ -396,7 +396,7 @@ fn damage_anywhere_in_a_parquet_file_is_survived() {
 
 /// What webdataset, tarfile, datasets and pyarrow write (scripts/reference/shards.py).
 #[test]
-fn what_other_programs_write_is_read() {
+fn shards_written_by_other_programs_are_read() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/shards");
     let expected: Vec<serde_json::Value> =
         serde_json::from_slice(&fs::read(folder.join("expected.json")).unwrap()).unwrap();
@@ -427,7 +427,7 @@ fn what_other_programs_write_is_read() {
 
 /// A shard that is lost while a run goes on costs its own samples, and no more.
 #[test]
-fn a_lost_shard_does_not_end_the_run() {
+fn a_lost_shard_does_not_stop_the_run() {
     let dir = folder(&[("s-0.tar", shard(0, 120)), ("s-1.tar", shard(120, 120))]);
     let shards = Some(format!("{}/s-*.tar", dir.path().display()));
     let source = SourceConfig { kind: SourceKind::Webdataset, shards, shuffle_buffer: 50, ..Default::default() };

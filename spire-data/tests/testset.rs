@@ -1,4 +1,4 @@
-//! Benchmarks on disk: made from recipes, the same for everyone, and checked.
+//! Test sets: made from recipes, reproducible and verified.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -62,7 +62,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn the_threads_make_no_difference_and_the_seed_does() {
+fn the_result_depends_on_the_seed_but_not_on_threads() {
     let dir = tempfile::tempdir().unwrap();
     let recipe = world(RecipeKind::Parameterized);
     let one = made(&recipe, &dir.path().join("one"), 1);
@@ -151,7 +151,7 @@ fn broken_pictures_are_replaced_and_named() {
 }
 
 #[test]
-fn whole_pictures_lose_what_is_no_multiple_and_small_ones_are_kept() {
+fn uncropped_pictures_are_trimmed_to_a_multiple() {
     let dir = tempfile::tempdir().unwrap();
     let operations = vec![Operation::Rescale { factor: 0.25, filter: Filter::BicubicAntialiased }];
     let recipe = Recipe {
@@ -251,7 +251,7 @@ fn pictures_of_coco_are_called_by_their_number() {
 }
 
 #[test]
-fn senseless_recipes_are_named() {
+fn the_error_names_an_invalid_setting() {
     let refused = |recipe: Recipe| recipe.validate().unwrap_err().key;
     let operations = |operations: Vec<Operation>| Recipe {
         degradation: RecipeDegradation { kind: RecipeKind::Operations, operations, ..Default::default() },

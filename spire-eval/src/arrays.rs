@@ -8,12 +8,12 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-/// A row-major array. Every element type is widened to `f64`, which is exact: integers beyond 2⁵³ are refused.
+/// A row-major array. Every element type is widened to `f64` without loss; integers beyond 2⁵³ are rejected.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Array {
     /// Length of each dimension, outermost first.
     pub shape: Vec<usize>,
-    /// As many values as the product of the shape.
+    /// The values; their number is the product of the shape.
     pub values: Vec<f64>,
 }
 
@@ -42,7 +42,7 @@ impl Arrays {
     /// Reads every array of a safetensors file.
     ///
     /// # Errors
-    /// The file can't be read, is cut short or damaged, or holds an element type other than 8- to 64-bit integers, half,
+    /// The file can't be read, is truncated or damaged, or has an element type other than 8- to 64-bit integers, half,
     /// bfloat16, single and double floats.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
@@ -65,7 +65,7 @@ impl Arrays {
     /// The array called `name`.
     ///
     /// # Errors
-    /// There is none, or it is empty.
+    /// There is no such array, or it is empty.
     pub fn get(&self, name: &str) -> Result<&Array> {
         let array = self.arrays.get(name).with_context(|| format!("{}: no tensor {name}", self.path.display()))?;
         ensure!(!array.values.is_empty(), "{name} is empty, of shape {:?}", array.shape);
@@ -75,7 +75,7 @@ impl Arrays {
     /// The array called `name`, which must have `D` dimensions.
     ///
     /// # Errors
-    /// There is none, it is empty, or has another number of dimensions.
+    /// There is no such array, it is empty, or it has another number of dimensions.
     pub fn shaped<const D: usize>(&self, name: &str) -> Result<([usize; D], &[f64])> {
         let array = self.get(name)?;
         let Ok(shape) = array.shape.as_slice().try_into() else {
@@ -97,7 +97,7 @@ impl Arrays {
     /// The array called `name` as a tensor of integers.
     ///
     /// # Errors
-    /// As [`Arrays::shaped`], or a value is no integer.
+    /// As [`Arrays::shaped`], or a value is not an integer.
     pub fn integers<const D: usize>(&self, name: &str, device: &Device) -> Result<Tensor<D, Int>> {
         let (shape, values) = self.shaped::<D>(name)?;
         ensure!(values.iter().all(|value| value.fract() == 0.0), "{name} holds values that are no integers");
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_named() {
+    fn the_error_names_an_unusable_array() {
         let (_folder, path) = file(&[("a", Dtype::F32, &[1], &0.5_f32.to_le_bytes()), ("none", Dtype::F32, &[0], &[])]);
         let arrays = Arrays::open(&path).unwrap();
         let device = Device::default();

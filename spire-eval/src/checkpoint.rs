@@ -1,4 +1,4 @@
-//! Weights of quality metrics, as they are published: one file, and nothing that describes the network.
+//! Published weights of quality metrics: one file without a description of the network.
 
 use std::path::Path;
 
@@ -6,11 +6,11 @@ use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 use spire_model::weights::{Tensors, read_config};
 
-/// Opens a file of weights, or a folder with weights and, where the network is not the published one, a `config.json`.
-/// `published` is where people get the former.
+/// Opens a weights file, or a folder with weights and, for a network with other sizes than the published one, a
+/// `config.json`. `published` is the URL of the weights, for errors.
 ///
 /// # Errors
-/// There is nothing to read, or it can't be read; the message names the file.
+/// The weights are missing or unreadable; the message names the file.
 pub(crate) fn open<Config: DeserializeOwned + Default>(path: &Path, published: &str) -> Result<(Config, Tensors)> {
     let config = match path.join("config.json").is_file() {
         true => read_config(path, "config.json")?,
@@ -18,7 +18,7 @@ pub(crate) fn open<Config: DeserializeOwned + Default>(path: &Path, published: &
     };
     let tensors = if path.is_dir() { Tensors::in_folder(path) } else { Tensors::open(path) };
     let tensors = tensors.with_context(|| format!("the weights that are needed are published as {published}"))?;
-    // Training on several GPUs puts this before every name.
+    // PyTorch's DataParallel adds this prefix to every name.
     Ok((config, tensors.renamed(|name| Some(name.strip_prefix("module.").unwrap_or(name).to_owned()))))
 }
 
@@ -49,7 +49,7 @@ pub(crate) mod tests {
         folder
     }
 
-    /// That `load` takes these tensors, and names whichever of them is missing, mis-shapen or too much.
+    /// Checks that `load` accepts these tensors and names each missing, misshapen or unexpected one.
     pub fn assert_each_is_needed<T: std::fmt::Debug>(
         config: &str,
         tensors: &Shapes,
@@ -71,7 +71,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_several_gpus_trained_has_its_names_without_their_prefix() {
+    fn the_prefix_of_data_parallel_training_is_removed() {
         let folder = folder("{}", Shapes::from([("module.a.weight".into(), vec![2]), ("b.bias".into(), vec![2])]));
         for path in [folder.path().to_owned(), folder.path().join("model.formula.json")] {
             let (_, tensors) = open::<Shapes>(&path, "").unwrap();
@@ -80,7 +80,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
+    fn the_error_names_an_unreadable_file() {
         let message = |path: &Path| format!("{:#}", open::<Shapes>(path, "https://x.org/a.pth").unwrap_err());
         let broken = folder("{", Shapes::from([("a".into(), vec![1])]));
         assert!(message(broken.path()).contains("config.json"));

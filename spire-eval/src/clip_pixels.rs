@@ -1,4 +1,4 @@
-//! Pictures as CLIP sees them.
+//! CLIP's preprocessing of pictures.
 
 use anyhow::Result;
 use spire_data::Picture;
@@ -7,29 +7,29 @@ use spire_model::clip::{ClipFolder, PreprocessorConfig};
 
 use crate::pillow::Levels;
 
-/// What is done to a picture before CLIP's image tower.
+/// The preprocessing before CLIP's image encoder.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Preprocessing {
-    /// As for a CLIP that is published: the shorter side to so many pixels by Pillow's bicubic filter, in whole levels; the
-    /// square in the middle; values less the mean, over the deviation.
+    /// That of published CLIPs: resize the shorter side with Pillow's bicubic filter in 8-bit levels, crop the centre,
+    /// subtract the mean and divide by the deviation.
     Published(PreprocessorConfig),
-    /// As for the small CLIP of this project: to a square of so many pixels by area, values in \[-1, 1\].
+    /// That of this project's small CLIP: resize to a square by area averaging, values in \[-1, 1\].
     Area {
-        /// Pixels a side.
+        /// Side in pixels.
         side: usize,
     },
 }
 
 impl Preprocessing {
-    /// What the CLIP's folder says, for an image tower that takes pictures of `side` pixels.
+    /// The preprocessing of the CLIP in a folder, for an image encoder with inputs of `side` pixels.
     ///
     /// # Errors
-    /// `preprocessor_config.json` can't be read, or asks for what is not done here.
+    /// `preprocessor_config.json` can't be read, or asks for preprocessing that is not supported.
     pub fn of(clip: &ClipFolder, side: usize) -> Result<Self> {
         Ok(clip.preprocessor(side)?.map_or(Self::Area { side }, Self::Published))
     }
 
-    /// Height and width of what comes out.
+    /// Side of the result in pixels.
     pub fn side(&self) -> usize {
         match self {
             Self::Published(config) => config.crop(),
@@ -37,7 +37,7 @@ impl Preprocessing {
         }
     }
 
-    /// In words, for a protocol.
+    /// A description for the protocol.
     pub fn describe(&self) -> String {
         match self {
             Self::Published(config) => format!(
@@ -53,7 +53,7 @@ impl Preprocessing {
         }
     }
 
-    /// Three planes of `side` × `side` values.
+    /// Preprocesses a picture: three planes of `side` × `side` values.
     pub fn apply(&self, picture: &Picture) -> Vec<f32> {
         match self {
             Self::Published(config) => published(config, picture),
@@ -91,7 +91,7 @@ mod tests {
         let small: PreprocessorConfig = serde_json::from_str(small).unwrap();
         let picture = Picture { width: 2, height: 5, data: (0..30).map(|i| i as f32 / 255.0).collect() };
         let values = Preprocessing::Published(small).apply(&picture);
-        // The second and third of five rows: one is left over, and is left out below.
+        // The second and third of five rows; the odd one is dropped at the bottom.
         let levels: Vec<f32> = values.iter().map(|value| (value * 255.0).round()).collect();
         assert_eq!(levels[..4], [2.0, 3.0, 4.0, 5.0]);
     }

@@ -1,4 +1,4 @@
-//! CLIP's joint space of pictures and texts.
+//! CLIP's joint embedding space of pictures and texts.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use spire_model::tokenizer::Tokenizer;
 
 use crate::clip_pixels::Preprocessing;
 
-/// CLIP's image tower as a space of features.
+/// CLIP's image encoder as a feature extractor.
 #[derive(Debug)]
 pub struct ImageSpace {
     tower: ClipVision,
@@ -20,10 +20,10 @@ pub struct ImageSpace {
 }
 
 impl ImageSpace {
-    /// The image tower of a CLIP.
+    /// Loads the image encoder of a CLIP.
     ///
     /// # Errors
-    /// Unreadable, or weights that do not fit the configuration.
+    /// A file is unreadable, or the weights do not fit the configuration.
     pub fn load(clip: &ClipFolder, device: &Device) -> Result<Self> {
         let (tower, config) = clip.vision(device).context("CLIP's image tower")?;
         let preprocessing = Preprocessing::of(clip, config.image_size)?;
@@ -37,10 +37,11 @@ impl ImageSpace {
         Ok(Self { tower, dimensions: config.projection_dim, preprocessing, device: device.clone() })
     }
 
-    /// From the folder of a small CLIP's image tower, `config.json` and weights; pictures are scaled by area.
+    /// Loads the image encoder of the small CLIP from a folder with `config.json` and weights; pictures are resized by
+    /// area averaging.
     ///
     /// # Errors
-    /// Unreadable, or weights that do not fit the configuration.
+    /// A file is unreadable, or the weights do not fit the configuration.
     pub fn load_tower(folder: &Path, device: &Device) -> Result<Self> {
         let tower = ClipVision::load(folder, device).context("CLIP's image tower")?;
         let config = ClipVisionConfig::read(folder)?;
@@ -48,17 +49,17 @@ impl ImageSpace {
         Ok(Self { tower, dimensions: config.projection_dim, preprocessing, device: device.clone() })
     }
 
-    /// How many features a picture has.
+    /// Number of features of a picture.
     pub fn dimensions(&self) -> usize {
         self.dimensions
     }
 
-    /// What is done to a picture first.
+    /// The preprocessing.
     pub fn preprocessing(&self) -> &Preprocessing {
         &self.preprocessing
     }
 
-    /// The embeddings, each of unit length.
+    /// The pictures' embeddings, each of unit length.
     pub fn features(&self, pictures: &[&Picture]) -> Vec<Vec<f32>> {
         let side = self.preprocessing.side();
         let values: Vec<f32> = pictures.iter().flat_map(|picture| self.preprocessing.apply(picture)).collect();
@@ -69,7 +70,7 @@ impl ImageSpace {
     }
 }
 
-/// CLIP's text tower in the same space.
+/// CLIP's text encoder in the same space.
 #[derive(Debug)]
 pub struct TextSpace {
     tower: ClipText,
@@ -80,10 +81,11 @@ pub struct TextSpace {
 }
 
 impl TextSpace {
-    /// The text tower and the tokenizer of a CLIP.
+    /// Loads the text encoder and the tokenizer of a CLIP.
     ///
     /// # Errors
-    /// Unreadable, weights that do not fit the configuration, or a tower without a projection into the space of pictures.
+    /// A file is unreadable, the weights do not fit the configuration, or the encoder has no projection into the joint
+    /// space.
     pub fn load(clip: &ClipFolder, device: &Device) -> Result<Self> {
         let (tower, config) = clip.text(device).context("CLIP's text tower")?;
         Ok(Self {
@@ -95,15 +97,15 @@ impl TextSpace {
         })
     }
 
-    /// How many features a text has.
+    /// Number of features of a text.
     pub fn dimensions(&self) -> usize {
         self.dimensions
     }
 
-    /// The embedding, of unit length.
+    /// A text's embedding, of unit length.
     ///
     /// # Errors
-    /// The tower has no projection.
+    /// The text encoder has no projection.
     pub fn features(&self, text: &str) -> Result<Vec<f32>> {
         let ids = self.tokenizer.encode_padded(text, self.context_length, self.tokenizer.pad_id());
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, self.context_length]), &self.device);
@@ -112,13 +114,13 @@ impl TextSpace {
     }
 }
 
-/// `[batch, features]`, each row scaled to length 1.
+/// Scales each row of `[batch, features]` to unit length.
 pub(crate) fn unit_length(embeddings: Tensor<2>) -> Tensor<2> {
     let length = embeddings.clone().square().sum_dim(1).sqrt();
     embeddings / length
 }
 
-/// The cosine of the angle between two features of unit length.
+/// The cosine of two feature vectors of unit length.
 pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }

@@ -1,4 +1,4 @@
-//! Pictures as FID sees them: resized, and as features of Inception v3 (Heusel et al., 2017; Parmar et al., 2022).
+//! FID's preprocessing and Inception v3 features (Heusel et al., 2017; Parmar et al., 2022).
 
 use std::path::Path;
 
@@ -20,19 +20,19 @@ pub const WEIGHTS: PublicWeights = PublicWeights {
     url: "https://github.com/mseitzer/pytorch-fid/releases/tag/fid_weights",
 };
 
-/// How pictures come to 299 × 299 pixels. The same pictures have another FID with another resizing.
+/// How pictures are resized to 299 × 299 pixels. FID depends on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Resizing {
-    /// clean-fid's: Pillow's bicubic filter, which does not alias, on each channel's unrounded values.
+    /// clean-fid's: Pillow's antialiased bicubic filter on each channel's unrounded values.
     #[default]
     Clean,
-    /// pytorch-fid's: bilinear between the nearest 2 × 2 pixels, which aliases where the picture becomes smaller.
+    /// pytorch-fid's: bilinear without antialiasing.
     Legacy,
 }
 
 impl Resizing {
-    /// In words, for a protocol.
+    /// A description for the protocol.
     pub fn describe(self) -> &'static str {
         match self {
             Self::Clean => "299×299 by Pillow's bicubic filter, not rounded (clean-fid's \"clean\")",
@@ -42,7 +42,7 @@ impl Resizing {
         }
     }
 
-    /// Three planes of 299 × 299 values in \[0, 255\].
+    /// Preprocesses a picture: three planes of 299 × 299 values in \[0, 255\].
     fn apply(self, picture: &Picture) -> Vec<f32> {
         let (size, new_size) = ((picture.width, picture.height), (SIDE, SIDE));
         let resized = picture.planes().flat_map(|plane| {
@@ -56,7 +56,7 @@ impl Resizing {
     }
 }
 
-/// Inception's features of pictures.
+/// Inception as a feature extractor.
 #[derive(Debug)]
 pub struct FidSpace {
     network: Inception,
@@ -68,21 +68,21 @@ impl FidSpace {
     /// See [`Inception::load`].
     ///
     /// # Errors
-    /// The file can't be read, or its tensors are not the network's.
+    /// The file can't be read, or its tensors do not fit the network.
     pub fn load(file: &Path, resizing: Resizing, device: &Device) -> Result<Self> {
         Ok(Self { network: Inception::load(file, device)?, resizing, device: device.clone() })
     }
 
-    /// How pictures are resized.
+    /// The resizing.
     pub fn resizing(&self) -> Resizing {
         self.resizing
     }
 
-    /// 2048 features of each picture, of any sizes.
+    /// 2048 features per picture; pictures may differ in size.
     pub fn features(&self, pictures: &[&Picture]) -> Vec<Vec<f32>> {
         let scaled = |levels: Vec<f32>| -> Vec<f32> {
             let scale = |level: f32| match self.resizing {
-                // The two programs differ here as well, by half a level.
+                // The two programs also differ in this scaling, by half a level.
                 Resizing::Clean => (level - 128.0) / 128.0,
                 Resizing::Legacy => 2.0 * (level / 255.0) - 1.0,
             };
@@ -95,9 +95,8 @@ impl FidSpace {
     }
 }
 
-/// The parts of a picture that a patch FID takes as pictures of their own (Mentzer et al., 2020): squares of `side` pixels side
-/// by side from the upper left corner, and those of the same grid half a square further in both directions. A picture
-/// that is smaller has none.
+/// The patches of a picture for patch FID (Mentzer et al., 2020): a grid of squares of `side` pixels from the upper
+/// left corner, and the same grid shifted by half a square in both directions. A smaller picture has none.
 pub fn patches(picture: &Picture, side: usize) -> Vec<Picture> {
     let corners = |offset: usize| {
         let along = move |length: usize| (offset..).step_by(side).take_while(move |start| start + side <= length);

@@ -1,55 +1,55 @@
-//! Fréchet distance between two sets of features, each taken as a Gaussian (Heusel et al., 2017).
+//! Fréchet distance between two sets of features, modelled as Gaussians (Heusel et al., 2017).
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Scale, Side, get_global_parallelism};
 use thiserror::Error;
 
-/// Why a Fréchet distance can't be computed.
+/// A Fréchet distance can't be computed.
 #[derive(Debug, Error, PartialEq)]
 pub enum FrechetError {
-    /// A covariance needs two rows.
+    /// There are fewer than two rows.
     #[error("{rows} row(s) of features: a covariance needs at least 2")]
     TooFewRows {
-        /// Rows that were given.
+        /// Number of rows.
         rows: usize,
     },
-    /// A row, or the other set, has another number of features.
+    /// A row or the other set has another number of features.
     #[error("{got} features where {expected} are expected")]
     Dimensions {
-        /// Features of a row so far.
+        /// The expected number.
         expected: usize,
-        /// Features that were given.
+        /// The given number.
         got: usize,
     },
-    /// A feature is infinite or not a number.
+    /// A feature is not finite.
     #[error("row {row}, feature {feature} is not finite")]
     NotFinite {
-        /// Rows before the one in question.
+        /// Index of the row.
         row: usize,
-        /// Position in the row.
+        /// Index in the row.
         feature: usize,
     },
-    /// Finite features whose covariance is not.
+    /// The covariance of finite features overflows.
     #[error("features too large: their covariance overflows")]
     Overflow,
 }
 
-/// Rows that are taken in together: one product of matrices in place of many of vectors.
+/// Rows processed together: one matrix product instead of many vector products.
 const BLOCK: usize = 256;
 
-/// Mean and covariance of features that arrive row by row, in memory that does not grow with the number of rows.
+/// Mean and covariance of features, updated row by row in constant memory.
 #[derive(Clone, Debug)]
 pub struct FeatureStatistics {
-    /// Rows in `mean` and `scatter`; more are `pending`.
+    /// Number of rows in `mean` and `scatter`; others are `pending`.
     rows: usize,
     mean: Vec<f64>,
-    /// Sum over the rows of the outer product of a row's difference from the mean.
+    /// Sum of the outer products of the rows' differences from the mean.
     scatter: Mat<f64>,
     pending: Vec<f64>,
 }
 
 impl FeatureStatistics {
-    /// Statistics of no rows yet, of `dimensions` features each.
+    /// Empty statistics for rows of `dimensions` features.
     pub fn new(dimensions: usize) -> Self {
         let (mean, scatter) = (vec![0.0; dimensions], Mat::zeros(dimensions, dimensions));
         Self { rows: 0, mean, scatter, pending: vec![] }
@@ -58,7 +58,7 @@ impl FeatureStatistics {
     /// Statistics of `features`, row-major `[rows, dimensions]`.
     ///
     /// # Errors
-    /// A value is not finite, or the length is no multiple of `dimensions`.
+    /// A value is not finite, or the length is not a multiple of `dimensions`.
     pub fn of<T: Copy + Into<f64>>(features: &[T], dimensions: usize) -> Result<Self, FrechetError> {
         let mut statistics = Self::new(dimensions);
         for row in features.chunks(dimensions.max(1)) {
@@ -67,20 +67,20 @@ impl FeatureStatistics {
         Ok(statistics)
     }
 
-    /// Rows so far.
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows + self.pending.len() / self.dimensions().max(1)
     }
 
-    /// Features of a row.
+    /// Number of features per row.
     pub fn dimensions(&self) -> usize {
         self.mean.len()
     }
 
-    /// Takes in one row.
+    /// Adds a row.
     ///
     /// # Errors
-    /// The row has another length than the rows before, or a value that is not finite; nothing is taken in then.
+    /// The row has another length, or a value is not finite; then the statistics are unchanged.
     pub fn push<T: Copy + Into<f64>>(&mut self, row: &[T]) -> Result<(), FrechetError> {
         if row.len() != self.dimensions() {
             return Err(FrechetError::Dimensions { expected: self.dimensions(), got: row.len() });
@@ -108,7 +108,7 @@ impl FeatureStatistics {
         let mean_of = |feature: usize| (0..count).map(|row| rows[row * dimensions + feature]).sum::<f64>() / others;
         let block_mean: Vec<f64> = (0..dimensions).map(mean_of).collect();
         let difference: Vec<f64> = block_mean.iter().zip(&self.mean).map(|(block, mean)| block - mean).collect();
-        // One row more than the block has: that between the two means.
+        // One additional row: the difference of the two means.
         let between = (own * others / all).sqrt();
         let centred = Mat::from_fn(count + 1, dimensions, |row, feature| match row {
             0 => difference[feature] * between,
@@ -119,7 +119,7 @@ impl FeatureStatistics {
         self.mean.iter_mut().zip(&difference).for_each(|(mean, difference)| *mean += difference * others / all);
     }
 
-    /// Mean, and unbiased covariance `[dimensions, dimensions]`.
+    /// The mean and the unbiased covariance `[dimensions, dimensions]`.
     fn finished(&self) -> Result<(Vec<f64>, Mat<f64>), FrechetError> {
         let mut all = self.clone();
         all.take_in();
@@ -133,11 +133,11 @@ impl FeatureStatistics {
 
 /// `|μa − μb|² + Tr(Σa + Σb − 2·(Σa·Σb)^½)`, at least 0: clean-fid's `frechet_distance`.
 ///
-/// The trace of the root is taken as that of `(Rᵀ·Σb·R)^½` with `R·Rᵀ = Σa`, which is symmetric, and of as many rows as Σa has
-/// rank, so that singular covariances (fewer rows than features) need no care.
+/// The trace of the root is computed as that of `(Rᵀ·Σb·R)^½` with `R·Rᵀ = Σa`. This matrix is symmetric with the rank
+/// of Σa as its size, so that singular covariances (fewer rows than features) need no special treatment.
 ///
 /// # Errors
-/// The sets have rows of different length, one of them has fewer than 2, or values overflow.
+/// The sets have different numbers of features, one has fewer than 2 rows, or values overflow.
 pub fn frechet_distance(a: &FeatureStatistics, b: &FeatureStatistics) -> Result<f64, FrechetError> {
     let (expected, got) = (a.dimensions(), b.dimensions());
     if expected != got {
@@ -155,7 +155,7 @@ pub fn frechet_distance(a: &FeatureStatistics, b: &FeatureStatistics) -> Result<
     if distance.is_finite() { Ok(distance.max(0.0)) } else { Err(FrechetError::Overflow) }
 }
 
-/// `R` with `R·Rᵀ` the covariance: a column for each eigenvalue that is not 0 but for rounding.
+/// `R` with `R·Rᵀ` the covariance: one column per eigenvalue that is nonzero beyond rounding.
 fn square_root(covariance: &Mat<f64>) -> Result<Mat<f64>, FrechetError> {
     let eigen = covariance.self_adjoint_eigen(Side::Lower).map_err(|_| FrechetError::Overflow)?;
     let (vectors, values) = (eigen.U(), eigen.S().column_vector());
@@ -165,7 +165,7 @@ fn square_root(covariance: &Mat<f64>) -> Result<Mat<f64>, FrechetError> {
     Ok(Mat::from_fn(covariance.nrows(), kept.len(), |row, i| vectors[(row, kept[i])] * values[kept[i]].sqrt()))
 }
 
-/// The eigen-decomposition does not end well on infinite values, so they stop here.
+/// Rejects infinite values, on which the eigendecomposition fails.
 fn finite(matrix: Mat<f64>) -> Result<Mat<f64>, FrechetError> {
     if matrix.is_all_finite() { Ok(matrix) } else { Err(FrechetError::Overflow) }
 }
@@ -187,7 +187,7 @@ mod tests {
         frechet_distance(&statistics(a), &statistics(b)).unwrap()
     }
 
-    /// Eigenvalues that should be 0 come out as 1e-17, whose roots add up.
+    /// Eigenvalues that should be 0 are computed as 1e-17; their roots add up.
     fn assert_close(got: f64, expected: f64) {
         assert!((got - expected).abs() <= 1e-6 * expected.abs(), "got {got}, expected {expected}");
     }
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_computed_is_an_error() {
+    fn invalid_input_is_an_error() {
         let two = FeatureStatistics::of(&[0.0, 1.0], 1).unwrap();
         let one = FeatureStatistics::of(&[0.0], 1).unwrap();
         assert_eq!(frechet_distance(&two, &one), Err(FrechetError::TooFewRows { rows: 1 }));

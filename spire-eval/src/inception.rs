@@ -1,6 +1,7 @@
-//! Inception v3 as it is used for FID: the network of TensorFlow's 2015 graph in PyTorch's form (`pytorch_fid.inception`).
+//! Inception v3 as used for FID: the network of TensorFlow's 2015 graph in the form of `pytorch_fid.inception`.
 //!
-//! It differs from torchvision's: averages do not count the padding, and the last block takes a maximum in their place.
+//! It differs from torchvision's: average pooling does not count the padding, and the last block uses max pooling
+//! instead.
 
 #![allow(non_snake_case, reason = "fields have the names of the state dict")]
 
@@ -15,16 +16,16 @@ use burn::tensor::{Device, Tensor};
 use spire_kernels::{Window, avg_pool2d, conv2d, max_pool2d};
 use spire_model::weights::{self, Precision, Tensors};
 
-/// Features of a picture: channels of the last block.
+/// Number of features: the channels of the last block.
 pub const FEATURES: usize = 2048;
 
-/// Height and width of a picture.
+/// Side of the input in pixels.
 pub const SIDE: usize = 299;
 
-/// Of all its batch normalisations.
+/// Epsilon of the batch normalisations.
 const EPSILON: f64 = 1e-3;
 
-/// The network up to its last average.
+/// The network up to the last average pooling.
 #[derive(Module, Debug)]
 pub struct Inception {
     Conv2d_1a_3x3: Conv2d,
@@ -46,11 +47,11 @@ pub struct Inception {
 }
 
 impl Inception {
-    /// Reads the weights that pytorch-fid publishes (`pt_inception-2015-12-05-6726825d.pth`), or a file in another format
-    /// with its names. The normalisations become part of the convolutions; the classifier is not read.
+    /// Reads pytorch-fid's weights (`pt_inception-2015-12-05-6726825d.pth`), or a file in another format with the same
+    /// names. The batch normalisations are folded into the convolutions; the classifier is not read.
     ///
     /// # Errors
-    /// The file can't be read, or its tensors are not this network's.
+    /// The file can't be read, or its tensors do not fit the network.
     pub fn load(file: &Path, device: &Device) -> Result<Self> {
         let published = Tensors::open(file)?.renamed(|name| (!name.starts_with("fc.")).then(|| name.to_owned()));
         let folded = published.with_folded_norms(EPSILON).with_context(|| file.display().to_string())?;
@@ -101,7 +102,7 @@ impl Inception {
     }
 }
 
-/// A convolution with its normalisation.
+/// A convolution with folded normalisation.
 fn convolution(
     from: usize,
     to: usize,
@@ -121,7 +122,7 @@ fn apply(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
     relu(conv2d(conv, x))
 }
 
-/// The convolutions one after the other.
+/// Applies the convolutions in order.
 fn chain<'a>(convs: impl IntoIterator<Item = &'a Conv2d>, x: &Tensor<4>) -> Tensor<4> {
     convs.into_iter().fold(x.clone(), |x, conv| apply(conv, x))
 }
@@ -130,17 +131,17 @@ fn halving_maximum(x: Tensor<4>) -> Tensor<4> {
     max_pool2d(x, Window { side: 3, stride: 2, padding: 0 })
 }
 
-/// Of 3 × 3 pixels; those outside the picture do not count.
+/// 3 × 3 average pooling without counting the padding.
 fn average(x: Tensor<4>) -> Tensor<4> {
     avg_pool2d(x, Window { side: 3, stride: 1, padding: 1 })
 }
 
-/// Of 3 × 3 pixels.
+/// 3 × 3 max pooling.
 fn maximum(x: Tensor<4>) -> Tensor<4> {
     max_pool2d(x, Window { side: 3, stride: 1, padding: 1 })
 }
 
-/// 35 × 35 pixels: 1 × 1, 5 × 5 and twice 3 × 3.
+/// The block at 35 × 35 pixels: 1 × 1, 5 × 5 and double 3 × 3 branches.
 #[derive(Module, Debug)]
 struct BlockA {
     branch1x1: Conv2d,
@@ -177,7 +178,7 @@ impl BlockA {
     }
 }
 
-/// From 35 × 35 to 17 × 17 pixels.
+/// The block from 35 × 35 to 17 × 17 pixels.
 #[derive(Module, Debug)]
 struct BlockB {
     branch3x3: Conv2d,
@@ -208,7 +209,7 @@ impl BlockB {
     }
 }
 
-/// 17 × 17 pixels: 7 × 7 in two steps, once and twice.
+/// The block at 17 × 17 pixels: factorised 7 × 7 branches, single and double.
 #[derive(Module, Debug)]
 struct BlockC {
     branch1x1: Conv2d,
@@ -260,7 +261,7 @@ impl BlockC {
     }
 }
 
-/// From 17 × 17 to 8 × 8 pixels.
+/// The block from 17 × 17 to 8 × 8 pixels.
 #[derive(Module, Debug)]
 struct BlockD {
     branch3x3_1: Conv2d,
@@ -293,7 +294,7 @@ impl BlockD {
     }
 }
 
-/// 8 × 8 pixels: 3 × 3 as a row beside a column.
+/// The block at 8 × 8 pixels: 3 × 3 as parallel row and column convolutions.
 #[derive(Module, Debug)]
 struct BlockE {
     branch1x1: Conv2d,

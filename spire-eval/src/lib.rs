@@ -1,8 +1,8 @@
-//! How good a restored picture is, and whether this implementation computes what the references compute.
+//! Quality metrics, evaluations, and the verification against reference implementations.
 //!
-//! Metrics: [`psnr`] and [`ssim`] compare two pictures, [`lpips`] compares them as a network sees them, [`frechet`]
-//! compares two sets of pictures by their features, [`fid`] or those of [`clip_space`]; [`clip_iqa`], [`musiq`] and [`maniqa`]
-//! judge a picture by itself. [`evaluation`] measures methods on benchmarks. [`verify`] holds every operator and network to
+//! Metrics: [`psnr`] and [`ssim`] compare two pictures by pixels, [`lpips`] by the features of a network. [`frechet`]
+//! compares two sets of pictures by the features of [`fid`] or [`clip_space`]. [`clip_iqa`], [`musiq`] and [`maniqa`]
+//! need no reference. [`evaluation`] measures methods on test sets. [`verify`] compares every operator and network with
 //! reference bundles.
 
 pub mod arrays;

@@ -13,14 +13,14 @@ use spire_model::weights::Tensors;
 
 use crate::public_weights::PublicWeights;
 
-/// A convolution of the network, and what surrounds it.
+/// A convolution of the network with its surroundings.
 struct Layer {
     name: &'static str,
     stride: usize,
     padding: usize,
-    /// Side of the window that a maximum with stride 2 is taken over before, if one is.
+    /// Window side of the max pooling (stride 2) before it, if any.
     pool: Option<usize>,
-    /// Whether the features after it are compared.
+    /// Whether its features are compared.
     compared: bool,
 }
 
@@ -52,11 +52,11 @@ const VGG16: [Layer; 13] = [
     layer("net.slice5.28", 1, 1, None, true),
 ];
 
-/// What is taken from colours in \[-1, 1\], and what they are then divided by: ImageNet's means and deviations.
+/// ImageNet's means and deviations for colours in \[-1, 1\].
 const SHIFT: [f32; 3] = [-0.030, -0.088, -0.188];
 const SCALE: [f32; 3] = [0.458, 0.448, 0.450];
 
-/// The network whose features are compared.
+/// The network that provides the features.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Backbone {
     /// `LPIPS(net="alex")`
@@ -77,7 +77,7 @@ impl Backbone {
         }
     }
 
-    /// torchvision's network, and the package's importances of its channels.
+    /// The published weights: torchvision's network and the package's channel weights.
     pub fn public_weights(self) -> [PublicWeights; 2] {
         let importances = "https://github.com/richzhang/PerceptualSimilarity/tree/master/lpips/weights/v0.1";
         match self {
@@ -105,7 +105,7 @@ impl Backbone {
         }
     }
 
-    /// Fewer pixels a side leave nothing after the last maximum.
+    /// Minimum side in pixels: a smaller picture has no pixels after the last pooling.
     fn least_side(self) -> usize {
         match self {
             Self::AlexNet => 31,
@@ -123,7 +123,7 @@ pub struct Lpips {
     stages: Vec<Stage>,
 }
 
-/// One convolution, and how much a difference in each of its channels counts, if it is looked at.
+/// One convolution, with the weights of its channels if its features are compared.
 #[derive(Debug)]
 struct Stage {
     weight: Tensor<4>,
@@ -135,10 +135,10 @@ struct Stage {
 }
 
 impl Lpips {
-    /// Reads the weights in `folder`, all under the package's own names; which network it is they say.
+    /// Reads the weights in `folder` under the package's names, which also determine the network.
     ///
     /// # Errors
-    /// They can't be read, a tensor is missing, or shapes do not fit together.
+    /// The weights can't be read, a tensor is missing, or shapes do not fit.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let weights = Tensors::in_folder(folder)?;
         let backbone = if weights.has("net.slice5.28.") { Backbone::Vgg16 } else { Backbone::AlexNet };
@@ -213,17 +213,17 @@ impl Lpips {
         Ok(Self { backbone, shift, scale, stages })
     }
 
-    /// The network whose features are compared.
+    /// The network that provides the features.
     pub fn backbone(&self) -> Backbone {
         self.backbone
     }
 
-    /// The distance of each pair of pictures: `x` and `y` are `[batch, 3, height, width]` in \[-1, 1\], the result is
-    /// `[batch]`, 0 where they are equal.
+    /// The distance of each pair of pictures: `x` and `y` `[batch, 3, height, width]` in \[-1, 1\] to `[batch]`; 0 for
+    /// equal pictures.
     ///
     /// # Errors
-    /// The shapes differ, are not of three channels, or are too small for the network's maxima: below 31 pixels a side for
-    /// AlexNet, below 16 for VGG16.
+    /// The shapes differ, do not have three channels, or a side is too short: below 31 pixels for AlexNet, below 16 for
+    /// VGG16.
     pub fn distance(&self, x: Tensor<4>, y: Tensor<4>) -> Result<Tensor<1>> {
         let [batch, channels, height, width] = x.dims();
         ensure!(x.dims() == y.dims(), "pictures of different shape: {:?} and {:?}", x.dims(), y.dims());
@@ -256,7 +256,7 @@ impl Stage {
     }
 }
 
-/// Features of each pixel scaled to length 1.
+/// Scales each pixel's features to unit length.
 fn unit_length(features: Tensor<4>) -> Tensor<4> {
     let length = features.clone().square().sum_dim(1).sqrt();
     features / (length + 1e-10)
@@ -269,7 +269,7 @@ mod tests {
 
     use super::*;
 
-    /// Weights of the right names, 4 channels a stage, with values from a short repeating pattern.
+    /// Weights with the right names and 4 channels per stage, from a short repeating pattern.
     fn weights(backbone: Backbone) -> Vec<(String, Vec<usize>)> {
         let mut tensors = vec![
             ("scaling_layer.shift".to_owned(), vec![1, 3, 1, 1]),
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_zero_between_equals_and_symmetric_otherwise() {
+    fn the_distance_is_symmetric_and_zero_for_equal_pictures() {
         for (backbone, least) in [(Backbone::AlexNet, 31), (Backbone::Vgg16, 16)] {
             let lpips = load(&weights(backbone)).unwrap();
             assert_eq!(lpips.backbone(), backbone);
@@ -355,7 +355,7 @@ mod tests {
                 let [.., layer, part] = name.split('.').collect::<Vec<_>>()[..] else { panic!("{name}") };
                 (format!("features.{layer}.{part}"), shape)
             };
-            // The numbers of the test weights depend on what a tensor is, not on its name.
+            // The test weights depend on a tensor's role, not on its name.
             let network = save(&network.into_iter().map(renamed).collect::<Vec<_>>());
             let importances = save(&importances);
             let file = |folder: &tempfile::TempDir| folder.path().join("model.safetensors");
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_that_do_not_fit_are_named() {
+    fn the_error_names_weights_that_do_not_fit() {
         for i in 0..weights(Backbone::AlexNet).len() {
             let mut fewer = weights(Backbone::AlexNet);
             let (name, _) = fewer.remove(i);

@@ -1,12 +1,12 @@
-//! How noisy a picture is, without another to compare with.
+//! Noise estimation without reference.
 
 use spire_data::Picture;
 
 use crate::pixels::luma;
 
-/// The standard deviation of the noise in the luma, on a scale where white is 1: the median of the absolute diagonal details of
-/// the Haar wavelet over 0.6745 (Donoho and Johnstone, 1994). Few pixels are edges, so that edges hardly count. 0 for a picture of
-/// less than 2 × 2 pixels.
+/// The standard deviation of the noise in the luma (white is 1): the median of the absolute diagonal Haar details over
+/// 0.6745 (Donoho and Johnstone, 1994). The median is robust against the few edge pixels. 0 for a picture of less than
+/// 2 × 2 pixels.
 pub fn noise_level(picture: &Picture) -> f64 {
     let (luma, width) = (luma(picture), picture.width);
     let mut details: Vec<f64> = (0..picture.height / 2)
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_deviation_of_added_noise_is_found_in_spite_of_edges() {
+    fn the_deviation_of_added_noise_is_estimated_despite_edges() {
         let mut rng = rng(0, "test", 0);
         for sigma in [0.0_f32, 0.02, 0.1] {
             let edges = |i: usize| if (i % 128 / 33 + i / 128 / 33).is_multiple_of(2) { 0.3 } else { 0.7 };

@@ -1,8 +1,8 @@
 //! Pillow's `Image.resize` with its bicubic filter (`Resample.c`): the preprocessing of FID and of CLIP.
 //!
-//! Cubic convolution with a = -0.5, widened where the picture becomes smaller; what lies outside the picture is left out,
-//! and the other weights make up for it. First along the rows, then across them; in 8-bit pictures the result of either
-//! is rounded to whole levels, so that this is done in whole numbers here, as there.
+//! Cubic convolution with a = -0.5 and antialiasing. Weights outside the picture are dropped and the others normalised.
+//! Rows are resized first, then columns. For 8-bit pictures both results are rounded to whole levels; as in Pillow,
+//! this is done in integer arithmetic.
 
 use spire_data::Picture;
 
@@ -11,29 +11,29 @@ use crate::pixels::level;
 /// An 8-bit picture, plane by plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Levels {
-    /// Pixels a row.
+    /// Width in pixels.
     pub width: usize,
-    /// Rows.
+    /// Height in pixels.
     pub height: usize,
-    /// Red, green and blue, each `width · height` levels.
+    /// The red, green and blue planes of `width · height` levels.
     pub planes: [Vec<u8>; 3],
 }
 
 impl Levels {
-    /// The levels that the picture has in an 8-bit file.
+    /// The picture's 8-bit levels.
     pub fn of(picture: &Picture) -> Self {
         let planes = [0, 1, 2].map(|i| picture.plane(i).iter().map(|&value| level(value) as u8).collect());
         Self { width: picture.width, height: picture.height, planes }
     }
 
-    /// Resized to `width` × `height` pixels (at least 1 × 1), as an image of mode "RGB" is.
+    /// Resizes to `width` × `height` pixels (at least 1 × 1), as Pillow does in mode "RGB".
     #[must_use]
     pub fn resized(&self, width: usize, height: usize) -> Self {
         let planes = self.planes.each_ref().map(|plane| resize(plane, (self.width, self.height), (width, height)));
         Self { width, height, planes }
     }
 
-    /// The part of `width` × `height` pixels whose upper left corner is at (`left`, `top`); it must lie inside.
+    /// The crop of `width` × `height` pixels with its upper left corner at (`left`, `top`); it must lie inside.
     #[must_use]
     pub fn cropped(&self, left: usize, top: usize, width: usize, height: usize) -> Self {
         let row = |y: usize| (top + y) * self.width + left;
@@ -42,29 +42,29 @@ impl Levels {
     }
 }
 
-/// A plane of size (width, height) resized to another size, as an image of mode "F" (`f32`) or "L" (`u8`) is.
+/// Resizes a plane of size (width, height), as Pillow does in mode "F" (`f32`) or "L" (`u8`).
 ///
 /// # Panics
-/// If `plane` has not as many values as `size` says.
+/// If the number of values does not match the size.
 pub fn resize<T: Pixel>(plane: &[T], size: (usize, usize), new_size: (usize, usize)) -> Vec<T> {
     assert_eq!(plane.len(), size.0 * size.1, "a plane has width × height values");
     let rows = if size.0 == new_size.0 { plane.to_vec() } else { along_rows(plane, size.0, new_size.0) };
     if size.1 == new_size.1 { rows } else { across_rows(&rows, new_size.0, size.1, new_size.1) }
 }
 
-/// What a plane holds.
+/// The values of a plane.
 pub trait Pixel: Copy {
-    /// A weight as it is multiplied with.
+    /// The type of weights.
     type Weight: Copy;
-    /// What products are added up in.
+    /// The type of sums.
     type Sum: Copy + Send;
-    /// Before the first product.
+    /// The initial sum.
     const START: Self::Sum;
-    /// A weight from its exact value.
+    /// Rounds a weight.
     fn weight(exact: f64) -> Self::Weight;
-    /// One product more.
+    /// Adds a product.
     fn add(sum: Self::Sum, value: Self, weight: Self::Weight) -> Self::Sum;
-    /// A pixel from its sum.
+    /// Rounds a sum to a pixel.
     fn from_sum(sum: Self::Sum) -> Self;
 }
 
@@ -88,7 +88,7 @@ impl Pixel for f32 {
     }
 }
 
-/// Digits after the binary point of the weights of 8-bit pictures.
+/// Fractional bits of the weights for 8-bit pictures.
 const FRACTION_BITS: u32 = 32 - 8 - 2;
 
 impl Pixel for u8 {
@@ -111,7 +111,7 @@ impl Pixel for u8 {
     }
 }
 
-/// The pixels that one new pixel is made of: the first, and the weight of each from there on.
+/// The source pixels of an output pixel: the first, and the weights.
 struct Window<W> {
     first: usize,
     weights: Vec<W>,

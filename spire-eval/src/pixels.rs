@@ -1,32 +1,32 @@
-//! Two pictures as the pixel metrics see them: of one size, in 8-bit levels.
+//! Preprocessing of the pixel metrics: pictures of one size in 8-bit levels.
 
 use serde::{Deserialize, Serialize};
 use spire_data::Picture;
 use thiserror::Error;
 
-/// What of the pictures is compared.
+/// What the pixel metrics compare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Compared {
     /// `rgb` or `y`.
     pub colours: Colours,
-    /// Pixels that are left out on each side; super-resolution leaves out as many as its factor.
+    /// Border in pixels to exclude on each side; in super-resolution usually the factor.
     pub border: usize,
 }
 
-/// In which colours pictures are compared.
+/// The colours to compare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Colours {
     /// The three channels.
     #[default]
     Rgb,
-    /// The luma of ITU-R BT.601, from 16 to 235, as MATLAB and BasicSR compute it: not rounded.
+    /// The luma of ITU-R BT.601 from 16 to 235, as in MATLAB and BasicSR, not rounded.
     Y,
 }
 
 impl Compared {
-    /// In words, for a protocol.
+    /// A description for the protocol.
     pub fn describe(self) -> String {
         let colours = match self.colours {
             Colours::Rgb => "RGB",
@@ -39,7 +39,7 @@ impl Compared {
     }
 }
 
-/// The values that are compared, plane by plane, and their width. The pictures must have passed [`check_sizes`].
+/// The values to compare, plane by plane, with their width. The pictures must have passed [`check_sizes`].
 pub(crate) fn planes(picture: &Picture, compared: Compared) -> (Vec<Vec<f64>>, usize) {
     let border = compared.border;
     let (width, height) = (picture.width - 2 * border, picture.height - 2 * border);
@@ -57,7 +57,7 @@ pub(crate) fn planes(picture: &Picture, compared: Compared) -> (Vec<Vec<f64>>, u
     (planes, width)
 }
 
-/// Why two pictures can't be compared.
+/// Two pictures can't be compared.
 #[derive(Debug, Error, PartialEq)]
 pub enum MetricError {
     /// The pictures differ in width or height.
@@ -72,19 +72,19 @@ pub enum MetricError {
         /// Height of the other picture, pixels.
         height: usize,
     },
-    /// The pictures are smaller than what the metric looks at.
+    /// The pictures are too small for the metric.
     #[error("picture of {width}×{height} is too small: at least {least}×{least} pixels are needed")]
     TooSmall {
         /// Width, pixels.
         width: usize,
         /// Height, pixels.
         height: usize,
-        /// The least width and height, pixels.
+        /// The minimum side in pixels.
         least: usize,
     },
 }
 
-/// Fails unless both pictures have one size, with at least `least` pixels a side inside the border.
+/// Checks that both pictures have one size, with sides of at least `least` pixels inside the border.
 pub(crate) fn check_sizes(
     reference: &Picture,
     picture: &Picture,
@@ -103,14 +103,14 @@ pub(crate) fn check_sizes(
     Ok(())
 }
 
-/// The luma of ITU-R BT.601, white at 1.
+/// The luma of ITU-R BT.601; white is 1.
 pub(crate) fn luma(picture: &Picture) -> Vec<f64> {
     let [red, green, blue] = [0, 1, 2].map(|i| picture.plane(i));
     let colours = red.iter().zip(green).zip(blue);
     colours.map(|((&r, &g), &b)| 0.299 * f64::from(r) + 0.587 * f64::from(g) + 0.114 * f64::from(b)).collect()
 }
 
-/// The level, 0 to 255, that a value in \[0, 1\] takes in an 8-bit file.
+/// The 8-bit level, 0 to 255, of a value in \[0, 1\].
 pub(crate) fn level(value: f32) -> f64 {
     f64::from((value.clamp(0.0, 1.0) * 255.0).round())
 }

@@ -5,7 +5,7 @@ use spire_data::Picture;
 use crate::pixels::{Compared, MetricError, check_sizes, planes};
 
 /// Peak signal-to-noise ratio in dB of `picture` against `reference`, over all RGB values in 8-bit levels, peak 255.
-/// Infinite where the pictures are equal. The numerics are those of scikit-image's `peak_signal_noise_ratio` on `uint8`.
+/// Infinite for equal pictures. The numerics are those of scikit-image's `peak_signal_noise_ratio` on `uint8`.
 ///
 /// # Errors
 /// The sizes differ, or the pictures are empty.
@@ -13,11 +13,11 @@ pub fn psnr(reference: &Picture, picture: &Picture) -> Result<f64, MetricError> 
     psnr_of(reference, picture, Compared::default())
 }
 
-/// As [`psnr`], of the luma or without a border if `compared` says so: the numerics are those of BasicSR's
-/// `calculate_psnr` with `test_y_channel` and `crop_border`.
+/// As [`psnr`], optionally on the luma and without a border: the numerics are those of BasicSR's `calculate_psnr` with
+/// `test_y_channel` and `crop_border`.
 ///
 /// # Errors
-/// The sizes differ, or the border leaves nothing.
+/// The sizes differ, or nothing is left inside the border.
 pub fn psnr_of(reference: &Picture, picture: &Picture, compared: Compared) -> Result<f64, MetricError> {
     check_sizes(reference, picture, compared, 1)?;
     let ((a, _), (b, _)) = (planes(reference, compared), planes(picture, compared));

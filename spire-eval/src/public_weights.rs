@@ -1,32 +1,32 @@
-//! Files of weights that others publish: what they are called, where they come from, and whether a file is one.
+//! Published weights files: names, URLs and checksums.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use spire_data::checksum::sha256;
 
-/// A published file, looked for in the folder `weights` of an evaluation.
+/// A published file, expected in the folder `weights` of an evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublicWeights {
-    /// Its name. A number of eight hexadecimal digits at its end is how its SHA-256 starts, by PyTorch's custom.
+    /// Its name. By PyTorch's convention, eight hexadecimal digits at its end are the start of its SHA-256.
     pub file: &'static str,
-    /// Where it is downloaded.
+    /// Its URL.
     pub url: &'static str,
 }
 
 /// A file that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundWeights {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     /// Its SHA-256.
     pub checksum: String,
-    /// Whether it is, bit for bit, what was published; unknown where the published name does not say.
+    /// Whether it matches the published checksum; `None` if the name has no checksum.
     pub genuine: Option<bool>,
 }
 
 impl PublicWeights {
-    /// The file in `folder`, under its own name or, in another format, with that format's ending. `None` if it is not there.
+    /// Finds the file in `folder`, under its own name or with the extension of another format. `None` if there is none.
     ///
     /// # Errors
     /// It can't be read.
@@ -42,7 +42,7 @@ impl PublicWeights {
         Ok(Some(FoundWeights { genuine: start.map(|start| checksum.starts_with(start)), path, checksum }))
     }
 
-    /// What is needed, in words.
+    /// A description of what is missing.
     pub fn needed(&self, folder: &Path) -> String {
         format!("{} is not there; it comes from {}", folder.join(self.file).display(), self.url)
     }

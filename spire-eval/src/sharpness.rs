@@ -1,18 +1,18 @@
-//! How sharp a picture is, without another to compare with.
+//! Sharpness without reference.
 
 use spire_data::Picture;
 use spire_data::degrade::blur::gaussian_blur;
 
 use crate::pixels::luma;
 
-/// Pixels over which noise is averaged away first.
+/// Standard deviation in pixels of the Gaussian that suppresses noise first.
 const SMOOTHING: f32 = 1.0;
 
-/// Share of the pixels that are less steep than the edges.
+/// Quantile of the gradient that counts as an edge.
 const EDGES: f64 = 0.99;
 
-/// How steep the luma is at the edges: the 99th percentile of the length of its gradient, per pixel, where white is 1, after a
-/// Gaussian of one pixel, so that noise hardly counts. A step from black to white has 0.34, a flat picture 0; blur makes it less.
+/// Sharpness: the 99th percentile of the luma's gradient magnitude per pixel (white is 1) after a Gaussian of one
+/// pixel, which suppresses noise. A step from black to white has 0.34, a flat picture 0; blur lowers it.
 pub fn sharpness(picture: &Picture) -> f64 {
     let (width, height) = (picture.width, picture.height);
     if width < 3 || height < 3 {

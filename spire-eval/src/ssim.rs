@@ -9,16 +9,16 @@ const SIGMA: f64 = 1.5;
 /// The window reaches 3.5 standard deviations, rounded: 5 pixels to each side.
 const RADIUS: usize = 5;
 const WINDOW: usize = 2 * RADIUS + 1;
-/// `(K1·255)²` and `(K2·255)²` keep the quotients finite where a window is black or flat.
+/// `(K1·255)²` and `(K2·255)²` avoid division by zero in black or flat windows.
 const C1: f64 = (0.01 * 255.0) * (0.01 * 255.0);
 const C2: f64 = (0.03 * 255.0) * (0.03 * 255.0);
 
-/// Mean structural similarity of `picture` to `reference`, in \[-1, 1\], 1 where they are equal: over 8-bit levels, a
-/// Gaussian window of σ = 1.5, each RGB channel by itself, then their mean.
+/// Mean structural similarity of `picture` to `reference`, in \[-1, 1\]; 1 for equal pictures. Computed on 8-bit levels
+/// with a Gaussian window of σ = 1.5 for each RGB channel, then averaged.
 ///
 /// The numerics are those of scikit-image's `structural_similarity` with `gaussian_weights=True, sigma=1.5,
-/// use_sample_covariance=False, data_range=255, channel_axis=-1`. It leaves out the windows that reach over the border,
-/// so how pixels are made up there does not matter.
+/// use_sample_covariance=False, data_range=255, channel_axis=-1`. It excludes windows that cross the border, so the
+/// padding does not matter.
 ///
 /// # Errors
 /// The sizes differ, or a side is below 11 pixels.
@@ -26,11 +26,11 @@ pub fn ssim(reference: &Picture, picture: &Picture) -> Result<f64, MetricError> 
     ssim_of(reference, picture, Compared::default())
 }
 
-/// As [`ssim`], of the luma or without a border if `compared` says so: the numerics are those of BasicSR's
-/// `calculate_ssim` with `test_y_channel` and `crop_border`.
+/// As [`ssim`], optionally on the luma and without a border: the numerics are those of BasicSR's `calculate_ssim` with
+/// `test_y_channel` and `crop_border`.
 ///
 /// # Errors
-/// The sizes differ, or the border leaves fewer than 11 pixels of a side.
+/// The sizes differ, or a side inside the border is shorter than 11 pixels.
 pub fn ssim_of(reference: &Picture, picture: &Picture, compared: Compared) -> Result<f64, MetricError> {
     check_sizes(reference, picture, compared, WINDOW)?;
     let ((a, width), (b, _)) = (planes(reference, compared), planes(picture, compared));
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_is_wholly_similar_to_itself() {
+    fn a_picture_has_similarity_one_to_itself() {
         let picture = checkered(17, 13, 0.2, 0.9);
         assert!((ssim(&picture, &picture).unwrap() - 1.0).abs() < 1e-12);
     }

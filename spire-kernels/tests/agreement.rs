@@ -1,4 +1,4 @@
-//! Every kernel computes what Burn computes, and so do its gradients.
+//! Every kernel and its gradients agree with Burn's.
 
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, PaddingConfig2d};
@@ -11,14 +11,14 @@ use rand::rngs::StdRng;
 use rand_distr::{Distribution, StandardNormal};
 use spire_kernels::Window;
 
-/// Numbers of a normal distribution. Not Burn's: its generator is one for all tests, which run at the same time.
+/// Normally distributed numbers. Not from Burn's generator: concurrent tests share it.
 fn random<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> Tensor<D> {
     let mut rng = StdRng::seed_from_u64(seed);
     let values: Vec<f32> = (0..shape.iter().product()).map(|_| StandardNormal.sample(&mut rng)).collect();
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-/// The sum weighted by fixed random numbers, so that every output has a gradient of its own.
+/// A sum weighted by fixed random numbers, so that every output has another gradient.
 fn weighted(y: Tensor<4>, device: &Device) -> Tensor<1> {
     (y.clone() * random(y.dims(), 3, device)).sum()
 }
@@ -49,7 +49,7 @@ fn check_convolution(conv: Conv2d, x_shape: [usize; 4], device: &Device) {
 }
 
 #[test]
-fn attention_is_that_of_two_products() {
+fn attention_equals_two_products() {
     let device = Device::flex().autodiff();
     for [batch, heads, queries, keys, depth] in [
         [1, 1, 1, 1, 1],
@@ -79,11 +79,11 @@ fn attention_is_that_of_two_products() {
 }
 
 #[test]
-fn attention_to_large_scores_is_finite() {
+fn attention_with_large_scores_is_finite() {
     let device = Device::flex();
     let x = random([1, 20, 8], 1, &device) * 1e4;
     let y = spire_kernels::attention(x.clone(), x.clone(), x.clone(), 1);
-    // Exponentials of the scores themselves would not be.
+    // Exponentials of unshifted scores would overflow.
     assert!(y.clone().is_finite().all().into_scalar::<bool>());
     let products = spire_kernels::attention_in_products(x.clone(), x.clone(), x, 1, None);
     assert_close(&y, &products, "output");
@@ -141,7 +141,7 @@ proptest! {
         padding in 0_usize..3,
         maximum: bool,
     ) {
-        // Burn wants half of a window at most.
+        // Burn allows a padding of at most half a window.
         prop_assume!(2 * padding <= side && size.iter().all(|size| size + 2 * padding >= side));
         let device = Device::flex().autodiff();
         let x = random([batch, channels, size[0], size[1]], 1, &device).require_grad();
@@ -171,7 +171,7 @@ proptest! {
         size in prop::array::uniform2(1_usize..20),
         silu: bool,
     ) {
-        // A group of one number has no spread: only rounding would be compared. Fewer than three Burn does not take.
+        // A group of one element has no variance; Burn needs at least three elements.
         prop_assume!(inside * size[0] * size[1] > 2);
         let device = Device::flex().autodiff();
         let channels = groups * inside;
@@ -194,7 +194,7 @@ fn large_convolutions_are_cut_into_tiles() {
 }
 
 #[test]
-fn groups_and_dilation_are_left_to_burn() {
+fn groups_and_dilation_use_burn() {
     let device = Device::flex().autodiff();
     let grouped = Conv2dConfig::new([4, 8], [3, 3]).with_groups(2).init(&device);
     check_convolution(grouped, [1, 4, 9, 9], &device);
@@ -228,7 +228,7 @@ fn gradient_checkpointing_changes_nothing() {
         conv.weight = conv.weight.map(|_| random([4, 4, 3, 3], 5, &device).require_grad());
         let norm = GroupNormConfig::new(2, 4).init(&device);
         let x = random([2, 4, 6, 6], 1, &device).require_grad();
-        // Two in a row, so that an operation's input is itself computed again.
+        // Two operations, so that the input of the second is recomputed too.
         let y = spire_kernels::group_norm_silu(&norm, spire_kernels::gelu(spire_kernels::conv2d(&conv, x.clone())));
         let y = spire_kernels::silu(spire_kernels::group_norm(&norm, y));
         let gradients = weighted(y, &device).backward();

@@ -1,4 +1,4 @@
-//! A part of a network that is computed again has the gradients of one whose intermediate results are kept.
+//! A recomputed block has the gradients of one that keeps its intermediate results.
 
 use std::cell::Cell;
 
@@ -41,8 +41,8 @@ impl Block {
     }
 }
 
-/// The gradients of `x`, of `time` and of what is trained of `block`, through which `x` goes twice; and how often the block was
-/// computed.
+/// The gradients of `x`, of `time` and of the trained weights of `block`, which is applied twice, and the number of its
+/// evaluations.
 fn gradients(
     block: &Block,
     x: &Tensor<4>,
@@ -61,7 +61,7 @@ fn gradients(
     (all, COMPUTED.get())
 }
 
-/// Compares with what is kept, of which there are `count` gradients.
+/// Compares with the block that keeps its results; there are `count` gradients.
 #[track_caller]
 fn check(block: &Block, x: &Tensor<4>, time: &Tensor<2>, count: usize, computed: usize) {
     let (kept, once) = gradients(block, x, time, Block::forward);
@@ -96,10 +96,10 @@ fn through_a_frozen_block() {
 }
 
 #[test]
-fn only_where_it_is_asked_for() {
+fn only_under_gradient_checkpointing() {
     let (x, time) = inputs(&Device::flex().autodiff());
     check(&Block::new(&Device::flex().autodiff()), &x.require_grad(), &time, 4, 2);
-    // An input without a gradient says nothing of the weights'.
+    // Even if the input has no gradient, the weights have.
     let (x, time) = inputs(&checkpointing());
     check(&Block::new(&checkpointing()), &x, &time, 3, 3);
 }

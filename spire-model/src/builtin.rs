@@ -19,11 +19,11 @@ mod files {
 /// The small model's name, as a base. Its control branch is `tiny/control`.
 pub const NAME: &str = "tiny";
 
-/// Where the small model lies in this repository; configurations name it by this path too.
+/// The small model's folder in this repository. Configurations may name the model by this path.
 const IN_REPOSITORY: &str = "assets/tiny";
 
-/// The folder or file that `path` means within the built-in model: for `tiny`, `assets/tiny` and the paths below them.
-/// `None` for every other path. Does not look whether `path` exists: ask that first.
+/// The path in the built-in model's folder for `tiny`, `assets/tiny` and paths below them. `None` for every other path.
+/// Check first whether `path` exists: an existing path takes precedence.
 ///
 /// # Errors
 /// The files cannot be unpacked.

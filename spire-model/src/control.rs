@@ -61,7 +61,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Random weights. The fusion layers are zero; with [`Fusion::Add`] so is the last convolution of e(y).
+    /// Random weights. The fusion layers are zero; with [`Fusion::Add`] the last convolution of e(y) is zero too.
     ///
     /// # Errors
     /// The configuration's settings contradict each other.

@@ -1,16 +1,16 @@
-//! Devices by name, chosen at run time among the backends that the program was built with; threads of the CPU's.
+//! Devices by name, among the backends that the program was built with; CPU threads.
 
 use anyhow::{Result, bail, ensure};
 use burn::tensor::Device;
 
 use crate::weights::Precision;
 
-/// The device called `flex` (the CPU), `cuda`, `cuda:1`, `vulkan`, `vulkan:1` or `wgpu`. GPUs are counted from 0; where there are
-/// some of several kinds, Vulkan's are counted with discrete ones first.
+/// Parses the name of a device: `flex` (the CPU), `cuda`, `cuda:1`, `vulkan`, `vulkan:1` or `wgpu`. GPUs are counted
+/// from 0; Vulkan counts discrete GPUs first.
 ///
 /// # Errors
-/// The name is unknown, the program was built without that backend, or the machine has no such GPU; the message says what to
-/// do.
+/// The name is unknown, the program was built without that backend, or the machine has no such GPU; the message says
+/// what to do.
 pub fn device(name: &str) -> Result<Device> {
     let (backend, index) = match name.split_once(':') {
         Some((backend, index)) if !name.contains(',') => match index.parse::<usize>() {
@@ -37,7 +37,7 @@ pub fn device(name: &str) -> Result<Device> {
     }
 }
 
-/// That of a kind with a number. Asked for here: a device that is not there would end the program where it is first used.
+/// The GPU number `index` of a kind. Checked here, because the first use of a missing device would abort the program.
 #[cfg(feature = "gpu")]
 fn gpu(name: &str, kind: burn::tensor::DeviceType, index: usize) -> Result<Device> {
     settle_gpus();
@@ -49,14 +49,14 @@ fn gpu(name: &str, kind: burn::tensor::DeviceType, index: usize) -> Result<Devic
     }
 }
 
-/// What is settled before the first GPU is used.
+/// Global GPU settings, made before the first GPU is used.
 ///
-/// Kernels are compiled, and the fastest of several found, when they are first needed; for a large model that takes many
-/// minutes. What comes out is kept for the next program: in `target/environment` where there is a `Cargo.toml`, or else in the
-/// user's cache folder, or where a `cubecl.toml` says.
+/// Kernels are compiled and tuned at their first use, which takes many minutes for a large model. The results are
+/// cached for later runs: in `target/environment` if there is a `Cargo.toml`, else in the user's cache folder, or where
+/// a `cubecl.toml` says.
 ///
-/// All threads share one stream. Each would have its own, with memory of its own, and the threads of a training step come and
-/// go: every step would leave its memory behind.
+/// All threads share one stream. By default each has its own stream with its own memory pool, and the short-lived
+/// threads of every training step would leak theirs.
 #[cfg(feature = "gpu")]
 fn settle_gpus() {
     use burn::cubecl::config::streaming::StreamPolicy;
@@ -65,15 +65,15 @@ fn settle_gpus() {
     let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
     config.compilation.cache = true;
     config.streaming.policy = StreamPolicy::Single;
-    // Once for all devices.
+    // Set once for all devices.
     CubeClRuntimeConfig::try_set(config);
 }
 
-/// Whether the device computes in `precision`.
+/// Checks that the device computes in `precision`.
 ///
 /// # Errors
-/// It does not; the error begins with what `wanted` says asks for it. It may still keep such numbers:
-/// Vulkan knows of bf16 conversions and dot products alone, and what is computed otherwise is garbage.
+/// It does not; the error starts with `wanted`, which says what asks for the precision. Storing the type may still
+/// work: Vulkan supports only conversions and dot products of bf16, and other operations return garbage.
 pub fn ensure_computes_in(precision: Precision, device: &Device, wanted: &str) -> Result<()> {
     ensure!(
         device.supports_dtype(precision.dtype()),
@@ -82,11 +82,11 @@ pub fn ensure_computes_in(precision: Precision, device: &Device, wanted: &str) -
     Ok(())
 }
 
-/// Runs `compute` in a thread pool of its own, so that its operators do not wait for those of other threads' work: on a CPU
-/// the operators of a small network are too short to be spread over the cores.
+/// Runs `compute` in a thread pool of one thread, so that its operators do not wait for other work: on a CPU, the
+/// operators of a small network are too short for several cores.
 ///
 /// # Errors
-/// Those of `compute`; the system gives no thread.
+/// As `compute`; or the system cannot start a thread.
 pub fn on_one_thread<T: Send>(compute: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     rayon::ThreadPoolBuilder::new().num_threads(1).build()?.install(compute)
 }

@@ -1,12 +1,12 @@
-//! Pictures as tensors and back.
+//! Conversion between pictures and tensors.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use spire_core::Picture;
 
-/// `[batch, 3, height, width]` in \[-1, 1\] of pictures of one size.
+/// A tensor `[batch, 3, height, width]` in \[-1, 1\] from pictures of one size.
 ///
 /// # Panics
-/// If there are none or their sizes differ.
+/// If there are no pictures or their sizes differ.
 pub fn to_tensor<'a>(pictures: impl IntoIterator<Item = &'a Picture>, device: &Device) -> Tensor<4> {
     let pictures: Vec<_> = pictures.into_iter().collect();
     let (width, height) = (pictures[0].width, pictures[0].height);
@@ -18,7 +18,7 @@ pub fn to_tensor<'a>(pictures: impl IntoIterator<Item = &'a Picture>, device: &D
     Tensor::from_data(TensorData::new(values, [pictures.len(), 3, height, width]), device)
 }
 
-/// One picture in \[0, 1\] a batch entry of `[batch, 3, height, width]` in \[-1, 1\].
+/// One picture in \[0, 1\] per batch entry of a tensor `[batch, 3, height, width]` in \[-1, 1\].
 pub fn from_tensor(tensor: Tensor<4>) -> Vec<Picture> {
     let [_, channels, height, width] = tensor.dims();
     let values: Vec<f32> = tensor.into_data().convert::<f32>().iter::<f32>().collect();

@@ -1,7 +1,7 @@
 //! CLIP's byte-pair encoding: prompts to token ids.
 //!
-//! Prompts are cleaned as open_clip's `SimpleTokenizer` does (mojibake repaired, HTML entities resolved, white space
-//! joined, lower case), and the text of a special token in a prompt is text like any other.
+//! Prompts are cleaned as in open_clip's `SimpleTokenizer`: mojibake repaired, HTML entities resolved, white space
+//! collapsed, lower case. The text of a special token in a prompt is treated as ordinary text.
 
 mod mojibake;
 mod mojibake_tables;
@@ -23,20 +23,20 @@ use tokenizers::{
     },
 };
 
-/// Number of tokens that CLIP's text encoders take.
+/// Context length of CLIP's text encoders, in tokens.
 pub const CONTEXT_LENGTH: usize = 77;
 
 const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
 const END_OF_WORD: &str = "</w>";
 
-/// Contractions, words, single digits, and runs of anything else.
+/// Matches contractions, words, single digits, and runs of other characters.
 const WORDS: &str = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
-/// CLIP's own merges, from which its vocabulary follows.
+/// CLIP's merges; they determine its vocabulary.
 const CLIP_MERGES: &str = include_str!("../../assets/tiny/tokenizer/merges.txt");
 
-/// The files of CLIP's `tokenizer/` folder, by name: what a model that is trained here ships with.
+/// The files of CLIP's `tokenizer/` folder, by name; pretrained models are written with them.
 pub const CLIP_FILES: [(&str, &str); 4] = [
     ("merges.txt", CLIP_MERGES),
     ("vocab.json", include_str!("../../assets/tiny/tokenizer/vocab.json")),
@@ -56,15 +56,15 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// The tokenizer of OpenAI's CLIP, which Stable Diffusion 1 and 2 and open_clip share: 49408 ids, padded with the end
+    /// The tokenizer of OpenAI's CLIP, used by Stable Diffusion 1 and 2 and open_clip: 49408 ids, padded with the end
     /// token. Built at the first call.
     pub fn clip() -> &'static Self {
         &CLIP
     }
 
-    /// Opens a tokenizer in the Hugging Face layout: a folder with `vocab.json` and `merges.txt` or `tokenizer.json`, or
-    /// one with such a folder named `tokenizer`. The padding token is that of `special_tokens_map.json` or
-    /// `tokenizer_config.json`, the end token where they name none.
+    /// Opens a tokenizer in the Hugging Face layout: a folder with `vocab.json` and `merges.txt`, or with
+    /// `tokenizer.json`; or a folder that contains such a folder called `tokenizer`. The padding token is that of
+    /// `special_tokens_map.json` or `tokenizer_config.json`, otherwise the end token.
     ///
     /// # Errors
     /// The files are missing or malformed, or aren't those of a CLIP tokenizer.
@@ -103,34 +103,34 @@ impl Tokenizer {
             .map_err(|message| TokenizerError::invalid(&folder, message))
     }
 
-    /// Token ids of a prompt, from the start token to the end token: [`CONTEXT_LENGTH`] at most, the end token last.
+    /// Token ids of a prompt, from the start token to the end token; at most [`CONTEXT_LENGTH`].
     pub fn encode(&self, text: &str) -> Vec<u32> {
         self.encode_to(text, CONTEXT_LENGTH)
     }
 
-    /// Exactly `context_length` token ids: those of the prompt, cut with the end token last, then `pad_id`.
+    /// Exactly `context_length` token ids: the prompt's, truncated so that the end token is last, then `pad_id`.
     pub fn encode_padded(&self, text: &str, context_length: usize, pad_id: u32) -> Vec<i64> {
         let mut ids: Vec<i64> = self.encode_to(text, context_length).into_iter().map(i64::from).collect();
         ids.resize(context_length, i64::from(pad_id));
         ids
     }
 
-    /// The id that prompts begin with.
+    /// The id of the start token.
     pub fn start_id(&self) -> u32 {
         self.start
     }
 
-    /// The id that prompts end with.
+    /// The id of the end token.
     pub fn end_id(&self) -> u32 {
         self.end
     }
 
-    /// The id that shorter prompts are filled up with.
+    /// The id of the padding token.
     pub fn pad_id(&self) -> u32 {
         self.pad
     }
 
-    /// With another padding token.
+    /// Replaces the padding token.
     pub fn with_pad_id(self, pad: u32) -> Self {
         Self { pad, ..self }
     }
@@ -188,7 +188,7 @@ fn clip_bpe(vocab: Vocab, merges: Vec<(String, String)>) -> tokenizers::Result<B
     BPE::builder().vocab_and_merges(vocab, merges).unk_token(END.into()).end_of_word_suffix(END_OF_WORD.into()).build()
 }
 
-/// The characters that stand for the 256 bytes, in the order of CLIP's ids: the printable bytes, then the others.
+/// The characters that represent the 256 bytes, in the order of CLIP's ids: printable bytes first.
 fn byte_alphabet() -> impl Iterator<Item = char> {
     let printable = ('!'..='~').chain('\u{a1}'..='\u{ac}').chain('\u{ae}'..='\u{ff}');
     printable.clone().chain(('\u{100}'..).take(256 - printable.count()))
@@ -209,15 +209,15 @@ fn read_settings(path: &Path) -> Result<Map<String, Value>, TokenizerError> {
     serde_json::from_str(&json).map_err(|error| TokenizerError::invalid(path, error))
 }
 
-/// A special token is written as its text, or as an object with its text and settings.
+/// A special token: its text, or an object with its text and settings.
 fn token_text(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token.get("content")?.as_str())
 }
 
-/// Why a tokenizer can't be opened.
+/// A tokenizer can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
-    /// The folder holds no tokenizer.
+    /// The folder contains no tokenizer.
     #[error("no tokenizer in {folder}: it needs vocab.json and merges.txt, or tokenizer.json")]
     Missing {
         /// The folder.
@@ -228,7 +228,7 @@ pub enum TokenizerError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// The files aren't those of a CLIP tokenizer.
@@ -236,7 +236,7 @@ pub enum TokenizerError {
     Invalid {
         /// The file or folder.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         message: String,
     },
 }
@@ -342,7 +342,7 @@ mod tests {
         }
 
         #[test]
-        fn mojibake_and_entities_are_no_trouble(text in r"([Ã¢â€™œ\u{80}-\u{ff} ]|&#?x?[0-9a-z]{1,6};?|[<>&']){0,40}") {
+        fn mojibake_and_entities_do_not_panic(text in r"([Ã¢â€™œ\u{80}-\u{ff} ]|&#?x?[0-9a-z]{1,6};?|[<>&']){0,40}") {
             prop_assert!(Tokenizer::clip().encode(&text).len() <= CONTEXT_LENGTH);
         }
     }

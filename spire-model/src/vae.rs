@@ -34,13 +34,13 @@ pub struct VaeConfig {
     pub latent_channels: usize,
     /// Groups of the normalisations.
     pub norm_num_groups: usize,
-    /// What the latent is multiplied with before diffusion.
+    /// Factor of the latent before diffusion.
     pub scaling_factor: f64,
-    /// Whether the middle blocks attend.
+    /// Whether the middle blocks have attention.
     pub mid_block_add_attention: bool,
-    /// A 1×1 convolution after the encoder.
+    /// Whether a 1×1 convolution follows the encoder.
     pub use_quant_conv: bool,
-    /// A 1×1 convolution before the decoder.
+    /// Whether a 1×1 convolution precedes the decoder.
     pub use_post_quant_conv: bool,
     /// `silu`
     pub act_fn: String,
@@ -68,17 +68,17 @@ impl VaeConfig {
     /// Reads and checks `config.json`.
     ///
     /// # Errors
-    /// Unreadable or contradictory.
+    /// The file is unreadable, or its settings contradict each other.
     pub fn read(folder: &Path) -> Result<Self> {
         let config: Self = weights::read_config(folder, "config.json")?;
         config.check().with_context(|| folder.join("config.json").display().to_string())?;
         Ok(config)
     }
 
-    /// Whether the sizes fit together.
+    /// Checks that the sizes fit together.
     ///
     /// # Errors
-    /// Names the setting that does not.
+    /// The message names the setting that is out of range.
     pub fn check(&self) -> Result<()> {
         ensure!(!self.block_out_channels.is_empty(), "\"block_out_channels\" is empty");
         ensure!(self.layers_per_block > 0, "\"layers_per_block\" is 0");
@@ -93,7 +93,7 @@ impl VaeConfig {
         Ok(())
     }
 
-    /// How many pixels a side of one latent position covers.
+    /// Side in pixels of one latent position.
     pub fn downscale(&self) -> usize {
         1 << (self.block_out_channels.len() - 1)
     }
@@ -117,7 +117,7 @@ pub fn tensors_in_folder(folder: &Path) -> Result<Tensors> {
     Ok(with_current_names(&Tensors::in_folder(folder)?))
 }
 
-/// The attention of checkpoints from before 2023, Stable Diffusion 1.5's among them, has older names.
+/// Renames the attention of checkpoints from before 2023, such as Stable Diffusion 1.5's.
 pub(crate) fn with_current_names(tensors: &Tensors) -> Tensors {
     let current = [(".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")];
     let rename = |name: &str| match name.contains(".attentions.") {
@@ -198,7 +198,7 @@ pub struct UpDecoderBlock {
     upsamplers: Option<Vec<Upsample2d>>,
 }
 
-/// From pictures to the moments of the latent.
+/// The encoder: from pictures to the moments of the latent.
 #[derive(Module, Debug)]
 pub struct Encoder {
     conv_in: Conv2d,
@@ -243,7 +243,7 @@ impl Encoder {
     }
 }
 
-/// From latents to pictures.
+/// The decoder: from latents to pictures.
 #[derive(Module, Debug)]
 pub struct Decoder {
     conv_in: Conv2d,
@@ -300,10 +300,10 @@ pub struct Vae {
 }
 
 impl Vae {
-    /// With fresh weights.
+    /// Random weights.
     ///
     /// # Errors
-    /// The configuration contradicts itself.
+    /// The configuration's settings contradict each other.
     pub fn new(config: &VaeConfig, device: &Device) -> Result<Self> {
         config.check()?;
         let latent = config.latent_channels;
@@ -315,8 +315,8 @@ impl Vae {
         })
     }
 
-    /// For training from fresh weights: the posterior starts with this log-variance rather than with 0, whose noise
-    /// drowns what little the encoder says at first. Without effect where there is no `quant_conv`.
+    /// For training from random weights: sets the initial log-variance of the posterior. With 0 the noise would drown
+    /// the encoder's small initial output. No effect without `quant_conv`.
     pub fn with_initial_logvar(mut self, logvar: f32) -> Self {
         if let Some(conv) = &mut self.quant_conv {
             let [channels, _, _, _] = conv.weight.dims();
@@ -327,10 +327,10 @@ impl Vae {
         self
     }
 
-    /// From a folder with `config.json` and safetensors.
+    /// Loads a folder with `config.json` and weights.
     ///
     /// # Errors
-    /// Unreadable, or weights that do not fit the configuration.
+    /// A file is unreadable, or the weights do not fit the configuration.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         weights::fill(Self::new(&VaeConfig::read(folder)?, device)?, tensors_in_folder(folder)?, Precision::F32)
     }

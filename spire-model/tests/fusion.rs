@@ -1,5 +1,5 @@
-//! What design section 1 promises of the control branch: it starts as the identity, every weight of it learns, and
-//! nothing else does.
+//! Properties of the control branch: it starts as the identity, every weight of it gets a gradient, and no frozen
+//! weight changes.
 
 use std::path::{Path, PathBuf};
 
@@ -59,7 +59,7 @@ fn at_initialisation_the_model_is_the_frozen_unet_bit_for_bit() {
         let fused = forward(&unet, &branch(fusion, &unet, &device), &x).into_data();
         let bits = |data: &burn::tensor::TensorData| data.iter::<f32>().map(f32::to_bits).collect::<Vec<_>>();
         assert!(bits(&fused) == bits(&frozen), "{fusion:?}");
-        // Under autodiff Burn composes some operators of others, which round differently.
+        // Under autodiff Burn composes some operators from others, which round differently.
         let tracked = forward(&unet, &branch(fusion, &unet, &device.clone().autodiff()), &x).inner().into_data();
         tracked.assert_approx_eq::<f32>(&frozen, burn::tensor::Tolerance::absolute(1e-4));
     }
@@ -79,7 +79,7 @@ fn the_branch_starts_as_the_unets_encoder() {
     }
 }
 
-/// Names of parameters without a gradient that is somewhere not zero.
+/// Names of parameters whose gradient is missing or zero everywhere.
 fn without_gradient(control: &Control, gradients: &GradientsParams) -> Vec<String> {
     struct Visitor<'a> {
         gradients: &'a GradientsParams,
@@ -118,8 +118,8 @@ fn every_control_weight_has_a_gradient_after_two_steps_and_no_frozen_weight_chan
         let mut control = branch(fusion, &unet, &device.clone().autodiff());
         let mut optimizer = SgdConfig::new().init();
         let mut never: Option<Vec<String>> = None;
-        // e(y) enters through weights that start at zero, behind fusion layers that do: its own gradient is there once two
-        // updates have been made.
+        // e(y) passes weights that start at zero, and so do the fusion layers after them: its gradient is nonzero only
+        // after two updates.
         for _ in 0..=2 {
             let loss = forward(&unet, &control, &inputs()).square().mean();
             let gradients = GradientsParams::from_grads(loss.backward(), &control);
@@ -143,7 +143,7 @@ fn every_control_weight_has_a_gradient_after_two_steps_and_no_frozen_weight_chan
 }
 
 #[test]
-fn the_halves_of_guidance_are_predicted_as_they_are_one_by_one() {
+fn guidance_passes_in_one_batch_equal_separate_passes() {
     let device = Device::flex();
     let unet = UNet::load(&folder(), &device).unwrap();
     let x = inputs();
@@ -169,7 +169,7 @@ fn the_halves_of_guidance_are_predicted_as_they_are_one_by_one() {
     }
 }
 
-/// With zero-initialised layers drawn as well, so that the fusion does something.
+/// With random values in the zero-initialised layers too, so that the fusion has an effect.
 fn noisy(control: Control) -> Control {
     struct Noise;
     impl ModuleMapper for Noise {
@@ -207,11 +207,11 @@ fn a_branch_in_bf16_predicts_nearly_the_same() {
 }
 
 #[test]
-fn what_the_picture_shows_reaches_the_branch_undiminished() {
+fn the_embedding_preserves_the_picture_s_contrast() {
     let device = Device::flex();
     device.seed(3);
     let embedding = ConditioningEmbedding::fresh(&[16, 32, 96, 256], 4, &device).unwrap();
-    // Sixteen colours, each all over its picture.
+    // Sixteen pictures of one colour each.
     let colours = Tensor::<4>::random([16, 3, 1, 1], Distribution::Normal(0.0, 1.0), &device).expand([16, 3, 64, 64]);
     let embedded = embedding.forward(colours);
     assert_eq!(embedded.dims(), [16, 4, 8, 8]);
@@ -235,7 +235,7 @@ fn a_branch_takes_an_embedding_and_still_starts_as_the_identity() {
             let Some(name) = name.strip_prefix("controlnet_cond_embedding.") else { continue };
             let taken = given.iter().any(|(given, other)| given == name && *other == value);
             let zero = value.iter().all(|byte| *byte == 0);
-            // ControlNet's last convolution lets e(y) in by and by.
+            // ControlNet's last convolution starts at zero.
             let stays_zero = fusion == Fusion::Add && name.starts_with("conv_out");
             assert!(if stays_zero { zero } else { taken }, "{fusion:?}: {name}");
         }

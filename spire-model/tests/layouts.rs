@@ -1,5 +1,4 @@
-//! Every layout in which Stable Diffusion is published opens as the same model. The listings and the small models under
-//! tests/layouts are written by scripts/reference/folder.py, whose renaming is checked with diffusers' own converters.
+//! Every published layout of Stable Diffusion opens as the same model.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +19,7 @@ fn layouts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/layouts")
 }
 
-/// Of every tensor of a single file the shape, and of every tensor of its parts where it comes from.
+/// The shape of every tensor of a single file, and the source of every tensor of its parts.
 #[derive(Deserialize)]
 struct Listing {
     ldm: BTreeMap<String, Vec<usize>>,
@@ -39,7 +38,7 @@ fn listing(name: &str) -> Listing {
     serde_json::from_slice(&fs::read(layouts().join(name)).unwrap()).unwrap()
 }
 
-/// A single file of these names and shapes whose numbers are a formula of the names.
+/// A single file of these names and shapes with values by formula.
 fn single_file(listing: &Listing) -> (SingleFile, Tensors) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.formula.json");
@@ -49,7 +48,7 @@ fn single_file(listing: &Listing) -> (SingleFile, Tensors) {
     (SingleFile::new(tensors.clone()).unwrap(), tensors)
 }
 
-/// Tensors beyond this size are compared by shape only: a billion numbers take their time.
+/// Larger tensors are compared by shape only, to save time.
 const COMPARED: usize = 1 << 20;
 
 fn assert_renamed(part: &str, converted: &Tensors, original: &Tensors, listing: &Listing) {
@@ -193,7 +192,7 @@ fn half_precision_is_kept_and_comes_out_as_32_bits() {
     }
 }
 
-/// A safetensors file of one tensor of four numbers, with what `change` does to its header.
+/// A safetensors file of one tensor of four values, with a header modified by `change`.
 fn safetensors(change: impl Fn(&mut Value)) -> Vec<u8> {
     let mut header = json!({ "a": { "dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16] } });
     change(&mut header);
@@ -246,7 +245,7 @@ fn hostile_files_are_errors_that_name_them() {
 }
 
 #[test]
-fn a_pickle_that_would_run_a_program_does_not() {
+fn code_in_a_pickle_is_not_executed() {
     let folder = tempfile::tempdir().unwrap();
     let (pickle, witness) = (folder.path().join("evil.bin"), folder.path().join("was-run"));
     fs::write(&pickle, format!("cposix\nsystem\n(S'touch {}'\ntR.", witness.display())).unwrap();
@@ -257,14 +256,14 @@ fn a_pickle_that_would_run_a_program_does_not() {
         fs::write(&pickle, bytes).unwrap();
         assert!(format!("{:#}", Tensors::open(&pickle).unwrap_err()).contains("evil.bin"));
     }
-    // Cut off within the archive.
+    // Truncated within the archive.
     let whole = fs::read(layouts().join("tiny1.ckpt")).unwrap();
     fs::write(&pickle, &whole[..whole.len() / 2]).unwrap();
     Tensors::open(&pickle).unwrap_err();
 }
 
 #[test]
-fn what_does_not_fit_is_named_once_and_all_together() {
+fn one_error_lists_everything_that_does_not_fit() {
     let device = Device::flex();
     let folder = layouts().join("tiny2/vae");
     let config = VaeConfig::read(&folder).unwrap();
@@ -278,7 +277,7 @@ fn what_does_not_fit_is_named_once_and_all_together() {
     });
     let error = fill(fresh(), changed, Precision::F32).unwrap_err().to_string();
     for part in [
-        "1 wrong: encoder.conv_in.bias has the shape [8], expected is [32]",
+        "1 wrong: encoder.conv_in.bias has the shape [8], expected [32]",
         "2 missing: decoder.conv_in.bias, encoder.conv_out.bias",
         "1 not part of the model: decoder.conv_in.offset",
         "formula.json",
@@ -308,9 +307,9 @@ fn attention_of_old_vae_checkpoints_is_recognised() {
     assert!(Misfits::between(&Vae::new(&VaeConfig::read(&source).unwrap(), &device).unwrap(), &tensors).is_empty());
 }
 
-/// A configuration that asks for terabytes is refused by comparing shapes, before anything is allocated.
+/// A configuration that would need terabytes is rejected by comparing shapes, before any allocation.
 #[test]
-fn a_configuration_of_impossible_size_is_only_an_error() {
+fn a_configuration_of_impossible_size_is_an_error() {
     let folder = layouts().join("tiny2/text_encoder");
     let config = ClipTextConfig { vocab_size: 1 << 40, ..ClipTextConfig::read(&folder).unwrap() };
     let module = ClipText::new(&config, &Device::flex()).unwrap();

@@ -1,4 +1,4 @@
-//! A picture that is restored in tiles, against the same restored whole, with the model that comes with the program.
+//! Restoring in tiles compared with restoring the whole picture, with the built-in model.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use spire_model::control::Control;
 use spire_model::restore::{Request, SamplingConfig, restore};
 use spire_model::weights::Precision;
 
-/// Larger than the 64 by 64 that the model was made for: tiles begin at columns 0, 48, 96 and 144.
+/// Larger than the model's 64 by 64: tiles begin at columns 0, 48, 96 and 144.
 const SIZE: (usize, usize) = (208, 128);
 
 fn scene() -> Picture {
@@ -19,7 +19,7 @@ fn scene() -> Picture {
     World::new(WorldConfig { size: side, ..WorldConfig::default() }).scene(3).draw(side).crop(0, 0, width, height)
 }
 
-/// Mean absolute step from each column but the last to the next.
+/// Mean absolute difference between neighbouring columns.
 fn steps(picture: &Picture) -> Vec<f64> {
     (1..picture.width)
         .map(|x| {
@@ -42,8 +42,8 @@ fn tiles_agree_with_the_whole_and_leave_no_seams() {
     let base = Base::load(&tiny, Precision::F32, &device).unwrap();
     let control = Control::load(&tiny.join("control"), &device).unwrap();
     let restored = |tile: usize| {
-        // A few steps from the picture itself: the small model knows only pictures of 64 by 64, and from pure noise it
-        // would dream of something else in a larger one.
+        // A few steps starting from the picture: the small model is trained on 64 by 64 and would invent content in a
+        // larger picture from pure noise.
         let config =
             SamplingConfig { steps: 10, strength: 0.3, guidance_scale: 1.0, tile: Some(tile), ..Default::default() };
         let request = Request {
@@ -56,10 +56,10 @@ fn tiles_agree_with_the_whole_and_leave_no_seams() {
     };
     let (whole, tiled) = (restored(0), restored(64));
     assert_eq!((tiled.width, tiled.height), SIZE);
-    // Attention and normalisation see all of a picture or all of a tile, so the two can't be the same.
+    // Attention and normalisation cover the picture or the tile, so the results differ slightly.
     let agreement = psnr(&whole.data, &tiled.data);
     assert!(agreement > 22.0, "{agreement} dB");
-    // A step at a tile's border is no higher than the steps around it.
+    // The difference at a tile's border is not larger than those around it.
     let steps = steps(&tiled);
     for border in [48, 64, 96, 112, 144, 160] {
         let at = |x: usize| steps[x - 1];

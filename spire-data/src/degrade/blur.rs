@@ -1,4 +1,4 @@
-//! Filtering with a kernel: reflect padding and cross-correlation, as torch's `F.pad(reflect)` and `conv2d` compute it.
+//! Filtering with a kernel: reflection padding and cross-correlation, as torch's `F.pad(mode="reflect")` and `conv2d`.
 
 use std::ops::Range;
 
@@ -8,10 +8,10 @@ use super::kernel::Kernel;
 use crate::Picture;
 use crate::buffer::Buffer;
 
-/// The picture filtered with `kernel`, each colour by itself. Values may leave \[0, 1\] where weights are negative.
+/// Filters each channel with `kernel`. Negative weights can produce values outside \[0, 1\].
 ///
-/// The border is reflected without repeating the edge pixel; where the kernel is larger than the picture, the
-/// reflection is reflected again (torch refuses there).
+/// The border is reflected without repeating the edge pixel. For a kernel larger than the picture the reflection
+/// continues; torch rejects that case.
 pub fn blur(picture: &Picture, kernel: &Kernel) -> Picture {
     let filter = Filter::of(kernel);
     map_planes(picture, |plane, output| filter.apply(plane, picture.width, output))
@@ -20,7 +20,7 @@ pub fn blur(picture: &Picture, kernel: &Kernel) -> Picture {
 /// [`blur`] for one plane of `width * height` values.
 ///
 /// # Panics
-/// If `plane` has another number of values.
+/// If the number of values does not match the size.
 pub fn blur_plane(plane: &[f32], width: usize, height: usize, kernel: &Kernel) -> Vec<f32> {
     assert_eq!(plane.len(), width * height, "a plane has width × height values");
     let mut output = vec![0.0; plane.len()];
@@ -28,8 +28,8 @@ pub fn blur_plane(plane: &[f32], width: usize, height: usize, kernel: &Kernel) -
     output
 }
 
-/// The picture blurred with an isotropic Gaussian of `sigma` pixels, cut off at 4 sigma (and at the picture's longer
-/// side). Nothing changes where sigma is not above 0.
+/// Blurs with an isotropic Gaussian of `sigma` pixels, truncated at 4 sigma and at the picture's longer side. `sigma <=
+/// 0` returns the picture unchanged.
 pub fn gaussian_blur(picture: &Picture, sigma: f32) -> Picture {
     let weights = gaussian_weights(f64::from(sigma), picture.width.max(picture.height));
     let filter = Filter::Lines { column: Taps::new(&weights, 1), row: Taps::new(&weights, weights.len()) };
@@ -55,13 +55,13 @@ fn map_planes(picture: &Picture, filter: impl Fn(&[f32], &mut [f32])) -> Picture
     Picture { width: picture.width, height: picture.height, data }
 }
 
-/// A kernel, made ready.
+/// A kernel prepared for filtering.
 enum Filter {
     Whole(Taps),
     Lines { column: Taps, row: Taps },
 }
 
-/// From this side on, two passes over the picture take less time than one with the whole kernel.
+/// From this side on, two separable passes are faster than one with the whole kernel.
 const WORTH_SEPARATING: usize = 11;
 
 impl Filter {
@@ -93,17 +93,17 @@ fn correlate(plane: &[f32], width: usize, taps: &Taps, output: &mut [f32]) {
     Arch::new().dispatch(Correlate { padded: &padded, width, taps, output });
 }
 
-/// Rows of output that are summed at once, so that an input that was loaded serves each of them.
+/// Output rows computed together, so that each loaded input serves all of them.
 const ROWS: usize = 2;
 
-/// Vectors of neighbouring outputs that are summed at once, in registers.
+/// Vectors of neighbouring outputs accumulated in registers at once.
 const VECTORS: usize = 4;
 
-/// The most outputs of one row that are summed at once: those of [`VECTORS`] of the widest vectors.
+/// Maximum number of outputs of a row computed at once: [`VECTORS`] of the widest vectors.
 const LANES: usize = 16 * VECTORS;
 
-/// A kernel's weights in the order in which they are used: for each row of input, from the one that the first output row
-/// begins with to the one that the last ends with, the run of columns that matter and their weights for each output row.
+/// A kernel's weights in the order of use. For each input row that a block of output rows needs: the range of columns
+/// with nonzero weights, and their weights for each output row.
 struct Taps {
     kernel_width: usize,
     rows: Vec<TapRow>,
@@ -116,7 +116,7 @@ struct TapRow {
     weights: Range<usize>,
 }
 
-/// Weights below this, of a kernel with sum 1, change no output by more than rounding does, all of them together.
+/// Weights of a normalised kernel below this are dropped: together they change no output by more than rounding does.
 const NEGLIGIBLE: f32 = 2e-9;
 
 impl Taps {
@@ -170,7 +170,7 @@ impl WithSimd for Correlate<'_> {
     }
 }
 
-/// The outputs of [`ROWS`] rows from `y` on, of [`VECTORS`] vectors from `x` on.
+/// Outputs of [`ROWS`] rows from `y` and [`VECTORS`] vectors from `x`.
 #[inline(always)]
 fn sums<S: Simd>(simd: S, padded: &Padded, taps: &Taps, y: usize, x: usize) -> [[S::f32s; VECTORS]; ROWS] {
     let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
@@ -190,7 +190,7 @@ fn sums<S: Simd>(simd: S, padded: &Padded, taps: &Taps, y: usize, x: usize) -> [
     sums
 }
 
-/// A plane with its border reflected; rows and columns are rounded up so that every block of outputs has its inputs.
+/// A plane with a reflected border. Its sides are rounded up so that every block of outputs finds its inputs.
 struct Padded {
     stride: usize,
     data: Buffer,
@@ -218,7 +218,7 @@ impl Padded {
     }
 }
 
-/// Which of `size` pixels lies at `position` of a line that is padded by `radius` on both sides.
+/// The index of the pixel at `position` of a line of `size` pixels padded by `radius` on both sides.
 fn reflected(position: usize, radius: usize, size: usize) -> usize {
     if size == 1 {
         return 0;
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn reflection_does_not_repeat_the_edge_and_goes_on_for_ever() {
+    fn reflection_skips_the_edge_pixel_and_repeats() {
         let line: Vec<usize> = (0..11).map(|position| reflected(position, 4, 3)).collect();
         assert_eq!(line, [0, 1, 2, 1, 0, 1, 2, 1, 0, 1, 2]);
     }
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_product_of_two_lines_is_filtered_line_by_line_and_nothing_else_is() {
+    fn only_separable_kernels_are_filtered_in_two_passes() {
         let spec = |kind, theta| KernelSpec { kind, size: 13, sigma_x: 2.0, sigma_y: 0.8, theta, beta: 1.5 };
         let picture = ramp(70, 20);
         for (spec, separable) in [

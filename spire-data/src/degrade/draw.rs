@@ -1,4 +1,4 @@
-//! The random draws that degradations are made of. None panics, whatever the settings.
+//! Random draws for degradations. None panics, whatever the settings.
 
 use rand::RngExt;
 
@@ -14,12 +14,12 @@ pub(super) fn uniform([low, high]: [f64; 2], rng: &mut Rng) -> f64 {
     low + (high - low) * rng.random::<f64>()
 }
 
-/// A whole number, each from `low` to `high` as likely.
+/// A uniform integer from `low` to `high`, both included.
 pub(super) fn whole([low, high]: [u8; 2], rng: &mut Rng) -> u8 {
     rng.random_range(low..=high.max(low))
 }
 
-/// An odd number, each from `low` to `high` (both odd) as likely.
+/// A uniform odd number from `low` to `high`; both are odd.
 pub(super) fn odd([low, high]: [usize; 2], rng: &mut Rng) -> usize {
     2 * rng.random_range(low / 2..=(high / 2).max(low / 2)) + 1
 }
@@ -42,7 +42,7 @@ mod tests {
     use crate::rng::rng;
 
     #[test]
-    fn choices_come_as_often_as_they_should() {
+    fn choices_follow_their_probabilities() {
         let mut rng = rng(0, "test", 0);
         let mut counts = [0; 3];
         for _ in 0..10_000 {

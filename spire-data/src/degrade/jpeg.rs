@@ -1,4 +1,4 @@
-//! JPEG compression and back, as libjpeg does it: its quality scale and tables, 4:2:0 chroma.
+//! JPEG compression and decompression with libjpeg's quality scale and tables and 4:2:0 chroma.
 
 use std::panic::{UnwindSafe, catch_unwind};
 
@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::Picture;
 
-/// Why a picture could not go through JPEG.
+/// A picture could not be compressed as JPEG.
 #[derive(Debug, Error)]
 pub enum JpegError {
     /// JPEG sides go from 1 to 65535 pixels.
@@ -20,18 +20,18 @@ pub enum JpegError {
         /// Height in pixels.
         height: u32,
     },
-    /// The codec could not write or read.
+    /// The codec returned an error.
     #[error("JPEG compression: {0}")]
     Io(#[from] std::io::Error),
-    /// The codec gave up.
+    /// The codec panicked.
     #[error("JPEG compression failed inside the codec")]
     Codec,
 }
 
-/// What is left of `image` after JPEG compression with `quality` (1 to 100), chroma at half size both ways.
+/// Compresses `image` as JPEG with `quality` (1 to 100) and 4:2:0 chroma, and decodes the result.
 ///
-/// Both ways through libjpeg-turbo's code as `mozjpeg` carries it, without the latter's own optimisations: Pillow's
-/// and OpenCV's numerics, chroma interpolation included.
+/// Uses libjpeg-turbo's code as shipped in `mozjpeg`, without mozjpeg's own optimisations, so that the numerics, chroma
+/// interpolation included, are those of Pillow and OpenCV.
 ///
 /// # Errors
 /// A side is 0 or longer than 65535 pixels.
@@ -47,7 +47,7 @@ pub fn jpeg_round_trip(image: &RgbImage, quality: u8) -> Result<RgbImage, JpegEr
     RgbImage::from_raw(width, height, pixels).ok_or(JpegError::Codec)
 }
 
-/// `image` as the bytes of a JPEG file with `quality` (1 to 100), chroma at half size both ways.
+/// Encodes `image` as a JPEG file with `quality` (1 to 100) and 4:2:0 chroma.
 ///
 /// # Errors
 /// A side is 0 or longer than 65535 pixels.
@@ -68,7 +68,7 @@ pub fn encode_jpeg(image: &RgbImage, quality: u8) -> Result<Vec<u8>, JpegError> 
     })
 }
 
-/// libjpeg reports faults by unwinding.
+/// mozjpeg reports libjpeg's errors by unwinding.
 fn guarded<T>(work: impl FnOnce() -> std::io::Result<T> + UnwindSafe) -> Result<T, JpegError> {
     Ok(catch_unwind(work).map_err(|_| JpegError::Codec)??)
 }
@@ -76,9 +76,9 @@ fn guarded<T>(work: impl FnOnce() -> std::io::Result<T> + UnwindSafe) -> Result<
 /// libjpeg's tables for `quality` from 1 to 100.
 fn set_quality(compress: &mut Compress, quality: u8) {
     compress.set_quality(f32::from(quality));
-    // From here down entries pass 255, the limit of baseline JPEG, which `set_quality` does not heed.
+    // Below this quality, table entries exceed 255, the limit of baseline JPEG; `set_quality` ignores the limit.
     if quality < 24 {
-        // libjpeg scales the tables by whole percents: this quality stands for exactly that many.
+        // libjpeg scales the tables by whole percents; this quality corresponds to exactly that percentage.
         let percent = 5000 / u32::from(quality);
         let quality = 5000.0 / percent as f32;
         compress.set_luma_qtable(&AnnexK_Luma.scaled(quality, quality));
@@ -86,7 +86,7 @@ fn set_quality(compress: &mut Compress, quality: u8) {
     }
 }
 
-/// [`jpeg_round_trip`] for a picture: clamped and rounded to 8 bits first, as a JPEG file would hold it.
+/// [`jpeg_round_trip`] for a [`Picture`], which is first clamped and rounded to 8 bits.
 ///
 /// # Errors
 /// A side is 0 or longer than 65535 pixels.

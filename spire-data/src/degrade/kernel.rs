@@ -5,27 +5,27 @@ use std::f64::consts::PI;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Which family a blur kernel belongs to. The `iso` ones look at `sigma_x` alone.
+/// The family of a blur kernel. The `iso` families use only `sigma_x`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KernelKind {
-    /// Gaussian, the same in every direction.
+    /// Isotropic Gaussian.
     Iso,
-    /// Gaussian with two widths, rotated.
+    /// Anisotropic Gaussian, rotated.
     Aniso,
-    /// `exp(-½ dᵝ)`, d the squared Mahalanobis distance, the same in every direction.
+    /// Isotropic generalised Gaussian: `exp(-½ dᵝ)`, d the squared Mahalanobis distance.
     GeneralizedIso,
-    /// `exp(-½ dᵝ)` with two widths, rotated.
+    /// Anisotropic generalised Gaussian, rotated.
     GeneralizedAniso,
-    /// `1 / (1 + dᵝ)`, the same in every direction.
+    /// Isotropic plateau: `1 / (1 + dᵝ)`.
     PlateauIso,
-    /// `1 / (1 + dᵝ)` with two widths, rotated.
+    /// Anisotropic plateau, rotated.
     PlateauAniso,
-    /// Circular low-pass filter: it rings, as over-sharpened and compressed pictures do.
+    /// Circular sinc low-pass filter. It causes ringing, as sharpening and compression do.
     Sinc,
 }
 
-/// What a kernel is built from.
+/// Parameters of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KernelSpec {
@@ -52,10 +52,10 @@ pub struct Kernel {
     pub weights: Vec<f32>,
 }
 
-/// How far a separated kernel may be from the kernel, relative to its largest weight.
+/// Tolerance for treating a kernel as separable, relative to its largest weight.
 const SEPARABLE: f64 = 1e-6;
 
-/// Why a kernel can't be built or used.
+/// A kernel could not be built.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum KernelError {
     /// An even side has no centre pixel.
@@ -66,10 +66,10 @@ pub enum KernelError {
     WeightCount {
         /// The side.
         size: usize,
-        /// How many weights came.
+        /// The number of weights given.
         weights: usize,
     },
-    /// The formula gives something that is not a finite number.
+    /// The parameters give weights that are not finite.
     #[error("{0:?}: these parameters give no finite kernel; sigma (for sinc, theta) must be above 0")]
     NotFinite(KernelSpec),
 }
@@ -89,8 +89,8 @@ impl Kernel {
         Ok(Self { size, weights })
     }
 
-    /// A column and a row whose product is the kernel, to a millionth of its largest weight; `None` for most kernels that
-    /// are neither Gaussian nor upright.
+    /// The column and row vectors whose outer product is the kernel, within a millionth of its largest weight. `None`
+    /// if the kernel is not separable.
     pub fn separated(&self) -> Option<(Vec<f32>, Vec<f32>)> {
         let size = self.size;
         let largest =
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn senseless_parameters_are_errors() {
+    fn invalid_parameters_are_errors() {
         assert_eq!(
             KernelSpec { size: 8, ..spec(KernelKind::Iso) }.build().unwrap_err().to_string(),
             "blur kernel of size 8: the size must be odd"

@@ -1,4 +1,4 @@
-//! How clean pictures are degraded: the two pipelines, and the operators that they are made of.
+//! The two degradation pipelines and their operators (paper section 4.1).
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -28,7 +28,7 @@ pub use real_esrgan::{OrderConfig, RealEsrganConfig};
 pub use resize::{Filter, resize};
 pub use setting::InvalidSetting;
 
-/// Settings of the degradations.
+/// Settings of the degradation pipelines.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DegradationConfig {
@@ -50,44 +50,44 @@ impl Default for DegradationConfig {
     }
 }
 
-/// A degraded picture and the prompt that asks for its restoration.
+/// A degraded picture and its restoration prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Degraded {
-    /// Of the clean picture's size, in \[0, 1\].
+    /// The degraded picture, of the clean picture's size, in \[0, 1\].
     pub picture: Picture,
     /// The restoration prompt.
     pub prompt: String,
-    /// What was done, in order; empty for Real-ESRGAN.
+    /// The steps that a prompt can name, in order; empty for Real-ESRGAN.
     pub steps: Vec<Step>,
-    /// All that was done, in order.
+    /// All operations, in order.
     pub operations: Vec<Operation>,
-    /// Which pipeline was drawn.
+    /// The pipeline that was drawn.
     pub pipeline: Pipeline,
 }
 
-/// Where a degradation comes from.
+/// The pipeline of a degradation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pipeline {
     /// Steps that the prompt names.
     Parameterized,
-    /// The second-order process, which the prompt does not tell apart.
+    /// The second-order process; its prompt is always "Remove all degradation".
     RealEsrgan,
 }
 
-/// Why a picture could not be degraded.
+/// A picture could not be degraded.
 #[derive(Debug, Error)]
 pub enum DegradeError {
     /// The picture is too large for JPEG.
     #[error(transparent)]
     Jpeg(#[from] JpegError),
-    /// Settings that were not validated give no kernel.
+    /// Settings that were not validated gave an invalid kernel.
     #[error(transparent)]
     Kernel(#[from] KernelError),
 }
 
 impl DegradationConfig {
-    /// Degrades `clean` by one of the pipelines, all by draws from `rng`.
+    /// Degrades `clean` with a random pipeline; all draws come from `rng`.
     ///
     /// # Errors
     /// A side of the picture is longer than 65535 pixels, or the settings don't [validate](Self::validate).
@@ -107,7 +107,7 @@ impl DegradationConfig {
     /// Checks every range and probability.
     ///
     /// # Errors
-    /// The first setting that makes no sense, with its key.
+    /// The first setting that is out of range; the message names its key.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
         setting::Section("degradation").probability("parameterized_share", self.parameterized_share)?;
         self.parameterized.validate()?;
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn both_pipelines_come_and_their_prompts_fit() {
+    fn both_pipelines_occur_with_fitting_prompts() {
         let all: Vec<Degraded> = (0..200).map(degraded).collect();
         let parameterized = all.iter().filter(|degraded| degraded.pipeline == Pipeline::Parameterized).count();
         assert!((70..130).contains(&parameterized), "{parameterized}");

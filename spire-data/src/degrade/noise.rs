@@ -1,4 +1,4 @@
-//! Gaussian and Poisson noise, per colour or the same on all three, as in BasicSR's `degradations.py`.
+//! Gaussian and Poisson noise, per channel or grey, as in BasicSR's `degradations.py`.
 
 use rand::RngExt;
 use rand_distr::StandardNormal;
@@ -8,8 +8,8 @@ use crate::Picture;
 use crate::buffer::Buffer;
 use crate::rng::Rng;
 
-/// Adds Gaussian noise of standard deviation `sigma` (on a \[0, 1\] picture) and clamps to \[0, 1\]. `gray` noise is
-/// the same on the three colours.
+/// Adds Gaussian noise of standard deviation `sigma` (for values in \[0, 1\]) and clamps to \[0, 1\]. `gray` noise is
+/// the same in all channels.
 pub fn gaussian_noise(picture: &Picture, sigma: f32, gray: bool, rng: &mut Rng) -> Picture {
     let mut normal = || sigma * rng.sample::<f32, _>(StandardNormal);
     let drawn = if gray { picture.width * picture.height } else { picture.data.len() };
@@ -18,11 +18,11 @@ pub fn gaussian_noise(picture: &Picture, sigma: f32, gray: bool, rng: &mut Rng) 
     add(picture, &noise)
 }
 
-/// Adds `scale` times the noise of counting photons and clamps to \[0, 1\]. `gray` noise is the same on the three
-/// colours and follows the luma.
+/// Adds `scale` times Poisson (shot) noise and clamps to \[0, 1\]. `gray` noise is the same in all channels and
+/// computed from the luma.
 ///
-/// The picture is rounded to 8 bits, and a value is counted as `value * levels` photons, `levels` being the number of
-/// different values in it, rounded up to a power of two.
+/// The picture is rounded to 8 bits. The Poisson mean of a value is `value * levels`, where `levels` is the number of
+/// distinct values in the picture, rounded up to a power of two.
 pub fn poisson_noise(picture: &Picture, scale: f32, gray: bool, rng: &mut Rng) -> Picture {
     let bytes: Vec<u8> =
         vectorized(|| if gray { luma(picture) } else { picture.data.iter().map(|&value| to_byte(value)).collect() });
@@ -39,25 +39,27 @@ pub fn poisson_noise(picture: &Picture, scale: f32, gray: bool, rng: &mut Rng) -
     add(picture, &noise)
 }
 
-/// The Poisson distribution of one mean as an alias table (Walker 1977, Vose 1991): a picture has few means and many draws.
+/// The Poisson distribution of one mean as an alias table (Walker 1977, Vose 1991). A picture has few distinct means
+/// and needs many draws.
 struct Counts {
-    /// The count of the first column.
+    /// The count that column 0 stands for.
     lowest: f32,
-    /// Each column stands for a 256th of the probability, and holds its own count up to a threshold (the low 24 bits) and
-    /// that of another column (the high 8) from there on.
+    /// Each column covers 1/256 of the probability: its own count up to a threshold (the low 24 bits), and the count of
+    /// another column (the high 8 bits) above it.
     columns: [u32; 256],
 }
 
 impl Counts {
-    /// Of a value that is not drawn.
+    /// A table for values that do not occur.
     const NONE: Self = Self { lowest: 0.0, columns: [0; 256] };
 
-    /// Of a mean from 0 to 256. Counts that come less than once in 10⁹ draws are left out.
+    /// The table for a mean from 0 to 256. Counts with a probability below 10⁻⁹ are left out.
     fn new(mean: f64) -> Self {
-        // Below, the tail is that of a normal distribution or shorter; above, the columns reach farther than it.
+        // The lower tail is at most as long as a normal distribution's; above the mean the 256 columns reach beyond the
+        // upper tail.
         let lowest = (mean - 6.0 * mean.sqrt()).max(0.0) as usize;
         let mode = mean as usize - lowest;
-        // Relative to the most likely count, by the recursion p(k + 1) = p(k) · mean / (k + 1).
+        // Probabilities relative to the mode, by the recursion p(k + 1) = p(k) · mean / (k + 1).
         let mut shares = [0.0; 256];
         shares[mode] = 1.0;
         for i in (0..mode).rev() {
@@ -71,7 +73,7 @@ impl Counts {
         Self { lowest: lowest as f32, columns: aliases(shares) }
     }
 
-    /// The count for `uniform`, every value of which is as likely.
+    /// The count for a uniformly distributed `uniform`.
     fn draw(&self, uniform: u32) -> f32 {
         let column = uniform >> 24;
         let entry = self.columns[column as usize];
@@ -80,13 +82,13 @@ impl Counts {
     }
 }
 
-/// The bits of a draw, and of a column's threshold, that are not the number of a column.
+/// The bits of a draw that are compared with a column's threshold; the others select the column.
 const FRACTION: u32 = (1 << 24) - 1;
 
-/// Columns of equal height that hold `shares`, whose sum is 256: each that is too low is filled up from one that is too high.
+/// Builds the alias table of `shares`, whose sum is 256: each column below 1 is filled up from one above 1.
 fn aliases(mut shares: [f64; 256]) -> [u32; 256] {
     let (mut low, mut high): (Vec<usize>, Vec<usize>) = (0..256).partition(|&column| shares[column] < 1.0);
-    // A full column is its own alias.
+    // A column of exactly 1 is its own alias.
     let mut columns: [u32; 256] = std::array::from_fn(|column| (column as u32) << 24);
     while let (Some(poor), Some(&rich)) = (low.pop(), high.last()) {
         let threshold = (shares[poor] * f64::from(FRACTION + 1)) as u32;
@@ -100,7 +102,7 @@ fn aliases(mut shares: [f64; 256]) -> [u32; 256] {
     columns
 }
 
-/// Adds noise for three planes, or that of one plane to all three.
+/// Adds three planes of noise, or one plane of noise to all channels.
 fn add(picture: &Picture, noise: &[f32]) -> Picture {
     let mut noisy = picture.clone();
     vectorized(|| {
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn poisson_noise_has_the_variance_of_counting() {
+    fn poisson_noise_has_the_poisson_variance() {
         let mut picture = Picture::filled(64, 64, [0.4; 3]);
         for (i, value) in picture.data.iter_mut().take(60).enumerate() {
             *value = i as f32 / 255.0;
@@ -187,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn black_stays_black_under_poisson_noise() {
+    fn poisson_noise_leaves_black_unchanged() {
         let black = Picture::filled(8, 8, [0.0; 3]);
         assert_eq!(poisson_noise(&black, 3.0, false, &mut rng(0, "test", 2)), black);
     }

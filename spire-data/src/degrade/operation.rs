@@ -1,4 +1,4 @@
-//! What is done to a picture, one operation at a time, with its parameters.
+//! Single degradation operations with their parameters.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use super::setting::{InvalidSetting, Section};
 use crate::Picture;
 use crate::rng::Rng;
 
-/// One operation on a picture; with the state of the generator that noise is drawn from, all there is to know of it.
+/// One operation on a picture. Together with the random generator's state it determines the result.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "operation", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Operation {
@@ -23,37 +23,37 @@ pub enum Operation {
         /// Standard deviation in pixels.
         sigma: f32,
     },
-    /// To a factor times the size.
+    /// Resizing by a factor.
     Rescale {
         /// The factor.
         factor: f64,
-        /// How pixels are made.
+        /// The interpolation.
         filter: Filter,
     },
-    /// To a size.
+    /// Resizing to a given size.
     Resize {
         /// Width in pixels.
         width: usize,
         /// Height in pixels.
         height: usize,
-        /// How pixels are made.
+        /// The interpolation.
         filter: Filter,
     },
-    /// Gaussian noise, and values clamped to \[0, 1\].
+    /// Gaussian noise, clamped to \[0, 1\].
     GaussianNoise {
         /// Standard deviation on a \[0, 1\] picture.
         sigma: f32,
-        /// The same on the three colours.
+        /// Whether the noise is the same in all channels.
         gray: bool,
     },
-    /// The noise of counting photons, and values clamped to \[0, 1\].
+    /// Poisson (shot) noise, clamped to \[0, 1\].
     PoissonNoise {
-        /// Strength; 1 is that of counting.
+        /// Scale; 1 is the physical strength.
         scale: f32,
-        /// The same on the three colours.
+        /// Whether the noise is the same in all channels.
         gray: bool,
     },
-    /// JPEG compression and back.
+    /// JPEG compression and decompression.
     Jpeg {
         /// libjpeg's quality, 1 to 100.
         quality: u8,
@@ -61,10 +61,10 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// The picture after the operation. Blur and resizing may leave \[0, 1\].
+    /// Applies the operation. Blur and resizing can produce values outside \[0, 1\].
     ///
     /// # Errors
-    /// The kernel's parameters make no sense, or the picture is too large for JPEG.
+    /// The kernel's parameters are out of range, or the picture is too large for JPEG.
     pub fn apply(&self, picture: &Picture, rng: &mut Rng) -> Result<Picture, DegradeError> {
         Ok(match *self {
             Self::Blur(spec) => blur(picture, &spec.build()?),
@@ -77,7 +77,7 @@ impl Operation {
         })
     }
 
-    /// Checks what a person may have written; an error names the key under `section`.
+    /// Checks the parameters; an error names the key under `section`.
     pub(crate) fn validate(&self, section: &Section) -> Result<(), InvalidSetting> {
         let positive = |key: &str, value: f64, most: f64| {
             section.check(key, &value, value > 0.0 && value <= most, &format!("above 0, at most {most}"))
@@ -101,7 +101,7 @@ impl Operation {
     }
 }
 
-/// The picture after all of `operations`, clamped to \[0, 1\]. Its size may be another.
+/// Applies all `operations` in order and clamps to \[0, 1\]. The size may change.
 ///
 /// # Errors
 /// As [`Operation::apply`].
@@ -114,7 +114,7 @@ pub fn operate(operations: &[Operation], clean: &Picture, rng: &mut Rng) -> Resu
     Ok(picture)
 }
 
-/// A picture on its way through operations, and what was done to it.
+/// A picture with the list of operations applied so far.
 pub(super) struct Course {
     pub picture: Picture,
     pub done: Vec<Operation>,

@@ -1,4 +1,5 @@
-//! The degradations that a prompt can name, each drawn by itself: blur, downsampling, noise, JPEG.
+//! The parameterised pipeline: blur, downsampling, noise and JPEG, drawn independently (paper Table 2). A prompt can
+//! name each.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +22,7 @@ pub struct ParameterizedConfig {
     pub blur_sigma: [f64; 2],
     /// Probability of downsampling.
     pub downsample_probability: f64,
-    /// How many times smaller, `[low, high]`, at least 1.
+    /// Downsampling factor, `[low, high]`, at least 1.
     pub downsample_factor: [f64; 2],
     /// Probability of noise.
     pub noise_probability: f64,
@@ -31,10 +32,10 @@ pub struct ParameterizedConfig {
     pub jpeg_probability: f64,
     /// JPEG quality, `[low, high]` within 1 to 100.
     pub jpeg_quality: [u8; 2],
-    /// Probability that the prompt gives the number of a degradation.
+    /// Probability that the prompt states the number of a degradation.
     pub number_probability: f64,
-    /// Probability that the prompt names the degradations at all; otherwise it is "Remove all degradation". The pictures are
-    /// the same whether it is 0 or 1.
+    /// Probability that the prompt names the degradations; otherwise it is "Remove all degradation". 0 and 1 give the
+    /// same pictures.
     pub named_probability: f64,
 }
 
@@ -56,7 +57,7 @@ impl Default for ParameterizedConfig {
 }
 
 impl ParameterizedConfig {
-    /// Which degradations happen, in order, and how strong.
+    /// Draws which degradations occur, in order, with their strengths.
     pub fn draw(&self, rng: &mut Rng) -> Vec<Step> {
         let mut steps = Vec::new();
         for kind in StepKind::ALL {
@@ -67,7 +68,7 @@ impl ParameterizedConfig {
         steps
     }
 
-    /// How strong a degradation of that kind is.
+    /// Draws the strength of one degradation.
     pub fn draw_step(&self, kind: StepKind, rng: &mut Rng) -> Step {
         let step = match kind {
             StepKind::Blur => Step::Blur { sigma: uniform(self.blur_sigma, rng) as f32 },
@@ -78,14 +79,14 @@ impl ParameterizedConfig {
         step.rounded()
     }
 
-    /// The prompt that undoes `steps`; each is named with or without its number.
+    /// The restoration prompt of `steps`; each is named with or without its number.
     pub fn draw_prompt(&self, steps: &[Step], rng: &mut Rng) -> String {
         let fragment = |&step: &Step| {
             if chance(self.number_probability, rng) { Fragment::Numbered(step) } else { Fragment::Bare(step.kind()) }
         };
         let prompt = prompt::write(&steps.iter().map(fragment).collect::<Vec<_>>());
         let named = match self.named_probability {
-            // Without a draw, so that those that follow stay as they are.
+            // No draw here, so that later draws do not change.
             0.0 => false,
             1.0 => true,
             probability => chance(probability, rng),
@@ -93,7 +94,7 @@ impl ParameterizedConfig {
         if named { prompt } else { REMOVE_ALL.to_owned() }
     }
 
-    /// The degradations that a prompt of `fragments` undoes; where it gives no number, one is drawn.
+    /// The degradations that a prompt of `fragments` asks to undo. Missing numbers are drawn.
     pub fn steps_undone_by(&self, fragments: &[Fragment], rng: &mut Rng) -> Vec<Step> {
         let step = |&fragment: &Fragment| match fragment {
             Fragment::Numbered(step) => step,
@@ -102,7 +103,7 @@ impl ParameterizedConfig {
         fragments.iter().map(step).collect()
     }
 
-    /// What a model that was trained with these settings has never seen of a restoration prompt, a sentence each.
+    /// The parts of a restoration prompt that lie outside these training settings, one message each.
     pub fn untrained(&self, prompt: &str) -> Vec<String> {
         let fragments = match prompt::parse(prompt) {
             Ok(fragments) => fragments,
@@ -117,14 +118,14 @@ impl ParameterizedConfig {
             if self.probability(kind) == 0.0 {
                 return Some(format!("\"{fragment}\" was not trained"));
             }
-            // What is printed has been rounded: 0.3 as f32 is not quite 0.3.
+            // Compare the rounded numbers: 0.3 as f32 is not exactly 0.3.
             let outside = number.is_some_and(|number| number < low - 1e-6 || number > high + 1e-6);
-            outside.then(|| format!("\"{fragment}\" is outside what was trained, {low} to {high}"))
+            outside.then(|| format!("\"{fragment}\" is outside the trained range, {low} to {high}"))
         };
         fragments.iter().filter_map(judge).collect()
     }
 
-    /// How often a kind of degradation happens.
+    /// The probability of a kind of degradation.
     fn probability(&self, kind: StepKind) -> f64 {
         match kind {
             StepKind::Blur => self.blur_probability,
@@ -134,7 +135,7 @@ impl ParameterizedConfig {
         }
     }
 
-    /// Lowest and highest number of a kind of degradation.
+    /// The range of a kind of degradation.
     pub fn range(&self, kind: StepKind) -> [f64; 2] {
         match kind {
             StepKind::Blur => self.blur_sigma,
@@ -159,13 +160,13 @@ impl ParameterizedConfig {
     }
 }
 
-/// Applies `steps` to `clean`, in their order, and says which operations that took. The picture keeps its size and stays in
-/// \[0, 1\].
+/// Applies `steps` to `clean` in order; also returns the operations used. The picture keeps its size and stays in \[0,
+/// 1\].
 ///
-/// `rng` draws the noise and how the picture is made smaller (area, bilinear or bicubic).
+/// `rng` draws the noise and the downsampling filter (area, bilinear or bicubic).
 ///
 /// # Errors
-/// A step is JPEG and the picture has a side of more than 65535 pixels.
+/// A step is JPEG and a side of the picture is longer than 65535 pixels.
 pub fn apply(steps: &[Step], clean: &Picture, rng: &mut Rng) -> Result<(Picture, Vec<Operation>), DegradeError> {
     let mut course = Course::of(clean);
     for &step in steps {
@@ -192,7 +193,7 @@ mod tests {
     use crate::rng::rng;
 
     #[test]
-    fn says_what_of_a_prompt_was_never_trained() {
+    fn untrained_parts_of_a_prompt_are_reported() {
         let config = ParameterizedConfig { jpeg_probability: 0.0, ..ParameterizedConfig::default() };
         for trained in ["Deblur with sigma 5.0", "deblur; Denoise with sigma 0.30", "Remove all degradation"] {
             assert_eq!(config.untrained(trained), Vec::<String>::new());
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn each_step_comes_half_of_the_time_within_its_range() {
+    fn each_step_occurs_with_its_probability_and_in_its_range() {
         let config = ParameterizedConfig::default();
         let mut rng = rng(0, "test", 0);
         let mut counts = [0; 4];
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn any_picture_survives_every_step_at_full_strength() {
+    fn every_step_handles_any_picture_at_full_strength() {
         let steps = [
             Step::Blur { sigma: 5.0 },
             Step::Downsample { factor: 8.0 },

@@ -1,8 +1,8 @@
 //! The second-order degradation process of Real-ESRGAN (Wang et al. 2021), with the settings published for x4.
 //!
-//! Twice blur, resize, noise and JPEG, the second time ending in a sinc filter and the resize to the final size, before
-//! or after JPEG. Unlike there, the clean picture isn't sharpened first, as it is not sharpened as the target either;
-//! and JPEG is the real one, not its differentiable likeness.
+//! Two passes of blur, resize, noise and JPEG. The second ends with a sinc filter and the resize to the final size,
+//! before or after JPEG. Two differences from the original: the clean picture is not sharpened first, because the
+//! training target is not sharpened either; and JPEG is real JPEG, not a differentiable approximation.
 
 use std::f64::consts::PI;
 
@@ -21,27 +21,28 @@ use crate::rng::Rng;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RealEsrganConfig {
-    /// How many times smaller than the clean picture the degraded one becomes, before it is brought back to size.
+    /// The factor between the sizes of the clean and the degraded picture, before the latter is resized back.
     pub scale: usize,
-    /// Sides of the blur kernels in pixels, `[low, high]`, both odd; even sides aren't drawn.
+    /// Sides of the blur kernels in pixels, `[low, high]`, both odd. Only odd sides are drawn.
     pub kernel_size: [usize; 2],
     /// The first pass.
     pub first: OrderConfig<1>,
     /// Probability that the second pass blurs.
     pub second_blur_probability: f64,
-    /// The second pass. Its resize factors are relative to the final small size.
+    /// The second pass. Its resize factors are relative to the final size before resizing back.
     pub second: OrderConfig<2>,
     /// Probability of the final sinc filter.
     pub final_sinc_probability: f64,
 }
 
-/// Settings of the first or the second pass, with the defaults of that one.
+/// Settings of one pass; the defaults of the two passes differ.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, bound(deserialize = "OrderConfig<ORDER>: Default"))]
 pub struct OrderConfig<const ORDER: usize> {
     /// Probability that the blur is a sinc filter.
     pub sinc_probability: f64,
-    /// Otherwise, the probabilities of iso, aniso, generalized_iso, generalized_aniso, plateau_iso, plateau_aniso.
+    /// The probabilities of the other kernels: iso, aniso, generalized_iso, generalized_aniso, plateau_iso,
+    /// plateau_aniso.
     pub kernel_probabilities: [f64; 6],
     /// Standard deviations of the blur in pixels, `[low, high]`.
     pub blur_sigma: [f64; 2],
@@ -49,7 +50,7 @@ pub struct OrderConfig<const ORDER: usize> {
     pub generalized_beta: [f64; 2],
     /// Exponent of the plateau kernels, `[low, high]` around 1; half of the time it is drawn below 1.
     pub plateau_beta: [f64; 2],
-    /// Probabilities of making the picture larger, smaller, and neither.
+    /// Probabilities of enlarging, reducing and keeping the size.
     pub resize_probabilities: [f64; 3],
     /// The smallest and the largest resize factor, around 1.
     pub resize_factor: [f64; 2],
@@ -57,9 +58,9 @@ pub struct OrderConfig<const ORDER: usize> {
     pub gaussian_noise_probability: f64,
     /// Standard deviation of Gaussian noise in 8-bit levels, `[low, high]`.
     pub noise_sigma: [f64; 2],
-    /// Strength of Poisson noise, `[low, high]`; 1 is that of counting photons.
+    /// Scale of Poisson noise, `[low, high]`; 1 is the physical strength.
     pub poisson_scale: [f64; 2],
-    /// Probability that the noise is the same on the three colours.
+    /// Probability that the noise is the same in all channels.
     pub gray_noise_probability: f64,
     /// JPEG quality, `[low, high]` within 1 to 100.
     pub jpeg_quality: [u8; 2],
@@ -117,7 +118,7 @@ impl Default for OrderConfig<2> {
 }
 
 impl RealEsrganConfig {
-    /// Degrades `clean`, and says by which operations. The picture keeps its size and stays in \[0, 1\].
+    /// Degrades `clean`; also returns the operations used. The picture keeps its size and stays in \[0, 1\].
     pub(crate) fn degrade(&self, clean: &Picture, rng: &mut Rng) -> Result<(Picture, Vec<Operation>), DegradeError> {
         let mut course = Course::of(clean);
         course.apply(self.first.blur(self.kernel_size, rng), rng)?;
@@ -143,7 +144,7 @@ impl RealEsrganConfig {
             self.shrink_and_ring(&mut course, clean, rng)?;
         }
 
-        // What is brought back to size is a file's 8 bits.
+        // The picture is rounded to 8 bits, as a file would be, before it is resized back.
         course.picture = Picture::from_rgb8(&course.picture.to_rgb8());
         let back = Operation::Resize { width: clean.width, height: clean.height, filter: Filter::Bicubic };
         course.apply(back, rng)?;
@@ -151,7 +152,7 @@ impl RealEsrganConfig {
         Ok((course.picture, course.done))
     }
 
-    /// To the final small size, and the final sinc filter.
+    /// Resizes to the final size and applies the final sinc filter.
     fn shrink_and_ring(&self, course: &mut Course, clean: &Picture, rng: &mut Rng) -> Result<(), DegradeError> {
         let scale = self.scale.max(1);
         let (width, height) = ((clean.width / scale).max(1), (clean.height / scale).max(1));
@@ -256,7 +257,7 @@ mod tests {
     use crate::rng::rng;
 
     #[test]
-    fn any_size_survives_many_draws() {
+    fn any_size_works_for_many_draws() {
         let config = RealEsrganConfig::default();
         for (index, (width, height)) in [(64, 64), (1, 1), (3, 50), (2, 2), (9, 9)].into_iter().enumerate() {
             let clean = Picture::filled(width, height, [0.0, 0.5, 1.0]);
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn detail_finer_than_the_scale_is_lost() {
+    fn detail_below_the_scale_is_lost() {
         let mut clean = Picture::filled(64, 64, [0.2; 3]);
         clean.data.iter_mut().step_by(2).for_each(|value| *value = 0.8);
         let contrast = |picture: &Picture| picture.data.windows(2).map(|pair| (pair[0] - pair[1]).abs()).sum::<f32>();
@@ -282,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_of_the_second_pass_leaves_its_others_as_published() {
+    fn setting_one_key_of_the_second_pass_keeps_its_other_defaults() {
         let config: RealEsrganConfig = serde_json::from_str(r#"{"second": {"jpeg_quality": [50, 60]}}"#).unwrap();
         assert_eq!(config.second, OrderConfig { jpeg_quality: [50, 60], ..OrderConfig::<2>::default() });
         assert_eq!(config.second.blur_sigma, [0.2, 1.5]);

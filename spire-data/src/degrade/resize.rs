@@ -10,29 +10,29 @@ use crate::Picture;
 use crate::buffer::Buffer;
 use crate::rng::Rng;
 
-/// How pixels of another size are made.
+/// The interpolation of a resize.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Filter {
-    /// The mean of the pixels that an output pixel touches (adaptive average pooling).
+    /// Area averaging (adaptive average pooling).
     Area,
-    /// From the 2 × 2 nearest pixels.
+    /// Bilinear, from the 2 × 2 nearest pixels.
     Bilinear,
-    /// From the 4 × 4 nearest pixels, cubic convolution with a = -0.75. Overshoots at edges.
+    /// Bicubic with a = -0.75, from the 4 × 4 nearest pixels. Overshoots at edges.
     Bicubic,
-    /// Cubic convolution with a = -0.5, widened where the picture becomes smaller so that nothing aliases: MATLAB's
-    /// `imresize`, by which super-resolution's test sets are made.
+    /// Bicubic with a = -0.5, with antialiasing for reduction: MATLAB's `imresize`, which makes the test sets of
+    /// super-resolution.
     BicubicAntialiased,
 }
 
 impl Filter {
-    /// One of the three, each as likely.
+    /// Draws area, bilinear or bicubic with equal probability.
     pub fn random(rng: &mut Rng) -> Self {
         [Self::Area, Self::Bilinear, Self::Bicubic][rng.random_range(0..3)]
     }
 }
 
-/// The picture at `width` × `height` pixels (at least 1 × 1). Bicubic may leave \[0, 1\].
+/// Resizes to `width` × `height` pixels (at least 1 × 1). Bicubic can produce values outside \[0, 1\].
 pub fn resize(picture: &Picture, width: usize, height: usize, filter: Filter) -> Picture {
     let columns = Windows::between(picture.width, width, filter);
     let rows = Windows::between(picture.height, height, filter);
@@ -42,7 +42,7 @@ pub fn resize(picture: &Picture, width: usize, height: usize, filter: Filter) ->
 /// [`resize`] for one plane whose `size` is (width, height).
 ///
 /// # Panics
-/// If `plane` has another number of values.
+/// If the number of values does not match the size.
 pub fn resize_plane(plane: &[f32], size: (usize, usize), width: usize, height: usize, filter: Filter) -> Vec<f32> {
     assert_eq!(plane.len(), size.0 * size.1, "a plane has width × height values");
     let columns = Windows::between(size.0, width, filter);
@@ -52,10 +52,10 @@ pub fn resize_plane(plane: &[f32], size: (usize, usize), width: usize, height: u
     output
 }
 
-/// The picture at `factor` times its size, rounded down to whole pixels (at least 1 × 1).
+/// Resizes by `factor`, rounded down to whole pixels (at least 1 × 1).
 ///
-/// As with torch's `scale_factor`, bilinear and bicubic step by exactly `1 / factor` pixels, and not by
-/// old size / new size.
+/// As with torch's `scale_factor`, bilinear and bicubic step by exactly `1 / factor` pixels, not by old size / new
+/// size.
 pub fn rescale(picture: &Picture, factor: f64, filter: Filter) -> Picture {
     let windows = |size: usize| Windows::new(size, ((size as f64 * factor) as usize).max(1), 1.0 / factor, filter);
     resample(picture, &windows(picture.width), &windows(picture.height))
@@ -69,7 +69,7 @@ fn resample(picture: &Picture, columns: &Windows, rows: &Windows) -> Picture {
     Picture { width: columns.len(), height: rows.len(), data }
 }
 
-/// The direction that leaves less for the other to do goes first.
+/// The direction that leaves less work for the other goes first.
 fn resample_plane(plane: &[f32], width: usize, columns: &Windows, rows: &Windows, output: &mut [f32]) {
     if rows.len() * width < plane.len() {
         let mut between = Buffer::zeroed(rows.len() * width);
@@ -82,7 +82,7 @@ fn resample_plane(plane: &[f32], width: usize, columns: &Windows, rows: &Windows
     }
 }
 
-/// For every pixel of a line, the run of source pixels that it is made from, and their weights.
+/// For every output pixel of a line: the range of source pixels and their weights.
 struct Windows {
     runs: Vec<Run>,
     weights: Vec<f32>,
@@ -94,7 +94,7 @@ struct Run {
 }
 
 impl Windows {
-    /// From a line of `size` pixels to one of `new_size` (at least 1).
+    /// The weights for resizing a line of `size` pixels to `new_size` (at least 1).
     fn between(size: usize, new_size: usize, filter: Filter) -> Self {
         let new_size = new_size.max(1);
         Self::new(size, new_size, size as f64 / new_size as f64, filter)
@@ -133,8 +133,8 @@ impl Windows {
         windows
     }
 
-    /// Adds a pixel made from `weights.len()` source pixels from `first` on. What lies outside the line is its edge
-    /// pixel's.
+    /// Adds an output pixel computed from `weights.len()` source pixels starting at `first`. Positions outside the line
+    /// use the edge pixel.
     fn push(&mut self, size: usize, first: i64, weights: &[f64]) {
         let inside = |position: i64| position.clamp(0, size as i64 - 1) as usize;
         let (start, end) = (inside(first), inside(first + weights.len() as i64 - 1));
@@ -146,7 +146,7 @@ impl Windows {
         self.runs.push(Run { first: start, weights: base..self.weights.len() });
     }
 
-    /// As [`push`](Self::push), but outside the line its pixels come again in reverse order.
+    /// As [`push`](Self::push), but positions outside the line are reflected.
     fn push_mirrored(&mut self, size: usize, first: i64, weights: &[f64]) {
         let inside = |position: i64| {
             let around = position.rem_euclid(2 * size as i64) as usize;
@@ -177,7 +177,7 @@ impl Windows {
         }
     }
 
-    /// Makes every new row of `width` pixels as a sum of old rows.
+    /// Computes every output row of `width` pixels as a weighted sum of input rows.
     fn across_rows(&self, plane: &[f32], width: usize, output: &mut [f32]) {
         vectorized(|| self.sum_rows(plane, width, output));
     }
@@ -194,7 +194,7 @@ impl Windows {
     }
 }
 
-/// Keys' cubic convolution kernel at `distance` pixels from its middle.
+/// Keys' cubic convolution kernel at `distance` pixels from its centre.
 fn cubic(distance: f64, a: f64) -> f64 {
     let x = distance;
     match x {

@@ -1,10 +1,10 @@
-//! Checks of settings that come from people.
+//! Range checks of settings.
 
 use std::fmt::Debug;
 
 use thiserror::Error;
 
-/// A setting whose value makes no sense.
+/// A setting that is out of range.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{key} = {value}: must be {allowed}")]
 pub struct InvalidSetting {

@@ -1,9 +1,9 @@
-//! Loops compiled once for each instruction set, and the best that the processor has chosen at run time.
+//! Loops compiled for several instruction sets; the best one that the processor supports is chosen at run time.
 
 use pulp::NullaryFnOnce;
 
-/// Runs `work`, compiled for AVX-512 or AVX2 where the processor has it. What `work` calls is compiled with it only where
-/// it is inlined. Products and sums are not fused, so that every processor gives the same bits.
+/// Runs `work`, compiled for AVX-512 or AVX2 if the processor supports it. Functions called by `work` are compiled for
+/// it only if they are inlined. Products and sums are not fused, so that every processor gives the same bits.
 pub fn vectorized<W: NullaryFnOnce>(work: W) -> W::Output {
     #[cfg(target_arch = "x86_64")]
     {

@@ -6,13 +6,13 @@ use serde_json::Value;
 
 use super::SampleError;
 
-/// Names under which datasets keep captions, where the configuration does not say which.
+/// Keys of captions in datasets, tried in this order if the configuration names none.
 pub(super) const CAPTION_KEYS: [&str; 5] = ["caption", "text", "captions", "txt", "prompt"];
 
 /// The caption beside a picture: `a/b.txt` of `a/b.png`.
 ///
 /// # Errors
-/// There is none, it is empty, or it is not UTF-8.
+/// The file is missing, empty or not UTF-8.
 pub fn caption_of(picture: &Path) -> Result<String, SampleError> {
     let path = picture.with_extension("txt");
     let bytes = match std::fs::read(&path) {
@@ -22,7 +22,7 @@ pub fn caption_of(picture: &Path) -> Result<String, SampleError> {
     from_text(&bytes, &picture.display().to_string(), &path)
 }
 
-/// The caption of sample `name` in the bytes of a text file; `path` is what errors call that.
+/// The caption of sample `name` from the bytes of a text file; `path` names the file in errors.
 pub(super) fn from_text(bytes: &[u8], name: &str, path: &Path) -> Result<String, SampleError> {
     match str::from_utf8(bytes) {
         Ok(text) => tidy(text).ok_or_else(|| missing(name, path)),
@@ -30,7 +30,7 @@ pub(super) fn from_text(bytes: &[u8], name: &str, path: &Path) -> Result<String,
     }
 }
 
-/// The captions of sample `name` in the bytes of a JSON object.
+/// The captions of sample `name` from the bytes of a JSON object.
 pub(super) fn from_json(bytes: &[u8], key: Option<&str>, name: &str, path: &Path) -> Result<Vec<String>, SampleError> {
     if let Err(error) = str::from_utf8(bytes) {
         return Err(SampleError::CaptionEncoding { path: path.to_owned(), offset: error.valid_up_to() });
@@ -41,8 +41,8 @@ pub(super) fn from_json(bytes: &[u8], key: Option<&str>, name: &str, path: &Path
     if captions.is_empty() { Err(missing(name, path)) } else { Ok(captions) }
 }
 
-/// The captions in a JSON object: a string or a list of strings under `key`, or else under the first of [`CAPTION_KEYS`]
-/// that is there.
+/// The captions in a JSON object: a string or a list of strings under `key`, or under the first of [`CAPTION_KEYS`]
+/// that exists if no key is given.
 pub(super) fn in_object(object: &Value, key: Option<&str>) -> Vec<String> {
     let found = match key {
         Some(key) => object.get(key),
@@ -59,7 +59,7 @@ pub(super) fn missing(name: &str, path: &Path) -> SampleError {
     SampleError::NoCaption { name: name.to_owned(), path: PathBuf::from(path) }
 }
 
-/// A caption on one line, without the white space around it; nothing if that is all there is.
+/// The caption on one line, trimmed; `None` if it is empty.
 pub(super) fn tidy(caption: &str) -> Option<String> {
     let line = caption.trim_start_matches('\u{feff}').split_whitespace().collect::<Vec<_>>().join(" ");
     (!line.is_empty()).then_some(line)

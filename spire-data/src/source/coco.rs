@@ -44,7 +44,7 @@ struct CaptionRecord {
 }
 
 impl CocoSource {
-    /// Reads the annotations; pictures are read later.
+    /// Reads the annotations; pictures are read on demand.
     ///
     /// # Errors
     /// The folder does not exist, or the file can't be read, is malformed or lists no pictures.

@@ -1,4 +1,4 @@
-//! What can be wrong with a source, or with one sample of it.
+//! Errors of a source and of a single sample.
 
 use std::path::PathBuf;
 
@@ -6,10 +6,10 @@ use thiserror::Error;
 
 use crate::PictureError;
 
-/// What is wrong with one sample; the others may be fine.
+/// One sample is broken.
 #[derive(Debug, Error)]
 pub enum SampleError {
-    /// The picture's file is missing, unreadable or no picture.
+    /// The picture's file is missing, unreadable or not a picture.
     #[error(transparent)]
     Picture(#[from] PictureError),
     /// The caption's file is missing or unreadable.
@@ -17,7 +17,7 @@ pub enum SampleError {
     CaptionFile {
         /// The caption's file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The caption is not text.
@@ -25,93 +25,93 @@ pub enum SampleError {
     CaptionEncoding {
         /// The caption's file.
         path: PathBuf,
-        /// How many bytes before the first that is wrong.
+        /// Offset of the first invalid byte.
         offset: usize,
     },
-    /// What holds the sample can't be read.
+    /// The shard can't be read.
     #[error("{path}: {source}")]
     Io {
         /// The shard.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The file ends before the sample does.
+    /// The file is truncated.
     #[error("{path}: the file is cut short: it should go on to byte {end}")]
     CutShort {
         /// The shard and the name in it.
         path: PathBuf,
-        /// Where the sample ends.
+        /// The byte at which the sample should end.
         end: u64,
     },
-    /// A caption or a picture is so large that it can't be one.
+    /// A member is larger than the limit.
     #[error("{path}: {bytes} bytes are too many for a picture or a caption: the most are {most}")]
     TooLarge {
         /// The shard and the name in it.
         path: PathBuf,
-        /// How many bytes.
+        /// Its size in bytes.
         bytes: u64,
-        /// How many are read.
+        /// The limit in bytes.
         most: u64,
     },
-    /// A caption, or a name, but no picture.
+    /// The sample has no picture.
     #[error("{path}: no picture: {wanted}")]
     NoPicture {
         /// The sample.
         path: PathBuf,
-        /// What is looked for.
+        /// The formats that were looked for.
         wanted: String,
     },
-    /// Metadata that should hold the caption are not JSON.
+    /// The metadata with the caption is not valid JSON.
     #[error("{path}: not JSON: {source}")]
     Json {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with line and column.
+        /// The parser's error, with line and column.
         source: serde_json::Error,
     },
-    /// A list of pictures names a file elsewhere.
+    /// A list of pictures names a file outside its folder.
     #[error("{path}: {name} lies outside the folder of the pictures")]
     Outside {
         /// The list.
         path: PathBuf,
-        /// What it names.
+        /// The name in the list.
         name: String,
     },
-    /// A group of rows that a Parquet file holds can't be decoded.
+    /// A row group of a Parquet file can't be decoded.
     #[error("{path}: row group {group}: {message}")]
     RowGroup {
         /// The file.
         path: PathBuf,
-        /// Which, from 0.
+        /// Its number, from 0.
         group: usize,
-        /// What is wrong.
+        /// The cause.
         message: String,
     },
-    /// There is no caption, or nothing but white space.
+    /// The caption is missing or empty.
     #[error("{path}: no caption for {name}")]
     NoCaption {
         /// The sample's name.
         name: String,
-        /// The file that should hold the caption.
+        /// The file in which the caption was expected.
         path: PathBuf,
     },
 }
 
-/// Why a source could not be opened at all.
+/// A source could not be opened.
 #[derive(Debug, Error)]
 pub enum SourceError {
-    /// A setting that this kind needs is missing.
+    /// A setting that this kind of source needs is missing.
     #[error("data.source.{key} is not set: kind = \"{kind}\" needs {what}")]
     Unset {
         /// The missing key of `[data.source]`.
         key: &'static str,
         /// The kind that needs it.
         kind: &'static str,
-        /// What it should be.
+        /// What the setting means.
         what: &'static str,
     },
-    /// A folder is not there, or is a file.
+    /// The folder does not exist, or is a file.
     #[error("{path}: no such folder (data.source.{key})")]
     NoFolder {
         /// The folder.
@@ -124,7 +124,7 @@ pub enum SourceError {
     List {
         /// The folder, or one below it.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: walkdir::Error,
     },
     /// A file can't be read.
@@ -134,72 +134,72 @@ pub enum SourceError {
         path: PathBuf,
         /// The key of `[data.source]` that names it.
         key: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file is not what MS-COCO's captions look like.
+    /// The file does not have the form of MS-COCO's captions.
     #[error("{path}: not MS-COCO captions (data.source.annotations should be a captions_*.json): {source}")]
     Json {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with line and column.
+        /// The parser's error, with line and column.
         source: serde_json::Error,
     },
-    /// A pattern that stands for no list of files.
+    /// The pattern is invalid.
     #[error("data.source.shards = \"{pattern}\": {reason}")]
     Pattern {
         /// The pattern.
         pattern: String,
-        /// What is wrong with it.
+        /// The cause.
         reason: String,
     },
-    /// Files that the pattern lists are not there.
+    /// Files that the pattern lists are missing.
     #[error("{first}: no such shard ({missing} of the {listed} that data.source.shards lists are missing)")]
     MissingShards {
         /// The first of them.
         first: PathBuf,
-        /// How many are missing.
+        /// Number of missing files.
         missing: usize,
-        /// How many are listed.
+        /// Number of listed files.
         listed: usize,
     },
     /// None of the shards can be read.
     #[error("none of the {shards} shards can be read (data.source.shards), the first: {first}")]
     NoShard {
-        /// How many there are.
+        /// Their number.
         shards: usize,
-        /// What is wrong with the first.
+        /// The cause for the first.
         first: String,
     },
-    /// A line of a list of pictures is not as it should be.
+    /// A line of a list of pictures is malformed.
     #[error("{path}:{line}: {message}")]
     Line {
         /// The list.
         path: PathBuf,
-        /// Which line, from 1.
+        /// The line number, from 1.
         line: usize,
-        /// What is wrong, and what it should be.
+        /// The cause and the expected form.
         message: String,
     },
-    /// A weight of a mixture that is none.
+    /// A weight of a mixture is invalid.
     #[error("data.source.sources[{index}].weight = {weight}: {reason}")]
     Weight {
-        /// Which source of the mixture, from 0.
+        /// Index of the source in the mixture, from 0.
         index: usize,
         /// Its weight.
         weight: f64,
-        /// What is wrong with it.
+        /// The cause.
         reason: &'static str,
     },
-    /// One source of a mixture does not open.
+    /// A source of a mixture could not be opened.
     #[error("data.source.sources[{index}]: {source}")]
     Part {
-        /// Which source of the mixture, from 0.
+        /// Index of the source in the mixture, from 0.
         index: usize,
-        /// What is wrong with it.
+        /// The cause.
         source: Box<SourceError>,
     },
-    /// There is nothing in it.
+    /// The source is empty.
     #[error("{place}: no pictures")]
     Empty {
         /// The folder, file or setting.

@@ -11,11 +11,11 @@ use super::metadata::{METADATA, Metadata};
 use super::{Pixels, Sample, SampleError, Source, SourceError, caption_of};
 use crate::picture::open_rgb8;
 
-/// The pictures that the folder's `metadata.jsonl` lists, in its order. Without one, every picture in the folder and below,
-/// sorted by path; `a/b.png` has its caption in `a/b.txt`.
+/// The pictures that the folder's `metadata.jsonl` lists, in its order. Without that file: every picture in the folder
+/// and its subfolders, sorted by path; the caption of `a/b.png` is in `a/b.txt`.
 ///
-/// A file counts as a picture if its name says so or, where the name says nothing, if its content does. Hidden files and
-/// folders are left out; links are followed.
+/// A file counts as a picture by its extension or, without a known extension, by its content. Hidden files and folders
+/// are ignored; links are followed.
 #[derive(Debug)]
 pub struct FolderSource {
     root: PathBuf,
@@ -30,8 +30,8 @@ enum Pictures {
 }
 
 impl FolderSource {
-    /// Lists the folder; pictures and captions are read later. `caption` is the key of the captions in `metadata.jsonl`,
-    /// unset any of the usual ones.
+    /// Lists the folder; pictures and captions are read on demand. `caption` is the key of the captions in
+    /// `metadata.jsonl`; `None` tries the usual ones.
     ///
     /// # Errors
     /// The folder does not exist, can't be searched, or has no pictures; or a line of `metadata.jsonl` can't be understood.
@@ -52,7 +52,7 @@ impl FolderSource {
         Ok(source)
     }
 
-    /// Whether pictures without a caption are taken as well.
+    /// Whether pictures without a caption are accepted.
     pub fn uncaptioned(self, uncaptioned: bool) -> Self {
         Self { uncaptioned, ..self }
     }
@@ -71,7 +71,7 @@ impl FolderSource {
         }
     }
 
-    /// No captions, where it is fine that there are none.
+    /// No captions, if the source accepts that.
     fn excuse(&self, error: SampleError) -> Result<Vec<String>, SampleError> {
         let absent = match &error {
             SampleError::CaptionFile { source, .. } => source.kind() == io::ErrorKind::NotFound,
@@ -96,7 +96,7 @@ pub fn list_pictures(root: &Path) -> Result<Vec<PathBuf>, SourceError> {
         match file {
             Ok(file) if !file.file_type().is_dir() && is_picture(file.path()) => pictures.push(file.into_path()),
             Ok(_) => {}
-            // A picture behind a dangling link is a broken sample, not a broken folder.
+            // A dangling link makes one sample fail, not the whole folder.
             Err(error) => match error.path() {
                 Some(path) if is_named_as_picture(path) => pictures.push(path.to_owned()),
                 path => return Err(SourceError::List { path: path.unwrap_or(root).to_owned(), source: error }),
@@ -134,7 +134,7 @@ fn is_named_as_picture(path: &Path) -> bool {
 }
 
 fn is_picture(path: &Path) -> bool {
-    // An unreadable file counts, so that it is reported when it is read.
+    // An unreadable file counts as a picture, so that the error is reported when it is read.
     is_named_as_picture(path)
         || (path.extension().is_none_or(|extension| extension != "txt") && starts_as_picture(path).unwrap_or(true))
 }
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_the_list_that_is_wrong_is_named() {
+    fn the_error_names_a_malformed_line() {
         for (list, message) in [
             (&b"{\"file_name\": \"a.png\"}\n{\"text\": \"cat\"}"[..], "metadata.jsonl:2: \"file_name\" is missing"),
             (b"{\"file_name\": \"a.png\"", "metadata.jsonl:1: not JSON"),
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn one_caption_that_is_no_text_does_not_lose_the_list() {
+    fn one_caption_with_a_bad_encoding_does_not_fail_the_list() {
         let list = b"{\"file_name\": \"a.png\", \"text\": \"caf\xe9\"}\n{\"file_name\": \"b.png\", \"text\": \"red\"}";
         let dir = folder_with(&[("b.png", &png(1.0)), ("metadata.jsonl", list)]);
         let source = FolderSource::open(dir.path(), None).unwrap();

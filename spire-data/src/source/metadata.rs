@@ -1,4 +1,4 @@
-//! `metadata.jsonl`: a line of JSON for each picture of a folder, as Hugging Face's `imagefolder` has it.
+//! `metadata.jsonl`: one JSON object per picture of a folder, the format of Hugging Face's `imagefolder`.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -15,16 +15,16 @@ pub(super) struct Metadata {
 
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// Relative to the folder of the list.
+    /// The path, relative to the list's folder.
     pub file_name: String,
     pub captions: Vec<String>,
 }
 
-/// What the list is called.
+/// The list's path.
 pub(super) const METADATA: &str = "metadata.jsonl";
 
 impl Metadata {
-    /// Reads a list; `caption` is the key of the captions, `None` any of the usual ones.
+    /// Reads a list; `caption` is the key of the captions, `None` tries the usual ones.
     pub fn read(path: PathBuf, caption: Option<&str>) -> Result<Self, SourceError> {
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
@@ -38,7 +38,7 @@ impl Metadata {
             let wrong = |message: String| SourceError::Line { path: path.clone(), line: number + 1, message };
             let value: Value = match serde_json::from_slice(line) {
                 Ok(value) => value,
-                // The captions of a line in another encoding are broken, not the whole list.
+                // An invalid encoding breaks the captions of one line, not the whole list.
                 Err(_) if str::from_utf8(line).is_err() => serde_json::from_str(&String::from_utf8_lossy(line))
                     .map_err(|error| wrong(format!("not JSON: {error}")))?,
                 Err(error) => return Err(wrong(format!("not JSON: {error}"))),
@@ -66,7 +66,7 @@ impl Metadata {
     }
 }
 
-/// The file `name` of the folder `root`, as a `list` names it: not one elsewhere.
+/// The path of `name` in the folder `root`; an error if `list` names a file outside that folder.
 pub(super) fn inside(root: &Path, name: &str, list: &Path) -> Result<PathBuf, SampleError> {
     let stays = Path::new(name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if stays { Ok(root.join(name)) } else { Err(SampleError::Outside { path: list.to_owned(), name: name.to_owned() }) }

@@ -1,4 +1,4 @@
-//! Several sources in one, each as often as its weight says.
+//! A weighted mixture of sources.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::{Sample, SampleError, Skipped, Source, SourceConfig, SourceError, open};
 use crate::order::permuted;
 
-/// Sources side by side. Of every 1000 samples each source has its share, in random places; a source that is smaller than
-/// its share comes round more often.
+/// A mixture of sources. Of every 1000 samples each source has its share, at random positions; a source smaller than
+/// its share repeats more often.
 pub struct MixtureSource {
     parts: Vec<Part>,
     len: usize,
@@ -15,20 +15,20 @@ pub struct MixtureSource {
 
 struct Part {
     source: Arc<dyn Source>,
-    /// The number of its first sample in the mixture.
+    /// The index of its first sample in the mixture.
     first: usize,
-    /// Its places of every [`CYCLE`].
+    /// Its number of samples per [`CYCLE`].
     places: Range<u64>,
 }
 
-/// Samples after which the shares come out even.
+/// Number of samples in which each source gets exactly its share.
 const CYCLE: u64 = 1000;
 
 impl MixtureSource {
-    /// Opens `sources`, and takes each as often as its weight says.
+    /// Opens `sources` with their weights.
     ///
     /// # Errors
-    /// There are none, one does not open, or a weight is below a thousandth of all.
+    /// There are no sources, one can't be opened, or a weight is below a thousandth of the sum.
     pub fn open(sources: &[SourceConfig], size: usize) -> Result<Self, SourceError> {
         let opened = sources.iter().enumerate().map(|(index, config)| {
             let source = open(config, size).map_err(|source| SourceError::Part { index, source: Box::new(source) })?;
@@ -40,7 +40,7 @@ impl MixtureSource {
     /// The mixture of `sources`, each with its weight.
     ///
     /// # Errors
-    /// There are none, or a weight is below a thousandth of all.
+    /// There are no sources, or a weight is below a thousandth of the sum.
     pub fn new(sources: Vec<(Arc<dyn Source>, f64)>) -> Result<Self, SourceError> {
         if sources.is_empty() {
             let what = "[[data.source.sources]], each with its kind and weight";
@@ -57,7 +57,7 @@ impl MixtureSource {
             share += weight / total;
             let end = (share * CYCLE as f64).round() as u64;
             if end == start {
-                return Err(wrong("it is less than a thousandth of all: leave the source out"));
+                return Err(wrong("it is less than a thousandth of the sum: remove the source"));
             }
             parts.push(Part { first: len, places: start..end, source });
             len += parts[index].source.len();
@@ -68,7 +68,7 @@ impl MixtureSource {
 
     fn part(&self, index: usize) -> (&Part, usize) {
         assert!(index < self.len, "sample {index} of {}", self.len);
-        // The last that begins there or before: one that is empty holds nothing.
+        // The last source that begins at or before the index: empty sources contain nothing.
         let part = &self.parts[self.parts.partition_point(|part| part.first <= index) - 1];
         (part, index - part.first)
     }
@@ -89,7 +89,7 @@ impl Source for MixtureSource {
         part.source.read(index)
     }
 
-    /// The places of a cycle are shuffled; a source's k-th place in it takes the source's k-th next sample.
+    /// The positions of a cycle are shuffled. A source's k-th position takes its k-th next sample.
     fn nth(&self, seed: u64, n: u64) -> usize {
         let cycle = n / CYCLE;
         let place = permuted(seed, "mixture", cycle, n % CYCLE, CYCLE);
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn each_source_comes_as_often_as_its_weight_says_and_goes_through_its_samples() {
+    fn each_source_gets_its_share_and_visits_all_its_samples() {
         let mixture = mixture(&[(500, 3.0), (200, 1.5), (7, 0.5)]).unwrap();
         assert_eq!(mixture.len(), 707);
         let mut seen = vec![0; 707];
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_are_those_of_the_parts() {
+    fn samples_come_from_the_mixed_sources() {
         let mixture = mixture(&[(3, 1.0), (2, 1.0)]).unwrap();
         let names: Vec<String> = (0..5).map(|index| mixture.name(index)).collect();
         assert_eq!(names, ["world/0", "world/1", "world/2", "world/0", "world/1"]);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn senseless_weights_are_named() {
+    fn the_error_names_an_invalid_weight() {
         let message = |weights: &[(usize, f64)]| mixture(weights).err().expect("an error").to_string();
         assert!(message(&[]).contains("data.source.sources"));
         for weight in [0.0, -1.0, f64::NAN, f64::INFINITY] {

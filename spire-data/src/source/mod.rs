@@ -1,5 +1,5 @@
-//! Where clean pictures and their captions come from: the drawn world, a folder, MS-COCO, WebDataset or Parquet shards,
-//! or a mixture of them.
+//! Sources of clean pictures and captions: the illustrated world, a folder, MS-COCO, WebDataset or Parquet shards, or a
+//! mixture of them.
 
 mod caption;
 mod coco;
@@ -31,32 +31,32 @@ pub use world::WorldSource;
 
 use crate::order::permuted;
 
-/// A clean picture and what it shows.
+/// A clean picture with its captions.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// What people call it: a path relative to its folder, or `world/{index}`.
+    /// Its name: a path relative to the source's folder, or `world/{index}`.
     pub name: String,
-    /// The picture, at its own size.
+    /// The picture at its original size.
     pub picture: Pixels,
-    /// One caption or several that say the same in other words; none only where the source was told that this is fine.
+    /// One caption or several alternatives; empty only if the source accepts pictures without captions.
     pub captions: Vec<String>,
 }
 
-/// Something that was left out, and why.
+/// A sample or shard that was skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
-    /// The sample's name in the source, or a shard's.
+    /// The name of the sample or shard.
     pub name: String,
-    /// What is wrong with it.
+    /// The cause.
     pub reason: String,
 }
 
 /// A fixed sequence of captioned pictures that can be read in any order, from any thread.
 pub trait Source: Send + Sync {
-    /// How many samples there are.
+    /// Number of samples.
     fn len(&self) -> usize;
 
-    /// Whether there are none.
+    /// Whether there are no samples.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -76,8 +76,8 @@ pub trait Source: Send + Sync {
     /// If `index` is not below [`len`](Self::len).
     fn read(&self, index: usize) -> Result<Sample, SampleError>;
 
-    /// Which sample is the n-th of the endless shuffled sequence of `seed`: every pass has every sample once, unless a
-    /// mixture's weights say otherwise.
+    /// The index of the n-th sample in the endless shuffled sequence of `seed`. Every pass visits every sample once,
+    /// except in a mixture, where weights decide.
     ///
     /// # Panics
     /// If there are no samples.
@@ -86,7 +86,7 @@ pub trait Source: Send + Sync {
         permuted(seed, "order", n / len, n % len, len) as usize
     }
 
-    /// What could not be read when the source was opened, and is not counted among the samples.
+    /// What was skipped when the source was opened; it is not counted as samples.
     fn left_out(&self) -> Vec<Skipped> {
         Vec::new()
     }
@@ -105,14 +105,14 @@ pub enum SourceKind {
     Coco,
     /// WebDataset: tar files of pictures with `.txt` or `.json` captions beside them.
     Webdataset,
-    /// Parquet files with a column of pictures and a column of captions, as Hugging Face's datasets are kept.
+    /// Parquet files with a column of pictures and a column of captions, as in Hugging Face's datasets.
     Parquet,
-    /// Several sources, each as often as its weight says.
+    /// A weighted mixture of sources.
     Mixture,
 }
 
-/// The `[data.source]` section. One flat table rather than one per kind, so that `kind` can be changed from the command
-/// line and every key keeps its line in an error.
+/// The `[data.source]` section. It is one flat table, not one per kind, so that `kind` can be changed from the command
+/// line and errors can name each key's line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SourceConfig {
@@ -122,9 +122,9 @@ pub struct SourceConfig {
     pub seed: u64,
     /// `world`: how many scenes there are.
     pub count: usize,
-    /// `folder`: the folder, searched with everything below it.
+    /// `folder`: the folder; subfolders are searched too.
     pub path: Option<PathBuf>,
-    /// `folder`: whether pictures without a caption are taken as well, with an empty one.
+    /// `folder`: whether pictures without a caption are accepted, with an empty one.
     pub uncaptioned: bool,
     /// `coco`: the folder that the annotations' file names are relative to.
     pub images: Option<PathBuf>,
@@ -132,18 +132,18 @@ pub struct SourceConfig {
     pub annotations: Option<PathBuf>,
     /// `webdataset`, `parquet`: the files, as in `shards/{000000..000999}.tar` or `data/train-*.parquet`.
     pub shards: Option<String>,
-    /// `webdataset`, `parquet`: within how many samples the order of a pass is mixed, besides that of the shards. The row
-    /// groups of so many samples of a Parquet file are held in memory.
+    /// `webdataset`, `parquet`: the size of the shuffle buffer in samples; the order of the shards is shuffled as well.
+    /// For Parquet, row groups of that many samples are held in memory.
     pub shuffle_buffer: usize,
-    /// The key of the caption in JSON, or the column in Parquet; unset, the first of `caption`, `text`, `captions`, `txt`
-    /// and `prompt` that is there.
+    /// The key of the caption in JSON, or the column in Parquet; if not set, the first that exists of `caption`,
+    /// `text`, `captions`, `txt` and `prompt`.
     pub caption: Option<String>,
-    /// `parquet`: the column of the pictures, unset `image`, `img`, `jpg`, `png` or `webp`. `webdataset`: the extension of
-    /// the pictures, where a sample has several.
+    /// `parquet`: the column of the pictures; if not set, `image`, `img`, `jpg`, `png` or `webp`. `webdataset`: the
+    /// extension of the pictures, for samples with several.
     pub image: Option<String>,
     /// `mixture`: the sources.
     pub sources: Vec<SourceConfig>,
-    /// In a mixture: the source's share of the samples, relative to the others'. Kept to a thousandth.
+    /// In a mixture: the source's weight relative to the others, with a resolution of one thousandth.
     pub weight: f64,
 }
 
@@ -167,7 +167,7 @@ impl Default for SourceConfig {
     }
 }
 
-/// Opens the source that `config` describes. Pictures that are drawn are drawn `size` × `size`; others keep their size.
+/// Opens the source of `config`. The illustrated world's pictures are `size` × `size`; others keep their size.
 ///
 /// # Errors
 /// A setting is missing, a folder or file is not there or malformed, or there are no pictures.
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_a_kind_needs_are_named() {
+    fn the_error_names_a_missing_setting() {
         let folder = SourceConfig { kind: SourceKind::Folder, ..Default::default() };
         assert!(message(&folder).contains("data.source.path"), "{}", message(&folder));
         let coco = SourceConfig { kind: SourceKind::Coco, images: Some("x".into()), ..Default::default() };

@@ -1,4 +1,4 @@
-//! Parquet files with a column of pictures, as bytes, and a column of captions: how Hugging Face keeps datasets.
+//! Parquet files with a column of encoded pictures and a column of captions, as in Hugging Face's datasets.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -19,8 +19,8 @@ use super::{Pixels, Sample, SampleError, Skipped, Source, SourceError};
 use crate::order::ShardOrder;
 use crate::picture::decode_rgb8;
 
-/// The rows of Parquet files. A row group is decoded as a whole when the first of its rows is asked for, and kept as long
-/// as its neighbours in the shuffled order need it.
+/// The rows of Parquet files. A row group is decoded when its first row is requested, and cached while its neighbours
+/// in the shuffled order need it.
 pub struct ParquetSource {
     groups: Vec<RowGroup>,
     order: ShardOrder,
@@ -33,18 +33,18 @@ struct RowGroup {
     file: Arc<Table>,
     number: usize,
     rows: usize,
-    /// The number in its file of its first row.
+    /// The number of its first row in the file.
     first_row: usize,
 }
 
-/// A file, and the leaf columns that are read.
+/// A file and the leaf columns to read.
 struct Table {
     path: PathBuf,
     image: usize,
     caption: usize,
 }
 
-/// A row group's columns: for every row, the values that are not null.
+/// The decoded columns of a row group: the non-null values of each row.
 struct Rows {
     pictures: Vec<Vec<ByteArray>>,
     captions: Vec<Vec<ByteArray>>,
@@ -52,21 +52,21 @@ struct Rows {
 
 const IMAGE_COLUMNS: [&str; 5] = ["image", "img", "jpg", "png", "webp"];
 
-/// The most bytes of one row group's columns, decoded: so much is held at a time.
+/// Limit on the decoded bytes of one row group.
 const MOST_BYTES: i64 = 1 << 31;
 
-/// The most rows of one row group: more would be damage.
+/// Limit on the rows of one row group; a larger number indicates a damaged file.
 const MOST_ROWS: usize = 1 << 24;
 
-/// Rows that the reader is asked for: it makes room for as many.
+/// Number of rows requested from the reader at a time; it allocates memory for them.
 const READ_AT_ONCE: usize = 1024;
 
 impl ParquetSource {
-    /// The files of a pattern such as `data/train-*.parquet`, mixed within `shuffle_buffer` rows. `image` and `caption` name
-    /// the columns; unset, the usual names are looked for. The picture's column holds bytes, or a struct with a field
-    /// `bytes`; the caption's holds a text, or a list of them.
+    /// Opens the files of a pattern such as `data/train-*.parquet`, shuffled within `shuffle_buffer` rows. `image` and
+    /// `caption` name the columns; `None` tries the usual names. The picture column holds bytes, or a struct with a
+    /// field `bytes`; the caption column holds a text or a list of texts.
     ///
-    /// A file that can't be read, or has no such columns, is left out with a line in the log.
+    /// A file that can't be read, or lacks the columns, is skipped with a warning.
     ///
     /// # Errors
     /// The pattern lists a file that is not there, no file can be read, or there are no rows.
@@ -83,7 +83,7 @@ impl ParquetSource {
             match guarded(|| row_groups(path, image, caption)) {
                 Ok(found) => groups.extend(found),
                 Err(reason) => {
-                    tracing::warn!(file = %path.display(), reason, "a broken file is skipped");
+                    tracing::warn!(file = %path.display(), reason, "skipping a broken file");
                     left_out.push(Skipped { name: path.display().to_string(), reason });
                 }
             }
@@ -92,12 +92,12 @@ impl ParquetSource {
         if order.is_empty() {
             return Err(nothing(pattern, files.len(), left_out));
         }
-        // Those that a block of the order touches, and the one that the next begins with.
+        // The row groups of one shuffle block, and the first of the next.
         let in_use = shuffle_buffer.div_ceil((order.len() / groups.len()).max(1)) + 2;
         Ok(Self { groups, order, left_out, decoded: Recent::new(in_use) })
     }
 
-    /// What `look` sees in the row group of sample `index`, given the place there.
+    /// Calls `look` with the row group of sample `index` and the position in it.
     fn with_rows<R>(
         &self,
         index: usize,
@@ -146,7 +146,7 @@ fn row_groups(path: &Path, image: Option<&str>, caption: Option<&str>) -> Result
     Ok(groups)
 }
 
-/// What `read` gives; damaged files make the reader panic in places.
+/// Calls `read` and turns panics into errors: the reader panics on some damaged files.
 fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("it is damaged".to_owned()))
 }
@@ -155,7 +155,7 @@ fn open(path: &Path) -> Result<SerializedFileReader<Bounded>, ParquetError> {
     SerializedFileReader::new(Bounded(File::open(path)?))
 }
 
-/// A file whose end is an error to read past: the reader of damaged headers would go on there for ever.
+/// A file that fails on reads past its end: on damaged headers the reader would otherwise loop forever.
 struct Bounded(File);
 
 impl Length for Bounded {
@@ -190,8 +190,8 @@ impl Read for Bounded {
     }
 }
 
-/// The leaf column of bytes called `wanted`, or else by the first of the usual names; a struct's `bytes` counts by the
-/// struct's name, a list's elements by the list's.
+/// Finds the leaf column of bytes called `wanted` or, if that is `None`, by the usual names. A field `bytes` of a
+/// struct counts under the struct's name, the elements of a list under the list's.
 fn find(schema: &SchemaDescriptor, what: &str, wanted: Option<&str>, usual: &[&str]) -> Result<usize, String> {
     let names = wanted.map_or(usual.to_vec(), |name| vec![name]);
     let fits = |column: &ColumnDescriptor, name: &str| {
@@ -231,8 +231,9 @@ impl RowGroup {
     }
 }
 
-/// Sorts a column's values into rows. A level is written for every value or null: one that repeats nothing begins a row,
-/// and a value is there where all that is optional is defined. Without levels, every row has its one value.
+/// Groups a column's values by row, from the definition and repetition levels. There is a level for every value or
+/// null. Repetition level 0 starts a row; a value exists where the definition level is the maximum. Without levels
+/// every row has exactly one value.
 fn by_row(
     values: Vec<ByteArray>,
     definitions: &[i16],

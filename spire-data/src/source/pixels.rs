@@ -1,15 +1,15 @@
-//! A sample's picture as its source has it.
+//! A sample's picture before it is cropped.
 
 use image::RgbImage;
 use image::imageops::crop_imm;
 
 use crate::Picture;
 
-/// A picture in the 8 bits of its file, or in the values that it was drawn in: of a large photograph most is cut away, and
-/// need not be converted.
+/// A picture in the file's 8 bits or in `f32`. Cropping in 8 bits avoids converting the parts of a large photograph
+/// that are cut away.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Pixels {
-    /// From a file.
+    /// Decoded from a file.
     Bytes(RgbImage),
     /// Drawn.
     Values(Picture),
@@ -24,10 +24,10 @@ impl Pixels {
         }
     }
 
-    /// The `width` × `height` cut whose top left corner is at (`left`, `top`).
+    /// The crop of `width` × `height` pixels with its top left corner at (`left`, `top`).
     ///
     /// # Panics
-    /// If the cut reaches outside the picture.
+    /// If the crop reaches outside the picture.
     pub fn crop(&self, left: usize, top: usize, width: usize, height: usize) -> Picture {
         match self {
             Self::Bytes(image) => {

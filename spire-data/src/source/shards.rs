@@ -1,4 +1,4 @@
-//! Lists of shards, and what was last read of them.
+//! Lists of shards, and a cache of what was read last.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -8,8 +8,8 @@ use lru::LruCache;
 
 use super::{Skipped, SourceError};
 
-/// The files that a pattern stands for: braces as in a shell (`{000..099}`, `{a,b}`), then `*`, `?` and `[…]`, which find
-/// what there is, sorted. What braces alone list has to be there.
+/// Expands a pattern: braces as in a shell (`{000..099}`, `{a,b}`), then the wildcards `*`, `?` and `[…]`, which list
+/// existing files, sorted. Files listed by braces alone must exist.
 pub(super) fn expand(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
     let wrong = |reason: String| SourceError::Pattern { pattern: pattern.to_owned(), reason };
     let listed = match pattern.contains('{') {
@@ -40,7 +40,7 @@ pub(super) fn expand(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
     }
 }
 
-/// Why there is no sample in the shards of `pattern`, of which `left_out` could not be read.
+/// The error for a `pattern` without samples; `left_out` shards could not be read.
 pub(super) fn nothing(pattern: &str, shards: usize, left_out: Vec<Skipped>) -> SourceError {
     match left_out.into_iter().next() {
         Some(Skipped { name, reason }) => SourceError::NoShard { shards, first: format!("{name}: {reason}") },
@@ -48,20 +48,20 @@ pub(super) fn nothing(pattern: &str, shards: usize, left_out: Vec<Skipped>) -> S
     }
 }
 
-/// The last few things that were made, by number. Each is made once, by the first thread that asks; others wait for it,
-/// and not for each other.
+/// A cache of the most recently used items, by number. The first thread that requests an item creates it; other threads
+/// wait only for that item.
 pub(super) struct Recent<T> {
     things: Mutex<LruCache<usize, Arc<OnceLock<T>>>>,
 }
 
 impl<T> Recent<T> {
-    /// Holds at most `capacity` things, and at least one.
+    /// A cache of `capacity` items, at least one.
     pub fn new(capacity: usize) -> Self {
         let capacity = NonZeroUsize::new(capacity).unwrap_or(NonZeroUsize::MIN);
         Self { things: Mutex::new(LruCache::new(capacity)) }
     }
 
-    /// What `look` sees in thing `number`, which `make` makes if it is not at hand.
+    /// Calls `look` with item `number`, which `make` creates if it is not cached.
     pub fn with<R>(&self, number: usize, make: impl FnOnce() -> T, look: impl FnOnce(&T) -> R) -> R {
         let place = {
             let mut things = self.things.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,7 +70,7 @@ impl<T> Recent<T> {
         look(place.get_or_init(make))
     }
 
-    /// Makes thing `number` again when it is asked for next.
+    /// Removes item `number`, so that the next request creates it again.
     pub fn forget(&self, number: usize) {
         self.things.lock().unwrap_or_else(PoisonError::into_inner).pop(&number);
     }
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn recent_things_are_made_once() {
+    fn recent_items_are_created_once() {
         let recent = Recent::new(2);
         let made = Cell::new(0);
         let get = |number: usize| {

@@ -1,4 +1,4 @@
-//! Where the samples of a tar shard lie, so that any of them can be read alone.
+//! The index of a tar shard, for random access to its samples.
 
 use std::fs::File;
 use std::io;
@@ -11,11 +11,11 @@ use tar::Archive;
 
 use crate::rng::fnv1a;
 
-/// The samples of one shard, in order: files with the same name up to the first dot, one after the other.
+/// The samples of one shard, in order. A sample is a group of consecutive files with the same name up to the first dot.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct TarIndex {
     pub samples: Vec<Entry>,
-    /// What kept the rest of the shard from being read.
+    /// Why the rest of the shard could not be read.
     pub damage: Option<String>,
 }
 
@@ -32,17 +32,17 @@ pub(super) struct Entry {
 /// One file inside the shard.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Member {
-    /// What follows the first dot of the name, in small letters.
+    /// The extension: what follows the first dot of the name, in lower case.
     pub extension: String,
-    /// The first byte in the shard.
+    /// Offset of its first byte in the shard.
     pub offset: u64,
     pub bytes: u64,
 }
 
 impl TarIndex {
-    /// Of a shard, from the headers alone; `image` is the extension of the pictures, `None` any that is known.
+    /// Builds the index from the headers. `image` is the extension of the pictures; `None` accepts all known ones.
     ///
-    /// A shard that ends early, or goes on with something that is no header, has the samples up to there.
+    /// For a truncated or damaged shard, the index contains the samples up to the damage.
     pub fn scan(shard: &Path, image: Option<&str>) -> io::Result<Self> {
         let mut archive = Archive::new(File::open(shard)?);
         let mut index = Self::default();
@@ -59,7 +59,7 @@ impl TarIndex {
             if !entry.header().entry_type().is_file() {
                 continue;
             }
-            // Names are only ever compared and printed: no path is made of them.
+            // Names are only compared and printed, never used as paths.
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             if let Some((key, extension)) = split(&name) {
                 let member = Member { extension, offset: entry.raw_file_position(), bytes: entry.size() };
@@ -84,8 +84,8 @@ impl TarIndex {
         place.get_or_insert(member);
     }
 
-    /// [`scan`](Self::scan), or what it gave last time: that of a large shard is kept in the user's cache folder,
-    /// `spire/shards`, and holds as long as the shard's size and date stay.
+    /// [`scan`](Self::scan) with a cache: the index of a large shard is stored in the user's cache folder,
+    /// `spire/shards`, and reused while the shard's size and date do not change.
     pub fn load(shard: &Path, image: Option<&str>) -> io::Result<Self> {
         let large = shard.metadata()?.len() >= LARGE;
         let Some((cache, identity)) = dirs::cache_dir().filter(|_| large).and_then(|dir| cache_of(shard, image, &dir))
@@ -96,7 +96,7 @@ impl TarIndex {
             return Ok(cached);
         }
         let index = Self::scan(shard, image)?;
-        // A cache that can't be written costs the next start some time, and nothing else.
+        // If the cache can't be written, the next start only takes longer.
         if let Err(error) = write_cache(&cache, &Cached { identity, index: index.clone() }) {
             tracing::debug!(cache = %cache.display(), %error, "the index of a shard is not kept");
         }
@@ -104,7 +104,8 @@ impl TarIndex {
     }
 }
 
-/// The key and the extension of a member, as WebDataset splits them; `None` for what is hidden or has no extension.
+/// Splits a member's name into key and extension, as WebDataset does. `None` for hidden files and names without
+/// extension.
 fn split(name: &str) -> Option<(&str, String)> {
     let start = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = start + name[start..].find('.')?;
@@ -121,7 +122,7 @@ struct Cached {
     index: TarIndex,
 }
 
-/// What an index was made from.
+/// The state of the shard that an index was built from.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Identity {
     shard: PathBuf,
@@ -131,10 +132,10 @@ struct Identity {
     image: Option<String>,
 }
 
-/// Bytes from which on a shard's headers are worth not reading again.
+/// Size in bytes from which on a shard's index is cached.
 const LARGE: u64 = 1 << 26;
 
-/// The file in the cache folder `caches` that holds the index of `shard`, and what has to be true of it.
+/// The cache file for the index of `shard` in the folder `caches`, and the shard's current state.
 fn cache_of(shard: &Path, image: Option<&str>, caches: &Path) -> Option<(PathBuf, Identity)> {
     let folder = caches.join("spire").join("shards");
     let shard = shard.canonicalize().ok()?;
@@ -150,7 +151,7 @@ fn read_cache(cache: &Path, identity: &Identity) -> Option<TarIndex> {
     (cached.identity == *identity).then_some(cached.index)
 }
 
-/// Written beside and renamed, so that a program reading at the same time finds the old or the new.
+/// Written to a temporary file and renamed, so that concurrent readers find the old index or the new one.
 fn write_cache(cache: &Path, cached: &Cached) -> io::Result<()> {
     std::fs::create_dir_all(cache.parent().unwrap_or(Path::new(".")))?;
     let part = cache.with_extension(format!("{}.part", std::process::id()));

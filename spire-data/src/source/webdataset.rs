@@ -1,4 +1,4 @@
-//! WebDataset: tar files whose members `000001.jpg` and `000001.txt` (or `.json`) make a sample.
+//! WebDataset: tar files whose members `000001.jpg` and `000001.txt` (or `.json`) form a sample.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -12,11 +12,11 @@ use crate::order::ShardOrder;
 use crate::parallel::{self, in_order};
 use crate::picture::decode_rgb8;
 
-/// The samples of tar shards. The headers are read once (see the user's cache folder, `spire/shards`), every sample when it
-/// is asked for; nothing is unpacked.
+/// The samples of tar shards. The headers are read once and cached (in the user's cache folder, `spire/shards`); each
+/// sample is read on demand, without unpacking.
 ///
-/// A sample is what has the same name up to the first dot and follows one another: a picture, and a caption in `.txt` or
-/// else in `.json`.
+/// A sample is a group of consecutive files with the same name up to the first dot: a picture, and a caption in `.txt`
+/// or otherwise `.json`.
 pub struct WebDatasetSource {
     shards: Vec<PathBuf>,
     image: Option<String>,
@@ -26,17 +26,18 @@ pub struct WebDatasetSource {
     indices: Recent<Result<TarIndex, (io::ErrorKind, String)>>,
 }
 
-/// Shards whose index is held in memory: about a megabyte for 10,000 samples.
+/// Number of shards whose index is held in memory: about a megabyte per 10,000 samples.
 const INDICES: usize = 16;
 
-/// The most bytes of one file in a shard.
+/// Limit on the bytes of one file in a shard.
 const MOST_BYTES: u64 = 1 << 28;
 
 impl WebDatasetSource {
-    /// The shards of a pattern such as `train/{000000..000999}.tar` or `train/*.tar`, mixed within `shuffle_buffer` samples.
-    /// `image` is the extension of the pictures, unset any known one; `caption` is the key of the caption in JSON.
+    /// Opens the shards of a pattern such as `train/{000000..000999}.tar` or `train/*.tar`, shuffled within
+    /// `shuffle_buffer` samples. `image` is the extension of the pictures; `None` accepts all known ones. `caption` is
+    /// the key of the caption in JSON.
     ///
-    /// A shard that can't be read at all is left out, with a line in the log.
+    /// A shard that can't be read at all is skipped with a warning.
     ///
     /// # Errors
     /// The pattern lists a file that is not there, or no shard can be read, or there are no samples.
@@ -58,7 +59,7 @@ impl WebDatasetSource {
             lens.push(len);
             if let Some(damage) = damage {
                 let reason = format!("after {len} samples: {damage}");
-                tracing::warn!(shard = %shard.display(), reason, "the rest of a broken shard is skipped");
+                tracing::warn!(shard = %shard.display(), reason, "skipping the rest of a broken shard");
                 left_out.push(Skipped { name: shard.display().to_string(), reason });
             }
         }
@@ -77,7 +78,7 @@ impl WebDatasetSource {
         let found = self.indices.with(shard, load, |loaded| match loaded {
             Ok(loaded) => match loaded.samples.get(place) {
                 Some(entry) => Ok(look(path, entry)),
-                // The file was replaced by a shorter one while the program ran.
+                // The file has become shorter since it was indexed.
                 None => Err(SampleError::CutShort { path: path.clone(), end: 0 }),
             },
             Err((kind, message)) => {
@@ -85,7 +86,7 @@ impl WebDatasetSource {
             }
         });
         if matches!(found, Err(SampleError::Io { .. })) {
-            // The disk may be back for the next sample.
+            // The disk may be available again for the next sample.
             self.indices.forget(shard);
         }
         found

@@ -1,4 +1,4 @@
-//! The drawn world as a source.
+//! The illustrated world as a source.
 
 use super::{Pixels, Sample, SampleError, Source, SourceError};
 use crate::world::{World, WorldConfig};

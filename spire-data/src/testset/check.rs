@@ -1,4 +1,4 @@
-//! Whether a benchmark is still what was made.
+//! Verifies a test set against its checksums.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,14 +10,14 @@ use super::{DESCRIPTION, SUMS, TestSetError};
 use crate::checksum::sha256;
 use crate::parallel::in_order;
 
-/// What is wrong with a file of a benchmark; its name is relative to the folder.
+/// A problem with one file of a test set; the name is relative to the folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// It is listed and not there, or can't be read.
+    /// The file is listed but missing or unreadable.
     Missing(String),
-    /// Its bytes are others.
+    /// The content differs from the checksum.
     Changed(String),
-    /// It is there and not listed.
+    /// The file exists but is not listed.
     Unlisted(String),
 }
 
@@ -26,16 +26,16 @@ impl fmt::Display for Problem {
         match self {
             Self::Missing(name) => write!(formatter, "{name}: missing"),
             Self::Changed(name) => write!(formatter, "{name}: changed"),
-            Self::Unlisted(name) => write!(formatter, "{name}: not part of the benchmark"),
+            Self::Unlisted(name) => write!(formatter, "{name}: not part of the test set"),
         }
     }
 }
 
-/// Compares every file of the benchmark in `folder` with its checksum, on `threads` threads: how many files are listed, one
-/// checksum that stands for all pictures and prompts, and what is wrong.
+/// Compares every file of the test set in `folder` with its checksum, on `threads` threads. Returns the number of
+/// listed files, one checksum over all pictures and prompts, and the problems.
 ///
 /// # Errors
-/// There is no list of checksums, or it is malformed.
+/// The list of checksums is missing or malformed.
 pub fn check(folder: &Path, threads: usize) -> Result<(usize, String, Vec<Problem>), TestSetError> {
     let path = folder.join(SUMS);
     let text = std::fs::read(&path).map_err(|source| TestSetError::Io { path: path.clone(), source })?;
@@ -60,18 +60,17 @@ pub fn check(folder: &Path, threads: usize) -> Result<(usize, String, Vec<Proble
     Ok((sums.len(), fingerprint(&sums), problems))
 }
 
-/// The checksum of the pictures and prompts: the description, which says where on one person's disk they came from, is left
-/// out.
+/// The checksum over the pictures and prompts. The description is excluded: it contains local paths.
 pub(super) fn fingerprint(sums: &BTreeMap<String, String>) -> String {
     sha256(lines(sums.iter().filter(|(name, _)| *name != DESCRIPTION)).as_bytes())
 }
 
-/// Names and checksums as the lines of `sha256sum`.
+/// Formats names and checksums as `sha256sum` does.
 pub(super) fn lines<'a>(sums: impl IntoIterator<Item = (&'a String, &'a String)>) -> String {
     sums.into_iter().map(|(name, sum)| format!("{sum}  {name}\n")).collect()
 }
 
-/// The lines of `sha256sum`: from names to checksums.
+/// Parses the lines of `sha256sum` into a map from names to checksums.
 fn parse(text: &[u8], path: &Path) -> Result<BTreeMap<String, String>, TestSetError> {
     let wrong = |line: usize| TestSetError::Sums { path: path.to_owned(), line: line + 1 };
     let mut sums = BTreeMap::new();
@@ -94,7 +93,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn lines_that_are_none_are_named() {
+    fn the_error_names_a_malformed_line() {
         let sum = "0".repeat(64);
         let parsed = |text: String| parse(text.as_bytes(), Path::new("SHA256SUMS"));
         assert_eq!(parsed(format!("{sum}  a/b.png\n")).unwrap().len(), 1);
@@ -108,7 +107,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_get_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = parse(&bytes, Path::new("SHA256SUMS"));
         }
     }

@@ -1,4 +1,4 @@
-//! Draws pictures from a source, degrades them, writes the folder.
+//! Makes a test set: draws pictures from a source, degrades them and writes the folder.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
@@ -16,32 +16,33 @@ use crate::Picture;
 use crate::checksum::sha256;
 use crate::degrade::operation::operate;
 use crate::degrade::{DegradeError, Filter, Operation, Step, parameterized, resize};
-use crate::loader::{Crop, cut};
 use crate::order::permuted;
 use crate::parallel::in_order;
 use crate::png_text;
 use crate::rng::{Rng, rng};
+use crate::samples::{Crop, cut};
 use crate::source::{self, Sample, Skipped, Source};
 
-/// What came of a recipe.
+/// The result of making a test set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Made {
     /// The folder.
     pub folder: PathBuf,
-    /// Its pictures, by id.
+    /// Its pictures, sorted by id.
     pub entries: Vec<Entry>,
-    /// Pictures and shards that were left out because they are broken.
+    /// Broken pictures and shards that were skipped.
     pub skipped: Vec<Skipped>,
-    /// SHA-256 that stands for all pictures and prompts, as [`check`](super::check) gives it.
+    /// SHA-256 over all pictures and prompts, as [`check`](super::check) returns it.
     pub checksum: String,
 }
 
-/// Makes the benchmark of `recipe` in `folder`, which must not be there yet, on `threads` threads. What is written does not
-/// depend on their number. Until all is there the folder has another name, so that a benchmark is whole or absent.
-/// `progress` is called for each picture that is done, with the number of all and its id.
+/// Makes the test set of `recipe` in `folder`, which must not exist, on `threads` threads. The result does not depend
+/// on their number. The folder is written under a temporary name and renamed at the end. `progress` is called after
+/// each picture with the total and the picture's id.
 ///
 /// # Errors
-/// The recipe makes no sense, the source does not open or has too few sound pictures, or the folder can't be written.
+/// A setting of the recipe is out of range, the source can't be opened or has too few readable pictures, or the folder
+/// can't be written.
 pub fn make(
     recipe: &Recipe,
     folder: &Path,
@@ -87,7 +88,7 @@ pub fn make(
     }
     write(&part, SUMS, lines(&sums).as_bytes())?;
     for below in [CLEAN, SMALL] {
-        // One that is empty has no meaning, and may stay if it is not.
+        // Removes the folder if it is empty; otherwise this fails and the folder stays.
         let _ = fs::remove_dir(part.join(below));
     }
     fs::rename(&part, folder).map_err(io(folder))?;
@@ -105,7 +106,7 @@ struct Description<'a> {
     recipe: &'a Recipe,
 }
 
-/// A picture's entry, and the names and checksums of its files.
+/// A picture's entry with the names and checksums of its files.
 type MadePicture = (Entry, Vec<(String, String)>);
 
 struct Maker<'a> {
@@ -115,7 +116,7 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    /// Picture after picture in the drawn order, until there are as many sound ones as the recipe wants.
+    /// Processes pictures in the drawn order until there are as many readable ones as the recipe asks for.
     fn all(
         &self,
         threads: usize,
@@ -150,7 +151,7 @@ impl Maker<'_> {
                     Err((index, reason)) => {
                         let name = self.source.name(index);
                         broken.entry(index).or_insert_with(|| {
-                            tracing::warn!(name, reason, "a broken picture is skipped");
+                            tracing::warn!(name, reason, "skipping a broken picture");
                             Skipped { name, reason }
                         });
                     }
@@ -175,7 +176,7 @@ impl Maker<'_> {
         self.recipe.size.is_some() && self.recipe.crop == Crop::Random
     }
 
-    /// The n-th picture drawn: all of them before one comes again.
+    /// The n-th picture drawn; every picture is drawn once before one repeats.
     fn index(&self, n: usize) -> usize {
         let len = self.source.len();
         match self.recipe.count {
@@ -206,7 +207,7 @@ impl Maker<'_> {
         if (picture.width, picture.height) == (clean.width, clean.height) {
             sums.push(self.png(DEGRADED, id, &picture)?);
         } else {
-            // What is enlarged is the file's 8 bits.
+            // The picture is rounded to 8 bits, as the file is, before it is enlarged.
             let stored = Picture::from_rgb8(&picture.to_rgb8());
             let mut back = resize(&stored, clean.width, clean.height, Filter::Bicubic);
             back.clamp();
@@ -251,7 +252,7 @@ impl RecipeDegradation {
     }
 }
 
-/// A degraded picture, and what an [`Entry`] says of it.
+/// A degraded picture with the fields of its [`Entry`].
 struct Degraded {
     picture: Picture,
     prompt: String,
@@ -259,12 +260,12 @@ struct Degraded {
     operations: Vec<Operation>,
 }
 
-/// Names for files, each once.
+/// Generates unique file names.
 #[derive(Default)]
 struct Ids(HashSet<String>);
 
 impl Ids {
-    /// The last two parts of a sample's name, without a picture's extension and with `_` for what files are not called.
+    /// The last two parts of a sample's name, without the extension, with `_` in place of special characters.
     fn of(&mut self, name: &str) -> String {
         let path = Path::new(name);
         let named = ImageFormat::from_path(path).is_ok();
@@ -289,7 +290,7 @@ fn json_pretty(description: &Description) -> String {
     format!("{}\n", serde_json::to_string_pretty(description).unwrap_or_default())
 }
 
-/// Writes a file of the folder; its name and checksum.
+/// Writes a file of the folder; returns its name and checksum.
 fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<(String, String), TestSetError> {
     let path = folder.join(name);
     fs::write(&path, bytes).map_err(io(&path))?;

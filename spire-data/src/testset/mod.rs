@@ -1,6 +1,6 @@
 //! Test sets on disk: clean pictures, degraded ones, prompts and checksums, made from a recipe.
 //!
-//! A benchmark is a folder:
+//! A test set (the command `spire benchmark` makes them) is a folder:
 //!
 //! - `clean/ID.png`, what a restoration is compared with (not of real photographs, which have none),
 //! - `degraded/ID.png`, what is restored, of the same size; and `small/ID.png` where the degradation left it smaller,
@@ -26,10 +26,10 @@ pub use recipe::{Recipe, RecipeDegradation, RecipeKind};
 use crate::degrade::{DegradeError, InvalidSetting, Operation, Step};
 use crate::source::SourceError;
 
-/// One picture of a benchmark: a line of `prompts.jsonl`.
+/// One picture of a test set: a line of `prompts.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// What its files are called, without the folder and `.png`.
+    /// The name of its files, without folder and extension.
     pub id: String,
     /// Its name in the source.
     pub picture: String,
@@ -37,17 +37,17 @@ pub struct Entry {
     pub width: usize,
     /// Height in pixels.
     pub height: usize,
-    /// What it shows; empty where the source has no captions.
+    /// The semantic prompt; empty if the source has no captions.
     pub semantic: String,
-    /// The restoration prompt, with every number that is known.
+    /// The restoration prompt, with all known numbers.
     pub restoration: String,
-    /// The degradations that the prompt can name, with their numbers.
+    /// The degradations that a prompt can name, with their numbers.
     pub steps: Vec<Step>,
-    /// All that was done to it, in order.
+    /// All operations, in order.
     pub operations: Vec<Operation>,
 }
 
-/// Names in a benchmark's folder.
+/// File names in the folder of a test set.
 pub(crate) const CLEAN: &str = "clean";
 pub(crate) const DEGRADED: &str = "degraded";
 pub(crate) const SMALL: &str = "small";
@@ -55,31 +55,31 @@ pub(crate) const PROMPTS: &str = "prompts.jsonl";
 pub(crate) const DESCRIPTION: &str = "benchmark.json";
 pub(crate) const SUMS: &str = "SHA256SUMS";
 
-/// Why a benchmark can't be made or checked.
+/// A test set can't be made or opened.
 #[derive(Debug, Error)]
 pub enum TestSetError {
-    /// A setting of the recipe makes no sense.
+    /// A setting of the recipe is out of range.
     #[error(transparent)]
     Setting(#[from] InvalidSetting),
-    /// The source does not open.
+    /// The source could not be opened.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The folder is taken.
-    #[error("{path} is there already: check it, or remove it to make it again")]
+    /// The folder exists already.
+    #[error("{path} exists already: check it with spire benchmark check, or remove it to make it again")]
     Exists {
         /// The folder.
         path: PathBuf,
     },
-    /// There are not enough sound pictures.
-    #[error("the source has {good} sound pictures of {tried} tried, and the recipe wants {wanted}; {first}")]
+    /// The source has too few readable pictures.
+    #[error("the source has {good} readable pictures of {tried} tried, but the recipe asks for {wanted}; {first}")]
     TooFew {
-        /// How many could be read.
+        /// Number of readable pictures.
         good: usize,
-        /// How many were tried.
+        /// Number of pictures tried.
         tried: usize,
         /// The recipe's count.
         wanted: usize,
-        /// The first that is broken.
+        /// The first broken picture.
         first: String,
     },
     /// A picture can't be degraded.
@@ -87,7 +87,7 @@ pub enum TestSetError {
     Degrade {
         /// Its name in the source.
         picture: String,
-        /// What is wrong.
+        /// The cause.
         source: DegradeError,
     },
     /// A picture can't be written as PNG.
@@ -95,7 +95,7 @@ pub enum TestSetError {
     Encode {
         /// The file.
         path: PathBuf,
-        /// What the encoder said.
+        /// The encoder's error.
         source: png::EncodingError,
     },
     /// A file can't be read or written.
@@ -103,15 +103,15 @@ pub enum TestSetError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A benchmark is not what was made.
-    #[error("{path} is not the benchmark that was made: {first} (spire benchmark check lists all)")]
+    /// The files do not match their checksums.
+    #[error("{path} does not match its checksums: {first} (spire benchmark check lists all problems)")]
     Damaged {
         /// The folder.
         path: PathBuf,
-        /// What is wrong with the first file.
+        /// The first problem.
         first: String,
     },
     /// A line of the list of pictures is malformed.
@@ -119,19 +119,19 @@ pub enum TestSetError {
     Entry {
         /// The list.
         path: PathBuf,
-        /// Which line, from 1.
+        /// The line number, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The cause.
         source: serde_json::Error,
     },
-    /// A line of the list of checksums is none.
+    /// A line of the list of checksums is malformed.
     #[error(
         "{path}:{line}: not a line of checksums: 64 hexadecimal digits, two spaces, the name of a file of the folder"
     )]
     Sums {
         /// The list.
         path: PathBuf,
-        /// Which line, from 1.
+        /// The line number, from 1.
         line: usize,
     },
 }

@@ -1,16 +1,16 @@
-//! A benchmark as it is read.
+//! Opening a test set.
 
 use std::path::{Path, PathBuf};
 
 use super::check::check;
 use super::{CLEAN, DEGRADED, Entry, PROMPTS, Problem, TestSetError};
 
-/// A benchmark on disk whose every byte is what it should be.
+/// A test set on disk whose files match their checksums.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TestSet {
     /// Its folder.
     pub folder: PathBuf,
-    /// SHA-256 that stands for all pictures and prompts.
+    /// SHA-256 over all pictures and prompts.
     pub checksum: String,
     /// Its pictures.
     pub entries: Vec<Entry>,
@@ -22,7 +22,7 @@ impl TestSet {
     /// Reads the list of pictures and compares every file with its checksum, on `threads` threads.
     ///
     /// # Errors
-    /// A file is missing, changed or malformed, or the folder is no benchmark.
+    /// A file is missing, changed or malformed, or the folder is not a test set.
     pub fn open(folder: &Path, threads: usize) -> Result<Self, TestSetError> {
         let (_, checksum, problems) = check(folder, threads)?;
         let damage = problems.iter().find(|problem| !matches!(problem, Problem::Unlisted(_)));

@@ -1,33 +1,34 @@
-//! What a benchmark is made from.
+//! Recipes of test sets.
 
 use serde::{Deserialize, Serialize};
 
 use crate::degrade::setting::Section;
 use crate::degrade::{DegradationConfig, InvalidSetting, Operation, ParameterizedConfig, RealEsrganConfig};
-use crate::loader::Crop;
 use crate::prompt::REMOVE_ALL;
+use crate::samples::Crop;
 use crate::source::SourceConfig;
 
 /// A recipe: a file of `configs/benchmarks/`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recipe {
-    /// What the benchmark is called, and its folder if none is given.
+    /// The name of the test set, and of its folder if none is given.
     pub name: String,
-    /// Decides which pictures, cuts and captions are drawn, and every degradation. Recipes with the same seed and source
-    /// draw the same pictures and captions.
+    /// The seed for pictures, crops, captions and degradations. Recipes with the same seed and source draw the same
+    /// pictures and captions.
     pub seed: u64,
-    /// How many pictures; unset, all of the source. More than the source has are more cuts of the same.
+    /// Number of pictures; if not set, all of the source. A larger number than the source has gives several crops of
+    /// the same pictures.
     pub count: Option<usize>,
-    /// Width and height in pixels that every picture is cut to; unset, pictures stay whole.
+    /// Side in pixels of the square that every picture is cropped to; if not set, pictures are not cropped.
     pub size: Option<usize>,
-    /// Which square, where there is a size.
+    /// Which square, if `size` is set.
     pub crop: Crop,
-    /// Whole pictures lose columns on the right and rows at the bottom until their sides are multiples of this.
+    /// Without `size`: pictures are trimmed at the right and bottom to multiples of this.
     pub multiple: usize,
     /// The pictures.
     pub source: SourceConfig,
-    /// What is done to them.
+    /// Their degradation.
     pub degradation: RecipeDegradation,
 }
 
@@ -46,17 +47,17 @@ impl Default for Recipe {
     }
 }
 
-/// What is done to a benchmark's pictures.
+/// The degradation of a test set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RecipeDegradation {
-    /// Which kind.
+    /// The kind of degradation.
     pub kind: RecipeKind,
     /// `parameterized`: its ranges and probabilities. The prompts give every number.
     pub parameterized: ParameterizedConfig,
     /// `real_esrgan`: its settings.
     pub real_esrgan: RealEsrganConfig,
-    /// `operations`: what is done to every picture, in this order.
+    /// `operations`: the operations on every picture, in order.
     pub operations: Vec<Operation>,
     /// `operations` and `none`: the restoration prompt.
     pub prompt: String,
@@ -75,26 +76,26 @@ impl Default for RecipeDegradation {
     }
 }
 
-/// The kinds of degradation of a benchmark.
+/// The kinds of degradation of a test set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecipeKind {
-    /// Steps that the prompt names (the left half of the paper's Table 1).
+    /// The parameterised pipeline (left half of the paper's Table 1).
     #[default]
     Parameterized,
-    /// The second-order process (its right half).
+    /// The second-order Real-ESRGAN process (right half).
     RealEsrgan,
     /// The same operations for every picture.
     Operations,
-    /// Nothing: the pictures are degraded as they are, and there are no clean ones.
+    /// None: the pictures are degraded already, and there are no clean ones.
     None,
 }
 
 impl Recipe {
-    /// Checks every number and name; what `source` names is checked when it is opened.
+    /// Checks every number and name. Paths are checked when the source is opened.
     ///
     /// # Errors
-    /// The first setting that makes no sense, with its key.
+    /// The first setting that is out of range; the message names its key.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
         let check = |key: &str, value: &dyn std::fmt::Debug, good: bool, allowed: &str| {
             let wrong =

@@ -1,4 +1,4 @@
-//! CLIP-IQA (Wang et al., 2023): whether CLIP finds a picture nearer to "Good image" than to "bad image".
+//! CLIP-IQA (Wang et al., 2023): how much closer CLIP places a picture to "Good image" than to "bad image".
 
 mod resnet;
 mod text;
@@ -20,15 +20,15 @@ use crate::public_weights::PublicWeights;
 use resnet::ModifiedResNet;
 use text::Transformer;
 
-/// The published weights: OpenAI's RN50 as open_clip keeps it, under OpenAI's names. The file that OpenAI publishes,
-/// `RN50.pt`, is a TorchScript program, which is not read.
+/// The published weights: OpenAI's RN50 as open_clip distributes it, under OpenAI's names. OpenAI's own file,
+/// `RN50.pt`, is a TorchScript program and is not supported.
 pub const WEIGHTS: PublicWeights = PublicWeights {
     file: "resnet50_clip.openai/open_clip_model.safetensors",
     url: "https://huggingface.co/timm/resnet50_clip.openai/resolve/main/open_clip_model.safetensors",
 };
 
-/// What a picture may look like, in pairs of good and bad: pyiqa's `clipiqa` takes the mean over them, where the paper has
-/// the one pair "Good photo." and "Bad photo.".
+/// Pairs of prompts, good and bad. pyiqa's `clipiqa` takes the mean over them; the paper uses only the pair "Good
+/// photo." and "Bad photo.".
 pub const PROMPTS: [[&str; 2]; 5] = [
     ["Good image", "bad image"],
     ["Sharp image", "blurry image"],
@@ -37,29 +37,29 @@ pub const PROMPTS: [[&str; 2]; 5] = [
     ["Noise-free image", "noisy image"],
 ];
 
-/// Means and standard deviations of the red, green and blue that CLIP was trained on.
+/// Means and standard deviations of the channels of CLIP's training pictures.
 const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 const DEVIATION: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
-/// The sizes of a CLIP with a residual network for pictures; the defaults are RN50's.
+/// The sizes of a CLIP with a residual image encoder; the defaults are RN50's.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub struct ClipIqaConfig {
-    /// Width of the embeddings that pictures and texts share.
+    /// Width of the joint embedding.
     pub embed_dim: usize,
     /// Blocks in each of the four stages.
     pub vision_layers: [usize; 4],
-    /// Channels that the stem gives; a multiple of 2.
+    /// Output channels of the stem; a multiple of 2.
     pub vision_width: usize,
-    /// Longest text, in tokens.
+    /// Maximum number of tokens.
     pub context_length: usize,
-    /// Tokens known.
+    /// Size of the vocabulary.
     pub vocab_size: usize,
-    /// Width of a token.
+    /// Width of the token states.
     pub transformer_width: usize,
-    /// Heads of each attention over texts.
+    /// Number of attention heads of the text encoder.
     pub transformer_heads: usize,
-    /// Layers of the text tower.
+    /// Number of layers of the text encoder.
     pub transformer_layers: usize,
 }
 
@@ -101,12 +101,12 @@ impl ClipIqaConfig {
     }
 }
 
-/// pyiqa's `CLIPIQA`, as `create_metric("clipiqa")` makes it: pictures are neither resized nor cut, and positions in them
-/// are not known to the network.
+/// pyiqa's `CLIPIQA`, as created by `create_metric("clipiqa")`: pictures are neither resized nor cropped, and the image
+/// encoder has no position embeddings.
 #[derive(Debug)]
 pub struct ClipIqa {
     visual: ModifiedResNet,
-    /// Of each prompt, times the temperature: `[2 * pairs, embed_dim]`.
+    /// The prompts' embeddings times the temperature, `[2 * pairs, embed_dim]`.
     texts: Tensor<2>,
 }
 
@@ -114,22 +114,22 @@ impl ClipIqa {
     /// Reads the published file, or a folder with weights and a `config.json` ([`ClipIqaConfig`]).
     ///
     /// # Errors
-    /// Unreadable, or weights that are not this network's.
+    /// The file is unreadable, or the weights do not fit the network.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
         let (config, tensors) = checkpoint::open::<ClipIqaConfig>(path, WEIGHTS.url)?;
         config.check().with_context(|| path.join("config.json").display().to_string())?;
         let mut tensors =
             tensors.renamed(|name| (name != "visual.attnpool.positional_embedding").then(|| name.to_owned()));
-        // Burn has no tensors without dimensions.
+        // Burn has no zero-dimensional tensors.
         tensors.reshape("logit_scale", &[1])?;
         let clip = weights::fill(Clip::new(&config, device), tensors, Precision::F32)?;
         Ok(Self { texts: clip.texts(&token_ids()), visual: clip.visual })
     }
 
-    /// How good the picture looks, 0 to 1: the mean over all pairs of [`PROMPTS`] of how much more likely the first is.
+    /// The quality score, 0 to 1: the mean over the pairs of [`PROMPTS`] of the probability of the good prompt.
     ///
     /// # Errors
-    /// The picture has fewer than 31 pixels a side.
+    /// A side of the picture is shorter than 31 pixels.
     pub fn score(&self, picture: &Picture) -> Result<f64> {
         Ok(self.score_of(self.features(picture)?))
     }
@@ -159,18 +159,18 @@ impl ClipIqa {
     }
 }
 
-/// Rows scaled to length 1.
+/// Scales rows to unit length.
 fn unit_length(rows: Tensor<2>) -> Tensor<2> {
     let length = rows.clone().square().sum_dim(1).sqrt();
     rows / length
 }
 
-/// Of all [`PROMPTS`], one after the other.
+/// The embeddings of all [`PROMPTS`], in order.
 fn token_ids() -> Vec<Vec<u32>> {
     PROMPTS.as_flattened().iter().map(|prompt| Tokenizer::clip().encode(prompt)).collect()
 }
 
-/// Both towers under OpenAI's names.
+/// Both encoders under OpenAI's names.
 #[derive(Module, Debug)]
 struct Clip {
     visual: ModifiedResNet,
@@ -197,11 +197,11 @@ impl Clip {
         }
     }
 
-    /// Embeddings of length 1 times the temperature, of texts given by their token ids: `[texts, embed_dim]`.
+    /// Unit-length embeddings of texts times the temperature, `[texts, embed_dim]`, from token ids.
     fn texts(&self, texts: &[Vec<u32>]) -> Tensor<2> {
         let device = self.logit_scale.val().device();
         let embeddings = texts.iter().map(|ids| {
-            // No longer than the text: no token attends to what comes after it.
+            // Truncated after the end token: no token attends to later ones.
             let length = ids.len();
             let values: Vec<i64> = ids.iter().map(|&id| id.into()).collect();
             let ids = Tensor::<2, Int>::from_data(TensorData::new(values, [1, length]), &device);
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_that_do_not_fit_are_named() {
+    fn the_error_names_weights_that_do_not_fit() {
         assert_each_is_needed(SMALL, &small(), |path| ClipIqa::load(path, &Device::default()));
         let mut whole = small();
         whole.insert("visual.attnpool.positional_embedding".into(), vec![50, 128]);
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn configurations_that_contradict_themselves_say_how() {
+    fn the_error_names_a_contradiction_in_the_configuration() {
         for (config, reason) in [
             (r#"{"vision_width": 3}"#, "no multiple of 2"),
             (r#"{"transformer_heads": 3}"#, "among 3 heads"),

@@ -1,4 +1,5 @@
-//! CLIP's residual network: three convolutions for a stem, averages where others take strides, attention in the end.
+//! CLIP's residual image encoder: a stem of three convolutions, average pooling instead of strides, and attention
+//! pooling at the end.
 
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -12,10 +13,10 @@ use spire_model::nn::attention::attend;
 
 use super::ClipIqaConfig;
 
-/// By how much a block widens what its convolutions give.
+/// Ratio of a block's output channels to its width.
 const EXPANSION: usize = 4;
 
-/// Width of a head of the last attention.
+/// Width of a head of the attention pooling.
 const HEAD_WIDTH: usize = 64;
 
 /// OpenAI's `ModifiedResNet`.
@@ -35,14 +36,14 @@ pub struct ModifiedResNet {
 }
 
 impl ModifiedResNet {
-    /// Fewer pixels a side leave nothing after the last average.
+    /// Minimum side in pixels: a smaller picture has no pixels after the last pooling.
     pub const LEAST_SIDE: usize = 31;
 
     pub fn new(config: &ClipIqaConfig, device: &Device) -> Self {
         let width = config.vision_width;
         let stage = |i: usize| {
             let (width, stride) = (width << i, if i == 0 { 1 } else { 2 });
-            // The stem gives `width` channels, the stage before this one half as many as this one.
+            // The first stage's input has the stem's `width` channels, the others' half of their own output's.
             let (from, to) = (if i == 0 { width } else { EXPANSION * width / 2 }, EXPANSION * width);
             let block = |j| match j {
                 0 => Bottleneck::new(from, width, stride, device),
@@ -75,7 +76,7 @@ impl ModifiedResNet {
     }
 }
 
-/// A convolution without bias; one of 3×3 looks a pixel beyond the border.
+/// A convolution without bias; 3×3 convolutions are padded by one pixel.
 fn conv(from: usize, to: usize, side: usize, stride: usize, device: &Device) -> Conv2d {
     let padding = side / 2;
     Conv2dConfig::new([from, to], [side, side])
@@ -89,7 +90,7 @@ fn batch_norm(channels: usize, device: &Device) -> BatchNorm {
     BatchNormConfig::new(channels).init(device)
 }
 
-/// Averages of `side` × `side` pixels; what is left over below and on the right is not looked at.
+/// Average pooling over `side` × `side` pixels; incomplete windows at the bottom and right are dropped.
 fn average(x: Tensor<4>, side: usize) -> Tensor<4> {
     if side == 1 { x } else { avg_pool2d(x, AvgPoolOptions::new([side, side])) }
 }
@@ -134,8 +135,8 @@ impl Bottleneck {
     }
 }
 
-/// OpenAI's `AttentionPool2d`: the mean of all pixels asks them. It has embeddings of positions for one size of picture,
-/// which CLIP-IQA does without, so that it may look at pictures of any size.
+/// OpenAI's `AttentionPool2d`: the mean of all pixels is the query. Its position embeddings fit one size of picture;
+/// CLIP-IQA omits them to support all sizes.
 #[derive(Module, Debug)]
 struct AttentionPool2d {
     q_proj: Linear,

@@ -1,4 +1,4 @@
-//! CLIP's text tower under OpenAI's names.
+//! CLIP's text encoder under OpenAI's names.
 
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
@@ -8,7 +8,7 @@ use spire_model::nn::attention::{attend, causal_mask};
 
 use super::ClipIqaConfig;
 
-/// OpenAI's `Transformer`: a token attends to itself and to those before it.
+/// OpenAI's `Transformer`, with causal attention.
 #[derive(Module, Debug)]
 pub struct Transformer {
     resblocks: Vec<ResidualAttentionBlock>,
@@ -36,7 +36,7 @@ struct ResidualAttentionBlock {
     ln_2: LayerNorm,
 }
 
-/// PyTorch's `MultiheadAttention`, which stacks the matrices of queries, keys and values.
+/// PyTorch's `MultiheadAttention`, with stacked matrices of queries, keys and values.
 #[derive(Module, Debug)]
 struct MultiheadAttention {
     in_proj_weight: Param<Tensor<2>>,

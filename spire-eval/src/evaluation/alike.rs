@@ -1,17 +1,27 @@
-//! Captions of what a degraded picture might as well show: the paper's semantic ambiguity, where only the semantic prompt tells
-//! a horse from a zebra.
+//! Misleading captions: the paper's semantic ambiguity, where only the semantic prompt distinguishes a horse from a zebra.
 
-/// Two words, or groups of words, for what looks alike when degraded.
+/// Two words, or groups of words, for objects that look alike when degraded.
 pub type Alike = [String; 2];
 
-/// The caption with the first word that is one of a pair exchanged for the pair's other; `None` where there is none.
+/// Replaces the first word of `caption` that occurs in a pair by the pair's other word, and fits the article before it. If
+/// several pairs have this word, the first of them counts. `None` if no word occurs in a pair.
 pub fn mistaken(caption: &str, alike: &[Alike]) -> Option<String> {
     let words = alike.iter().flat_map(|[a, b]| [(a, b), (b, a)]);
-    let (place, word, other) = words.filter_map(|(word, other)| Some((find(caption, word)?, word, other))).min()?;
-    Some(format!("{}{other}{}", &caption[..place], &caption[place + word.len()..]))
+    let found = words.filter_map(|(word, other)| Some((find(caption, word)?, word, other)));
+    let (place, word, other) = found.min_by_key(|(place, ..)| *place)?;
+    let (before, after) = (&caption[..place], &caption[place + word.len()..]);
+    Some(format!("{}{other}{after}", with_article(before, other)))
 }
 
-/// Where `words` first stand in `text`, not as part of longer words.
+/// `text`, with "a" or "an" at its end as `noun` wants it.
+fn with_article(text: &str, noun: &str) -> String {
+    let article = if noun.starts_with(['a', 'e', 'i', 'o', 'u']) { "an " } else { "a " };
+    let ends = |word: &str| text == word || text.ends_with(&format!(" {word}"));
+    let old = ["a ", "an "].into_iter().find(|word| ends(word));
+    old.map_or_else(|| text.to_owned(), |old| format!("{}{article}", &text[..text.len() - old.len()]))
+}
+
+/// The offset of the first occurrence of `words` in `text` as whole words.
 fn find(text: &str, words: &str) -> Option<usize> {
     let within = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
     let alone = |place: usize| {
@@ -30,17 +40,25 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_the_words_is_exchanged_either_way() {
+    fn the_first_word_of_a_pair_is_replaced_in_both_directions() {
         assert_eq!(exchanged("a red hexagon above a star").as_deref(), Some("a red pentagon above a star"));
         assert_eq!(exchanged("a star above a red hexagon").as_deref(), Some("a cross above a red hexagon"));
         assert_eq!(exchanged("a blue letter f").as_deref(), Some("a blue letter e"));
     }
 
     #[test]
-    fn parts_of_words_do_not_count() {
+    fn parts_of_words_are_not_replaced() {
         assert_eq!(exchanged("a starfish beside a pentagonal letter"), None);
         assert_eq!(exchanged("a starfish and a star").as_deref(), Some("a starfish and a cross"));
         assert_eq!(exchanged(""), None);
         assert_eq!(mistaken("a star", &[[String::new(), "x".into()]]), None);
+    }
+
+    #[test]
+    fn the_article_fits_the_new_word() {
+        let pairs = [["apple", "tomato"], ["tomato", "peach"]].map(|pair| pair.map(str::to_owned));
+        assert_eq!(mistaken("an apple", &pairs).as_deref(), Some("a tomato"));
+        assert_eq!(mistaken("a photo of a tomato", &pairs).as_deref(), Some("a photo of an apple"));
+        assert_eq!(mistaken("a small apple", &pairs).as_deref(), Some("a small tomato"));
     }
 }

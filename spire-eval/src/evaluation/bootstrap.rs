@@ -1,10 +1,10 @@
-//! How far a mean could be another one with other pictures.
+//! Bootstrap confidence interval of a mean.
 
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use spire_data::rng::rng;
 
-/// Bounds that 95 of 100 such intervals have the true mean between.
+/// A mean with its 95 % confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// The mean.
@@ -15,11 +15,11 @@ pub struct Interval {
     pub high: f64,
 }
 
-/// How often the pictures are drawn again.
+/// Number of bootstrap samples.
 const RESAMPLES: usize = 2000;
 
-/// The mean of `values` and its 95 % percentile bootstrap interval (Efron 1979), from draws that are always the same. `None`
-/// of no values. For paired differences, pass them as the values.
+/// The mean of `values` with its 95 % percentile bootstrap interval (Efron 1979). The draws are the same on every call.
+/// `None` if there are no values. For paired differences, pass the differences.
 pub fn interval(values: &[f64]) -> Option<Interval> {
     if values.is_empty() {
         return None;
@@ -41,15 +41,16 @@ mod tests {
     use rand_distr::StandardNormal;
 
     #[test]
-    fn one_value_or_equal_ones_leave_no_doubt() {
+    fn one_value_or_equal_values_have_an_empty_interval() {
         assert_eq!(interval(&[]), None);
         assert_eq!(interval(&[3.0]), Some(Interval { mean: 3.0, low: 3.0, high: 3.0 }));
         assert_eq!(interval(&[2.0; 9]), Some(Interval { mean: 2.0, low: 2.0, high: 2.0 }));
     }
 
-    /// Of a normal sample the interval is the mean ± 1.96 standard errors, and holds the true mean 95 times of 100.
+    /// For a normal sample the interval is the mean ± 1.96 standard errors and contains the true mean in 95 of 100
+    /// trials.
     #[test]
-    fn it_is_as_wide_as_theory_says_and_holds_the_truth() {
+    fn width_and_coverage_agree_with_theory() {
         let mut held = 0;
         for trial in 0..200 {
             let mut rng = rng(1, "test", trial);

@@ -1,4 +1,4 @@
-//! What is evaluated: benchmarks, methods, metrics.
+//! The configuration of an evaluation: test sets, methods, metrics.
 
 use std::path::PathBuf;
 
@@ -15,53 +15,56 @@ use crate::Compared;
 use crate::fid::Resizing;
 use crate::lpips::Backbone;
 
-/// An evaluation: a file such as `configs/benchmarks/tiny.toml`.
+/// The configuration of an evaluation: a file such as `configs/benchmarks/tiny.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvalConfig {
-    /// What the evaluation is called.
+    /// The evaluation's name.
     pub name: String,
-    /// The folder for restored pictures, figures and tables; unset, `results/NAME`.
+    /// The folder for restored pictures, scores and tables; `results/NAME` if not set.
     pub output: Option<PathBuf>,
-    /// Where networks run.
+    /// The device of the networks.
     pub device: String,
-    /// Pictures that are restored at once, where they have one size.
+    /// Batch size of restoration, for pictures of one size.
     pub batch_size: usize,
-    /// Batches that are computed side by side, each on one core: faster than one on all cores where the model is small.
+    /// Number of batches computed in parallel, each on one core. For a small model this is faster than one batch on all
+    /// cores.
     pub threads: usize,
-    /// Decides the noise that restorations start from: the i-th picture starts from that of `seed + i`.
+    /// The seed of the initial noise: the i-th picture uses `seed + i`.
     pub seed: u64,
-    /// How pictures are restored, where a method does not say otherwise.
+    /// Sampling settings of methods that do not set their own.
     pub sampling: SamplingConfig,
-    /// What PSNR and SSIM compare: `colours = "y"` and `border = 4` is what papers on super-resolution by 4 do.
+    /// What PSNR and SSIM compare. Papers on x4 super-resolution use `colours = "y"` and `border = 4`.
     pub pixels: Compared,
-    /// What is measured.
+    /// The metrics to compute.
     pub metrics: Vec<Metric>,
-    /// The folder with the public weights of the metrics' networks.
+    /// The folder with the published weights of the metrics' networks.
     pub weights: PathBuf,
-    /// CLIP, for CLIP-I, CLIP-T and the Fréchet distance in its space: a folder as transformers publishes it
+    /// The CLIP for CLIP-I, CLIP-T and the CLIP Fréchet distance: a folder as transformers publishes it
     /// (`openai/clip-vit-base-patch32`), or one with `image_encoder/`, `text_encoder/` and `tokenizer/`.
     pub clip: PathBuf,
     /// The judge of kinds, for `identity` and `wrong_kind`: a folder that `spire pretrain --stage judge` wrote.
     pub judge: PathBuf,
-    /// Pairs of words for what looks alike when degraded, for the metric `wrong_kind` and for `captions = "mistaken"`.
+    /// Pairs of words for objects that look alike when degraded, for the metric `wrong_kind` and for `captions =
+    /// "mistaken"`. If several pairs have the first such word of a caption, the first of them counts.
     pub alike: Vec<Alike>,
-    /// FID, and FID of patches.
+    /// Settings of FID and patch FID.
     pub fid: FidConfig,
     /// The network of LPIPS, `alex` or `vgg`.
     pub lpips: Backbone,
-    /// Each makes a table.
+    /// The test sets; each gives a table.
     pub benchmarks: Vec<BenchmarkChoice>,
-    /// Each makes a row.
+    /// The methods; each gives a row.
     pub methods: Vec<MethodConfig>,
-    /// The method that the others are compared with, picture by picture.
+    /// The baseline method for paired differences.
     pub against: Option<String>,
-    /// The number of a table of the paper: the first table gets its columns, and its figures beside the measured ones.
+    /// The number of a table of the paper. The first table then has its columns, and its published values beside the
+    /// measured ones.
     pub paper_table: Option<u8>,
-    /// How many pictures of each benchmark `report.html` shows. Of a larger one: the last method's best and worst, the
-    /// other methods', and others at even distances.
+    /// Number of pictures per test set in `report.html`. For larger test sets: the last method's best and worst, the
+    /// other methods', and others at regular intervals.
     pub report_pictures: usize,
-    /// The sheet of pictures that is written for each benchmark.
+    /// The picture sheet written for each test set.
     pub sheet: SheetConfig,
 }
 
@@ -93,14 +96,14 @@ impl Default for EvalConfig {
     }
 }
 
-/// A sheet of pictures: a row for each of the benchmark's first pictures, a column for each method, between the degraded and
-/// the clean one.
+/// A sheet of pictures: one row for each of the first pictures of a test set, one column per method between the
+/// degraded and the clean picture.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SheetConfig {
-    /// How many pictures; 0 for no sheet.
+    /// Number of pictures; 0 disables the sheet.
     pub rows: usize,
-    /// Names of methods; empty, all that are not the degraded pictures themselves.
+    /// Names of methods; if empty, all except the degraded pictures themselves.
     pub methods: Vec<String>,
 }
 
@@ -110,13 +113,13 @@ impl Default for SheetConfig {
     }
 }
 
-/// Settings of the Fréchet distances on Inception's features.
+/// Settings of FID and patch FID.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FidConfig {
     /// `clean` (clean-fid) or `legacy` (pytorch-fid).
     pub resizing: Resizing,
-    /// Side of the squares that patch FID cuts pictures into, in pixels.
+    /// Side of the squares of patch FID, in pixels.
     pub patch: usize,
 }
 
@@ -126,23 +129,23 @@ impl Default for FidConfig {
     }
 }
 
-/// A benchmark on disk.
+/// A test set of the evaluation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BenchmarkChoice {
     /// The table's title.
     pub title: String,
-    /// The benchmark's folder.
+    /// The test set's folder.
     pub folder: PathBuf,
-    /// The recipe by which it is made where it is not there.
+    /// The recipe to make it from if the folder does not exist.
     pub recipe: Option<PathBuf>,
 }
 
 impl EvalConfig {
-    /// Whether names and numbers make sense.
+    /// Checks names and numbers.
     ///
     /// # Errors
-    /// Names the first key that does not.
+    /// The message names the first invalid key.
     pub fn validate(&self) -> Result<()> {
         let plain = |name: &str| {
             !name.is_empty() && !name.starts_with('.') && name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c))
@@ -214,7 +217,7 @@ impl EvalConfig {
     }
 }
 
-/// A name as a folder's.
+/// Converts a name to a folder name.
 pub fn slug(name: &str) -> String {
     let plain = |c: char| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
     let dashed: String = name.chars().map(plain).collect();

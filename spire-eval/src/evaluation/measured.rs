@@ -1,4 +1,4 @@
-//! What was measured of each picture, kept on disk, so that an evaluation that was cut off goes on where it was.
+//! A cache of per-picture measurements on disk, so that an interrupted evaluation continues where it stopped.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::OpenOptions;
@@ -13,31 +13,31 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::metric::Metric;
 
-/// A network's space of features.
+/// A feature space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Space {
-    /// CLIP's image tower: one row a picture.
+    /// CLIP's image encoder: one row per picture.
     Clip,
-    /// Inception: one row a picture.
+    /// Inception: one row per picture.
     Inception,
-    /// Inception: one row a patch.
+    /// Inception: one row per patch.
     InceptionPatches,
     /// The judge's logits: one row a picture.
     Judge,
 }
 
-/// What was measured of one picture.
+/// The measurements of one picture.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
-    /// Metrics of one picture.
+    /// Scores.
     #[serde(with = "exact")]
     pub values: BTreeMap<Metric, f64>,
-    /// Rows of features, one after the other.
+    /// Rows of features, concatenated.
     pub features: BTreeMap<Space, Features>,
 }
 
-/// Numbers as texts: those of JSON are read to the last bit but one.
+/// Numbers are stored as text: serde_json's floats may lose the last bit.
 mod exact {
     use super::*;
 
@@ -52,7 +52,7 @@ mod exact {
     }
 }
 
-/// Numbers that are written as base64 of their little-endian bytes: exact, and half as long as digits.
+/// Numbers stored as base64 of their little-endian bytes: exact, and half as long as decimal digits.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Features(pub Vec<f32>);
 
@@ -74,7 +74,7 @@ impl<'de> Deserialize<'de> for Features {
     }
 }
 
-/// A file with a line for each picture, found by a key that stands for everything the numbers depend on.
+/// A file with one line per picture. The key identifies everything that the measurements depend on.
 #[derive(Debug)]
 pub struct Kept {
     path: PathBuf,
@@ -90,7 +90,7 @@ struct Line<T> {
 }
 
 impl Kept {
-    /// Reads what is there. Lines that are not whole, as a killed program leaves them, count as not there.
+    /// Reads the file. Incomplete lines, as an interrupted program leaves them, are ignored.
     ///
     /// # Errors
     /// The file can't be read.
@@ -106,19 +106,19 @@ impl Kept {
         Ok(Self { path: path.to_owned(), known, file: Mutex::new(()) })
     }
 
-    /// What is known under a key.
+    /// The measurements under a key.
     pub fn get(&self, key: &str) -> Option<&Measured> {
         self.known.get(key)
     }
 
-    /// Adds lines to the file.
+    /// Appends lines to the file.
     ///
     /// # Errors
     /// The file can't be written.
     pub fn add<'a>(&self, measured: impl IntoIterator<Item = (&'a str, &'a Measured)>) -> Result<()> {
         let mut lines = vec![];
         for (key, measured) in measured {
-            // The first ends a line that was cut off.
+            // The leading newline ends an incomplete line.
             lines.push(b'\n');
             serde_json::to_writer(&mut lines, &Line { key: key.to_owned(), measured })?;
         }
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_come_back_to_the_last_bit() {
+    fn numbers_are_read_back_to_the_last_bit() {
         let mut rng = spire_data::rng::rng(0, "test", 0);
         for _ in 0..1000 {
             let values = BTreeMap::from([(Metric::Psnr, rand::RngExt::random::<f64>(&mut rng) * 40.0)]);
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_measured_is_found_again_bit_for_bit_and_a_cut_line_is_not() {
+    fn measurements_are_read_back_exactly_and_an_incomplete_line_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b.jsonl");
         let one = Measured {

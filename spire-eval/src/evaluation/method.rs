@@ -10,33 +10,33 @@ use spire_model::restore::SamplingConfig;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MethodConfig {
-    /// What the row is called.
+    /// The row's name.
     pub name: String,
-    /// What makes its pictures.
+    /// What produces its pictures.
     pub kind: MethodKind,
-    /// `model`: a run of this project.
+    /// `model`: the folder of a run.
     pub run: Option<PathBuf>,
-    /// `model`, without a run: the text-to-image model.
+    /// `model` without a run: the base model.
     pub base: Option<PathBuf>,
-    /// `model`, without a run: the control branch.
+    /// `model` without a run: the control branch.
     pub control: Option<PathBuf>,
-    /// `model`: whether it is told what the picture shows.
+    /// `model`: whether it gets a semantic prompt.
     pub semantic: bool,
-    /// `model`: whose caption that is: `own`; `unmatched`, another picture's; `mistaken`, with a word exchanged for its
-    /// pair in `alike`.
+    /// `model`: the source of the caption: `own`; `unmatched`, another picture's; `mistaken`, its own with a word
+    /// replaced by its partner in `alike`.
     pub captions: Captions,
-    /// `model`: how many words of the caption it is told; unset, all.
+    /// `model`: number of words of the caption to use; if not set, all.
     pub caption_words: Option<usize>,
-    /// `model`: what it is told of the degradation.
+    /// `model`: the kind of restoration prompt.
     pub restoration: RestorationPrompt,
-    /// `model`: a restoration prompt for all pictures, in place of the benchmark's.
+    /// `model`: one restoration prompt for all pictures, instead of the test set's.
     pub prompt: Option<String>,
-    /// `model`: how pictures are restored, where that differs from the evaluation's.
+    /// `model`: sampling settings that replace the evaluation's.
     pub sampling: Option<SamplingConfig>,
-    /// `folder`: for each benchmark the folder of its restored pictures, `ID.png`; `{benchmark}` stands for the name of the
-    /// benchmark's folder.
+    /// `folder`: the folder of the restored pictures `ID.png`; `{benchmark}` is replaced by the name of the test set's
+    /// folder.
     pub folder: Option<String>,
-    /// What the paper's tables say of the method where the program can't know it: `{ Sem = "✓", Res = "✗" }` of another
+    /// Values of the paper's descriptive columns that the program can't derive: `{ Sem = "✓", Res = "✗" }` for another
     /// program's pictures, `{ "Modulate skip" = "✓" }`.
     pub marks: BTreeMap<String, String>,
 }
@@ -61,41 +61,41 @@ impl Default for MethodConfig {
     }
 }
 
-/// What makes a method's pictures.
+/// What produces a method's pictures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MethodKind {
     /// A model of this project.
     #[default]
     Model,
-    /// Nothing: the degraded pictures themselves.
+    /// The degraded pictures themselves.
     Input,
-    /// Another program: a folder of its pictures.
+    /// A folder with another program's pictures.
     Folder,
 }
 
-/// What a model is told of the degradation (the paper's Table 6).
+/// The kind of restoration prompt (paper Table 6).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RestorationPrompt {
-    /// Nothing: "Remove all degradation".
+    /// "Remove all degradation".
     None,
-    /// The kinds of degradation.
+    /// The kinds of degradation, without numbers.
     Type,
-    /// The kinds and their numbers.
+    /// The kinds of degradation with their numbers.
     #[default]
     Parameters,
 }
 
-/// Whose caption a picture gets (the paper's Table 4).
+/// The source of a picture's caption (paper Table 4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Captions {
-    /// Its own.
+    /// Its own caption.
     #[default]
     Own,
-    /// Another picture's of the benchmark, never its own.
+    /// The caption of another picture of the test set.
     Unmatched,
-    /// Its own with a word exchanged for another that a degraded picture might as well show.
+    /// Its own caption with a word replaced by one for a similar-looking object.
     Mistaken,
 }

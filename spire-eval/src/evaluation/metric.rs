@@ -1,18 +1,18 @@
-//! What is measured.
+//! The metrics to compute.
 
 use serde::{Deserialize, Serialize};
 
-/// A column of the tables.
+/// A metric: a column of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
-    /// Fréchet distance of the restored pictures' Inception features to the clean ones'.
+    /// Fréchet inception distance between the restored and the clean pictures.
     Fid,
-    /// The same of squares cut out of the pictures, for large ones.
+    /// FID of square patches, for large pictures.
     PatchFid,
-    /// The same in the space of the configured CLIP. Not FID.
+    /// Fréchet distance in the space of the configured CLIP. Not comparable with FID.
     ClipFrechet,
-    /// Learned perceptual distance.
+    /// Learned perceptual image patch similarity.
     Lpips,
     /// Peak signal-to-noise ratio.
     Psnr,
@@ -22,24 +22,24 @@ pub enum Metric {
     ClipI,
     /// Cosine of the restored picture's CLIP features and its caption's.
     ClipT,
-    /// How good the restored picture looks, as CLIP-IQA judges it.
+    /// CLIP-IQA's quality score, 0 to 1, without reference.
     ClipIqa,
-    /// As MUSIQ judges it, 0 to 100.
+    /// MUSIQ's quality score, 0 to 100, without reference.
     Musiq,
-    /// As MANIQA judges it.
+    /// MANIQA's quality score, without reference.
     Maniqa,
-    /// The share of the kinds that the caption names and that the judge finds in the restored picture.
+    /// The fraction of the kinds named by the caption that the judge finds in the restored picture.
     Identity,
-    /// Whether the judge finds the kind that the degraded picture might as well show: the one that a mistaken caption names.
+    /// Whether the judge finds the kind that the misleading caption names instead.
     WrongKind,
-    /// How steep the restored picture is at its edges.
+    /// Sharpness: the 99th percentile of the luma's gradient.
     Sharpness,
-    /// Standard deviation of the noise that is in the restored picture.
+    /// Estimated standard deviation of the noise in the restored picture.
     Noise,
 }
 
 impl Metric {
-    /// All, in the order of the tables' columns.
+    /// All metrics, in the order of the tables' columns.
     pub const ALL: [Self; 15] = [
         Self::Fid,
         Self::PatchFid,
@@ -58,13 +58,13 @@ impl Metric {
         Self::Noise,
     ];
 
-    /// Those that are measured where an evaluation does not say which: not those for large pictures or for single questions.
+    /// The default metrics: without those for large pictures or special questions.
     pub fn usual() -> Vec<Self> {
         let special = [Self::PatchFid, Self::Identity, Self::WrongKind, Self::Sharpness, Self::Noise];
         Self::ALL.into_iter().filter(|metric| !special.contains(metric)).collect()
     }
 
-    /// What it is called.
+    /// The metric's name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Fid => "FID",
@@ -85,12 +85,12 @@ impl Metric {
         }
     }
 
-    /// Whether more is better.
+    /// Whether higher is better.
     pub fn rises(self) -> bool {
         !matches!(self, Self::Fid | Self::PatchFid | Self::ClipFrechet | Self::Lpips | Self::Noise)
     }
 
-    /// Digits after the point.
+    /// Number of decimals.
     pub fn decimals(self) -> usize {
         match self {
             Self::Fid | Self::PatchFid | Self::Psnr | Self::Musiq => 2,

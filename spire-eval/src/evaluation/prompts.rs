@@ -1,4 +1,4 @@
-//! What a method is told of each picture (the paper's Tables 4 and 6).
+//! The prompts of a method for each picture (paper Tables 4 and 6).
 
 use std::collections::BTreeMap;
 
@@ -12,8 +12,8 @@ use super::alike::{Alike, mistaken};
 use super::method::{Captions, MethodConfig, MethodKind, RestorationPrompt};
 
 impl RestorationPrompt {
-    /// The prompt for a picture of a benchmark. Where the benchmark does not know the steps, it is the benchmark's own, or
-    /// for [`None`](Self::None) that of blind restoration.
+    /// The restoration prompt for a picture. For a test set without known steps it is the test set's own prompt, or the
+    /// blind prompt for [`None`](Self::None).
     pub fn of(self, entry: &Entry) -> String {
         match self {
             Self::None => REMOVE_ALL.to_owned(),
@@ -38,26 +38,27 @@ impl RestorationPrompt {
     }
 }
 
-/// What a method is told of one picture.
+/// The two prompts of one picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PromptPair {
-    /// What it shows; may be empty.
+    /// The semantic prompt: what the picture shows; may be empty.
     pub semantic: String,
-    /// What is to be undone.
+    /// The restoration prompt: what to undo.
     pub restoration: String,
 }
 
-/// A method had it.
+/// The method used it.
 const YES: &str = "✓";
-/// A method did without it.
+/// The method did not use it.
 const NO: &str = "✗";
 
 impl MethodConfig {
-    /// What the method is told of each entry of a benchmark, in their order. `seed` decides which captions are exchanged, `alike`
-    /// which words.
+    /// The prompts for each entry of a test set, in order. `seed` determines how captions are permuted, `alike` which
+    /// words are replaced.
     ///
     /// # Errors
-    /// Captions are to be exchanged, and fewer than two entries have one; or words, and a caption has none of a pair.
+    /// Captions are to be permuted, but fewer than two entries have one; or words are to be replaced, but a caption has
+    /// no word of a pair.
     pub fn prompts(&self, entries: &[Entry], alike: &[Alike], seed: u64) -> Result<Vec<PromptPair>> {
         let mut captions: Vec<String> = match self.semantic {
             true => entries.iter().map(|entry| entry.semantic.clone()).collect(),
@@ -82,12 +83,12 @@ impl MethodConfig {
         Ok(prompts.map(|(entry, semantic)| PromptPair { semantic, restoration: restoration(entry) }).collect())
     }
 
-    /// For a protocol: the fixed restoration prompt, or "none", "type" or "parameters".
+    /// The restoration prompts, for the protocol: the fixed prompt, or "none", "type" or "parameters".
     pub fn restoration_told(&self) -> String {
         self.prompt.clone().unwrap_or_else(|| self.restoration.name().to_owned())
     }
 
-    /// For a protocol: how captions were changed; `None` where each picture has the whole of its own, or none is told.
+    /// How captions were changed, for the protocol. `None` if pictures have their own complete captions, or none.
     pub fn captions_told(&self) -> Option<String> {
         let exchanged = match self.captions {
             Captions::Own => None,
@@ -99,8 +100,8 @@ impl MethodConfig {
         (self.semantic && !changes.is_empty()).then(|| changes.join(", "))
     }
 
-    /// What stands in the columns of the paper's tables that say how a method was run, by their headings. Of another
-    /// program it is what [`marks`](Self::marks) says, and nothing more is known.
+    /// The values of the paper's descriptive columns, by heading. For another program only [`marks`](Self::marks) is
+    /// known.
     pub fn table_marks(&self) -> BTreeMap<String, String> {
         let yes_if = |yes: bool| if yes { YES } else { NO }.to_owned();
         let known = match self.kind {
@@ -134,14 +135,10 @@ impl MethodConfig {
     }
 }
 
-/// Gives each caption to another entry that had one: a random cycle through all of them (Sattolo 1986), so that none
-/// stays.
+/// Permutes the captions of all entries that have one by a random cycle (Sattolo 1986), so that none stays in place.
 fn exchange(captions: &mut [String], seed: u64) -> Result<()> {
     let captioned: Vec<usize> = (0..captions.len()).filter(|&i| !captions[i].is_empty()).collect();
-    ensure!(
-        captioned.len() > 1,
-        "captions = \"unmatched\" needs two pictures with captions, and there are not so many"
-    );
+    ensure!(captioned.len() > 1, "captions = \"unmatched\" needs at least two pictures with captions");
     let mut rng = rng(seed, "unmatched captions", captions.len() as u64);
     for last in (1..captioned.len()).rev() {
         captions.swap(captioned[last], captioned[rng.random_range(0..last)]);
@@ -172,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fixed_prompt_takes_the_place_of_the_benchmark_s() {
+    fn a_fixed_prompt_replaces_the_test_set_s() {
         let entries = entries(&["a b c"]);
         let told = |method: &MethodConfig| method.prompts(&entries, &[], 0).unwrap()[0].restoration.clone();
         let method = MethodConfig::default();
@@ -185,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn unmatched_captions_are_all_there_and_none_is_at_home() {
+    fn unmatched_captions_are_a_permutation_without_fixed_points() {
         let method = MethodConfig { captions: Captions::Unmatched, ..MethodConfig::default() };
         for count in [2, 3, 10, 101] {
             let names: Vec<String> = (0..count).map(|i| format!("caption {i}")).collect();
@@ -199,7 +196,7 @@ mod tests {
                 assert_eq!(drawn, semantic(&method, &entries, seed));
             }
         }
-        // Who has no caption gets none, and nobody loses his to him.
+        // Entries without a caption are not part of the permutation.
         let entries = entries(&["one", "", "two"]);
         assert_eq!(semantic(&method, &entries, 0), ["two", "", "one"]);
         let error = method.prompts(&entries[..2], &[], 0).unwrap_err().to_string();

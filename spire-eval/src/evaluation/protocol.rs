@@ -1,37 +1,37 @@
-//! How a figure came about. Figures can be compared where their protocols are the same.
+//! The protocol of a score: everything it depends on. Scores are comparable if their protocols are equal.
 
 use serde::{Deserialize, Serialize};
 use spire_data::checksum::sha256;
 use spire_model::restore::SamplingConfig;
 
-/// All that a figure depends on.
+/// Everything that a score depends on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Protocol {
     /// The metric.
     pub metric: String,
-    /// Which of its kinds: colours, windows, norms.
+    /// Its variant: colours, windows, norms.
     pub variant: String,
-    /// SHA-256 of its network's weights; `None` where it has none.
+    /// SHA-256 of its network's weights; `None` without a network.
     pub weights: Option<String>,
-    /// What is done to pictures before they are measured.
+    /// The preprocessing of pictures.
     pub preprocessing: String,
-    /// How many pictures.
+    /// Number of pictures.
     pub images: usize,
-    /// SHA-256 of the benchmark's checksums.
+    /// SHA-256 of the test set's checksums.
     pub benchmark: String,
-    /// How the pictures were made.
+    /// How the pictures were produced.
     pub method: MethodProtocol,
 }
 
-/// How a method's pictures were made.
+/// How a method's pictures were produced.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum MethodProtocol {
-    /// The degraded pictures as they are.
+    /// The degraded pictures themselves.
     Input,
-    /// By another program; nothing more is known than the checksum of its files.
+    /// By another program; only the checksum of its files is known.
     Folder {
-        /// SHA-256 of the checksums of all files, in the order of the benchmark.
+        /// SHA-256 of the checksums of all files, in the order of the test set.
         files: String,
     },
     /// By this program.
@@ -40,32 +40,32 @@ pub enum MethodProtocol {
         model: String,
         /// SHA-256 of the control branch's weights.
         control: String,
-        /// Whether it was told what the picture shows.
+        /// Whether it got a semantic prompt.
         semantic: bool,
-        /// What it was told of the degradation: none, type or parameters, or one prompt for all pictures.
+        /// The kind of restoration prompt: none, type or parameters, or one prompt for all pictures.
         restoration: String,
-        /// The first picture's seed.
+        /// The seed of the first picture.
         seed: u64,
-        /// Sampler, steps, guidance and the rest.
+        /// Sampling settings.
         sampling: SamplingConfig,
-        /// How captions were changed: unmatched, cut after some words.
+        /// How captions were changed: unmatched, or truncated.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         captions: Option<String>,
     },
 }
 
 impl Protocol {
-    /// Eight hexadecimal digits that differ where anything in the protocol does.
+    /// Fingerprint of the protocol: eight hexadecimal digits.
     pub fn fingerprint(&self) -> String {
         fingerprint(self)
     }
 
-    /// The fingerprint of how it was measured, whatever was measured: the same down a column.
+    /// Fingerprint of the measurement without the method: equal within a column.
     pub fn measure(&self) -> String {
         fingerprint(&Self { method: MethodProtocol::Input, ..self.clone() })
     }
 
-    /// In what it was measured differently from another, in words; nothing where [`measure`](Self::measure) is the same.
+    /// The differences in measurement to another protocol, in words; empty if [`measure`](Self::measure) is equal.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let digits = |sum: &str| sum.chars().take(8).collect::<String>();
         let weights = |protocol: &Self| protocol.weights.as_deref().map_or("none".to_owned(), digits);
@@ -83,7 +83,7 @@ impl Protocol {
 }
 
 impl MethodProtocol {
-    /// The fingerprint of how the pictures were made: the same along a row.
+    /// Fingerprint of the method: equal along a row.
     pub fn fingerprint(&self) -> String {
         fingerprint(self)
     }

@@ -1,4 +1,4 @@
-//! The paper's tables: their columns, and the figures that are printed in them.
+//! The paper's tables: columns and published values.
 
 use serde::Deserialize;
 
@@ -11,51 +11,51 @@ const TABLES: &str = include_str!("published.toml");
 pub struct PublishedTable {
     /// Its number in the paper.
     pub number: u8,
-    /// What it is about.
+    /// Its subject.
     pub caption: String,
-    /// Headings of the columns that say how a method was run: its prompts, its fusion.
+    /// Headings of the descriptive columns: prompts, fusion.
     pub marks: Vec<String>,
     /// Above these.
     #[serde(default)]
     pub marks_heading: String,
-    /// The columns of figures.
+    /// The columns of values.
     pub groups: Vec<PublishedGroup>,
-    /// One for each method.
+    /// One row per method.
     pub rows: Vec<PublishedRow>,
-    /// Why there are no rows.
+    /// The reason, if there are no rows.
     #[serde(default)]
     pub absent: Option<String>,
 }
 
-/// Columns of one test set.
+/// The columns of one test set.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PublishedGroup {
     /// Above its columns.
     pub heading: String,
-    /// The names of the benchmarks that are such a set: any of them, where the paper does not say which.
+    /// Names of matching test sets; several if the paper does not specify which.
     pub benchmarks: Vec<String>,
-    /// A column for each, by the name of [`Metric::name`](super::Metric::name).
+    /// The metrics, by [`Metric::name`](super::Metric::name).
     pub metrics: Vec<String>,
 }
 
-/// The figures of one method.
+/// The values of one method.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PublishedRow {
     /// Its name in the paper, without the reference.
     pub method: String,
-    /// What stands under each of the table's marks.
+    /// The values of the descriptive columns.
     pub marks: Vec<String>,
     /// As printed, group by group.
     pub figures: Vec<String>,
 }
 
 impl PublishedTable {
-    /// All that evaluations can be laid out as, by their numbers: 1 and 3 to 8. Table 2 has no figures.
+    /// All tables with values: 1 and 3 to 8. Table 2 has none.
     ///
     /// # Panics
-    /// Not in a program that was tested: the tables come with it.
+    /// Never: a test reads the embedded tables.
     pub fn all() -> Vec<Self> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -94,7 +94,7 @@ mod tests {
         }
     }
 
-    /// The same method is in several tables, so a slip of the pen would show.
+    /// Several tables contain the same method, so a typing error would show.
     #[test]
     fn tables_agree_where_the_paper_does() {
         let rows = |table: u8| PublishedTable::of(table).unwrap().rows;
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(rows(5)[1].figures[..2], rows(7)[0].figures);
     }
 
-    /// What the paper's text says of its tables.
+    /// Statements in the paper's text about its tables.
     #[test]
     fn figures_say_what_the_text_says() {
         // SwinIR is first and "Ours w/o text" second in PSNR and SSIM; the full model has the best FID and LPIPS.

@@ -1,7 +1,7 @@
-//! `report.html`: tables, figures, pictures and scores in one file that asks nothing of a network.
+//! `report.html`: tables, figures, pictures and scores in one file without network access.
 //!
-//! Names and captions come from outside. The template escapes them, the data of the script is JSON that can't end its
-//! element, and the page's content security policy lets no other script run and nothing be fetched.
+//! Names and captions are untrusted. The template escapes them, the script's data is JSON that cannot close its
+//! element, and the content security policy forbids other scripts and all requests.
 
 mod figures;
 
@@ -36,30 +36,30 @@ const SCRIPT: &str = include_str!("report/report.js");
 const LARGEST_FILE: usize = 128 << 10;
 const JPEG_QUALITY: u8 = 92;
 
-/// Best pictures, and worst ones, that the script shows of a method.
+/// Number of best and of worst pictures that the script shows per method.
 const CASES: usize = 4;
 
-/// The pictures of a benchmark.
+/// The pictures of a test set.
 #[derive(Clone, Debug)]
 pub struct Shown<'a> {
-    /// The degraded and the clean ones.
+    /// The test set with degraded and clean pictures.
     pub benchmark: &'a TestSet,
-    /// The restored ones.
+    /// The restored pictures.
     pub methods: Vec<ShownMethod>,
 }
 
-/// A method's pictures of a benchmark.
+/// A method's pictures of a test set.
 #[derive(Clone, Debug)]
 pub struct ShownMethod {
     /// The row's name.
     pub name: String,
-    /// The file of each entry's picture, in the order of the benchmark.
+    /// The picture file of each entry, in the order of the test set.
     pub files: Vec<PathBuf>,
-    /// What the method was told of each entry; empty where that is not known.
+    /// The prompts of each entry; empty if unknown.
     pub prompts: Vec<PromptPair>,
 }
 
-/// One picture of an entry: what it is called, its file, the method that made it, and what that was told.
+/// One picture of an entry: label, file, method and prompts.
 struct Source<'a> {
     label: String,
     file: PathBuf,
@@ -67,8 +67,8 @@ struct Source<'a> {
     prompts: Option<&'a PromptPair>,
 }
 
-/// Writes the report. `shown` has the pictures of each benchmark of `results`, in their order, and `most` of each are
-/// embedded; each is in memory only while it is written.
+/// Writes the report. `shown` has the pictures of each test set of `results`, in order; at most `most` of each are
+/// embedded. Each picture is in memory only while it is written.
 ///
 /// # Errors
 /// A picture can't be read, or the report can't be written.
@@ -153,7 +153,7 @@ fn benchmark(results: &Results, of: &BenchmarkResults, shown: &Shown, chosen: &[
     }
 }
 
-/// For each metric that has it, a figure.
+/// One figure per metric.
 fn plots(of: &BenchmarkResults, svg: impl Fn(Metric) -> String) -> Vec<Value> {
     let plot = |metric: Metric| context! { title => super::tables::heading(metric), svg => svg(metric) };
     measured(of).into_iter().filter(|&metric| per_image(of, metric) && !svg(metric).is_empty()).map(plot).collect()
@@ -163,7 +163,7 @@ fn per_image(of: &BenchmarkResults, metric: Metric) -> bool {
     of.methods.iter().any(|method| method.per_image.contains_key(&metric))
 }
 
-/// Each method's differences to the one that is compared with.
+/// Each method's differences to the baseline.
 fn paired(of: &BenchmarkResults, metric: Metric) -> Vec<(&str, Vec<f64>)> {
     let Some(base) = of.against.as_deref().and_then(|name| of.method(name)?.per_image.get(&metric)) else {
         return vec![];
@@ -214,7 +214,7 @@ fn protocols(results: &Results, of: &BenchmarkResults) -> Result<Value> {
     Ok(context! { title => &of.title, protocols })
 }
 
-/// The pictures of an entry: degraded, of each method, clean.
+/// The pictures of an entry: degraded, each method's, clean.
 fn sources<'a>(shown: &'a Shown, i: usize) -> Vec<Source<'a>> {
     let entry = &shown.benchmark.entries[i];
     let degraded = shown.benchmark.degraded(entry);
@@ -242,7 +242,7 @@ fn sources<'a>(shown: &'a Shown, i: usize) -> Vec<Source<'a>> {
     sources
 }
 
-/// What the script shows and sorts.
+/// The data that the script shows and sorts.
 fn script_data(of: &BenchmarkResults, shown: &Shown, chosen: &[usize]) -> serde_json::Value {
     let metrics: Vec<Metric> = measured(of).into_iter().filter(|&metric| per_image(of, metric)).collect();
     let place = |name: &str| of.methods.iter().position(|method| method.name == name);
@@ -281,14 +281,14 @@ fn script_data(of: &BenchmarkResults, shown: &Shown, chosen: &[usize]) -> serde_
     })
 }
 
-/// The metric by which pictures are chosen.
+/// The metric used to select pictures.
 fn favourite(of: &BenchmarkResults) -> Option<Metric> {
     let liked = [Metric::Lpips, Metric::Ssim, Metric::Psnr].into_iter().chain(Metric::ALL);
     liked.into_iter().find(|&metric| per_image(of, metric))
 }
 
-/// Which pictures are embedded: all, where there are no more than `most`. Else, in up to two thirds of the places, the last
-/// method's best and worst and one or more such pairs of each other method; in the rest, pictures at even distances.
+/// Selects the pictures to embed: all if there are at most `most`. Otherwise up to two thirds are the last method's
+/// best and worst and one or more such pairs of each other method; the rest are pictures at regular intervals.
 fn choose(of: &BenchmarkResults, most: usize) -> Vec<usize> {
     let count = of.ids.len();
     if count <= most {
@@ -322,7 +322,7 @@ fn choose(of: &BenchmarkResults, most: usize) -> Vec<usize> {
     chosen.into_iter().collect()
 }
 
-/// A picture's file as a data URL: as it is, where it is a PNG of no great size.
+/// A picture file as a data URL: unchanged if it is a small PNG, otherwise as JPEG.
 fn embed(file: &Path) -> Result<String> {
     let bytes = std::fs::read(file).with_context(|| format!("can't read {}", file.display()))?;
     if bytes.len() <= LARGEST_FILE && bytes.starts_with(b"\x89PNG") {
@@ -333,7 +333,7 @@ fn embed(file: &Path) -> Result<String> {
     Ok(format!("data:image/jpeg;base64,{}", BASE64.encode(jpeg)))
 }
 
-/// The bytes that hexadecimal digits stand for.
+/// Decodes hexadecimal digits.
 fn bytes_of(hexadecimal: &str) -> Vec<u8> {
     let digit = |byte: u8| char::from(byte).to_digit(16).unwrap_or_default() as u8;
     hexadecimal.as_bytes().chunks_exact(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_and_worst_are_shown_and_others_evenly() {
+    fn the_best_and_worst_and_evenly_spaced_pictures_are_selected() {
         let rising: Vec<f64> = (0..100).map(f64::from).collect();
         let mut other = vec![50.0; 100];
         (other[33], other[66]) = (0.0, 99.0);

@@ -1,4 +1,4 @@
-//! All figures of an evaluation, with their protocols.
+//! All scores of an evaluation with their protocols.
 
 use std::collections::BTreeMap;
 
@@ -18,63 +18,63 @@ use super::scorer::Scorer;
 pub struct Results {
     /// The evaluation's name.
     pub name: String,
-    /// The program that measured.
+    /// The program and its version.
     pub program: String,
-    /// The number of the paper's table that the first table is laid out as.
+    /// The number of the paper's table whose layout the first table has.
     pub paper_table: Option<u8>,
-    /// The rows of every table, in their order, whether they were measured or not.
+    /// The rows of every table, in order, measured or not.
     pub methods: Vec<MethodSummary>,
-    /// One table each.
+    /// The test sets; one table each.
     pub benchmarks: Vec<BenchmarkResults>,
-    /// Metrics that could not be computed, and what is needed for each.
+    /// Metrics that could not be computed, with what each needs.
     pub missing: BTreeMap<Metric, String>,
-    /// What should be kept in mind.
+    /// Warnings.
     pub cautions: Vec<String>,
-    /// Every protocol in full, by its fingerprint.
+    /// Every complete protocol, by its fingerprint.
     pub protocols: BTreeMap<String, Protocol>,
 }
 
-/// A method, on whichever benchmark.
+/// A method, independent of the test set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MethodSummary {
     /// The row's name.
     pub name: String,
-    /// What stands in the columns of the paper's tables that say how it was run, by their headings.
+    /// The values of the paper's descriptive columns, by heading.
     pub marks: BTreeMap<String, String>,
 }
 
-/// The figures on one benchmark.
+/// The scores on one test set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BenchmarkResults {
     /// The table's title.
     pub title: String,
-    /// The benchmark's folder.
+    /// The test set's folder.
     pub folder: String,
-    /// SHA-256 of the benchmark's checksums.
+    /// SHA-256 of the test set's checksums.
     pub checksum: String,
     /// The names of the pictures.
     pub ids: Vec<String>,
-    /// Those that were measured.
+    /// The methods that were measured.
     pub methods: Vec<MethodResults>,
-    /// Why the other methods were not, by their names.
+    /// The reasons why other methods were not measured, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unmeasured: BTreeMap<String, String>,
-    /// The method that the others' differences are to.
+    /// The baseline of the differences.
     pub against: Option<String>,
 }
 
-/// The figures of one method on one benchmark.
+/// The scores of one method on one test set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MethodResults {
     /// The row's name.
     pub name: String,
-    /// Fingerprint of how its pictures were made.
+    /// Fingerprint of how its pictures were produced.
     pub made: String,
-    /// The figures.
+    /// The scores.
     pub figures: BTreeMap<Metric, Figure>,
-    /// Differences to the method that is compared with, picture by picture: their mean, and where it lies.
+    /// Paired differences to the baseline: mean and confidence interval.
     pub differences: BTreeMap<Metric, Interval>,
-    /// One value a picture, in the order of `ids`.
+    /// One value per picture, in the order of `ids`.
     pub per_image: BTreeMap<Metric, Vec<f64>>,
 }
 
@@ -83,14 +83,14 @@ pub struct MethodResults {
 pub struct Figure {
     /// The value.
     pub value: f64,
-    /// Where a mean over pictures lies; `None` for figures of all pictures together.
+    /// Confidence interval of a mean over pictures; `None` for scores of the whole set.
     pub interval: Option<Interval>,
     /// Fingerprint of the protocol.
     pub protocol: String,
 }
 
 impl Results {
-    /// Nothing measured yet.
+    /// No results yet.
     pub fn new(config: &EvalConfig, scorer: &Scorer) -> Self {
         let summary = |method: &MethodConfig| MethodSummary { name: method.name.clone(), marks: method.table_marks() };
         Self {
@@ -105,7 +105,7 @@ impl Results {
         }
     }
 
-    /// Adds a table: the scores of each method, with its name and how its pictures were made; and why other methods have none.
+    /// Adds a table: the name, protocol and scores of each method, and why other methods have none.
     pub fn add(
         &mut self,
         title: &str,
@@ -164,7 +164,7 @@ impl Results {
 }
 
 impl BenchmarkResults {
-    /// The figures of the method with this name.
+    /// The scores of the method with this name.
     pub fn method(&self, name: &str) -> Option<&MethodResults> {
         self.methods.iter().find(|method| method.name == name)
     }

@@ -1,4 +1,4 @@
-//! The figures of one method on one benchmark.
+//! The scores of one method on one test set.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,47 +18,47 @@ use crate::clip_space::cosine;
 use crate::judge::identity;
 use crate::{FeatureStatistics, frechet_distance};
 
-/// The figures of the pictures of one method on one benchmark, in the order of the benchmark's entries.
+/// The scores of one method's pictures on one test set, in the order of its entries.
 #[derive(Clone, Debug, Default)]
 pub struct Scores {
-    /// One value a picture.
+    /// One value per picture.
     pub per_image: BTreeMap<Metric, Vec<f64>>,
-    /// Figures of all pictures together, and of how many rows of features each is.
+    /// Scores of the whole set, with the number of feature rows.
     pub of_all: BTreeMap<Metric, (f64, usize)>,
     /// SHA-256 of the checksums of the pictures' files.
     pub files: String,
 }
 
-/// Figures of all pictures together, and the features that they are of.
+/// Scores of the whole set, with their feature spaces.
 const DISTANCES: [(Metric, Space); 3] =
     [(Metric::Fid, Space::Inception), (Metric::PatchFid, Space::InceptionPatches), (Metric::ClipFrechet, Space::Clip)];
 
-/// How pictures are measured.
+/// Settings of measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct ScoreSettings {
-    /// Pictures that go through a network together.
+    /// Batch size of the networks.
     pub batch_size: usize,
-    /// Batches that are computed side by side, each on one core.
+    /// Number of batches computed in parallel, each on one core.
     pub threads: usize,
 }
 
-/// The clean pictures of a benchmark and its captions, measured once for all methods.
+/// Measurements of a test set's clean pictures and captions, shared by all methods.
 #[derive(Debug)]
 pub struct Ground<'a> {
     benchmark: &'a TestSet,
     clean: Option<Vec<Measured>>,
-    /// Of the clean pictures, for each distance that is asked for.
+    /// Feature statistics of the clean pictures, for each requested distance.
     statistics: BTreeMap<Metric, FeatureStatistics>,
     captions: Vec<Option<Vec<f32>>>,
-    /// The kinds that each caption names, and those that it would name instead if it were mistaken.
+    /// The kinds that each caption names, and those that its misleading caption names instead.
     kinds: Vec<(Vec<Kind>, Vec<Kind>)>,
 }
 
 impl<'a> Ground<'a> {
-    /// Measures the benchmark's own pictures; what is in the file `kept` is not measured again.
+    /// Measures the test set's own pictures; measurements in the file `kept` are reused.
     ///
     /// # Errors
-    /// A file can't be read, or is no picture.
+    /// A file can't be read or is not a picture.
     pub fn measure(
         scorer: &Scorer,
         benchmark: &'a TestSet,
@@ -92,11 +92,11 @@ impl<'a> Ground<'a> {
         Ok(Self { benchmark, clean, statistics, captions, kinds })
     }
 
-    /// Measures a method's pictures, `restored` giving the file of each; a batch of pictures is in memory at a time. What is in
-    /// the file `kept` is not measured again. `progress` is called after each picture.
+    /// Measures a method's pictures; `restored` returns the file of each. One batch is in memory at a time.
+    /// Measurements in the file `kept` are reused. `progress` is called after each picture.
     ///
     /// # Errors
-    /// A file is missing or is of another size than its clean picture.
+    /// A file is missing, or its size differs from the clean picture's.
     pub fn score(
         &self,
         scorer: &Scorer,
@@ -129,7 +129,7 @@ impl<'a> Ground<'a> {
                 scores.of_all.insert(metric, (frechet_distance(clean, &restored)?, clean.rows()));
             }
         }
-        // An entry without a caption has no CLIP-T: then the column is missing rather than of other pictures.
+        // An entry without a caption has no CLIP-T; then the column is omitted, because it would cover other pictures.
         let cosines = |captions: &[Option<Vec<f32>>]| -> Option<Vec<f64>> {
             captions.iter().zip(&measured).map(|(a, b)| Some(cosine(a.as_ref()?, &clip(b)?))).collect()
         };
@@ -185,16 +185,16 @@ fn check_sizes(path: &Path, picture: &Picture, clean: Option<&Picture>) -> Resul
     Ok(())
 }
 
-/// What is measured of each entry.
+/// The inputs of measurement.
 struct Asked<'a> {
     files: Files<'a>,
-    /// What the pictures are compared with.
+    /// The reference pictures.
     clean: Option<Files<'a>>,
     /// See [`Subject`].
     judged: bool,
 }
 
-/// Measures the picture of each entry, and gives the checksum of their checksums as well.
+/// Measures the picture of each entry; also returns the checksum of their checksums.
 fn measure(
     scorer: &Scorer,
     entries: &[Entry],
@@ -210,7 +210,7 @@ fn measure(
         Ok((path, bytes))
     };
     let open = |(path, bytes): &File| -> Result<Picture> { Ok(Picture::decode_with_alpha(bytes, path)?.0) };
-    // Whole batches are measured or found: in a batch of another size the last bits may differ.
+    // Whole batches are measured or reused: in a batch of another size the last bits may differ.
     let batch = |entries: &[Entry]| -> Result<Vec<(Measured, String)>> {
         let (mut keys, mut checksums, mut subjects) = (vec![], vec![], vec![]);
         for entry in entries {

@@ -1,4 +1,4 @@
-//! The networks of the metrics, and what they make of a picture.
+//! The networks of the metrics, and measuring pictures with them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -27,7 +27,7 @@ use crate::{
     ssim_of,
 };
 
-/// What an untouched picture's PSNR is counted as: 8 bits can't tell more apart.
+/// The PSNR assigned to an unchanged picture, in dB: 8 bits cannot resolve more.
 const MOST_PSNR: f64 = 60.0;
 
 /// The networks of the metrics.
@@ -44,11 +44,11 @@ pub struct Scorer {
     maniqa: Option<(Maniqa, String)>,
     judge: Option<(KindJudge, String)>,
     pixels: Compared,
-    /// Words for what looks alike.
+    /// Pairs of words for similar-looking objects.
     alike: Vec<Alike>,
-    /// What is left out, and what is needed for it.
+    /// Metrics that can't be computed, with what each needs.
     missing: BTreeMap<Metric, String>,
-    /// Metrics whose weights are not those that were published.
+    /// Notes on weights that differ from the published ones.
     strange: BTreeMap<Metric, String>,
     device: Device,
 }
@@ -60,22 +60,22 @@ struct Clip {
     checksum: String,
 }
 
-/// A picture that is measured.
+/// A picture to measure.
 #[derive(Debug)]
 pub struct Subject {
     /// The picture.
     pub picture: Picture,
-    /// What it is compared with, of the same size, if there is anything.
+    /// The reference picture of the same size, if any.
     pub clean: Option<Picture>,
-    /// Whether it is judged by itself as well; clean pictures give features only.
+    /// Whether to compute no-reference metrics; for clean pictures only features are needed.
     pub judged: bool,
 }
 
 impl Scorer {
-    /// Loads what the configuration names. A metric whose weights are not there is [missing](Self::missing).
+    /// Loads the networks of the configured metrics. A metric without weights is [missing](Self::missing).
     ///
     /// # Errors
-    /// Weights that are there can't be read or do not fit.
+    /// Existing weights can't be read or do not fit.
     pub fn load(config: &EvalConfig, device: &Device) -> Result<Self> {
         let mut search = Search { config, missing: BTreeMap::new(), strange: BTreeMap::new() };
         let fid = search.network(&[Metric::Fid, Metric::PatchFid], fid::WEIGHTS, |file| {
@@ -107,20 +107,20 @@ impl Scorer {
         })
     }
 
-    /// The metrics that can't be computed, and what is needed for each.
+    /// The metrics that can't be computed, with what each needs.
     pub fn missing(&self) -> &BTreeMap<Metric, String> {
         &self.missing
     }
 
-    /// Whether a metric is asked for and can be computed.
+    /// Whether a metric is configured and can be computed.
     pub fn has(&self, metric: Metric) -> bool {
         self.metrics.contains(&metric) && !self.missing.contains_key(&metric)
     }
 
-    /// Measures pictures one by one, and their features, which need no comparison, together.
+    /// Measures pictures: comparisons one by one, features in a batch.
     ///
     /// # Errors
-    /// A picture is of another size than what it is compared with, or too small for a metric.
+    /// A picture's size differs from its reference's, or is too small for a metric.
     pub fn measure(&self, subjects: &[Subject]) -> Result<Vec<Measured>> {
         let mut measured: Vec<Measured> = subjects.iter().map(|subject| self.values(subject)).collect::<Result<_>>()?;
         let pictures: Vec<&Picture> = subjects.iter().map(|subject| &subject.picture).collect();
@@ -187,10 +187,10 @@ impl Scorer {
         Ok(measured)
     }
 
-    /// The features of a caption in CLIP's space; `None` without CLIP, or of no caption.
+    /// The CLIP embedding of a caption; `None` without CLIP or for an empty caption.
     ///
     /// # Errors
-    /// CLIP's text tower has no projection.
+    /// CLIP's text encoder has no projection.
     pub fn caption(&self, text: &str) -> Result<Option<Vec<f32>>> {
         match &self.clip {
             Some(clip) if !text.is_empty() => Ok(Some(clip.texts.features(text)?)),
@@ -198,7 +198,7 @@ impl Scorer {
         }
     }
 
-    /// The kinds that a caption names, and those that it would name instead if it were mistaken; none without a judge.
+    /// The kinds that a caption names, and those that its misleading caption names instead.
     pub fn kinds(&self, caption: &str) -> (Vec<Kind>, Vec<Kind>) {
         let own = Kind::named_in(caption);
         let other = mistaken(caption, &self.alike).map(|text| Kind::named_in(&text)).unwrap_or_default();
@@ -211,7 +211,7 @@ impl Scorer {
         self.judge.as_ref().map(|(judge, _)| judge.likeliest(logits, count)).unwrap_or_default()
     }
 
-    /// Features in a row of a space.
+    /// Number of features per row of a space.
     pub fn dimensions(&self, space: Space) -> usize {
         match space {
             Space::Clip => self.clip.as_ref().map_or(0, |clip| clip.images.dimensions()),
@@ -220,7 +220,7 @@ impl Scorer {
         }
     }
 
-    /// Stands for all that the numbers of one picture depend on but the picture.
+    /// The part of the cache key that does not depend on the picture.
     pub fn fingerprint(&self) -> String {
         let measured = Metric::ALL.into_iter().filter(|&metric| self.has(metric));
         sha256(measured.map(|metric| format!("{:?}\n", self.measure_of(metric))).collect::<String>().as_bytes())
@@ -283,7 +283,7 @@ impl Scorer {
         (variant.to_owned(), weights, preprocessing)
     }
 
-    /// How a metric is measured on a benchmark.
+    /// The protocol of a metric on a test set.
     pub fn protocol(&self, metric: Metric, benchmark: &TestSet, method: &MethodProtocol) -> Protocol {
         let (variant, weights, preprocessing) = self.measure_of(metric);
         Protocol {
@@ -297,7 +297,7 @@ impl Scorer {
         }
     }
 
-    /// What should be said of a metric, on `rows` pictures or patches.
+    /// Warnings about a metric on `rows` pictures or patches.
     pub fn cautions(&self, metric: Metric, rows: usize) -> Vec<String> {
         let space = match metric {
             Metric::Fid => Some(Space::Inception),
@@ -315,7 +315,7 @@ impl Scorer {
     }
 }
 
-/// Looks for the weights of the metrics that are asked for, and notes what is not there or not what it is called.
+/// Finds the weights of the configured metrics; records missing files and files that differ from the published ones.
 struct Search<'a> {
     config: &'a EvalConfig,
     missing: BTreeMap<Metric, String>,
@@ -327,7 +327,7 @@ impl Search<'_> {
         metrics.iter().copied().filter(|metric| self.config.metrics.contains(metric)).collect()
     }
 
-    /// A public file, where any of `metrics` is asked for and it is there.
+    /// A published file, if it exists and any of `metrics` is configured.
     fn file(&mut self, metrics: &[Metric], public: PublicWeights) -> Result<Option<FoundWeights>> {
         let wanted = self.wanted(metrics);
         if wanted.is_empty() {
@@ -347,7 +347,7 @@ impl Search<'_> {
         Ok(found)
     }
 
-    /// A network, and the SHA-256 of its weights.
+    /// A network with the SHA-256 of its weights.
     fn network<T>(
         &mut self,
         metrics: &[Metric],
@@ -404,7 +404,7 @@ impl Clip {
     }
 }
 
-/// SHA-256 of the weights of a network that is loaded.
+/// SHA-256 of the weights of a loaded network.
 fn checksum<T>(network: &Option<(T, String)>) -> Option<String> {
     network.as_ref().map(|(_, checksum)| checksum.clone())
 }

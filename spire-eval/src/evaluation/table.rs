@@ -1,6 +1,6 @@
-//! A table, and the forms in which papers and web pages want it.
+//! Tables as Markdown, CSV and LaTeX.
 
-/// On which side of its column a cell stands.
+/// Alignment of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
     /// Names.
@@ -9,14 +9,14 @@ pub enum Align {
     Right,
 }
 
-/// What stands above a column.
+/// A column's headings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Column {
-    /// Above several columns; empty where there is no such heading.
+    /// The heading of a group of columns; may be empty.
     pub group: String,
-    /// Above this one.
+    /// The heading of this column.
     pub heading: String,
-    /// Where its cells stand.
+    /// The alignment of its cells.
     pub align: Align,
 }
 
@@ -25,35 +25,35 @@ pub struct Column {
 pub struct TableCell {
     /// A name or a value.
     pub text: String,
-    /// Where the value lies, "[1.0, 2.0]"; may be empty.
+    /// The confidence interval, "[1.0, 2.0]"; may be empty.
     pub range: String,
-    /// "(a)" of the note that says what is to be known of this cell; may be empty.
+    /// The mark of the cell's note, "(a)"; may be empty.
     pub mark: String,
-    /// Stands out.
+    /// Whether the cell is bold.
     pub bold: bool,
 }
 
 /// One row.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TableRow {
-    /// As many as there are columns.
+    /// One cell per column.
     pub cells: Vec<TableCell>,
-    /// From somewhere else: set in italics, and apart from the others.
+    /// Whether the row is quoted from elsewhere: italic and separated from the others.
     pub quoted: bool,
 }
 
-/// Cells of text under headings.
+/// A table of text cells.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Table {
-    /// Above the table.
+    /// The title above the table.
     pub title: String,
-    /// From left to right.
+    /// The columns, from left to right.
     pub columns: Vec<Column>,
-    /// From top to bottom.
+    /// The rows, from top to bottom.
     pub rows: Vec<TableRow>,
-    /// Below the table.
+    /// The notes below the table.
     pub notes: Vec<String>,
-    /// Ranges are left out of what is printed.
+    /// Whether intervals are omitted.
     pub compact: bool,
 }
 
@@ -64,22 +64,22 @@ impl<T: Into<String>> From<T> for TableCell {
 }
 
 impl Table {
-    /// Without columns.
+    /// An empty table.
     pub fn new(title: &str) -> Self {
         Self { title: title.to_owned(), ..Self::default() }
     }
 
-    /// One column more.
+    /// Adds a column.
     pub fn column(&mut self, group: &str, heading: &str, align: Align) {
         self.columns.push(Column { group: group.to_owned(), heading: heading.to_owned(), align });
     }
 
-    /// A line below the table.
+    /// Adds a note below the table.
     pub fn note(&mut self, text: &str) {
         self.notes.push(text.to_owned());
     }
 
-    /// The headings above the columns' own, each with the number of its columns; none where no column has one.
+    /// The group headings, each with its number of columns; empty if no column has one.
     pub fn groups(&self) -> Vec<(&str, usize)> {
         let mut groups: Vec<(&str, usize)> = vec![];
         for column in &self.columns {
@@ -92,7 +92,7 @@ impl Table {
         groups
     }
 
-    /// GitHub's Markdown, which has one line of headings: where there are two, the second is the first row.
+    /// The table in GitHub's Markdown, which has one heading line: a second one becomes the first row.
     pub fn markdown(&self) -> String {
         let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
         let headings: Vec<String> = self.columns.iter().map(|column| escape_markdown(&column.heading)).collect();
@@ -130,7 +130,7 @@ impl Table {
         text
     }
 
-    /// RFC 4180, without the title and the notes.
+    /// The table as CSV (RFC 4180), without title and notes.
     pub fn csv(&self) -> String {
         let quoted = |text: String| match text.contains([',', '"', '\n', '\r']) {
             true => format!("\"{}\"", text.replace('"', "\"\"")),
@@ -146,7 +146,7 @@ impl Table {
         std::iter::once(headings).chain(rows).collect()
     }
 
-    /// A LaTeX `table`, with the rules of `booktabs` and the marks of `pifont`; `table*` where it is wide.
+    /// The table in LaTeX: a `table` with the rules of `booktabs` and the marks of `pifont`; `table*` if it is wide.
     pub fn latex(&self) -> String {
         let wide = self.columns.len() > 8;
         let environment = if wide { "table*" } else { "table" };
@@ -205,12 +205,12 @@ impl Table {
     }
 }
 
-/// A cell without columns of its own.
+/// Escapes a cell for Markdown.
 fn escape_markdown(text: &str) -> String {
     one_line(text).replace('|', "\\|")
 }
 
-/// One line without tags.
+/// Text on one line, with `<` escaped.
 fn one_line(text: &str) -> String {
     text.replace('<', "&lt;").replace(['\n', '\r'], " ")
 }
@@ -227,7 +227,7 @@ fn escape_latex(text: &str) -> String {
             '<' => escaped.push_str("\\textless{}"),
             '>' => escaped.push_str("\\textgreater{}"),
             '|' => escaped.push_str("\\textbar{}"),
-            // After the end of a line they would be its argument.
+            // After `\\` they would be read as its argument.
             '[' | ']' | '*' => escaped.extend(['{', c, '}']),
             '-' if characters.peek().is_some_and(char::is_ascii_digit) && !escaped.ends_with(char::is_alphanumeric) => {
                 escaped.push_str("$-$");
@@ -308,7 +308,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        // A line that began with a bracket or a star would be read as the argument of the line's end before it.
+        // A bracket or star at the start of a line would be read as the argument of the preceding `\\`.
         assert_eq!(escape_latex("[a] *b"), "{[}a{]} {*}b");
         assert_eq!(escape_latex("x-4, -4 [-0.5, +0.5]"), "x-4, $-$4 {[}$-$0.5, +0.5{]}");
         for environment in ["table", "tabular"] {
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_with_one_heading_share_it() {
+    fn adjacent_columns_share_a_group_heading() {
         assert_eq!(table().groups(), []);
         assert_eq!(grouped().groups(), [("", 1), ("Left, half", 2)]);
     }

@@ -1,5 +1,5 @@
-//! The tables of an evaluation: in the layout of one of the paper's where it is asked for, then all figures of each
-//! benchmark with their intervals, then the differences.
+//! The tables of an evaluation: first, if configured, in the layout of a table of the paper; then all scores of each
+//! test set with intervals; then the differences.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,14 +13,14 @@ use super::table::{Align, Table, TableCell, TableRow};
 const NONE: &str = "–";
 
 impl Results {
-    /// The paper's layout where there is one, and for each benchmark the figures and the differences.
+    /// The table in the paper's layout, if configured, and for each test set its scores and differences.
     pub fn tables(&self) -> Vec<Table> {
         let layout = self.paper_table.and_then(PublishedTable::of);
         let of_benchmarks = self.benchmarks.iter().flat_map(|of| [Some(self.figures(of)), differences(of)]).flatten();
         layout.iter().map(|layout| self.as_in_paper(layout)).chain(of_benchmarks).collect()
     }
 
-    /// All figures on one benchmark, with intervals.
+    /// All scores on one test set, with intervals.
     pub(super) fn figures(&self, benchmark: &BenchmarkResults) -> Table {
         let metrics = measured(benchmark);
         let mut table = Table::new(&benchmark.title);
@@ -54,8 +54,8 @@ impl Results {
         table
     }
 
-    /// One metric on one benchmark, a cell for each method of the evaluation. The best is bold. Cells that were measured
-    /// in another way than most are marked, and not compared with the others.
+    /// One metric on one test set, one cell per method. The best is bold. Cells with another measurement protocol than
+    /// most are marked and excluded from the comparison.
     fn column(&self, benchmark: &BenchmarkResults, metric: Metric, notes: &mut Notes) -> Vec<TableCell> {
         let figure = |name: &str| benchmark.method(name).and_then(|method| method.figures.get(&metric));
         let figures: Vec<Option<&Figure>> = self.methods.iter().map(|method| figure(&method.name)).collect();
@@ -78,12 +78,12 @@ impl Results {
         figures.iter().map(&mut cell).collect()
     }
 
-    /// The fingerprint of how a figure was measured, however its pictures were made.
+    /// The fingerprint of a score's measurement, without the method.
     fn measure(&self, figure: &Figure) -> Option<String> {
         Some(self.protocols.get(&figure.protocol)?.measure())
     }
 
-    /// How most of the figures were measured; of several ways that are as frequent, the first.
+    /// The most frequent measurement protocol; the first of equally frequent ones.
     fn usual_measure<'a>(&self, figures: impl Iterator<Item = &'a Figure>) -> Option<String> {
         let measures: Vec<String> = figures.filter_map(|figure| self.measure(figure)).collect();
         let mut count: BTreeMap<&String, usize> = BTreeMap::new();
@@ -92,7 +92,7 @@ impl Results {
         measures.iter().find(|measure| count[measure] == *most).cloned()
     }
 
-    /// What sets a figure's protocol apart from the column's.
+    /// The differences between a score's protocol and the column's.
     fn otherwise(&self, figure: &Figure, usual: &Option<String>) -> String {
         let column = self.protocols.values().find(|protocol| Some(protocol.measure()) == *usual);
         match self.protocols.get(&figure.protocol).zip(column) {
@@ -103,7 +103,7 @@ impl Results {
         }
     }
 
-    /// The layout of a table of the paper, and its figures above the measured ones.
+    /// A table in the paper's layout, with the published values above the measured ones.
     pub(super) fn as_in_paper(&self, layout: &PublishedTable) -> Table {
         let places = self.places(layout);
         let elsewhere: Vec<String> =
@@ -170,7 +170,7 @@ impl Results {
         table
     }
 
-    /// The benchmark of each of the layout's groups: by its name, or if none of them is there by name, by its place.
+    /// The test set of each group of the layout: by name, or by position if no name matches.
     fn places(&self, layout: &PublishedTable) -> Vec<Option<&BenchmarkResults>> {
         let by_name = |group: &PublishedGroup| {
             self.benchmarks.iter().find(|on| group.benchmarks.iter().any(|name| name == folder_name(on)))
@@ -182,7 +182,7 @@ impl Results {
         }
     }
 
-    /// Why a column of the layout has no measured figures.
+    /// Why a column of the layout has no measured values.
     fn why_empty(
         &self,
         group: &PublishedGroup,
@@ -203,7 +203,7 @@ impl Results {
     }
 }
 
-/// A method's name, marked where it was not measured on one of the benchmarks.
+/// A method's name, marked if it was not measured on a test set.
 fn name_of<'a>(
     method: &MethodSummary,
     benchmarks: impl IntoIterator<Item = &'a BenchmarkResults>,
@@ -218,17 +218,17 @@ fn name_of<'a>(
     TableCell { mark, ..TableCell::from(&method.name) }
 }
 
-/// What the pictures are, where they are not those of the paper's group.
+/// A note on the test set, if it is not the one of the paper's group.
 fn other_pictures(group: &PublishedGroup, place: &BenchmarkResults) -> Option<String> {
     let name = folder_name(place);
     let same = group.benchmarks.iter().any(|paper| paper == name);
     (!same).then(|| format!("{name} (the paper's: {})", group.benchmarks.join(" or ")))
 }
 
-/// Notes that cells refer to, each once.
+/// Notes that cells refer to, without duplicates.
 #[derive(Debug, Default)]
 pub struct Notes(
-    /// As they stand below the table.
+    /// The notes as printed below the table.
     pub Vec<String>,
 );
 
@@ -255,17 +255,17 @@ fn mark(i: usize) -> String {
     }
 }
 
-/// A metric's name, and which way is better.
+/// A metric's name with an arrow for its better direction.
 pub(super) fn heading(metric: Metric) -> String {
     format!("{} {}", metric.name(), if metric.rises() { "↑" } else { "↓" })
 }
 
-/// What the benchmark's folder is called.
+/// The name of the test set's folder.
 fn folder_name(benchmark: &BenchmarkResults) -> &str {
     Path::new(&benchmark.folder).file_name().and_then(|name| name.to_str()).unwrap_or_default()
 }
 
-/// The metrics that any method has, in the order of the columns.
+/// The metrics that at least one method has, in the order of the columns.
 pub(super) fn measured(benchmark: &BenchmarkResults) -> Vec<Metric> {
     let there = |metric: &Metric| benchmark.methods.iter().any(|method| method.figures.contains_key(metric));
     Metric::ALL.into_iter().filter(there).collect()

@@ -1,13 +1,13 @@
-//! The squares that MANIQA looks at: evenly spread over the picture, not drawn.
+//! MANIQA's crops: on a regular grid instead of at random.
 
 use anyhow::{Result, ensure};
 use burn::tensor::{Int, Tensor};
 
-/// How many times as long as its shorter side a picture is that is not enlarged.
+/// Limit on the aspect ratio of a picture that has to be enlarged.
 const MOST_NARROW: usize = 100;
 
-/// Where the squares' top left corners are, rows and columns, in a picture of at least `side` by `side` pixels: the first
-/// `count` of a grid whose steps are those of ⌊√count⌋ squares a side, row after row. They may overlap.
+/// The top left corners (row, column) of the crops in a picture of at least `side` by `side` pixels: the first `count`
+/// of a grid with ⌊√count⌋ crops per side, row by row. Crops may overlap.
 pub fn corners(height: usize, width: usize, side: usize, count: usize) -> Vec<[usize; 2]> {
     let floor = count.isqrt();
     let ceiling = if floor * floor == count { floor } else { floor + 1 };
@@ -15,12 +15,12 @@ pub fn corners(height: usize, width: usize, side: usize, count: usize) -> Vec<[u
     (0..count).map(|i| [i / ceiling * down, i % ceiling * right]).collect()
 }
 
-/// `picture`, `[batch, 3, height, width]`, enlarged where it is not more than `side` pixels high or wide, so that the
-/// shorter side has one more: bilinear, as torch's `interpolate` with a scale factor, whose lengths are rounded down while
-/// pixels keep the exact distance.
+/// Enlarges `picture` `[batch, 3, height, width]` if a side has at most `side` pixels, so that the shorter side has
+/// `side + 1`. Bilinear as in torch's `interpolate` with a scale factor: lengths are rounded down, and pixel distances
+/// keep the exact factor.
 ///
 /// # Errors
-/// The picture is so narrow that it would become too large.
+/// The picture is so narrow that the result would be too large.
 pub fn enlarged(picture: Tensor<4>, side: usize) -> Result<Tensor<4>> {
     let [.., height, width] = picture.dims();
     let shorter = height.min(width);
@@ -36,7 +36,7 @@ pub fn enlarged(picture: Tensor<4>, side: usize) -> Result<Tensor<4>> {
     Ok(bilinear(bilinear(picture, 2, factor), 3, factor))
 }
 
-/// `x` with `factor` times as many entries in one dimension, rounded down, each mixed from the two that are nearest.
+/// Resizes one dimension of `x` by `factor`, rounded down, with linear interpolation.
 fn bilinear(x: Tensor<4>, dim: usize, factor: f64) -> Tensor<4> {
     let length = x.dims()[dim];
     let distance = (1.0 / factor) as f32;
@@ -63,9 +63,9 @@ mod tests {
 
     use super::*;
 
-    /// pyiqa: `uniform_crop` of a picture that holds its own coordinates.
+    /// pyiqa's `uniform_crop` on a picture of coordinates.
     #[test]
-    fn corners_are_those_of_the_reference() {
+    fn corners_agree_with_the_reference() {
         assert_eq!(corners(300, 400, 224, 1), [[0, 0]]);
         assert_eq!(corners(300, 400, 224, 3), [[0, 0], [0, 176], [76, 0]]);
         assert_eq!(corners(300, 400, 224, 4), [[0, 0], [0, 88], [38, 0], [38, 88]]);
@@ -77,7 +77,7 @@ mod tests {
 
     /// torch 2.13: `interpolate(arange(6).reshape(1, 1, 2, 3), scale_factor=2.5, mode="bilinear")`.
     #[test]
-    fn pixels_are_those_of_the_reference() {
+    fn pixels_agree_with_the_reference() {
         let picture =
             Tensor::<1>::from_floats([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], &Device::default()).reshape([1, 1, 2, 3]);
         let values: Vec<f32> = enlarged(picture, 4).unwrap().into_data().iter().collect();

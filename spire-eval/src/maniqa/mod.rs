@@ -1,5 +1,5 @@
-//! MANIQA (Yang et al., 2022): a vision transformer's features, attended to across channels and within windows, give each
-//! patch a score and a weight.
+//! MANIQA (Yang et al., 2022): features of a vision transformer, followed by attention across channels and within
+//! windows, give each patch a score and a weight.
 
 mod crops;
 mod swin;
@@ -38,24 +38,24 @@ pub const WEIGHTS: PublicWeights = PublicWeights {
 pub struct ManiqaConfig {
     /// Width of a patch's features; a multiple of 64.
     pub embed_dim: usize,
-    /// Height and width of the squares that are looked at, pixels.
+    /// Side of the crops in pixels.
     pub img_size: usize,
-    /// Height and width of a patch, pixels.
+    /// Side of a patch in pixels.
     pub patch_size: usize,
-    /// Attentions across channels in each of the two stages.
+    /// Number of channel attentions in each of the two stages.
     pub num_tab: usize,
     /// Blocks in each layer of a Swin transformer.
     pub depths: Vec<usize>,
-    /// Heads in each of these layers.
+    /// Number of heads in each of these layers.
     pub num_heads: Vec<usize>,
-    /// Height and width of a window, patches.
+    /// Side of a window in patches.
     pub window_size: usize,
     /// Width inside the Swin transformers' feed-forward networks.
     pub dim_mlp: usize,
-    /// What a Swin layer's output is multiplied by before its input is added: 0.8 for the weights trained on KonIQ-10k and
-    /// KADID-10k, 0.13 for those trained on PIPAL.
+    /// Factor of a Swin layer's output before the residual sum: 0.8 for the weights trained on KonIQ-10k and KADID-10k,
+    /// 0.13 for PIPAL.
     pub scale: f64,
-    /// Squares that are looked at.
+    /// Number of crops.
     pub test_sample: usize,
 }
 
@@ -105,7 +105,7 @@ impl ManiqaConfig {
         Ok(())
     }
 
-    /// Patches a side.
+    /// Patches per side.
     fn side(&self) -> usize {
         self.img_size / self.patch_size
     }
@@ -115,9 +115,9 @@ impl ManiqaConfig {
     }
 }
 
-/// pyiqa's `MANIQA`, as `create_metric("maniqa")` makes it: the mean over 20 squares of 224 pixels. None of them is drawn at
-/// random: they are the first 20 of a grid of 5 by 5 that reaches from the top left corner to the other edges. What only the
-/// lowest five would show is not looked at, nor is what lies between squares where a side has more than 1120 pixels.
+/// pyiqa's `MANIQA`, as created by `create_metric("maniqa")`: the mean over 20 crops of 224 pixels. The crops are not
+/// random: they are the first 20 of a 5 by 5 grid over the picture. The last five, at the bottom right, are not used,
+/// and areas between crops are skipped if a side has more than 1120 pixels.
 #[derive(Module, Debug)]
 pub struct Maniqa {
     vit: VisionTransformer,
@@ -133,7 +133,7 @@ pub struct Maniqa {
     config: ManiqaConfig,
 }
 
-/// What leads to one number a patch, but for the last non-linearity.
+/// The layers to one number per patch, without the last non-linearity.
 type Head = (Linear, Relu, Dropout, Linear);
 
 impl Maniqa {
@@ -161,7 +161,7 @@ impl Maniqa {
     /// Reads the published file, or a folder with weights and a `config.json` ([`ManiqaConfig`]).
     ///
     /// # Errors
-    /// Unreadable, or weights that are not this network's.
+    /// The file is unreadable, or the weights do not fit the network.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
         let (config, tensors) = checkpoint::open::<ManiqaConfig>(path, WEIGHTS.url)?;
         config.check().with_context(|| path.join("config.json").display().to_string())?;
@@ -169,15 +169,15 @@ impl Maniqa {
         weights::fill(Self::new(config, device), tensors, Precision::F32)
     }
 
-    /// How good the picture looks: about 0 to 1, more is better.
+    /// The quality score: about 0 to 1, higher is better.
     ///
     /// # Errors
-    /// The picture is too narrow to be enlarged: its longer side is 100 times the shorter one, or more.
+    /// The picture is too narrow to be enlarged: its longer side is at least 100 times the shorter one.
     pub fn score(&self, picture: &Picture) -> Result<f64> {
         Ok(self.score_of(self.features(picture)?))
     }
 
-    /// What each patch's score and weight are computed from: `[squares, patches, embed_dim / 2]`.
+    /// The features from which each patch's score and weight are computed, `[crops, patches, embed_dim / 2]`.
     ///
     /// # Errors
     /// As [`Self::score`].
@@ -186,7 +186,7 @@ impl Maniqa {
         let side = self.config.img_size;
         let picture = crops::enlarged(pictures::to_tensor([picture], &device), side)?;
         let [.., height, width] = picture.dims();
-        // One after the other: the attention across channels takes much memory.
+        // One at a time: the attention across channels needs much memory.
         let squares = crops::corners(height, width, side, self.config.test_sample)
             .into_iter()
             .map(|[top, left]| self.forward(picture.clone().slice([0..1, 0..3, top..top + side, left..left + side])));
@@ -214,7 +214,7 @@ impl Maniqa {
     }
 }
 
-/// The checkpoint has all of its vision transformer, and two convolutions that the reference does not use.
+/// The checkpoint contains the complete vision transformer and two unused convolutions.
 fn is_read(name: &str) -> bool {
     let block = name.strip_prefix("vit.blocks.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
     let unread = ["vit.norm.", "vit.head.", "swintransformer1.downsample.", "swintransformer2.downsample."];
@@ -232,7 +232,7 @@ fn head((hidden, activation, dropout, out): &Head, x: Tensor<3>) -> Tensor<3> {
     out.forward(dropout.forward(activation.forward(hidden.forward(x))))
 }
 
-/// Attention across channels: a channel is a token, its values at all patches are the token's.
+/// Attention across channels: each channel is a token with its values at all patches.
 #[derive(Module, Debug)]
 struct TaBlock {
     c_q: Linear,
@@ -251,7 +251,7 @@ impl TaBlock {
         let (query, key, value) =
             (self.c_q.forward(x.clone()), self.c_k.forward(x.clone()), self.c_v.forward(x.clone()));
         let attended = attend(query, key, value, 1, None);
-        // The reference takes patches for channels here, and was trained with that.
+        // The reference swaps patches and channels here, and was trained that way.
         attended.swap_dims(1, 2).reshape(x.dims()) + x
     }
 }
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_that_do_not_fit_are_named() {
+    fn the_error_names_weights_that_do_not_fit() {
         assert_each_is_needed(SMALL, &small(), |path| Maniqa::load(path, &Device::default()));
         let mut whole = small();
         whole.insert("vit.blocks.10.norm1.weight".into(), vec![64]);
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_of_any_size_are_judged_by_as_many_squares() {
+    fn pictures_of_any_size_have_the_same_number_of_crops() {
         let maniqa = Maniqa::load(folder(SMALL, small()).path(), &Device::default()).unwrap();
         for (width, height) in [(1, 1), (3, 40), (50, 33)] {
             let picture = Picture::filled(width, height, [0.2, 0.5, 0.9]);
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn configurations_that_contradict_themselves_say_how() {
+    fn the_error_names_a_contradiction_in_the_configuration() {
         for (config, reason) in [
             (r#"{"embed_dim": 100}"#, "no multiple of 64"),
             (r#"{"img_size": 225}"#, "\"img_size\" 225 is no multiple"),

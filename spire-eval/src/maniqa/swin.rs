@@ -1,4 +1,4 @@
-//! MANIQA's scale Swin transformer: attention within windows that every other block shifts, and convolutions between.
+//! MANIQA's scaled Swin transformer: windowed attention, shifted in every other block, with convolutions between.
 
 use burn::module::{Initializer, Module, Param};
 use burn::nn::conv::Conv2d;
@@ -11,7 +11,7 @@ use spire_model::nn::resnet::conv3x3;
 
 use super::{ManiqaConfig, Mlp};
 
-/// What is added to the score of a key in another region of a shifted window: nearly nothing attends to it.
+/// Bias of the score of a key in another region of a shifted window, which suppresses it.
 const ELSEWHERE: f32 = -100.0;
 
 /// pyiqa's `SwinTransformer`.
@@ -22,7 +22,7 @@ pub struct SwinTransformer {
 }
 
 impl SwinTransformer {
-    /// On maps of `width` channels.
+    /// For maps of `width` channels.
     pub fn new(config: &ManiqaConfig, width: usize, device: &Device) -> Self {
         let sizes = config.depths.iter().zip(&config.num_heads);
         let layers = sizes.map(|(&depth, &heads)| BasicLayer::new(config, width, depth, heads, device)).collect();
@@ -117,11 +117,11 @@ impl SwinBlock {
         x.clone() + self.mlp.forward(self.norm2.forward(x))
     }
 
-    /// What is added to the scores of each of a batch's windows: `[batch * windows, heads, window², window²]`.
+    /// The bias of the scores of each window, `[batch * windows, heads, window², window²]`.
     fn bias(&self, batch: usize, side: usize) -> Tensor<4> {
         let (window, tokens) = (self.window, self.window.pow(2));
         let device = self.attn.relative_position_bias_table.val().device();
-        // How far the query is below and to the right of the key, from the furthest above and to the left.
+        // The relative position of query and key, counted from the smallest.
         let distance = |query: usize, key: usize| {
             let along = |query: usize, key: usize| query + window - 1 - key;
             along(query / window, key / window) * (2 * window - 1) + along(query % window, key % window)
@@ -148,8 +148,7 @@ impl SwinBlock {
         (relative + masks).repeat_dim(0, batch)
     }
 
-    /// Which part of the map a row or column of the shifted map comes from: what is shifted out on one side comes in on
-    /// the other, where it is no neighbour.
+    /// The region of a row or column of the shifted map: parts that wrap around are not neighbours.
     fn region(&self, position: usize, side: usize) -> usize {
         match self.shift {
             0 => 0,

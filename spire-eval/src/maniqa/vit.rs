@@ -1,4 +1,4 @@
-//! The vision transformer that MANIQA takes its features from: timm's `vit_base_patch8_224`.
+//! MANIQA's vision transformer: timm's `vit_base_patch8_224`.
 
 use burn::module::{Initializer, Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -8,13 +8,13 @@ use spire_model::nn::attention::attend;
 
 use super::{ManiqaConfig, Mlp};
 
-/// The blocks whose outputs are the features; what comes after them is not computed.
+/// The blocks whose outputs are the features; later blocks are not computed.
 pub const READ: std::ops::RangeInclusive<usize> = 6..=9;
 
 /// Width of an attention's head.
 const HEAD_WIDTH: usize = 64;
 
-/// By how much the feed-forward networks are wider inside.
+/// Ratio of the feed-forward networks' inner width.
 const MLP_RATIO: usize = 4;
 
 /// timm's `VisionTransformer`, up to the last block that is read.
@@ -44,8 +44,8 @@ impl VisionTransformer {
         }
     }
 
-    /// `[batch, 3, img_size, img_size]` in \[-1, 1\] to what [the blocks](READ) make of each patch, side by side:
-    /// `[batch, patches, 4 * embed_dim]`.
+    /// `[batch, 3, img_size, img_size]` in \[-1, 1\] to the concatenated outputs of [the blocks](READ), `[batch,
+    /// patches, 4 * embed_dim]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<3> {
         let patches = self.patch_embed.proj.forward(x).flatten::<3>(2, 3).swap_dims(1, 2);
         let [batch, count, width] = patches.dims();

@@ -1,4 +1,4 @@
-//! MUSIQ (Ke et al., 2021): a transformer that judges pictures of any size, from patches at three scales.
+//! MUSIQ (Ke et al., 2021): a transformer on patches at three scales, for pictures of any size.
 
 mod patches;
 mod transformer;
@@ -35,10 +35,10 @@ const ROOT_WIDTH: usize = 64;
 /// Channels of a patch's features.
 const FEATURES: usize = 4 * ROOT_WIDTH;
 
-/// What stands before the number of a layer in the names of this module's parameters.
+/// Prefix of a layer's number in this module's parameter names.
 const LAYERS: &str = "transformer_encoder.transformer.";
 
-/// Groups of every group normalisation.
+/// Number of groups of the group normalisations.
 const GROUPS: usize = 32;
 
 /// pyiqa's `MUSIQ`; the defaults are the published network's.
@@ -47,17 +47,17 @@ const GROUPS: usize = 32;
 pub struct MusiqConfig {
     /// Height and width of a patch, pixels; a multiple of 4.
     pub patch_size: usize,
-    /// Width of a token.
+    /// Width of the token states.
     pub hidden_size: usize,
     /// Width inside the feed-forward networks.
     pub mlp_dim: usize,
-    /// Heads of each attention.
+    /// Number of attention heads.
     pub num_heads: usize,
-    /// Layers.
+    /// Number of layers.
     pub num_layers: usize,
-    /// Rows and columns of the grid whose cells have embeddings.
+    /// Rows and columns of the grid of position embeddings.
     pub spatial_pos_grid_size: usize,
-    /// Longer sides, pixels, to which the picture is resized; it is also looked at as it is.
+    /// Longer sides in pixels to which the picture is resized; the original size is used too.
     pub longer_side_lengths: Vec<usize>,
 }
 
@@ -93,8 +93,8 @@ impl MusiqConfig {
     }
 }
 
-/// pyiqa's `MUSIQ`, as `create_metric("musiq")` makes it. Of the published weights those trained on KonIQ-10k
-/// ([`WEIGHTS`]), SPAQ and PaQ-2-PiQ are of this network; those trained on AVA have another head.
+/// pyiqa's `MUSIQ`, as created by `create_metric("musiq")`. The published weights for KonIQ-10k ([`WEIGHTS`]), SPAQ and
+/// PaQ-2-PiQ fit this network; those for AVA have another head.
 #[derive(Module, Debug)]
 pub struct Musiq {
     conv_root: StdConv,
@@ -124,25 +124,25 @@ impl Musiq {
     /// Reads the published file, or a folder with weights and a `config.json` ([`MusiqConfig`]).
     ///
     /// # Errors
-    /// Unreadable, or weights that are not this network's.
+    /// The file is unreadable, or the weights do not fit the network.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
         let (config, tensors) = checkpoint::open::<MusiqConfig>(path, WEIGHTS.url)?;
         config.check().with_context(|| path.join("config.json").display().to_string())?;
-        // The reference calls its list of layers a dictionary.
+        // In the reference, the list of layers is a dictionary.
         let tensors =
             tensors.renamed(|name| Some(name.replace("transformer_encoder.transformer.encoderblock_", LAYERS)));
         weights::fill(Self::new(config, device), tensors, Precision::F32)
     }
 
-    /// How good the picture looks: about 0 to 100, more is better.
+    /// The quality score: about 0 to 100, higher is better.
     ///
     /// # Errors
-    /// The picture is too narrow to be resized: its longer side is 448 times the shorter one, or more.
+    /// The picture is too narrow to be resized: its longer side is at least 448 times the shorter one.
     pub fn score(&self, picture: &Picture) -> Result<f64> {
         Ok(self.score_of(self.features(picture)?))
     }
 
-    /// What the score is a linear function of: `[hidden_size]`.
+    /// The features, `[hidden_size]`; the score is a linear function of them.
     ///
     /// # Errors
     /// As [`Self::score`].
@@ -167,7 +167,7 @@ fn norm(channels: usize, epsilon: f64, device: &Device) -> GroupNorm {
     GroupNormConfig::new(GROUPS, channels).with_epsilon(epsilon).init(device)
 }
 
-/// A convolution without bias whose kernels are standardised: mean 0, standard deviation 1. Padding is `SAME`.
+/// A convolution without bias with standardised kernels (mean 0, standard deviation 1) and `SAME` padding.
 #[derive(Module, Debug)]
 struct StdConv {
     weight: Param<Tensor<4>>,
@@ -241,12 +241,12 @@ mod tests {
     }
 
     #[test]
-    fn weights_that_do_not_fit_are_named() {
+    fn the_error_names_weights_that_do_not_fit() {
         assert_each_is_needed(SMALL, &small(), |path| Musiq::load(path, &Device::default()));
     }
 
     #[test]
-    fn pictures_of_any_size_are_judged_unless_they_are_lines() {
+    fn pictures_of_any_size_are_scored_unless_they_are_lines() {
         let musiq = Musiq::load(folder(SMALL, small()).path(), &Device::default()).unwrap();
         for (width, height) in [(1, 1), (3, 40), (50, 17)] {
             let score = musiq.score(&Picture::filled(width, height, [0.2, 0.5, 0.9])).unwrap();
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn configurations_that_contradict_themselves_say_how() {
+    fn the_error_names_a_contradiction_in_the_configuration() {
         for (config, reason) in [
             (r#"{"patch_size": 30}"#, "no multiple of 4"),
             (r#"{"num_heads": 5}"#, "among 5 heads"),

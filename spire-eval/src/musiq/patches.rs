@@ -1,4 +1,4 @@
-//! Pictures as MUSIQ reads them: at several scales, cut into patches that know where they come from.
+//! MUSIQ's input: patches at several scales with their positions.
 
 use anyhow::{Result, ensure};
 use burn::tensor::Tensor;
@@ -7,22 +7,22 @@ use burn::tensor::ops::{InterpolateMode, InterpolateOptions, PadMode};
 
 use super::MusiqConfig;
 
-/// The patches of a picture at all scales, one after the other.
+/// The patches of a picture at all scales, concatenated.
 #[derive(Debug)]
 pub struct Patches {
-    /// `[patches, 3, patch_size, patch_size]` in \[-1, 1\], beyond by what bicubic interpolation overshoots.
+    /// `[patches, 3, patch_size, patch_size]` in \[-1, 1\], plus bicubic overshoot.
     pub pixels: Tensor<4>,
-    /// Which of the `spatial_pos_grid_size`² cells of its scale each patch lies in, row after row.
+    /// The index of each patch's cell among the `spatial_pos_grid_size`² cells of its scale, row by row.
     pub cells: Vec<usize>,
-    /// Which scale each patch is of: the resized ones, smallest first, then the picture itself.
+    /// The scale of each patch: resized pictures first, smallest first, then the picture itself.
     pub scales: Vec<usize>,
 }
 
 impl Patches {
-    /// Cuts `picture`, `[1, 3, height, width]` in \[-1, 1\].
+    /// Splits `picture` `[1, 3, height, width]` in \[-1, 1\] into patches.
     ///
     /// # Errors
-    /// The picture is so narrow that nothing of it is left at a smaller scale.
+    /// The picture is so narrow that it vanishes at a smaller scale.
     pub fn of(picture: Tensor<4>, config: &MusiqConfig) -> Result<Self> {
         let mut longer_sides = config.longer_side_lengths.clone();
         longer_sides.sort_unstable();
@@ -45,7 +45,8 @@ impl Patches {
     }
 }
 
-/// `picture` with `longer_side` pixels on its longer side, as torch's `interpolate` with `bicubic`: without anti-aliasing.
+/// Resizes `picture` to `longer_side` pixels on its longer side, as torch's `interpolate` with `bicubic`, without
+/// antialiasing.
 fn resize(picture: Tensor<4>, longer_side: usize) -> Result<Tensor<4>> {
     let [.., height, width] = picture.dims();
     let ratio = longer_side as f64 / height.max(width) as f64;
@@ -58,7 +59,7 @@ fn resize(picture: Tensor<4>, longer_side: usize) -> Result<Tensor<4>> {
     Ok(interpolate(picture, options))
 }
 
-/// The patches, row after row, and how many rows and columns there are: zeros around the picture fill the outer ones.
+/// The patches, row by row, with the numbers of rows and columns. The outer patches are padded with zeros.
 fn cut(picture: Tensor<4>, side: usize) -> (Tensor<4>, [usize; 2]) {
     let picture = pad_same(picture, side, side);
     let [_, channels, height, width] = picture.dims();
@@ -72,8 +73,7 @@ fn cut(picture: Tensor<4>, side: usize) -> (Tensor<4>, [usize; 2]) {
     (patches, [rows, columns])
 }
 
-/// TensorFlow's padding `SAME`, with zeros: a window that moves by `stride` starts as often as it fits, and where the
-/// padding is odd there is more of it below and on the right.
+/// TensorFlow's zero padding `SAME`; odd padding is larger at the bottom and right.
 pub fn pad_same(x: Tensor<4>, window: usize, stride: usize) -> Tensor<4> {
     let [.., height, width] = x.dims();
     let [vertical, horizontal] = [height, width].map(|side| {
@@ -83,7 +83,7 @@ pub fn pad_same(x: Tensor<4>, window: usize, stride: usize) -> Tensor<4> {
     x.pad([vertical, horizontal], PadMode::Constant(0.0))
 }
 
-/// The cell of `grid` that index `i` of `count` lies in, in the single precision of torch's `interpolate` with `nearest`.
+/// The cell of `grid` for index `i` of `count`, in single precision as torch's `interpolate` with `nearest`.
 fn cell(i: usize, count: usize, grid: usize) -> usize {
     let ratio = grid as f32 / count as f32;
     ((i as f32 * ratio) as usize).min(grid - 1)
@@ -101,7 +101,7 @@ mod tests {
 
     /// pyiqa: `get_hashed_spatial_pos_emb_index(10, 3, 4)` and `(10, 1, 13)`.
     #[test]
-    fn cells_are_those_of_the_reference() {
+    fn cells_agree_with_the_reference() {
         let cells = |count| (0..count).map(|i| cell(i, count, 10)).collect::<Vec<_>>();
         assert_eq!(cells(1), [0]);
         assert_eq!(cells(3), [0, 3, 6]);

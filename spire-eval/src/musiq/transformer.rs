@@ -1,4 +1,4 @@
-//! MUSIQ's transformer: a layer after the other over the patches of all scales, and one token that stands for the picture.
+//! MUSIQ's transformer over the patches of all scales and one token for the picture.
 
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
@@ -8,7 +8,7 @@ use spire_model::nn::attention::attend;
 
 use super::MusiqConfig;
 
-/// pyiqa's `TransformerEncoder`. Its masked tokens are left out: no other token attends to them.
+/// pyiqa's `TransformerEncoder`, without the masked tokens, which no other token attends to.
 #[derive(Module, Debug)]
 pub struct TransformerEncoder {
     posembed_input: AddHashSpatialPositionEmbs,

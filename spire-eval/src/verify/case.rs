@@ -1,4 +1,4 @@
-//! One case: what `case.toml` says, and how computed outputs are compared with the expected ones.
+//! One reference case: reading `case.toml`, and comparing computed with expected outputs.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::arrays::{Array, Arrays};
 
-/// A folder with a reference implementation's inputs and outputs.
+/// A folder with inputs and outputs of a reference implementation.
 #[derive(Debug)]
 pub struct Case {
     pub folder: PathBuf,
@@ -21,7 +21,7 @@ pub struct Case {
     seconds: Cell<f64>,
 }
 
-/// `case.toml`. Keys beyond these describe where the numbers come from, and are for people.
+/// `case.toml`. Other keys document the origin of the numbers and are ignored.
 #[derive(Deserialize)]
 struct Description {
     kind: String,
@@ -30,17 +30,17 @@ struct Description {
     steps: Option<usize>,
 }
 
-/// The output that is furthest from what is expected.
+/// The output with the largest difference.
 #[derive(Debug)]
 pub struct Worst {
     pub name: String,
     pub difference: f64,
 }
 
-/// What a case computed, by the name under which the reference stored it.
+/// The computed outputs, by the reference's names.
 pub type Outputs = BTreeMap<String, Array>;
 
-/// Whether a difference can be held to it.
+/// Checks that a tolerance is valid.
 pub fn check_tolerance(tolerance: f64) -> Result<()> {
     ensure!(tolerance >= 0.0 && tolerance.is_finite(), "tolerance = {tolerance} must be 0 or above, and finite");
     Ok(())
@@ -55,7 +55,7 @@ impl Case {
         Ok(Self { folder: folder.to_owned(), kind, tolerance, weights, steps, seconds: Cell::new(0.0) })
     }
 
-    /// The folder with the model or scheduler that the case is about.
+    /// The folder with the case's model or scheduler.
     pub fn weights(&self) -> Result<PathBuf> {
         let weights = self.weights.as_ref().context("case.toml: key weights is missing")?;
         let folder = self.folder.join(weights);
@@ -70,7 +70,7 @@ impl Case {
         Ok(steps)
     }
 
-    /// Runs a network and counts its time, apart from that of reading weights and inputs.
+    /// Runs `compute` and adds its time to [`Self::seconds`], without the time for reading weights and inputs.
     pub fn timed<T>(&self, compute: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let output = compute();
@@ -78,7 +78,7 @@ impl Case {
         output
     }
 
-    /// The time of everything that was [timed](Self::timed).
+    /// The total time of [`Self::timed`] calls, in seconds.
     pub fn seconds(&self) -> f64 {
         self.seconds.get()
     }
@@ -102,8 +102,8 @@ pub fn expected_names(arrays: &Arrays) -> impl Iterator<Item = &str> {
 
 /// Compares every `out.*` of `arrays` with the output of the same name.
 ///
-/// Names in `optional` may be absent from `arrays`; any other output must be expected, and all that is expected must
-/// have been computed.
+/// Outputs whose names start with an entry of `optional` may be absent from `arrays`. All other outputs must be
+/// expected, and all expected outputs must have been computed.
 pub fn compare(
     arrays: &Arrays,
     outputs: &Outputs,
@@ -131,7 +131,7 @@ pub fn compare(
     worst.context("no tensor out.* to compare with")
 }
 
-/// `max|got − want| / max|want|`; infinite where `got` is not a number.
+/// `max|got − want| / max|want|`; infinite if `got` has a NaN.
 pub fn relative_maximum(got: &[f64], want: &[f64]) -> f64 {
     let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max);
     let difference = largest(&mut got.iter().zip(want).map(|(&got, &want)| difference(got, want)));
@@ -139,14 +139,14 @@ pub fn relative_maximum(got: &[f64], want: &[f64]) -> f64 {
     quotient(difference, scale)
 }
 
-/// Root mean square of `got − want` over that of `want`; infinite where `got` is not a number.
+/// Root mean square of `got − want` over that of `want`; infinite if `got` has a NaN.
 pub fn relative_root_mean_square(got: &[f64], want: &[f64]) -> f64 {
     let differences: f64 = got.iter().zip(want).map(|(&got, &want)| difference(got, want).powi(2)).sum();
     let squares: f64 = want.iter().map(|want| want.powi(2)).sum();
     quotient(differences.sqrt(), squares.sqrt())
 }
 
-/// 0 between equal infinities, infinite where one is not a number: a maximum would pass over NaN.
+/// 0 for equal infinities, infinite for NaN: `f64::max` would ignore NaN.
 fn difference(got: f64, want: f64) -> f64 {
     let difference = if got == want { 0.0 } else { (got - want).abs() };
     if difference.is_nan() { f64::INFINITY } else { difference }
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_number_is_infinitely_far() {
+    fn nan_is_infinitely_far() {
         assert_eq!(relative_maximum(&[f64::NAN, 1.0], &[1.0, 1.0]), f64::INFINITY);
         assert_eq!(relative_root_mean_square(&[f64::NAN, 1.0], &[1.0, 1.0]), f64::INFINITY);
         assert_eq!(relative_maximum(&[f64::INFINITY, 1.0], &[f64::INFINITY, 1.0]), 0.0);

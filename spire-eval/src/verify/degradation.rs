@@ -1,4 +1,4 @@
-//! Cases about degradation operators.
+//! Cases of degradation operators.
 
 use anyhow::{Context, Result, ensure};
 use spire_data::Picture;
@@ -17,7 +17,7 @@ pub fn blur_kernels(case: &Case) -> Result<Worst> {
     let mut outputs = Outputs::new();
     for (i, spec) in specs.iter().enumerate() {
         let name = format!("out.kernel.{i}");
-        // Building a kernel of a size that is not expected could take any amount of memory.
+        // Check the size first: a kernel of an unexpected size could need any amount of memory.
         let (shape, _) = arrays.shaped::<2>(&name)?;
         ensure!(shape == [spec.size; 2], "{name} has shape {shape:?}, kernels.json says size {}", spec.size);
         let kernel = spec.build().with_context(|| format!("kernels.json, entry {i}"))?;

@@ -1,4 +1,4 @@
-//! Cases about noise schedules and samplers.
+//! Cases of noise schedules and samplers.
 
 use anyhow::{Context, Result, ensure};
 use burn::tensor::{Device, Tensor};
@@ -7,8 +7,8 @@ use spire_model::scheduler::{NoiseSchedule, SchedulerConfig};
 use super::case::{Case, Outputs, Worst, compare, relative_maximum};
 use crate::arrays::Array;
 
-/// `in.noise`, the latent that the run starts from (scaled already), and `in.model_output.{i}` to `out.timesteps`,
-/// `out.model_input.{i}` and `out.latent.{i}`.
+/// `in.noise`, the initial latent (already scaled), and `in.model_output.{i}` to `out.timesteps`, `out.model_input.{i}`
+/// and `out.latent.{i}`.
 pub fn sampler(case: &Case, device: &Device) -> Result<Worst> {
     let arrays = case.arrays()?;
     let config = SchedulerConfig::from_file(case.weights()?)?;

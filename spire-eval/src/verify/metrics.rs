@@ -1,4 +1,4 @@
-//! Cases about metrics.
+//! Cases of metrics.
 
 use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;

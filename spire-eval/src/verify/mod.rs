@@ -1,5 +1,5 @@
-//! The comparison with reference bundles: folders with a `case.toml`, inputs, and the outputs that the reference
-//! implementation computed from them.
+//! Comparison with reference bundles: folders with a `case.toml`, inputs, and the outputs of a reference
+//! implementation.
 
 mod case;
 mod degradation;
@@ -23,11 +23,11 @@ pub use report::{CaseResult, Report};
 
 /// Runs every case below `dirs`, in the order of `dirs` and of the paths below each.
 ///
-/// A case that can't be run (unknown kind, missing tensor, wrong shape, damaged file) is a failed row of the report. Cases say
-/// how far float32 may differ; `tolerance` is for devices whose products have fewer bits, where a case asks for less than that.
+/// A case that can't be run (unknown kind, missing tensor, wrong shape, damaged file) fails in the report. The
+/// tolerances of cases are for float32; a larger `tolerance` replaces smaller ones, for devices with lower precision.
 ///
 /// # Errors
-/// A folder is unreadable or has no case below it; the tolerance is none.
+/// A folder is unreadable or contains no case, or the tolerance is invalid.
 pub fn verify(dirs: &[PathBuf], device: &Device, tolerance: f64) -> Result<Report> {
     check_tolerance(tolerance)?;
     let mut folders = Vec::new();
@@ -58,7 +58,7 @@ fn row(folder: PathBuf, device: &Device, tolerance: f64) -> CaseResult {
         Err(error) => return CaseResult::failed(folder, None, &error),
     };
     case.tolerance = case.tolerance.max(tolerance);
-    // Shapes are checked on the way in, but a network has more ways to object than can be foreseen.
+    // Input shapes are checked, but a network may still panic on others.
     let outcome = catch_unwind(AssertUnwindSafe(|| run(&case, device)))
         .unwrap_or_else(|panic| Err(anyhow!("does not fit together: {}", message(panic.as_ref()))));
     match outcome {

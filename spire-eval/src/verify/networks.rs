@@ -1,4 +1,4 @@
-//! Cases about networks.
+//! Cases of networks.
 
 use anyhow::{Context, Result, ensure};
 use burn::tensor::{Device, Tensor};
@@ -159,7 +159,7 @@ fn sample(arrays: &Arrays, config: &UNetConfig, device: &Device) -> Result<Tenso
     Ok(sample)
 }
 
-/// One timestep for each of the batch, or a single one for all of it.
+/// One timestep per sample, or one for the whole batch.
 fn timestep(arrays: &Arrays, sample: &Tensor<4>, device: &Device) -> Result<Tensor<1>> {
     let Array { shape, values } = arrays.get("in.timestep")?;
     let [batch, ..] = sample.dims();
@@ -177,7 +177,7 @@ fn context(name: &str, arrays: &Arrays, config: &UNetConfig, sample: &Tensor<4>,
     Ok(context)
 }
 
-/// The picture that the control branch sees: each stage of its embedding but the first halves height and width.
+/// The picture for the control branch: each stage of its embedding except the first halves height and width.
 fn condition(
     name: &str,
     arrays: &Arrays,

@@ -1,4 +1,4 @@
-//! Cases about metrics that judge a picture by itself.
+//! Cases of no-reference metrics.
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;
@@ -9,7 +9,7 @@ use super::metrics::picture;
 use crate::arrays::Array;
 use crate::{ClipIqa, Maniqa, Musiq};
 
-/// As [`judged`], of the token that stands for the picture.
+/// As [`judged`]; the features are the picture's token.
 pub fn musiq(case: &Case, device: &Device) -> Result<Worst> {
     let musiq = Musiq::load(&case.weights()?, device)?;
     judged(case, |picture| {
@@ -18,7 +18,7 @@ pub fn musiq(case: &Case, device: &Device) -> Result<Worst> {
     })
 }
 
-/// As [`judged`], of the embedding of the picture.
+/// As [`judged`]; the features are the picture's embedding.
 pub fn clip_iqa(case: &Case, device: &Device) -> Result<Worst> {
     let clip_iqa = ClipIqa::load(&case.weights()?, device)?;
     judged(case, |picture| {
@@ -27,7 +27,7 @@ pub fn clip_iqa(case: &Case, device: &Device) -> Result<Worst> {
     })
 }
 
-/// As [`judged`], of the mean over the patches of each square.
+/// As [`judged`]; the features are the mean over the patches of each crop.
 pub fn maniqa(case: &Case, device: &Device) -> Result<Worst> {
     let maniqa = Maniqa::load(&case.weights()?, device)?;
     judged(case, |picture| {
@@ -36,7 +36,7 @@ pub fn maniqa(case: &Case, device: &Device) -> Result<Worst> {
     })
 }
 
-/// `in.image.{i}`, 8-bit `[height, width, 3]`, to `out.features.{i}`, what the last layer sees, and `out.score.{i}`.
+/// `in.image.{i}`, 8-bit `[height, width, 3]`, to `out.features.{i}`, the input of the last layer, and `out.score.{i}`.
 fn judged(case: &Case, judge: impl Fn(&Picture) -> Result<(Array, f64)>) -> Result<Worst> {
     let arrays = case.arrays()?;
     let mut outputs = Outputs::new();

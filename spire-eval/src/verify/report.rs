@@ -5,29 +5,29 @@ use std::path::PathBuf;
 
 use super::case::{Case, Worst};
 
-/// What became of every case.
+/// The results of all cases.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// One row a case.
+    /// One result per case.
     pub rows: Vec<CaseResult>,
 }
 
-/// What became of one case.
+/// The result of one case.
 #[derive(Clone, Debug)]
 pub struct CaseResult {
     /// The case's folder.
     pub path: PathBuf,
-    /// What is compared; empty where `case.toml` does not say.
+    /// The kind of case; empty if `case.toml` is unreadable.
     pub kind: String,
-    /// The largest difference of any output, in the kind's own measure; NaN where nothing could be compared.
+    /// The largest difference of an output, in the kind's own measure; NaN if nothing could be compared.
     pub worst: f64,
-    /// The largest difference that passes; NaN where `case.toml` does not say.
+    /// The tolerance; NaN if `case.toml` is unreadable.
     pub tolerance: f64,
-    /// Seconds that the network took, without reading its weights; 0 for kinds without a network.
+    /// Time of the network in seconds, without reading its weights; 0 without a network.
     pub seconds: f64,
     /// Whether every output is within the tolerance.
     pub ok: bool,
-    /// Why not.
+    /// The reason, if not.
     pub error: Option<String>,
 }
 
@@ -92,7 +92,7 @@ impl fmt::Display for Report {
 fn result(row: &CaseResult) -> String {
     match &row.error {
         None => "ok".to_owned(),
-        // One line a case, whatever the reason quotes.
+        // One line per case, even if the error has several lines.
         Some(error) => format!("FAILED: {}", error.split_whitespace().collect::<Vec<_>>().join(" ")),
     }
 }
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_line_up_and_failures_say_why() {
+    fn columns_are_aligned_and_failures_have_a_reason() {
         let row = |path: &str, worst: f64, error: Option<&str>| CaseResult {
             path: path.into(),
             kind: "unet".into(),

@@ -1,4 +1,4 @@
-//! Cases about the tokenizer.
+//! Cases of the tokenizer.
 
 use anyhow::{Result, ensure};
 use serde::Deserialize;
@@ -6,7 +6,7 @@ use spire_model::tokenizer::Tokenizer;
 
 use super::case::{Case, Worst};
 
-/// An entry of `prompts.json`: a text and its ids, start and end tokens included, cut to the context, not padded.
+/// An entry of `prompts.json`: a text and its ids with start and end tokens, truncated to the context, not padded.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Prompt {

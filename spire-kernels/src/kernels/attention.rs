@@ -1,5 +1,5 @@
-//! Attention whose matrix of scores is not kept for the backward pass, but computed again there (Dao et al. 2022,
-//! <https://arxiv.org/abs/2205.14135>, section 3): on Burn's operators, and with a kernel of its own on the CPU.
+//! Attention that recomputes its scores in the backward pass instead of keeping them (Dao et al. 2022,
+//! <https://arxiv.org/abs/2205.14135>, section 3): from Burn's operators, and with a kernel for the CPU.
 
 #[cfg(feature = "gpu")]
 use burn::backend::Cube;
@@ -15,7 +15,7 @@ use burn::tensor::{DType, Shape, Slice};
 use crate::kernels::attention_rows;
 use crate::kernels::ops::tensor;
 
-/// Scores that the backward pass computes at a time, at most, unless those of one image are more.
+/// Maximum number of scores that the backward pass computes at a time; at least those of one image.
 const SCORES: usize = 1 << 27;
 
 #[backend_extension(Flex, Cube: cfg(feature = "gpu"), Autodiff, Fusion: cfg(feature = "gpu"))]
@@ -32,7 +32,7 @@ pub trait Attention: Backend {
         attend_by_operator::<Self>(query, key, value, heads)
     }
 
-    /// The gradients of `query`, `key` and `value`, given what [`Self::attend`] gave and the gradient of that.
+    /// The gradients of `query`, `key` and `value`, given the output of [`Self::attend`] and its gradient.
     #[fusion(default)]
     fn attend_gradients(
         query: FloatTensor<Self>,
@@ -53,7 +53,7 @@ fn attend_by_operator<B: Backend>(
     heads: usize,
 ) -> FloatTensor<B> {
     let [query, key, value] = [query, key, value].map(|x| split::<B>(x, heads));
-    // A scale of one's own, even this one, would keep Burn from its kernels that go tile by tile.
+    // The default scale: with an explicit one, even of this value, Burn does not use its tiled kernels.
     join::<B>(B::attention(query, key, value, None, None, AttentionModuleOptions::default()))
 }
 
@@ -74,13 +74,13 @@ fn split<B: Backend>(x: FloatTensor<B>, heads: usize) -> FloatTensor<B> {
     B::float_swap_dims(B::float_reshape(x, Shape::new([batch, length, heads, width / heads])), 1, 2)
 }
 
-/// And back.
+/// `[batch, heads, length, depth]` to `[batch, length, heads · depth]`.
 fn join<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     let [batch, heads, length, depth] = x.shape().dims();
     B::float_reshape(B::float_swap_dims(x, 1, 2), Shape::new([batch, length, heads * depth]))
 }
 
-/// So many images at a time.
+/// The gradients, for `images` images at a time.
 fn in_parts<B: Backend>(
     images: usize,
     tensors: [FloatTensor<B>; 5],
@@ -109,7 +109,7 @@ fn gradients<B: Backend>(
     let query = B::float_mul_scalar(query, scale.into());
     let shares = B::softmax(B::float_matmul(query.clone(), transposed(key.clone())), 3);
     let of_value = B::float_matmul(transposed(shares.clone()), gradient.clone());
-    // The shares of a query sum to one: what is common to all its keys' gradients changes nothing.
+    // The derivative of softmax: subtract the mean of the gradients weighted by the attention probabilities.
     let common = B::float_sum_dim(B::float_mul(attended, gradient.clone()), 3);
     let of_shares = B::float_matmul(gradient, transposed(value));
     let of_scores = B::float_mul(shares, B::float_sub(of_shares, common));
@@ -153,7 +153,7 @@ impl Attention for Flex {
     }
 }
 
-/// `None` for what the CPU's kernel is not for.
+/// The sizes for the CPU kernel; `None` if it does not apply.
 fn shape(query: &FloatTensor<Flex>, key: &FloatTensor<Flex>, heads: usize) -> Option<attention_rows::Shape> {
     let [batch, queries, width] = query.shape().dims();
     let [_, keys, _] = key.shape().dims();

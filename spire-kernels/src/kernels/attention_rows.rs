@@ -1,4 +1,4 @@
-//! Attention on the CPU, for some queries at a time: their scores stay in a core's cache, and heads are read where they lie.
+//! Attention on the CPU in blocks of queries: a block's scores stay in a core's cache, and heads are read in place.
 
 use faer::linalg::matmul::matmul;
 use faer::prelude::ReborrowMut;
@@ -8,13 +8,13 @@ use rayon::prelude::*;
 
 use crate::kernels::exp::exp;
 
-/// Scores that are computed at a time.
+/// Number of scores of a block.
 const SCORES: usize = 1 << 16;
 
-/// Numbers that are summed or compared side by side.
+/// Number of SIMD lanes for sums and maxima.
 const LANES: usize = 16;
 
-/// Of queries `[batch, queries, heads · depth]` and keys `[batch, keys, heads · depth]`, with nothing empty.
+/// The sizes of queries `[batch, queries, heads · depth]` and keys `[batch, keys, heads · depth]`, all nonzero.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     pub queries: usize,
@@ -28,12 +28,12 @@ impl Shape {
         self.heads * self.depth
     }
 
-    /// Queries that are computed at a time.
+    /// Number of queries of a block.
     fn together(self) -> usize {
         (SCORES / self.keys).clamp(16, 1024).min(self.queries)
     }
 
-    /// Numbers of an image's queries, of its keys, and of the queries that are computed at a time.
+    /// Number of elements of an image's queries, of its keys, and of a block of queries.
     fn lengths(self) -> [usize; 3] {
         [self.queries, self.keys, self.together()].map(|rows| rows * self.width())
     }
@@ -64,7 +64,7 @@ impl Shape {
     }
 }
 
-/// What the queries attend to, in their shape.
+/// The attention output, in the shape of the queries.
 pub fn forward([query, key, value]: [&[f32]; 3], shape: Shape) -> Vec<f32> {
     let [of_queries, of_keys, together] = shape.lengths();
     let mut attended = vec![0.0; query.len()];
@@ -82,15 +82,15 @@ pub fn forward([query, key, value]: [&[f32]; 3], shape: Shape) -> Vec<f32> {
     attended
 }
 
-/// Of `query`, `key` and `value`.
+/// The gradients of `query`, `key` and `value`.
 pub struct Gradients {
     pub query: Vec<f32>,
     pub key: Vec<f32>,
     pub value: Vec<f32>,
 }
 
-/// The gradients, given that of what [`forward`] gives, O. With the shares P, the softmax of the scores, and ∂P = ∂O·Vᵀ, the
-/// gradient of the scores is P·(∂P - Σ P·∂P), the sum over the keys.
+/// The gradients, given that of the output O. With the probabilities P = softmax(scores) and ∂P = ∂O·Vᵀ, the gradient
+/// of the scores is P·(∂P − Σ P·∂P), summed over the keys.
 pub fn gradients([query, key, value]: [&[f32]; 3], gradient: &[f32], shape: Shape) -> Gradients {
     let [of_queries, of_keys, _] = shape.lengths();
     let zeros = |like: &[f32]| vec![0.0; like.len()];
@@ -110,10 +110,10 @@ pub fn gradients([query, key, value]: [&[f32]; 3], gradient: &[f32], shape: Shap
     all
 }
 
-/// Shares, and the gradients of scores.
+/// Attention probabilities, and the gradients of scores.
 type Scratch = [Vec<f32>; 2];
 
-/// Adds the gradients of one head of an image to what is there.
+/// Adds the gradients of one head of an image.
 fn of_head(
     [first, second]: &mut Scratch,
     [query, key, value, gradient]: [MatRef<f32>; 4],
@@ -133,7 +133,7 @@ fn of_head(
     }
 }
 
-/// Each query's shares of the keys, row by row.
+/// Each query's attention probabilities, row by row.
 fn shares<'a>(scratch: &'a mut Vec<f32>, query: MatRef<f32>, key: MatRef<f32>, shape: Shape) -> &'a mut [f32] {
     let scores = product(scratch, query, key.transpose());
     Arch::new().dispatch(Softmax { scores, keys: shape.keys, scale: shape.scale() });
@@ -144,7 +144,7 @@ fn add(sum: MatMut<f32>, left: MatRef<f32>, right: MatRef<f32>, factor: f32) {
     matmul(sum, Accum::Add, left, right, factor, Par::Seq);
 }
 
-/// Row by row.
+/// `left · right`, row-major, in `scratch`.
 fn product<'a>(scratch: &'a mut Vec<f32>, left: MatRef<f32>, right: MatRef<f32>) -> &'a mut [f32] {
     let (rows, columns) = (left.nrows(), right.ncols());
     scratch.resize(rows * columns, 0.0);
@@ -152,7 +152,7 @@ fn product<'a>(scratch: &'a mut Vec<f32>, left: MatRef<f32>, right: MatRef<f32>)
     scratch
 }
 
-/// The softmax of each row's multiple. A struct, not a closure: those are not always inlined, and only what is inlined is
+/// The softmax of each row times `scale`. A struct, because a closure is not always inlined, and only inlined code is
 /// vectorised.
 struct Softmax<'a> {
     scores: &'a mut [f32],
@@ -178,7 +178,7 @@ impl NullaryFnOnce for Softmax<'_> {
     }
 }
 
-/// From the gradients of shares to those of scores.
+/// The gradients of scores from those of probabilities.
 struct ThroughSoftmax<'a> {
     gradients: &'a mut [f32],
     shares: &'a [f32],
@@ -192,7 +192,7 @@ impl NullaryFnOnce for ThroughSoftmax<'_> {
     fn call(self) {
         let rows = self.gradients.chunks_exact_mut(self.keys).zip(self.shares.chunks_exact(self.keys));
         for (gradients, shares) in rows {
-            // Every query's shares sum to one: what is common to all of them changes nothing.
+            // The derivative of softmax: P·(∂P − Σ P·∂P).
             for (gradient, share) in gradients.iter_mut().zip(shares) {
                 *gradient *= share;
             }

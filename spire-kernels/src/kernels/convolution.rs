@@ -1,21 +1,21 @@
-//! Convolution as a sum of matrix products, one for each of the kernel's taps.
+//! Convolution as a sum of matrix products, one per kernel tap.
 //!
-//! A picture's rows are laid one after the other with `padding` zeros between them: the end of a row's padding is the start
-//! of the next one's. On that line a tap of the kernel is a shift, so that a convolution is the sum over taps of the tap's
-//! weights, `[to, from]`, times the shifted line, `[from, positions]`; nothing is copied for a tap as `im2col` does. Some
-//! positions of the line belong to no output: their sums are computed and left. With a stride the picture is first taken
-//! apart into one line for each remainder of row and column.
+//! The rows of a picture are concatenated to a line, separated by `padding` zeros that serve both neighbours. On the
+//! line a kernel tap is a shift, so a convolution is the sum over the taps of the tap's weights, `[to, from]`, times
+//! the shifted line, `[from, positions]`. Unlike `im2col`, nothing is copied per tap. Some positions of the line belong
+//! to no output; their sums are computed and discarded. With a stride, the picture is first split into one line per
+//! remainder of row and column.
 
 use faer::MatRef;
 use rayon::prelude::*;
 
 use crate::kernels::products::{Term, add_outer_products, add_products};
 
-/// Numbers of the images that go on one line: small images together, so that products are large; large images one by one,
-/// because fresh memory costs more than it saves.
+/// Number of elements per line: small images are joined so that products are large; large images stay separate, because
+/// fresh memory costs more than it saves.
 const TOGETHER: usize = 1 << 20;
 
-/// The settings of a convolution beside its weight, rows before columns.
+/// The settings of a convolution besides its weight, rows before columns.
 #[derive(Clone, Copy, Debug)]
 pub struct Convolution {
     pub stride: [usize; 2],
@@ -24,13 +24,13 @@ pub struct Convolution {
 }
 
 impl Convolution {
-    /// A product of the channels alone, without any line.
+    /// Whether this is a 1×1 convolution: a matrix product over the channels.
     fn is_pointwise(&self, kernel: [usize; 2]) -> bool {
         kernel == [1, 1] && self.stride == [1, 1] && self.padding == [(0, 0); 2]
     }
 }
 
-/// `[batch, to, out_height, out_width]` with its shape.
+/// The output `[batch, to, out_height, out_width]` with its shape.
 pub fn forward(
     x: &[f32],
     x_shape: [usize; 4],
@@ -65,7 +65,7 @@ pub fn forward(
     (y, [batch, to, out_height, out_width])
 }
 
-/// Of as many images as go on `line`.
+/// The convolution of the images of one `line`.
 fn convolve(y: &mut [f32], x: &[f32], taps: &Taps, bias: &[f32], line: &Line) {
     let (to, from) = (taps.to, taps.from);
     let phases = line.spread(x, from);
@@ -125,7 +125,7 @@ pub fn input_gradient(
                 left: taps.matrix(tap).transpose(),
                 right: &gradient,
                 stride: line.stride(),
-                // Back by the shift: the first output that reads a position lies that far before it.
+                // Shifted back: the first output that reads a position lies that far before it.
                 offset: line.slack - offset,
             })
             .collect();
@@ -187,7 +187,7 @@ pub fn weight_gradient(
     weight
 }
 
-/// A weight `[to, from, rows, columns]` with a tap's numbers side by side, `[to, rows · columns, from]`.
+/// A weight `[to, from, rows, columns]` reordered by tap, `[to, rows · columns, from]`.
 struct Taps {
     weight: Vec<f32>,
     to: usize,
@@ -218,7 +218,7 @@ impl Taps {
     }
 }
 
-/// All pictures of a batch in one line of positions, for each channel and phase.
+/// The layout of all pictures of a batch in one line of positions, per channel and phase.
 struct Line {
     convolution: Convolution,
     kernel: [usize; 2],
@@ -238,7 +238,7 @@ struct Line {
 impl Line {
     fn new([batch, _, height, width]: [usize; 4], kernel: [usize; 2], convolution: Convolution) -> Self {
         let extent = |size: usize, axis: usize| match (convolution.stride[axis], convolution.padding[axis]) {
-            // The zeros after a row are those before the next.
+            // The zeros after a row are also those before the next.
             (1, (before, after)) => size + before.max(after),
             (stride, (before, after)) => (size + before + after).div_ceil(stride),
         };
@@ -253,17 +253,17 @@ impl Line {
         line
     }
 
-    /// Positions at which sums are taken.
+    /// Number of positions with sums.
     fn len(&self) -> usize {
         self.batch * self.rows * self.columns
     }
 
-    /// Numbers of a channel: the positions, and those that the last of them are shifted to.
+    /// Elements per channel: the positions plus the largest shift.
     fn stride(&self) -> usize {
         self.len() + self.slack
     }
 
-    /// The phase that a tap reads, and its shift there; in the order of the weight.
+    /// The phase and the shift of each tap, in the order of the weight.
     fn taps(&self) -> impl Iterator<Item = (usize, usize)> {
         let [row_stride, column_stride] = self.convolution.stride;
         let [rows, columns] = self.kernel;
@@ -302,7 +302,8 @@ impl Line {
         lines
     }
 
-    /// `[batch, channels, out_height, out_width]` as `[channels, stride]`, after as many zeros as the largest shift.
+    /// `[batch, channels, out_height, out_width]` as `[channels, stride]`, preceded by as many zeros as the largest
+    /// shift.
     fn spread_gradient(&self, gradient: &[f32], channels: usize) -> Vec<f32> {
         let [height, width] = self.out;
         let mut lines = vec![0.0; channels * self.stride()];

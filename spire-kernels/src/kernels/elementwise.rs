@@ -1,4 +1,4 @@
-//! Activations, number by number.
+//! Elementwise activations.
 
 use std::marker::PhantomData;
 
@@ -7,10 +7,10 @@ use rayon::prelude::*;
 
 use crate::kernels::exp::{erf, exp, sigmoid};
 
-/// Numbers that one task takes.
+/// Number of elements per task.
 const CHUNK: usize = 1 << 14;
 
-/// Which activation.
+/// The activation functions.
 #[derive(Clone, Copy, Debug)]
 pub enum Activation {
     /// `x · sigmoid(x)`
@@ -58,7 +58,8 @@ fn normal_distribution(x: f32) -> f32 {
     0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
 }
 
-/// A function of two numbers. Not a closure: those are not always inlined, and only what is inlined is vectorised.
+/// An elementwise function of the input and a gradient. A trait, because closures are not always inlined, and only
+/// inlined code is vectorised.
 trait Pairwise {
     fn of(x: f32, gradient: f32) -> f32;
 }

@@ -1,13 +1,13 @@
-//! The exponential function and the error function on many numbers at a time.
+//! Vectorisable exponential and error functions.
 
-/// `eˣ`, to 2 units in the last place, between -87 and 88; beyond them what it is there.
+/// `eˣ` for x clamped to \[-87, 88\], within 2 units in the last place.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.0, 88.0);
-    // Adding and taking away 1.5 · 2²³ rounds to the nearest integer.
+    // Adding and subtracting 1.5 · 2²³ rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;
     let n = x.mul_add(std::f32::consts::LOG2_E, ROUND) - ROUND;
-    // ln 2 in two parts, so that the difference keeps its digits.
+    // ln 2 is split into two parts to keep precision in the difference.
     let r = n.mul_add(-0.693_359_4, x);
     let r = n.mul_add(2.121_944_4e-4, r);
     let p = polynomial(r, [1.987_569_2e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5]);
@@ -21,7 +21,7 @@ pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// The error function, to 1.5e-7 (Abramowitz and Stegun 7.1.26).
+/// The error function, with an absolute error below 1.5e-7 (Abramowitz and Stegun 7.1.26).
 #[inline(always)]
 pub fn erf(x: f32) -> f32 {
     let t = 1.0 / 0.327_591_1_f32.mul_add(x.abs(), 1.0);

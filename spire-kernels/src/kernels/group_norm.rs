@@ -1,11 +1,11 @@
-//! Group normalisation (Wu & He 2018), with SiLU after it where a network has it there.
+//! Group normalisation (Wu & He 2018), optionally fused with SiLU.
 
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
 use crate::kernels::elementwise::{silu, silu_slope};
 
-/// The settings of a normalisation beside its weights.
+/// The settings of a normalisation besides its weights.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub groups: usize,
@@ -14,7 +14,7 @@ pub struct Settings {
     pub silu: bool,
 }
 
-/// What the backward pass gives.
+/// The gradients.
 pub struct Gradients {
     pub x: Vec<f32>,
     pub gamma: Vec<f32>,
@@ -49,7 +49,7 @@ pub fn gradients(
     let group = (inside * height * width).max(1);
     let arch = Arch::new();
     let mut x_gradient = vec![0.0; x.len()];
-    // Of each image alone, `[batch, channels, 2]`, summed below.
+    // Per image, `[batch, channels, 2]`; summed below.
     let mut weight_gradients = vec![[0.0; 2]; batch * channels];
     x_gradient
         .par_chunks_mut(group)
@@ -68,7 +68,8 @@ pub fn gradients(
     Gradients { gamma: sum(0), beta: sum(1), x: x_gradient }
 }
 
-/// One group of one image. A struct, not a closure: those are not always inlined, and only what is inlined is vectorised.
+/// The forward pass of one group of one image. A struct, because a closure is not always inlined, and only inlined code
+/// is vectorised.
 struct Forward<'a> {
     y: &'a mut [f32],
     x: &'a [f32],
@@ -101,8 +102,8 @@ impl NullaryFnOnce for Forward<'_> {
     }
 }
 
-/// Of one group of one image: with x̂ the normalised input and g the gradient of γ·x̂ + β, the gradients of γ and β are
-/// Σ g·x̂ and Σ g, and that of the input is (γ·g - mean(γ·g) - x̂ · mean(γ·g·x̂)) / deviation.
+/// The backward pass of one group of one image. With x̂ the normalised input and g the gradient of γ·x̂ + β, the
+/// gradients of γ and β are Σ g·x̂ and Σ g, and that of the input is (γ·g − mean(γ·g) − x̂ · mean(γ·g·x̂)) / deviation.
 struct Backward<'a> {
     x_gradient: &'a mut [f32],
     weight_gradients: &'a mut [[f32; 2]],
@@ -147,7 +148,7 @@ impl NullaryFnOnce for Backward<'_> {
     }
 }
 
-/// The mean, and one divided by the standard deviation.
+/// The mean and the reciprocal of the standard deviation.
 #[inline(always)]
 fn mean_and_scale(x: &[f32], epsilon: f64) -> (f32, f32) {
     let count = x.len() as f64;
@@ -157,8 +158,8 @@ fn mean_and_scale(x: &[f32], epsilon: f64) -> (f32, f32) {
     (mean, (1.0 / (squares / count + epsilon).sqrt()) as f32)
 }
 
-/// Sums over all numbers of `g · (x - mean)`, of `g` and of `(x - mean)²`: in lanes, and in blocks that are added up in
-/// double precision.
+/// The sums of `g · (x - mean)`, of `g` and of `(x - mean)²`: in SIMD lanes within blocks, and in double precision over
+/// blocks.
 #[inline(always)]
 fn sums_of(g: &[f32], x: &[f32], mean: f32) -> [f64; 3] {
     const LANES: usize = 16;

@@ -1,4 +1,4 @@
-//! The operations, and how Burn dispatches them to a backend ([`ops`]).
+//! The operations, and their dispatch to Burn's backends ([`ops`]).
 
 pub mod attention;
 mod attention_rows;

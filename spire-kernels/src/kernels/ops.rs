@@ -1,4 +1,4 @@
-//! The operations as Burn dispatches them to a backend, and the CPU's.
+//! The operations as a Burn backend extension, and their implementation for the CPU.
 
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
@@ -58,7 +58,7 @@ pub trait Kernels: Backend {
     /// `x` `[batch, channels, height, width]`.
     fn pool(x: FloatTensor<Self>, pooling: Pooling, window: Window) -> FloatTensor<Self>;
 
-    /// Number by number.
+    /// Elementwise.
     fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self>;
 
     /// The gradient of `x`, given the output's.

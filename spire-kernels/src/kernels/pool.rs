@@ -1,23 +1,23 @@
-//! Maximum and average over windows of a picture.
+//! Max and average pooling.
 
 use rayon::prelude::*;
 
-/// What is taken of a window's pixels.
+/// The kind of pooling.
 #[derive(Clone, Copy, Debug)]
 pub enum Pooling {
     Maximum,
-    /// Of the pixels inside the picture.
+    /// Without counting the padding.
     Average,
 }
 
-/// A square window, its stride and the padding around the picture, the same for rows and columns.
+/// A square window with its stride and padding, equal for rows and columns.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
-    /// Pixels of a row of the window.
+    /// Side of the window in pixels.
     pub side: usize,
-    /// Pixels from a window to the next.
+    /// Stride in pixels.
     pub stride: usize,
-    /// Pixels around the picture, which count as nothing.
+    /// Padding around the picture in pixels; it does not count.
     pub padding: usize,
 }
 
@@ -26,14 +26,14 @@ impl Window {
         (size + 2 * self.padding - self.side) / self.stride + 1
     }
 
-    /// The pixels inside the picture that the `n`-th output sees.
+    /// The range of pixels inside the picture for the `n`-th output.
     fn inputs(self, n: usize, size: usize) -> std::ops::Range<usize> {
         let first = n * self.stride;
         first.saturating_sub(self.padding)..(first + self.side - self.padding).min(size)
     }
 }
 
-/// `[batch, channels, out_height, out_width]` with its shape; rows are brought together before columns.
+/// The output `[batch, channels, out_height, out_width]` with its shape; rows are combined before columns.
 pub fn forward(
     x: &[f32],
     [batch, channels, height, width]: [usize; 4],
@@ -68,7 +68,7 @@ pub fn forward(
     (y, [batch, channels, out_height, out_width])
 }
 
-/// One instruction, unlike `f32::max`; what is not a number stays in it.
+/// One instruction, unlike `f32::max`; NaN is propagated.
 fn larger(a: f32, b: f32) -> f32 {
     if a > b || a.is_nan() { a } else { b }
 }

@@ -1,26 +1,26 @@
-//! Matrix products over columns that are shifted against each other, tile by tile.
+//! Sums of matrix products over shifted columns, tile by tile.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-/// Numbers of a tile's matrices together: what stays in a core's second-level cache.
+/// Number of elements of a tile's matrices, chosen for a core's second-level cache.
 const TILE: usize = 1 << 17;
 
-/// One product of a sum.
+/// One matrix product of a sum.
 pub struct Term<'a> {
     /// `[rows, inner]`
     pub left: MatRef<'a, f32>,
     /// `[inner, stride]`, of which the product takes columns from `offset` on.
     pub right: &'a [f32],
-    /// Numbers of a row of `right`.
+    /// Row stride of `right` in elements.
     pub stride: usize,
     /// The first column.
     pub offset: usize,
 }
 
-/// Adds the products of `terms` to `sum`, `[rows, columns]` row by row. How it is cut into tiles does not depend on the
-/// number of threads, and so neither does the result.
+/// Adds the products of `terms` to the row-major `sum` `[rows, columns]`. The tiling, and so the result, does not
+/// depend on the number of threads.
 pub fn add_products(sum: &mut [f32], rows: usize, columns: usize, terms: &[Term]) {
     let inner = terms.iter().map(|term| term.left.ncols()).max().unwrap_or(0);
     let width = (TILE / (rows + inner).max(1)).next_multiple_of(64).clamp(128, 1 << 14);
@@ -35,7 +35,7 @@ pub fn add_products(sum: &mut [f32], rows: usize, columns: usize, terms: &[Term]
     });
 }
 
-/// `left · rightᵀ` for `left` `[rows, inner]` and `right` `[columns, inner]`, added to `sum`, `[rows, columns]`.
+/// Adds `left · rightᵀ`, for `left` `[rows, inner]` and `right` `[columns, inner]`, to `sum` `[rows, columns]`.
 pub fn add_outer_products(sum: &mut [f32], left: MatRef<f32>, right: MatRef<f32>) {
     let sum = MatMut::from_row_major_slice_mut(sum, left.nrows(), right.nrows());
     matmul(sum, Accum::Add, left, right.transpose(), 1.0, Par::Seq);

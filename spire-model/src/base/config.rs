@@ -1,4 +1,4 @@
-//! A frozen model's configurations without its weights: what can be known before anything is allocated.
+//! A frozen model's configurations, read without allocating its weights.
 
 use std::path::Path;
 
@@ -12,26 +12,26 @@ use crate::unet::{UNet, UNetConfig};
 use crate::vae::{Vae, VaeConfig};
 use crate::weights::check_fit;
 
-/// The settings of a frozen model's parts.
+/// The configurations of a frozen model's parts.
 #[derive(Clone, Debug)]
 pub struct BaseConfig {
-    /// The text encoder's.
+    /// The text encoder's configuration.
     pub text: ClipTextConfig,
-    /// The VAE's.
+    /// The VAE's configuration.
     pub vae: VaeConfig,
-    /// The UNet's.
+    /// The UNet's configuration.
     pub unet: UNetConfig,
-    /// The noise schedule, and what the UNet predicts.
+    /// The noise schedule and the prediction type.
     pub scheduler: SchedulerConfig,
 }
 
 impl BaseConfig {
-    /// From what [`locate`](super::locate) found. Of the weights only names, types and shapes are read.
+    /// Reads the model that [`locate`](super::locate) found. Of the weights only names, types and shapes are read.
     ///
     /// # Errors
-    /// As [`Base::load`](super::Base::load), unless the numbers themselves can't be read.
+    /// As [`Base::load`](super::Base::load), except for errors in the weights' values.
     pub fn read(path: &Path) -> Result<Self> {
-        // No tensor is ever made on it.
+        // No tensor is allocated on it.
         let device = &Device::flex();
         let source = BaseSource::open(path)?;
         let (vae, vae_weights) = source.vae()?;
@@ -52,7 +52,7 @@ impl BaseConfig {
     }
 }
 
-/// Whether the UNet takes the VAE's latents.
+/// Checks that the UNet accepts the VAE's latents.
 pub(super) fn check_latents(path: &Path, vae: &VaeConfig, unet: &UNetConfig) -> Result<()> {
     ensure!(
         vae.latent_channels == unet.in_channels,
@@ -64,7 +64,7 @@ pub(super) fn check_latents(path: &Path, vae: &VaeConfig, unet: &UNetConfig) -> 
     Ok(())
 }
 
-/// The VAE's factor times the UNet's.
+/// The product of the VAE's and the UNet's downscaling factors.
 pub(super) fn side_multiple(vae: &VaeConfig, unet: &UNetConfig) -> usize {
     vae.downscale() << (unet.block_out_channels.len() - 1)
 }

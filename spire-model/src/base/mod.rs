@@ -23,27 +23,28 @@ use crate::weights::{Precision, fill};
 /// The frozen model.
 #[derive(Debug)]
 pub struct Base {
-    /// Text to tokens' states.
+    /// Encodes prompts.
     pub prompts: PromptEncoder,
-    /// Pictures to latents and back.
+    /// Encodes pictures to latents and decodes them.
     pub vae: Vae,
-    /// The VAE's settings.
+    /// The VAE's configuration.
     pub vae_config: VaeConfig,
     /// The denoiser.
     pub unet: UNet,
-    /// The denoiser's settings.
+    /// The denoiser's configuration.
     pub unet_config: UNetConfig,
-    /// The noise schedule and the sampler that the model was made for.
+    /// The noise schedule and the model's default sampler.
     pub scheduler: SchedulerConfig,
-    /// What guides sampling with `clip_guidance`, if it is loaded.
+    /// The CLIP for `clip_guidance`, if it is loaded.
     pub clip: Option<ClipGuide>,
 }
 
 impl Base {
-    /// From a folder in the Hugging Face layout or a single file, with all weights kept in `precision`.
+    /// Loads a folder in the Hugging Face layout or a single file, with all weights in `precision`.
     ///
     /// # Errors
-    /// A part is missing, unsupported, or its weights do not fit its configuration; the device does not compute in `precision`.
+    /// A part is missing or not supported, its weights do not fit its configuration, or the device does not compute in
+    /// `precision`.
     pub fn load(path: &Path, precision: Precision, device: &Device) -> Result<Self> {
         ensure_computes_in(precision, device, &format!("precision {precision}"))?;
         let source = BaseSource::open(path)?;
@@ -64,10 +65,10 @@ impl Base {
         })
     }
 
-    /// Loads the CLIP that is to guide sampling, if one is.
+    /// Loads the CLIP of `guidance`, or unloads it for `None`.
     ///
     /// # Errors
-    /// Its folder is not there, or not a CLIP's.
+    /// The folder is missing or does not hold a CLIP.
     pub fn guide_by(&mut self, guidance: Option<&ClipGuidanceConfig>) -> Result<()> {
         let device = self.unet.conv_in().weight.val().device();
         let clip = guidance.map(|guidance| ClipGuide::load(&guidance.clip, &device)).transpose();
@@ -75,20 +76,20 @@ impl Base {
         Ok(())
     }
 
-    /// Latents as the UNet knows them, `[batch, channels, height / 8, width / 8]`, in 32 bits: the mean of the posterior of
-    /// `pictures` `[batch, 3, height, width]` in \[-1, 1\], times the scaling factor.
+    /// Encodes `pictures` `[batch, 3, height, width]` in \[-1, 1\] to f32 latents `[batch, channels, height / 8, width
+    /// / 8]`: the posterior's mean times the scaling factor.
     pub fn encode_pictures(&self, pictures: Tensor<4>) -> Tensor<4> {
         let (mean, _) = self.vae.encode(pictures.cast(self.vae.dtype()));
         mean.cast(DType::F32).mul_scalar(self.vae_config.scaling_factor)
     }
 
-    /// Pictures, clamped to \[-1, 1\], of such latents.
+    /// Decodes such latents to pictures `[batch, 3, height, width]`, clamped to \[-1, 1\].
     pub fn decode_latents(&self, latents: Tensor<4>) -> Tensor<4> {
         let latents = latents.div_scalar(self.vae_config.scaling_factor);
         self.vae.decode(latents.cast(self.vae.dtype())).cast(DType::F32).clamp(-1.0, 1.0)
     }
 
-    /// Pictures' sides must be a multiple of this: the VAE's factor times the UNet's.
+    /// The sides of pictures must be multiples of this: the product of the VAE's and the UNet's downscaling factors.
     pub fn side_multiple(&self) -> usize {
         config::side_multiple(&self.vae_config, &self.unet_config)
     }

@@ -1,4 +1,4 @@
-//! From prompts to the states that the UNet and the control branch attend to.
+//! Encodes prompts to the states that the UNet and the control branch attend to.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -11,24 +11,24 @@ use lru::LruCache;
 use crate::clip::{ClipText, ClipTextConfig};
 use crate::tokenizer::Tokenizer;
 
-/// Bytes of states that are remembered unless it is said otherwise.
+/// Default size of the cache of encoded prompts, in bytes.
 const REMEMBERED: usize = 1_000_000_000;
 
-/// A text encoder with its tokenizer; what it encoded last it remembers.
+/// A text encoder with its tokenizer and a cache of encoded prompts.
 #[derive(Debug)]
 pub struct PromptEncoder {
     tokenizer: Tokenizer,
     text_encoder: ClipText,
     context_length: usize,
     device: Device,
-    /// Bytes of one text's states.
+    /// Size of one prompt's states in bytes.
     text_bytes: usize,
-    /// Training meets the same captions and restoration prompts again and again.
+    /// Training encodes the same captions and restoration prompts repeatedly.
     seen: Mutex<LruCache<String, Tensor<2>>>,
 }
 
 impl PromptEncoder {
-    /// Joins the two; texts are cut or padded to the encoder's `max_position_embeddings`.
+    /// Combines the two; prompts are truncated or padded to the encoder's `max_position_embeddings`.
     pub fn new(tokenizer: Tokenizer, text_encoder: ClipText, config: &ClipTextConfig, device: &Device) -> Self {
         let context_length = config.max_position_embeddings;
         let text_bytes = DType::F32.size() * context_length * config.hidden_size;
@@ -36,16 +36,16 @@ impl PromptEncoder {
         Self { tokenizer, text_encoder, context_length, device: device.clone(), text_bytes, seen }
     }
 
-    /// Remembers the states of so many bytes, of the texts that were met last, and at least those of one.
+    /// Limits the cache to `bytes`; it keeps the most recently used prompts, at least one.
     pub fn keep_at_most(&mut self, bytes: usize) {
         let texts = texts(bytes, self.text_bytes);
         self.seen.get_mut().unwrap_or_else(PoisonError::into_inner).resize(texts);
     }
 
-    /// From a folder with `tokenizer/` and `text_encoder/`.
+    /// Loads a folder with `tokenizer/` and `text_encoder/`.
     ///
     /// # Errors
-    /// Unreadable, or weights that do not fit the configuration.
+    /// A file is unreadable, or the weights do not fit the configuration.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let encoder = folder.join("text_encoder");
         Ok(Self::new(
@@ -66,12 +66,12 @@ impl PromptEncoder {
         Tensor::from_data(TensorData::new(ids, [prompts.len(), self.context_length]), &self.device)
     }
 
-    /// What the UNet attends to, in 32 bits: `[prompts, context_length, width]`.
+    /// The states of the prompts' tokens, in f32: `[prompts, context_length, width]`.
     pub fn encode<S: AsRef<str>>(&self, prompts: &[S]) -> Tensor<3> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let states = prompts.iter().map(AsRef::as_ref).map(|prompt: &str| {
-            // One at a time: in a batch of another size a state may round differently, and a run that goes on from a
-            // checkpoint must find the states of the run that wrote it.
+            // One at a time: states may round differently in batches of another size, and a run resumed from a
+            // checkpoint must get the states of the original run.
             let encode = || {
                 let states = self.text_encoder.forward(self.tokenize(&[prompt])).last_hidden_state;
                 states.squeeze_dim(0).cast(DType::F32)
@@ -82,7 +82,7 @@ impl PromptEncoder {
     }
 }
 
-/// How many texts of `text_bytes` each fit into `bytes`, but at least one.
+/// Number of prompts of `text_bytes` each that fit into `bytes`, at least one.
 fn texts(bytes: usize, text_bytes: usize) -> NonZeroUsize {
     NonZeroUsize::new(bytes / text_bytes).unwrap_or(NonZeroUsize::MIN)
 }
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn states_are_the_same_however_few_are_remembered() {
+    fn states_do_not_depend_on_the_size_of_the_cache() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny");
         let mut encoder = PromptEncoder::load(&folder, &Device::flex()).unwrap();
         let prompts = ["a red star", "a blue square", "a red star", "", "Deblur with sigma 3.0", "a red star"];
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_small_model_tells_one_strength_from_another() {
+    fn the_small_model_distinguishes_strengths() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny");
         let encoder = PromptEncoder::load(&folder, &Device::flex()).unwrap();
         let apart = |one: &str, other: &str| {

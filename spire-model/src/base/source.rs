@@ -20,7 +20,7 @@ const SCHEDULER_FILE: &str = "scheduler_config.json";
 /// The files to download from a model's repository.
 const WANTED: [&str; 5] = ["unet/*", "vae/*", "text_encoder/*", "tokenizer/*", "scheduler/*"];
 
-/// The parts of a text-to-image model, opened one by one.
+/// The parts of a text-to-image model, opened on demand.
 #[derive(Clone, Debug)]
 pub enum BaseSource {
     /// `unet/`, `vae/`, `text_encoder/`, `tokenizer/`, `scheduler/`.
@@ -33,7 +33,7 @@ impl BaseSource {
     /// Opens what [`locate`] found.
     ///
     /// # Errors
-    /// There is no such model, or parts of it are missing.
+    /// The model does not exist, or parts of it are missing.
     pub fn open(path: &Path) -> Result<Self> {
         if path.is_file() {
             return Ok(Self::File(path.to_owned(), SingleFile::new(Tensors::open(path)?)?));

@@ -1,4 +1,4 @@
-//! The transformer that both towers share: transformers' `CLIPEncoder`.
+//! The transformer of both CLIP encoders: transformers' `CLIPEncoder`.
 
 use anyhow::{Result, ensure};
 use burn::module::Module;
@@ -17,11 +17,11 @@ pub enum HiddenAct {
     /// `x·sigmoid(1.702·x)`: OpenAI's CLIP, SD 1.x.
     #[default]
     QuickGelu,
-    /// The exact one: OpenCLIP, SD 2.x.
+    /// Exact GELU: OpenCLIP, SD 2.x.
     Gelu,
 }
 
-/// The sizes of a tower.
+/// The sizes of an encoder.
 #[derive(Clone, Copy, Debug)]
 pub struct EncoderConfig {
     pub width: usize,

@@ -1,4 +1,4 @@
-//! Where CLIP's two towers lie.
+//! Finds the two encoders of a CLIP.
 
 use std::path::{Path, PathBuf};
 
@@ -13,8 +13,8 @@ use crate::weights::{self, Precision, Tensors, weights_file};
 
 const PREPROCESSOR: &str = "preprocessor_config.json";
 
-/// A folder with both towers: transformers' `CLIPModel` as it is published (`openai/clip-vit-base-patch32`), or a folder for
-/// each, `image_encoder` and `text_encoder`.
+/// A folder with both encoders: a `CLIPModel` as transformers publishes it (`openai/clip-vit-base-patch32`), or one
+/// with the folders `image_encoder` and `text_encoder`.
 #[derive(Clone, Debug)]
 pub struct ClipFolder {
     folder: PathBuf,
@@ -30,7 +30,7 @@ struct JointConfig {
 }
 
 impl ClipFolder {
-    /// Looks what is there; reads no weights.
+    /// Detects the layout; reads no weights.
     ///
     /// # Errors
     /// The folder holds neither layout, or its `config.json` can't be read.
@@ -46,17 +46,17 @@ impl ClipFolder {
         Ok(Self { folder: folder.to_owned(), joint })
     }
 
-    /// The folder that was opened; its tokenizer is in it, or below in `tokenizer`.
+    /// The folder; its tokenizer is in it or in `tokenizer` below it.
     pub fn path(&self) -> &Path {
         &self.folder
     }
 
-    /// Whether it is one model, as transformers publishes it.
+    /// Whether it is a single `CLIPModel`.
     pub fn is_joint(&self) -> bool {
         self.joint.is_some()
     }
 
-    /// The files with the weights, the image tower's first.
+    /// The files with the weights, the image encoder's first.
     ///
     /// # Errors
     /// There are none.
@@ -68,10 +68,10 @@ impl ClipFolder {
         folders.iter().map(|folder| weights_file(folder)).collect()
     }
 
-    /// The image tower.
+    /// The image encoder.
     ///
     /// # Errors
-    /// Unreadable, or weights that do not fit the configuration.
+    /// A file is unreadable, or the weights do not fit the configuration.
     pub fn vision(&self, device: &Device) -> Result<(ClipVision, ClipVisionConfig)> {
         let Some(joint) = &self.joint else {
             let folder = self.folder.join("image_encoder");
@@ -82,10 +82,11 @@ impl ClipFolder {
         Ok((weights::fill(ClipVision::new(&config, device)?, tensors, Precision::F32)?, config))
     }
 
-    /// The text tower, with its projection.
+    /// The text encoder with its projection.
     ///
     /// # Errors
-    /// Unreadable, weights that do not fit the configuration, or a tower without a projection into the space of pictures.
+    /// A file is unreadable, the weights do not fit the configuration, or the encoder has no projection into the joint
+    /// space.
     pub fn text(&self, device: &Device) -> Result<(ClipText, ClipTextConfig)> {
         let (config, tensors) = match &self.joint {
             Some(joint) => {
@@ -104,18 +105,18 @@ impl ClipFolder {
         let projected = config.architectures.iter().any(|name| name.ends_with("WithProjection"));
         ensure!(
             projected,
-            "{}: its texts have no place in CLIP's space: CLIPTextModelWithProjection is needed",
+            "{}: this text encoder has no projection into the joint space; use a CLIPTextModelWithProjection",
             self.folder.display()
         );
         Ok((weights::fill(ClipText::new(&config, device)?, tensors, Precision::F32)?, config))
     }
 
-    /// What is done to pictures before the image tower, which takes them with `side` pixels: what `preprocessor_config.json`
-    /// says, or in one model without that file what CLIPs are trained with. `None` for towers in folders of their own without
-    /// it: the small CLIP's, which takes whole pictures in \[-1, 1\].
+    /// The preprocessing for the image encoder, whose input has `side` pixels: from `preprocessor_config.json`, or
+    /// CLIP's usual preprocessing for a single `CLIPModel` without that file. `None` for separate folders without the
+    /// file, as in the small CLIP, which takes whole pictures in \[-1, 1\].
     ///
     /// # Errors
-    /// The file can't be read, or asks for what is not done here.
+    /// The file can't be read, or asks for preprocessing that is not supported.
     pub fn preprocessor(&self, side: usize) -> Result<Option<PreprocessorConfig>> {
         let file = self.folder.join(PREPROCESSOR);
         if !file.is_file() {

@@ -1,4 +1,4 @@
-//! CLIP: a text tower that conditions the diffusion model, and an image tower for training and evaluation.
+//! CLIP: the text encoder that conditions the diffusion model, and the image encoder for training and evaluation.
 
 mod encoder;
 mod folder;
@@ -14,7 +14,7 @@ pub use preprocessor::PreprocessorConfig;
 pub use text::{ClipText, ClipTextConfig, ClipTextOutput};
 pub use vision::{ClipVision, ClipVisionConfig};
 
-/// transformers writes `null` for a list that a part of a model does not have.
+/// Reads `null`, which transformers writes for an absent list, as an empty list.
 fn null_is_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     Ok(<Option<Vec<String>> as serde::Deserialize>::deserialize(deserializer)?.unwrap_or_default())
 }

@@ -1,4 +1,4 @@
-//! What CLIP's image tower expects of a picture.
+//! The preprocessing of CLIP's image encoder.
 
 use anyhow::{Result, ensure};
 use serde::Deserialize;
@@ -7,19 +7,19 @@ use serde::Deserialize;
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct PreprocessorConfig {
-    /// Pixels of the shorter side.
+    /// The shorter side in pixels after resizing.
     pub size: Size,
-    /// Pixels of each side of what is cut out.
+    /// The side of the central crop in pixels.
     pub crop_size: Size,
-    /// Of each channel.
+    /// Per channel.
     pub image_mean: [f64; 3],
-    /// Of each channel.
+    /// Per channel.
     pub image_std: [f64; 3],
     /// Pillow's number of the filter: 3 is bicubic.
     pub resample: u32,
 }
 
-/// A number of pixels, in the forms that have been in use.
+/// A size in pixels, in the forms found in published files.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(untagged)]
 pub enum Size {
@@ -49,25 +49,25 @@ impl Size {
 }
 
 impl PreprocessorConfig {
-    /// For an image tower that takes pictures of `side` pixels, with the published means and deviations.
+    /// CLIP's usual preprocessing for an input of `side` pixels, with the published means and deviations.
     pub fn of_side(side: usize) -> Self {
         Self { size: Size::Side(side), crop_size: Size::Side(side), ..Self::default() }
     }
 
-    /// Pixels of the shorter side before the middle is cut out.
+    /// The shorter side in pixels before the central crop.
     pub fn shorter_side(&self) -> usize {
         self.size.side().unwrap_or_default()
     }
 
-    /// Pixels of each side of what is cut out.
+    /// The side of the central crop in pixels.
     pub fn crop(&self) -> usize {
         self.crop_size.side().unwrap_or_default()
     }
 
-    /// Whether it asks for what can be done.
+    /// Checks that the preprocessing is supported.
     ///
     /// # Errors
-    /// Names the key that does not.
+    /// The message names the key that is not supported.
     pub fn check(&self) -> Result<()> {
         ensure!(self.resample == 3, "\"resample\" is {}: only 3, bicubic, is known", self.resample);
         let (size, crop) = (self.size.side(), self.crop_size.side());

@@ -1,4 +1,4 @@
-//! CLIP's text tower: transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`.
+//! CLIP's text encoder: transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`.
 
 use std::path::Path;
 
@@ -17,27 +17,27 @@ use crate::weights::{self, Precision, Tensors};
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
 pub struct ClipTextConfig {
-    /// Tokens known.
+    /// Size of the vocabulary.
     pub vocab_size: usize,
-    /// Width of a token.
+    /// Width of the token states.
     pub hidden_size: usize,
     /// Width inside the feed-forward networks.
     pub intermediate_size: usize,
-    /// Layers.
+    /// Number of layers.
     pub num_hidden_layers: usize,
-    /// Heads of each attention.
+    /// Number of attention heads.
     pub num_attention_heads: usize,
-    /// Longest text, in tokens.
+    /// Maximum number of tokens.
     pub max_position_embeddings: usize,
     /// `quick_gelu` or `gelu`.
     pub hidden_act: HiddenAct,
-    /// Epsilon of the normalisations.
+    /// Epsilon of the normalisation layers.
     pub layer_norm_eps: f64,
-    /// Width of the embedding shared with pictures.
+    /// Width of the joint embedding.
     pub projection_dim: usize,
-    /// The token whose output stands for the whole text.
+    /// The end token; its output represents the whole text.
     pub eos_token_id: i64,
-    /// `["CLIPTextModelWithProjection"]` where there is a projection.
+    /// `["CLIPTextModelWithProjection"]` if there is a projection.
     #[serde(deserialize_with = "null_is_empty")]
     pub architectures: Vec<String>,
 }
@@ -64,7 +64,7 @@ impl ClipTextConfig {
     /// Reads and checks `config.json`.
     ///
     /// # Errors
-    /// Unreadable or contradictory.
+    /// The file is unreadable, or its settings contradict each other.
     pub fn read(folder: &Path) -> Result<Self> {
         let config: Self = weights::read_config(folder, "config.json")?;
         config.check().with_context(|| folder.join("config.json").display().to_string())?;
@@ -94,8 +94,8 @@ impl ClipTextConfig {
     }
 }
 
-/// The weights in a text tower's folder. transformers leaves out the first part of the names since version 5, where
-/// there is no projection.
+/// The weights in a text encoder's folder. Since version 5, transformers omits the first part of the names if there is
+/// no projection.
 ///
 /// # Errors
 /// As [`Tensors::in_folder`].
@@ -103,16 +103,16 @@ pub fn tensors_in_folder(folder: &Path) -> Result<Tensors> {
     Ok(with_full_names(&Tensors::in_folder(folder)?))
 }
 
-/// With `text_model.` before every name that belongs to it.
+/// Adds `text_model.` to every name of the encoder.
 pub(crate) fn with_full_names(tensors: &Tensors) -> Tensors {
     let full = |name: &str| ["text_model.", "text_projection."].iter().any(|prefix| name.starts_with(prefix));
     tensors.renamed(|name| Some(if full(name) { name.to_owned() } else { format!("text_model.{name}") }))
 }
 
-/// What the text tower gives.
+/// The output of the text encoder.
 #[derive(Clone, Debug)]
 pub struct ClipTextOutput {
-    /// `[batch, length, hidden_size]`, after the final normalisation: what SD 1.x is conditioned on.
+    /// `[batch, length, hidden_size]`, after the final normalisation; SD 1.x is conditioned on it.
     pub last_hidden_state: Tensor<3>,
     /// `[batch, length, hidden_size]` before the last layer, not normalised.
     pub penultimate_hidden_state: Tensor<3>,
@@ -133,7 +133,7 @@ struct TextModel {
     final_layer_norm: LayerNorm,
 }
 
-/// The text tower.
+/// The text encoder.
 #[derive(Module, Debug)]
 pub struct ClipText {
     text_model: TextModel,
@@ -142,10 +142,10 @@ pub struct ClipText {
 }
 
 impl ClipText {
-    /// With fresh weights.
+    /// Random weights.
     ///
     /// # Errors
-    /// The configuration contradicts itself.
+    /// The configuration's settings contradict each other.
     pub fn new(config: &ClipTextConfig, device: &Device) -> Result<Self> {
         config.check()?;
         let width = config.hidden_size;
@@ -168,10 +168,10 @@ impl ClipText {
         })
     }
 
-    /// From a folder with `config.json` and safetensors.
+    /// Loads a folder with `config.json` and weights.
     ///
     /// # Errors
-    /// Unreadable, or weights that do not fit the configuration.
+    /// A file is unreadable, or the weights do not fit the configuration.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let config = ClipTextConfig::read(folder)?;
         weights::fill(Self::new(&config, device)?, tensors_in_folder(folder)?, Precision::F32)
@@ -196,8 +196,8 @@ impl ClipText {
         ClipTextOutput { last_hidden_state, penultimate_hidden_state: penultimate, text_embeds }
     }
 
-    /// Where each text ends: `[batch]`. Configurations written before the end token was recorded say 2; there the
-    /// largest id is the end, as in transformers.
+    /// The position of each text's end token, `[batch]`. Older configurations say 2 instead of the end token; then the
+    /// largest id counts as the end, as in transformers.
     fn end_of_text(&self, input_ids: Tensor<2, Int>) -> Tensor<1, Int> {
         let ends = if self.eos_token_id == 2 {
             input_ids.argmax(1)

@@ -1,4 +1,4 @@
-//! CLIP's image tower: transformers' `CLIPVisionModelWithProjection`.
+//! CLIP's image encoder: transformers' `CLIPVisionModelWithProjection`.
 
 use std::path::Path;
 
@@ -17,13 +17,13 @@ use crate::weights;
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
 pub struct ClipVisionConfig {
-    /// Width of a patch.
+    /// Width of the patch states.
     pub hidden_size: usize,
     /// Width inside the feed-forward networks.
     pub intermediate_size: usize,
-    /// Layers.
+    /// Number of layers.
     pub num_hidden_layers: usize,
-    /// Heads of each attention.
+    /// Number of attention heads.
     pub num_attention_heads: usize,
     /// Picture channels.
     pub num_channels: usize,
@@ -33,9 +33,9 @@ pub struct ClipVisionConfig {
     pub patch_size: usize,
     /// `quick_gelu` or `gelu`.
     pub hidden_act: HiddenAct,
-    /// Epsilon of the normalisations.
+    /// Epsilon of the normalisation layers.
     pub layer_norm_eps: f64,
-    /// Width of the embedding shared with texts.
+    /// Width of the joint embedding.
     pub projection_dim: usize,
     /// `["CLIPVisionModelWithProjection"]`
     #[serde(deserialize_with = "null_is_empty")]
@@ -64,7 +64,7 @@ impl ClipVisionConfig {
     /// Reads and checks `config.json`.
     ///
     /// # Errors
-    /// Unreadable or contradictory.
+    /// The file is unreadable, or its settings contradict each other.
     pub fn read(folder: &Path) -> Result<Self> {
         let config: Self = weights::read_config(folder, "config.json")?;
         config.check().with_context(|| folder.join("config.json").display().to_string())?;
@@ -103,13 +103,13 @@ struct VisionEmbeddings {
 #[derive(Module, Debug)]
 struct VisionModel {
     embeddings: VisionEmbeddings,
-    // The name has been misspelt since the first release.
+    // The misspelling is transformers'.
     pre_layrnorm: LayerNorm,
     encoder: Encoder,
     post_layernorm: LayerNorm,
 }
 
-/// The image tower.
+/// The image encoder.
 #[derive(Module, Debug)]
 pub struct ClipVision {
     vision_model: VisionModel,
@@ -117,10 +117,10 @@ pub struct ClipVision {
 }
 
 impl ClipVision {
-    /// With fresh weights.
+    /// Random weights.
     ///
     /// # Errors
-    /// The configuration contradicts itself.
+    /// The configuration's settings contradict each other.
     pub fn new(config: &ClipVisionConfig, device: &Device) -> Result<Self> {
         config.check()?;
         let (width, patch) = (config.hidden_size, config.patch_size);
@@ -147,10 +147,10 @@ impl ClipVision {
         })
     }
 
-    /// From a folder with `config.json` and safetensors.
+    /// Loads a folder with `config.json` and weights.
     ///
     /// # Errors
-    /// Unreadable, or weights that do not fit the configuration.
+    /// A file is unreadable, or the weights do not fit the configuration.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         weights::load(Self::new(&ClipVisionConfig::read(folder)?, device)?, folder)
     }

@@ -111,7 +111,7 @@ impl ControlConfig {
     /// Checks that the branch's features have the channels of the UNet's skips.
     ///
     /// # Errors
-    /// They have not; the message lists both.
+    /// The channels differ; the message lists both.
     pub fn check_fits(&self, unet: &UNetConfig) -> Result<()> {
         let (skips, branch) = (unet.skip_channels(), self.encoder.skip_channels());
         ensure!(skips == branch, "the UNet's skips have {skips:?} channels, the control branch's features {branch:?}");

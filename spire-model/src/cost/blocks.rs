@@ -1,4 +1,4 @@
-//! Layers, and the blocks of [`nn`](crate::nn), counted.
+//! Costs of layers and of the blocks of [`nn`](crate::nn).
 
 use spire_kernels::TOO_MANY_SCORES;
 

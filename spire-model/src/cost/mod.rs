@@ -165,7 +165,7 @@ mod tests {
         }
     }
 
-    /// The operations are those that PyTorch counts on diffusers' and transformers' networks: `scripts/reference/flops.py`.
+    /// The counts agree with PyTorch's on diffusers' and transformers' networks: `scripts/reference/flops.py`.
     #[test]
     fn the_operations_are_those_that_pytorch_counts() {
         let counted: Value = serde_json::from_slice(&std::fs::read(tests().join("flops.json")).unwrap()).unwrap();

@@ -1,9 +1,9 @@
-//! CLIP's text tower.
+//! The cost of CLIP's text encoder.
 
 use super::{Cost, Counter};
 use crate::clip::ClipTextConfig;
 
-/// One text, padded to the longest that the tower takes. Attention's mask saves nothing.
+/// One prompt, padded to the full context. The attention mask saves no operations.
 pub fn text_encoder(config: &ClipTextConfig) -> Cost {
     let (tokens, width, inner) = (config.max_position_embeddings, config.hidden_size, config.intermediate_size);
     let mut counter = Counter::frozen();

@@ -1,4 +1,4 @@
-//! The UNet's encoder, which the control branch copies, and its decoder.
+//! The cost of the UNet's encoder, which the control branch copies, and of its decoder.
 
 use super::blocks::{area, halved};
 use super::{Cost, Counter, Size};
@@ -7,13 +7,14 @@ use crate::unet::UNetConfig;
 /// The frozen UNet.
 #[derive(Clone, Copy, Debug)]
 pub struct UNetCost {
-    /// With the timestep's embedding and the middle block; before the fusion, so without a backward pass.
+    /// The encoder with the timestep embedding and the middle block. It precedes the fusion, so it has no backward
+    /// pass.
     pub encoder: Cost,
-    /// Its input is fused with the control branch's features.
+    /// The decoder; its input is fused with the control branch's features.
     pub decoder: Cost,
 }
 
-/// The UNet on latents of `size` and texts of `tokens`. `config` must be checked.
+/// The cost on latents of `size` and prompts of `tokens`. `config` must have been checked.
 pub fn unet(config: &UNetConfig, size: Size, tokens: usize) -> UNetCost {
     let mut encoder = Counter::frozen();
     encoder.conv(3, area(size), config.in_channels, config.block_out_channels[0], false);
@@ -38,7 +39,7 @@ pub(super) fn skip_sizes(config: &UNetConfig, mut size: Size) -> Vec<Size> {
 }
 
 impl Counter {
-    /// From the output of `conv_in` to that of the middle block. What a trained encoder keeps of its skips is left to the
+    /// From the output of `conv_in` to that of the middle block. The activations of the skips are counted by the
     /// fusion, which reads them all.
     pub fn encode(&mut self, config: &UNetConfig, mut size: Size, tokens: usize, tracked: bool) {
         let widths = &config.block_out_channels;
@@ -63,7 +64,7 @@ impl Counter {
         self.resnet(area(size), widths[last], widths[last], time, tracked);
     }
 
-    /// From the middle block's fused output.
+    /// The decoder, from the fused output of the middle block.
     fn decode(&mut self, config: &UNetConfig, size: Size, tokens: usize) {
         let widths = &config.block_out_channels;
         let last = widths.len() - 1;
@@ -74,7 +75,7 @@ impl Counter {
             for _ in 0..=config.layers(level) {
                 let Some(((skip, input), size)) = meeting.next() else { return };
                 self.resnet(area(size), input + skip, width, Some(config.time_width()), true);
-                // Read by the convolution of the shortcut.
+                // The shortcut's convolution reads it.
                 self.keep(area(size) * (input + skip));
                 if config.up_block_types[i].starts_with("CrossAttn") {
                     self.transformer(area(size), width, tokens, config.transformer(level), true);

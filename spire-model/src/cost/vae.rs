@@ -1,10 +1,10 @@
-//! The VAE, which is frozen and outside what is differentiated.
+//! The cost of the VAE, which is frozen and not differentiated.
 
 use super::blocks::{area, halved};
 use super::{Cost, Counter, Size};
 use crate::vae::VaeConfig;
 
-/// From a picture of `size` to the moments of its latent.
+/// Encoding a picture of `size`.
 pub fn vae_encoder(config: &VaeConfig, mut size: Size) -> Cost {
     let widths = &config.block_out_channels;
     let last = widths.len() - 1;
@@ -29,7 +29,7 @@ pub fn vae_encoder(config: &VaeConfig, mut size: Size) -> Cost {
     counter.cost
 }
 
-/// From a latent of `size` to a picture.
+/// Decoding a latent of `size`.
 pub fn vae_decoder(config: &VaeConfig, mut size: Size) -> Cost {
     let widths: Vec<_> = config.block_out_channels.iter().rev().copied().collect();
     let last = widths.len() - 1;

@@ -23,8 +23,7 @@ pub fn attend(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, heads: usize, 
     attended.swap_dims(1, 2).reshape([batch, queries, width])
 }
 
-/// The bias with which a token attends to itself and to those before it, `[1, 1, length, length]`: 0 on and below the
-/// diagonal, minus infinity above.
+/// The causal mask as a bias, `[1, 1, length, length]`: 0 on and below the diagonal, minus infinity above.
 pub fn causal_mask(length: usize, device: &Device) -> Tensor<4> {
     let values: Vec<f32> =
         (0..length * length).map(|i| if i % length > i / length { f32::NEG_INFINITY } else { 0.0 }).collect();

@@ -1,4 +1,4 @@
-//! The blocks that the UNet, the control branch and the VAE are built from, one a file, named as in diffusers.
+//! The building blocks of the UNet, the control branch and the VAE, one per file, named as in diffusers.
 
 pub mod attention;
 mod features;

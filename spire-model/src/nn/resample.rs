@@ -17,7 +17,7 @@ pub struct Downsample2d {
 }
 
 impl Downsample2d {
-    /// With `padding` on all sides, or, where it is 0, one row and column at the bottom and right only (the VAE's way).
+    /// With `padding` on all sides. If it is 0, one row and column are added at the bottom and right, as in the VAE.
     pub fn new(channels: usize, padding: usize, device: &Device) -> Self {
         let padding = match padding {
             0 => PaddingConfig2d::Explicit(0, 0, 1, 1),
@@ -49,7 +49,7 @@ impl Upsample2d {
         Self { conv: conv3x3(channels, channels, device) }
     }
 
-    /// To `[height, width]`: twice the size, less one where the skip that it meets was odd.
+    /// To `[height, width]`: twice the size, or one less to match an odd skip.
     pub fn forward(&self, x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
         let nearest = InterpolateOptions::new(InterpolateMode::Nearest).with_output_size(size);
         conv2d(&self.conv, interpolate(x, nearest))

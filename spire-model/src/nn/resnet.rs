@@ -1,4 +1,4 @@
-//! Residual block of two normalised convolutions, shifted by the timestep where there is one.
+//! Residual block of two normalised convolutions, with an optional timestep embedding.
 
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -28,16 +28,16 @@ pub struct ResnetBlock2d {
     output_scale_factor: f64,
 }
 
-/// The settings of a [`ResnetBlock2d`] beside its channels.
+/// The settings of a [`ResnetBlock2d`] besides its channels.
 #[derive(Clone, Copy, Debug)]
 pub struct ResnetConfig {
-    /// Width of the timestep embedding; `None` in the VAE, which knows no time.
+    /// Width of the timestep embedding; `None` in the VAE.
     pub time_width: Option<usize>,
     /// Groups of the normalisation.
     pub groups: usize,
     /// Its epsilon.
     pub epsilon: f64,
-    /// What the sum with the shortcut is divided by.
+    /// Divisor of the sum with the shortcut.
     pub output_scale_factor: f64,
 }
 

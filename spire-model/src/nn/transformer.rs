@@ -8,19 +8,19 @@ use spire_kernels::{conv2d, gelu, group_norm};
 
 use super::attention::Attention;
 
-/// A linear layer twice as wide as its output: one half gates the other through GELU.
+/// GEGLU: a linear layer twice as wide as its output; one half gates the other through GELU.
 #[derive(Module, Debug)]
 pub struct Geglu {
     proj: Linear,
 }
 
-/// The members of diffusers' `ff.net`, a list in which only some have weights.
+/// The members of diffusers' list `ff.net`, of which only some have weights.
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)]
 pub enum FeedForwardLayer {
     /// `net.0`
     Geglu(Geglu),
-    /// `net.1`: dropout there, nothing here.
+    /// `net.1`: dropout, unused here.
     Identity(burn::nn::Identity),
     /// `net.2`
     Linear(Linear),
@@ -117,14 +117,14 @@ pub struct Transformer2d {
     proj_out: Projection,
 }
 
-/// The settings of a [`Transformer2d`] beside its width.
+/// The settings of a [`Transformer2d`] besides its width.
 #[derive(Clone, Copy, Debug)]
 pub struct TransformerConfig {
     /// Width of the text tokens.
     pub context_width: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Blocks in a row.
+    /// Number of transformer blocks.
     pub layers: usize,
     /// Groups of the normalisation.
     pub groups: usize,

@@ -1,25 +1,25 @@
-//! Colour correction of a restored picture against the degraded one, as StableSR and DiffBIR offer it: diffusion shifts
-//! colours a little, degradations mostly leave them alone.
+//! Colour correction of a restored picture towards the degraded one, as in StableSR and DiffBIR: diffusion shifts
+//! colours slightly, and degradations mostly preserve them.
 
 use serde::{Deserialize, Serialize};
 use spire_core::Picture;
 
-/// Scales of the wavelet decomposition: what is coarser than 2⁵ pixels counts as colour.
+/// Levels of the wavelet decomposition: structures coarser than 2⁵ pixels count as colour.
 const LEVELS: u32 = 5;
 
-/// Keeps a flat plane from being divided by nothing.
+/// Avoids division by zero on a flat plane.
 const EPSILON: f32 = 1e-5;
 
 /// How colours are corrected.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ColourFix {
-    /// Not at all.
+    /// No correction.
     #[default]
     None,
-    /// Fine detail of the restored picture on the coarse content of the degraded one.
+    /// Combines the fine wavelet levels of the restored picture with the coarse level of the degraded one.
     Wavelet,
-    /// Mean and standard deviation of each channel from the degraded one.
+    /// Takes each channel's mean and standard deviation from the degraded picture.
     Adain,
 }
 
@@ -80,7 +80,7 @@ fn mean_and_std(plane: &[f32]) -> (f32, f32) {
     let count = plane.len() as f64;
     let mean = plane.iter().map(|&value| f64::from(value)).sum::<f64>() / count;
     let squares = plane.iter().map(|&value| (f64::from(value) - mean).powi(2)).sum::<f64>();
-    // The unbiased variance, which a single pixel does not have.
+    // The unbiased variance; it is undefined for a single pixel.
     let variance = squares / (count - 1.0).max(1.0);
     (mean as f32, (variance as f32 + EPSILON).sqrt())
 }
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn both_take_the_colour_and_keep_the_detail() {
+    fn both_corrections_take_the_colour_and_keep_the_detail() {
         let (restored, degraded) = (stripes(64, 48, [0.7, 0.4, 0.3]), Picture::filled(64, 48, [0.6, 0.5, 0.2]));
         for fix in [ColourFix::Wavelet, ColourFix::Adain] {
             let fixed = fix.apply(restored.clone(), &degraded);
@@ -110,14 +110,14 @@ mod tests {
                 assert!((mean - wanted).abs() < 1e-3, "{fix:?}: {mean} {wanted}");
             }
         }
-        // A flat picture has no contrast to give; the wavelet keeps the restored picture's.
+        // The degraded picture is flat; the wavelet correction keeps the restored picture's contrast.
         let fixed = ColourFix::Wavelet.apply(restored.clone(), &degraded);
         assert!((fixed.data[2 * 64 + 20] - fixed.data[2 * 64 + 21] - 0.1).abs() < 5e-3);
         assert_eq!(ColourFix::None.apply(restored.clone(), &degraded), restored);
     }
 
     #[test]
-    fn a_picture_of_one_pixel_is_no_trouble() {
+    fn a_picture_of_one_pixel_is_handled() {
         let (one, other) = (Picture::filled(1, 1, [0.5; 3]), Picture::filled(1, 1, [0.25; 3]));
         for fix in [ColourFix::Wavelet, ColourFix::Adain] {
             assert_eq!(fix.apply(one.clone(), &other).data, other.data);

@@ -25,10 +25,10 @@ use crate::pictures;
 use crate::scheduler::SamplerKind;
 use crate::spire::predict;
 
-/// The longest side of a tile, in pixels; no memory holds the attention over more.
+/// Limit on the side of a tile, in pixels: attention over more would not fit into memory.
 const LARGEST_TILE: usize = 1 << 16;
 
-/// How a picture is sampled.
+/// Settings of sampling.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SamplingConfig {
@@ -36,20 +36,20 @@ pub struct SamplingConfig {
     pub sampler: SamplerKind,
     /// Denoising steps.
     pub steps: usize,
-    /// Weight w of classifier-free guidance on the semantic prompt; 1 is none.
+    /// Weight w of classifier-free guidance on the semantic prompt; 1 disables it.
     pub guidance_scale: f64,
-    /// Replaces the empty prompt in the unconditional half.
+    /// The negative prompt: replaces the empty prompt in the unconditional pass.
     pub negative: String,
-    /// Share of the steps that are taken, from the degraded picture with as much noise; 1 starts from noise alone. SDEdit,
-    /// <https://arxiv.org/abs/2108.01073>.
+    /// Fraction of the steps that are taken, starting from the degraded picture with the corresponding noise; 1 starts
+    /// from pure noise. SDEdit, <https://arxiv.org/abs/2108.01073>.
     pub strength: f64,
-    /// Guidance by CLIP, for a model that knows no semantic prompts: the UNet is then told nothing of what the picture shows.
+    /// CLIP guidance, for a model trained without semantic prompts; the UNet then gets no semantic prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_guidance: Option<ClipGuidanceConfig>,
-    /// `none`, `wavelet` or `adain`: colours from the degraded picture.
+    /// Colour correction towards the degraded picture: `none`, `wavelet` or `adain`.
     pub colour_fix: ColourFix,
-    /// Pictures with a longer side are restored in tiles of this side, in pixels; if not set, the side that the UNet was
-    /// made for. 0: never in tiles.
+    /// Side of the tiles in pixels; larger pictures are restored in tiles. If not set, the size that the UNet was
+    /// trained on; 0 disables tiles.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tile: Option<usize>,
 }
@@ -70,10 +70,10 @@ impl Default for SamplingConfig {
 }
 
 impl SamplingConfig {
-    /// Whether the numbers make sense.
+    /// Checks the ranges of the settings.
     ///
     /// # Errors
-    /// Names the setting that does not.
+    /// The message names the setting that is out of range.
     pub fn validate(&self) -> Result<()> {
         ensure!(self.steps > 0, "steps must be at least 1");
         ensure!(self.guidance_scale.is_finite(), "guidance_scale must be a number");
@@ -82,7 +82,7 @@ impl SamplingConfig {
             ensure!(guidance.scale.is_finite(), "clip_guidance.scale must be a number");
             ensure!(
                 self.sampler != SamplerKind::Euler,
-                "clip_guidance goes with the samplers ddim and dpm++2m, whose latents are those of training"
+                "clip_guidance supports the samplers ddim and dpm++2m only: their latents are scaled as in training"
             );
         }
         ensure!(self.tile.is_none_or(|side| side <= LARGEST_TILE), "tile must be at most {LARGEST_TILE} pixels");
@@ -93,17 +93,17 @@ impl SamplingConfig {
 /// One restoration: the degraded picture and the two prompts.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// What is to be restored.
+    /// The degraded picture.
     pub degraded: Picture,
-    /// What it shows; may be empty.
+    /// The semantic prompt: what the picture shows; may be empty.
     pub semantic: String,
-    /// What is to be undone.
+    /// The restoration prompt: what to undo.
     pub restoration: String,
-    /// Decides the initial noise.
+    /// The seed of the initial noise.
     pub seed: u64,
 }
 
-/// Standard normal noise `[1, channels, height, width]` that depends on `seed` alone, not on device or batch.
+/// Standard normal noise `[1, channels, height, width]` that depends only on `seed`, not on device or batch.
 pub fn initial_noise(seed: u64, [channels, height, width]: [usize; 3], device: &Device) -> Tensor<4> {
     noise(&mut rng(seed, "initial noise", 0), [channels, height, width], device)
 }
@@ -114,11 +114,11 @@ pub fn noise(rng: &mut spire_core::rng::Rng, [channels, height, width]: [usize; 
     Tensor::from_data(TensorData::new(values, [1, channels, height, width]), device)
 }
 
-/// Restores pictures of one size, in one batch. The sides may be any: pictures are padded by repeating their edges and
-/// cropped back, and large ones are done in tiles.
+/// Restores pictures of one size in one batch. The size is arbitrary: pictures are padded by repeating their edges and
+/// cropped back, and large ones are restored in tiles.
 ///
 /// # Errors
-/// There are none, their sizes differ, or the sampler and the scheduler do not go together.
+/// There are no pictures, their sizes differ, or the sampler does not support the scheduler's settings.
 pub fn restore(base: &Base, control: &Control, config: &SamplingConfig, requests: &[Request]) -> Result<Vec<Picture>> {
     config.validate()?;
     ensure!(!requests.is_empty(), "there is nothing to restore");
@@ -157,7 +157,7 @@ pub fn restore(base: &Base, control: &Control, config: &SamplingConfig, requests
         .collect())
 }
 
-/// The side of a tile in latent positions, as the UNet can halve it.
+/// The side of a tile in latent positions, rounded up so that the UNet can halve it.
 fn tile_side(base: &Base, config: &SamplingConfig) -> usize {
     let (downscale, multiple) = (base.vae_config.downscale(), base.side_multiple());
     let made_for = base.unet_config.sample_size.unwrap_or(64) * downscale;

@@ -1,25 +1,25 @@
-//! Pictures larger than the model was made for, in overlapping tiles: each step's prediction is the average of the
-//! tiles' predictions under Gaussian weights (as in Mixture of Diffusers and StableSR), and so is what the VAE encodes
-//! and decodes. All in units of latent positions.
+//! Overlapping tiles for pictures larger than the model was trained on. The tiles' predictions are averaged at each
+//! step with Gaussian weights, as in Mixture of Diffusers (<https://arxiv.org/abs/2302.02412>) and StableSR; so are the
+//! VAE's encodings and decodings. Units are latent positions.
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-/// Part of a side that neighbouring tiles have in common, at least.
+/// Minimum overlap of neighbouring tiles, as a fraction of the side.
 const OVERLAP: f64 = 0.25;
 
-/// Variance of the weights in units of the tile's side: at the edge a tile counts for 4 millionths of its middle.
+/// Variance of the Gaussian weights in units of the tile's side: the weight at the edge is 4e-6 of that in the centre.
 const VARIANCE: f64 = 0.01;
 
-/// A part of the latent.
+/// A rectangle of the latent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Tile {
-    /// Rows above it.
+    /// The first row.
     pub top: usize,
-    /// Columns left of it.
+    /// The first column.
     pub left: usize,
-    /// Its rows.
+    /// Number of rows.
     pub height: usize,
-    /// Its columns.
+    /// Number of columns.
     pub width: usize,
 }
 
@@ -70,8 +70,9 @@ fn starts(length: usize, side: usize) -> Vec<usize> {
     (0..=count).map(|i| (i * room + count / 2) / count).collect()
 }
 
-/// The weighted average of what `compute` gives for each tile, told its place in `tiles`: maps `scale` times as large as the tile, joined to one
-/// `scale` times as large as the latent of `[height, width]`. A single tile is passed through as it is.
+/// The weighted average of the tiles' maps. `compute` gets a tile's index and the tile, and returns a map `scale` times
+/// as large as the tile. The result is `scale` times as large as the latent of `[height, width]`. A single tile's map
+/// is returned unchanged.
 pub fn blend(
     tiles: &[Tile],
     [height, width]: [usize; 2],
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn blending_cuts_of_one_map_gives_the_map() {
+    fn blending_tiles_of_one_map_restores_it() {
         let device = Device::flex();
         let values: Vec<f32> = (0..2 * 3 * 20 * 34).map(|i| (i * 7 % 113) as f32).collect();
         let map = Tensor::<4>::from_data(TensorData::new(values, [2, 3, 20, 34]), &device);
@@ -134,8 +135,8 @@ mod tests {
     }
 
     #[test]
-    fn tiles_of_different_height_leave_no_step() {
-        // Two flat tiles that differ by 1: the join must climb evenly, by the share of the overlap that a row is.
+    fn tiles_of_different_level_leave_no_step() {
+        // Two flat tiles that differ by 1: the transition must rise evenly over the overlap.
         let device = Device::flex();
         let tiles = tiles(1, 112, 64);
         let levels = [0.0, 1.0];

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::SamplerKind;
 use super::prediction::PredictionType;
 
-/// How the variances of the forward process grow with the timestep.
+/// How the variances β_t of the forward process grow with the timestep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BetaSchedule {
@@ -29,19 +29,19 @@ pub enum BetaSchedule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimestepSpacing {
-    /// Multiples of a whole ratio, from zero up, moved by `steps_offset`.
+    /// Multiples of an integer ratio from 0, plus `steps_offset`.
     Leading,
     /// Evenly spaced, both ends included.
     Linspace,
-    /// Evenly spaced, counted down from the last timestep.
+    /// Evenly spaced downwards from the last timestep.
     Trailing,
 }
 
-/// The noise level that a sampler ends at.
+/// The noise level after the last step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinalSigmas {
-    /// No noise at all.
+    /// Zero.
     #[default]
     Zero,
     /// The level of the first training timestep.
@@ -61,8 +61,8 @@ pub enum SolverType {
 
 /// Noise schedule and sampler settings, with the key names and defaults of diffusers' schedulers.
 ///
-/// Keys that diffusers knows and this crate doesn't compute (dynamic thresholding, flow matching, and so on) are refused
-/// by [`SchedulerConfig::from_json`] where they would change the result.
+/// [`SchedulerConfig::from_json`] rejects settings of diffusers that are not implemented (dynamic thresholding, flow
+/// matching, …) if they would change the result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SchedulerConfig {
@@ -77,13 +77,13 @@ pub struct SchedulerConfig {
     pub beta_end: f64,
     /// How the variances grow between the two.
     pub beta_schedule: BetaSchedule,
-    /// Variances given one by one; replaces the three settings above.
+    /// Explicit variances; they replace the three settings above.
     pub trained_betas: Option<Vec<f32>>,
     /// Rescales the schedule to pure noise at the last timestep (<https://arxiv.org/abs/2305.08891>, algorithm 1).
     pub rescale_betas_zero_snr: bool,
-    /// What the network predicts.
+    /// The prediction type of the network.
     pub prediction_type: PredictionType,
-    /// Timesteps to visit; where absent, the sampler's own: `leading` for DDIM, `linspace` for the others.
+    /// Which timesteps to visit; by default `leading` for DDIM and `linspace` for the others.
     pub timestep_spacing: Option<TimestepSpacing>,
     /// Added to every timestep of `leading` spacing.
     pub steps_offset: usize,
@@ -99,9 +99,9 @@ pub struct SchedulerConfig {
     pub use_karras_sigmas: bool,
     /// Euler, DPM-Solver++: noise levels evenly spaced in their logarithm.
     pub use_exponential_sigmas: bool,
-    /// Lowest Karras or exponential noise level; where absent, the schedule's.
+    /// Lowest Karras or exponential noise level; by default the schedule's.
     pub sigma_min: Option<f64>,
-    /// Highest Karras or exponential noise level; where absent, the schedule's.
+    /// Highest Karras or exponential noise level; by default the schedule's.
     pub sigma_max: Option<f64>,
     /// DPM-Solver++: 1 or 2.
     pub solver_order: usize,
@@ -151,8 +151,7 @@ impl Default for SchedulerConfig {
 }
 
 impl SchedulerConfig {
-    /// The noise schedule of Stable Diffusion 1 and 2 and the DDIM settings they ship with, for a network that predicts
-    /// `prediction_type`.
+    /// The noise schedule and DDIM settings of Stable Diffusion 1 and 2, for a network that predicts `prediction_type`.
     pub fn stable_diffusion(prediction_type: PredictionType) -> Self {
         Self {
             beta_start: 0.00085,
@@ -166,7 +165,7 @@ impl SchedulerConfig {
         }
     }
 
-    /// Reads `scheduler_config.json`, given its path or its folder's.
+    /// Reads `scheduler_config.json`; `path` is the file or its folder.
     ///
     /// # Errors
     /// The file is missing or not JSON, a value is of the wrong type or out of range, or a setting isn't supported.
@@ -182,8 +181,8 @@ impl SchedulerConfig {
     /// # Errors
     /// The text isn't JSON, a value is of the wrong type or out of range, or a setting isn't supported.
     pub fn from_json(json: &str) -> Result<Self, SchedulerError> {
-        // Python's JSON has `-Infinity`, which JSON5 allows and JSON doesn't; it arrives here as null, and a null stands
-        // for the default, as in diffusers.
+        // Python writes `-Infinity`, which JSON5 allows and JSON does not. It is parsed as null, and null means the
+        // default, as in diffusers.
         let mut settings: Map<String, Value> =
             json5::from_str(json).map_err(|error| SchedulerError::Parse { message: error.to_string() })?;
         settings.retain(|_, value| !value.is_null());
@@ -194,10 +193,10 @@ impl SchedulerConfig {
         Ok(config)
     }
 
-    /// The sampler that the file's class stands for. `PNDMScheduler`, which Stable Diffusion 1 ships with, is DDIM here.
+    /// The sampler of the file's class. `PNDMScheduler`, the default of Stable Diffusion 1, maps to DDIM.
     ///
     /// # Errors
-    /// The class is of no known sampler.
+    /// There is no sampler for the class.
     pub fn sampler(&self) -> Result<SamplerKind, SchedulerError> {
         match self.class_name.as_str() {
             "DDIMScheduler" | "PNDMScheduler" | "DDPMScheduler" => Ok(SamplerKind::Ddim),
@@ -213,7 +212,7 @@ impl SchedulerConfig {
         }
     }
 
-    /// Checks the ranges that the types leave open.
+    /// Checks ranges.
     pub(super) fn validate(&self) -> Result<(), SchedulerError> {
         let invalid = |key: &str, value: String, expected: &str| {
             Err(SchedulerError::Unsupported { key: key.into(), value, supported: expected.into() })
@@ -249,7 +248,7 @@ impl SchedulerConfig {
     }
 }
 
-/// Settings of diffusers' schedulers that change the result and have only one value here.
+/// Settings of diffusers' schedulers of which only one value is supported.
 fn refuse_unsupported(settings: &Map<String, Value>) -> Result<(), SchedulerError> {
     let only = [
         ("thresholding", Value::Bool(false)),
@@ -274,7 +273,7 @@ fn refuse_unsupported(settings: &Map<String, Value>) -> Result<(), SchedulerErro
     Ok(())
 }
 
-/// Why a scheduler can't be built or used.
+/// A scheduler can't be built or used.
 #[derive(Debug, thiserror::Error)]
 pub enum SchedulerError {
     /// The configuration file can't be read.
@@ -282,21 +281,21 @@ pub enum SchedulerError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The configuration file is no scheduler configuration.
+    /// The file is not a scheduler configuration.
     #[error("{path}: {error}")]
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         error: Box<SchedulerError>,
     },
     /// The configuration isn't JSON, or has a value of the wrong type.
     #[error("not a scheduler configuration: {message}")]
     Parse {
-        /// The parser's words, with the position.
+        /// The parser's message, with the position.
         message: String,
     },
     /// A setting has a value that isn't supported.
@@ -306,7 +305,7 @@ pub enum SchedulerError {
         key: String,
         /// Its value.
         value: String,
-        /// What it may be.
+        /// The supported values.
         supported: String,
     },
     /// A sampler of that name doesn't exist.
@@ -315,11 +314,11 @@ pub enum SchedulerError {
     /// Too few or too many sampling steps.
     #[error("cannot take {steps} sampling steps through {train_timesteps} training timesteps: {advice}")]
     Steps {
-        /// The number asked for.
+        /// The requested number.
         steps: usize,
         /// Length of the schedule.
         train_timesteps: usize,
-        /// What to do.
+        /// Advice.
         advice: &'static str,
     },
     /// A timestep beyond the schedule.
@@ -331,7 +330,7 @@ pub enum SchedulerError {
         count: usize,
     },
     /// The number of timesteps isn't the batch size.
-    #[error("{timesteps} timesteps given for a batch of {batch}: give one a sample")]
+    #[error("{timesteps} timesteps given for a batch of {batch}: give one per sample")]
     Batch {
         /// Number of timesteps.
         timesteps: usize,
@@ -345,7 +344,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pythons_infinity_and_nulls_stand_for_defaults() {
+    fn infinity_and_null_mean_defaults() {
         let config = SchedulerConfig::from_json(
             r#"{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -Infinity, "use_karras_sigmas": null,
                 "prediction_type": "v_prediction", "some_future_key": [1, 2]}"#,

@@ -26,29 +26,29 @@ pub use euler::EulerDiscrete;
 pub use noise_schedule::NoiseSchedule;
 pub use prediction::PredictionType;
 
-/// Walks a latent from noise to an image's, one model output a step.
+/// A sampler: takes a latent from noise to a clean latent with one network evaluation per step.
 ///
 /// A run is: `latent = noise · init_noise_sigma()`, then for each `i` of `timesteps()`:
 /// `latent = step(model(scale_model_input(latent, i), timesteps()[i]), i, latent)`.
 /// Steps go up by one; a run may start at any of them, and one sampler may do many runs.
 pub trait Sampler: Send {
-    /// The timesteps that the network is asked at, from noisy to clean, one a step.
+    /// The timesteps at which the network is evaluated, from noisy to clean, one per step.
     fn timesteps(&self) -> &[f32];
 
     /// Standard deviation of the noise that a run starts from.
     fn init_noise_sigma(&self) -> f32;
 
-    /// `clean` with as much `noise` as there is before step `step_index`: where a run that skips the steps before starts.
+    /// `clean` with the noise level before step `step_index`: the start of a run that skips the earlier steps.
     fn noisy(&self, clean: Tensor<4>, noise: Tensor<4>, step_index: usize) -> Tensor<4>;
 
-    /// What the network sees of `sample` at `step_index`, which is less than the number of timesteps.
+    /// The network's input for `sample` at `step_index`, which is below the number of timesteps.
     fn scale_model_input(&self, sample: Tensor<4>, step_index: usize) -> Tensor<4>;
 
     /// The latent after step `step_index`, given the network's output and the latent before it.
     fn step(&mut self, model_output: Tensor<4>, step_index: usize, sample: Tensor<4>) -> Tensor<4>;
 }
 
-/// The samplers to choose from. Parses and prints as `ddim`, `dpm++2m` and `euler`.
+/// The samplers; they parse and print as `ddim`, `dpm++2m` and `euler`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum SamplerKind {
     /// Deterministic DDIM (<https://arxiv.org/abs/2010.02502>, eta = 0).

@@ -45,12 +45,12 @@ impl NoiseSchedule {
         self.alphas_cumprod.len()
     }
 
-    /// What the network predicts.
+    /// The prediction type of the network.
     pub fn prediction_type(&self) -> PredictionType {
         self.prediction_type
     }
 
-    /// The noisy latent at `timesteps`, one a sample. All tensors are `[batch, channels, height, width]`.
+    /// The noisy latent at `timesteps`, one per sample. All tensors are `[batch, channels, height, width]`.
     ///
     /// # Errors
     /// The number of timesteps is not the batch size, or a timestep is beyond the schedule.
@@ -154,7 +154,7 @@ fn linspace(start: f32, end: f32, count: usize) -> Vec<f32> {
     rising.chain(falling).collect()
 }
 
-/// Running products, carried in float64 and rounded to float32 as torch does on a CPU.
+/// Cumulative products in float64, rounded to float32, as torch computes them on a CPU.
 fn cumulative_product(values: &[f32]) -> Vec<f32> {
     values
         .iter()
@@ -165,7 +165,8 @@ fn cumulative_product(values: &[f32]) -> Vec<f32> {
         .collect()
 }
 
-/// Shifts and scales `sqrt(a_t)` such that it keeps its first value and ends at zero (<https://arxiv.org/abs/2305.08891>).
+/// Shifts and scales `√ᾱ_t` so that it keeps its first value and ends at zero (<https://arxiv.org/abs/2305.08891>,
+/// algorithm 1).
 fn rescale_to_zero_terminal_snr(betas: &[f32]) -> Vec<f32> {
     let alphas: Vec<f32> = betas.iter().map(|beta| 1.0 - beta).collect();
     let roots: Vec<f32> = cumulative_product(&alphas).into_iter().map(f32::sqrt).collect();

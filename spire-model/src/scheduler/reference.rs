@@ -1,4 +1,4 @@
-//! Opens the reference bundles that schedulers and samplers are tested against.
+//! Reads reference bundles for the tests of schedulers and samplers.
 
 use std::{fs, path::PathBuf};
 
@@ -49,7 +49,7 @@ pub(super) fn error(got: Tensor<4>, want: Tensor<4>) -> f32 {
     difference / largest
 }
 
-/// Walks the case's sampler over its model outputs; the worst error of all latents, model inputs and timesteps.
+/// Runs the case's sampler on its model outputs; returns the largest error of all latents, model inputs and timesteps.
 pub(super) fn sampler_error(name: &str) -> f32 {
     let case = Case::open(name);
     let timesteps = case.floats("out.timesteps");
@@ -60,7 +60,7 @@ pub(super) fn sampler_error(name: &str) -> f32 {
         .map(|(want, got)| (got - want).abs() / timesteps[0])
         .fold(0.0, f32::max);
     assert_eq!(timesteps.len(), sampler.timesteps().len());
-    // The bundle's noise is scaled already.
+    // The bundle's noise is already scaled.
     let mut latent = case.tensor("in.noise");
     for index in 0..timesteps.len() {
         let input = sampler.scale_model_input(latent.clone(), index);

@@ -1,8 +1,8 @@
-//! Noise levels `sigma = sqrt((1 - a) / a)`: the noise's standard deviation where the clean latent is left unscaled.
+//! Noise levels `σ = √((1 − ᾱ) / ᾱ)`: the standard deviation of the noise relative to an unscaled clean latent.
 
 use super::{FinalSigmas, NoiseSchedule, SchedulerConfig, SchedulerError};
 
-/// The noise level of every training timestep, rising.
+/// The noise levels of the training timesteps, ascending.
 pub(super) struct SigmaTable {
     sigmas: Vec<f32>,
 }
@@ -11,7 +11,7 @@ impl SigmaTable {
     pub(super) fn new(config: &SchedulerConfig) -> Result<Self, SchedulerError> {
         let mut alphas_cumprod = NoiseSchedule::new(config)?.alphas_cumprod().to_vec();
         if let Some(last) = alphas_cumprod.last_mut().filter(|_| config.rescale_betas_zero_snr) {
-            // Pure noise has no finite level: diffusers takes float16's smallest positive number for the signal.
+            // Pure noise has no finite level: diffusers replaces the signal by float16's smallest positive number.
             *last = 2f32.powi(-24);
         }
         Ok(Self { sigmas: alphas_cumprod.into_iter().map(|alpha| ((1.0 - alpha) / alpha).sqrt()).collect() })
@@ -62,7 +62,7 @@ impl SigmaTable {
     }
 }
 
-/// Karras or exponential noise levels from `highest` down to `lowest`, where `config` asks for them.
+/// Karras or exponential noise levels from `highest` down to `lowest`, if `config` asks for them.
 pub(super) fn respaced(config: &SchedulerConfig, highest: f64, lowest: f64, steps: usize) -> Option<Vec<f64>> {
     const RHO: f64 = 7.0;
     let highest = config.sigma_max.unwrap_or(highest);

@@ -1,4 +1,4 @@
-//! Timesteps from noisy to clean for a number of steps, as numpy computes them for diffusers.
+//! Timestep spacings, computed as numpy does for diffusers.
 
 use super::{SchedulerConfig, SchedulerError};
 
@@ -24,7 +24,7 @@ pub(super) fn trailing(length: usize, stride: f64, points: usize) -> Vec<f64> {
         .collect()
 }
 
-/// Refuses step counts that no spacing can serve.
+/// Rejects step counts that no spacing supports.
 pub(super) fn check(config: &SchedulerConfig, steps: usize) -> Result<(), SchedulerError> {
     let train_timesteps = config.num_train_timesteps;
     match steps {

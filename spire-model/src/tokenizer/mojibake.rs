@@ -1,5 +1,4 @@
-//! Text that was decoded with the wrong character set, and other damage, undone: `fix_text` of ftfy 6.3 with its
-//! defaults (<https://github.com/rspeer/python-ftfy>, Apache-2.0), which CLIP's tokenizer runs on every prompt.
+//! Repairs text that was decoded with the wrong character set:
 
 use std::{borrow::Cow, sync::LazyLock};
 
@@ -8,9 +7,9 @@ use unicode_normalization::UnicodeNormalization;
 
 use super::mojibake_tables::*;
 
-/// Repairs a text, line by line, until nothing more changes.
+/// Repairs a text line by line until nothing changes.
 pub(super) fn fix_text(text: &str) -> String {
-    // Entities stay from the first line on that holds a `<`: the text is HTML then, and says what it means.
+    // Entities are kept from the first line that contains a `<`: the text is HTML then.
     let mut unescape = true;
     text.split_inclusive('\n')
         .map(|line| {
@@ -38,7 +37,7 @@ fn fix_line(line: &str, unescape: bool) -> String {
 
 static TERMINAL_ESCAPES: LazyLock<Regex> = LazyLock::new(|| regex(r"\x1b\[(\d|;)*[a-zA-Z]"));
 
-/// Entities with their semicolon, and those of them that were upper-cased with the text around them.
+/// Entities with semicolon, including those that were upper-cased with their text.
 fn unescape_entities(text: &str) -> Cow<'_, str> {
     static ENTITY: LazyLock<Regex> = LazyLock::new(|| regex("&#?[0-9A-Za-z]{1,24};"));
     let known = |entity: &str| {
@@ -61,7 +60,7 @@ fn unescape_entities(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// Undoes wrong decodings, one after the other.
+/// Undoes wrong decodings, one at a time.
 fn fix_encoding(mut text: String) -> String {
     while let Some(fixed) = fix_one_encoding(&text).filter(|fixed| *fixed != text) {
         text = fixed;
@@ -93,7 +92,7 @@ impl Encoding {
     }
 }
 
-/// Brings back bytes of UTF-8 that were lost on the way: spaces that were 0xa0, and characters cut to 0x1a.
+/// Restores lost bytes of UTF-8: spaces that were 0xa0, and characters replaced by 0x1a.
 fn repair_bytes(mut encoded: Vec<u8>, encoding: &Encoding) -> Vec<u8> {
     static SPACED: LazyLock<bytes::Regex> = LazyLock::new(|| {
         bytes_regex(
@@ -149,7 +148,7 @@ fn decode_utf8(encoded: Vec<u8>) -> Option<String> {
     String::from_utf8(standard.into_owned()).ok()
 }
 
-/// Fixes the parts of a text that look like wrongly decoded UTF-8, where the whole isn't.
+/// Fixes the parts of a text that look like wrongly decoded UTF-8 if the whole does not.
 fn fix_embedded_mojibake(text: &str) -> String {
     static MOJIBAKE: LazyLock<Regex> = LazyLock::new(|| {
         regex(&format!(
@@ -161,7 +160,7 @@ fn fix_embedded_mojibake(text: &str) -> String {
     while let Some(found) = MOJIBAKE.find_at(text, start) {
         let before = text[..found.start()].chars().next_back();
         if before.is_some_and(|character| GARBLE.is_match(character.encode_utf8(&mut [0; 4]))) {
-            // Part of a longer garble: a few characters less don't make it better.
+            // Part of a longer garbled sequence: removing a few characters does not improve it.
             start = found.start() + text[found.start()..].chars().next().map_or(1, char::len_utf8);
             continue;
         }
@@ -176,7 +175,7 @@ fn fix_embedded_mojibake(text: &str) -> String {
     fixed
 }
 
-/// Control characters of Latin-1 are meant as the characters that Windows-1252 has in their place.
+/// Replaces control characters of Latin-1 by the Windows-1252 characters at their positions.
 fn fix_c1_controls(text: &str) -> String {
     let windows_1252: Vec<char> = ENCODINGS[1].high.chars().collect();
     text.chars()
@@ -187,7 +186,7 @@ fn fix_c1_controls(text: &str) -> String {
         .collect()
 }
 
-/// Whether neighbouring characters are ones that hardly ever meet except in mojibake.
+/// Whether the text contains character pairs that are rare except in mojibake.
 fn is_bad(text: &str) -> bool {
     static BAD_NEIGHBOURS: LazyLock<Regex> = LazyLock::new(|| {
         let patterns = [
@@ -252,7 +251,7 @@ fn is_bad(text: &str) -> bool {
     BAD_NEIGHBOURS.is_match(text)
 }
 
-/// Takes ligatures apart, makes full-width and half-width forms normal, and straightens quotation marks.
+/// Expands ligatures, normalises full-width and half-width forms, and straightens quotation marks.
 fn simplify(text: &str) -> String {
     let mut simple = String::with_capacity(text.len());
     for character in text.chars() {
@@ -349,7 +348,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_is_too_broken(text in r"(\PC|[\x00-\u{ff}]|&#x?[0-9a-f]{1,8};?|[Ãâð\u{ed}ï][\u{80}-\u{bf}€œ�]{0,3}){0,60}") {
+        fn arbitrary_text_does_not_panic(text in r"(\PC|[\x00-\u{ff}]|&#x?[0-9a-f]{1,8};?|[Ãâð\u{ed}ï][\u{80}-\u{bf}€œ�]{0,3}){0,60}") {
             prop_assert!(!fix_text(&text).contains(is_unwanted_control));
         }
 

@@ -1,23 +1,23 @@
 //! Character tables of ftfy 6.3 (<https://github.com/rspeer/python-ftfy>, Apache-2.0): which characters are seen in
 //! mojibake, as the insides of regular expression classes, and single-byte encodings.
 
-/// Of many contexts, and no sign of mojibake by themselves.
+/// Characters of many contexts; no sign of mojibake by themselves.
 pub(super) const COMMON: &str = "\u{a0}\u{ad}·´–—―…’";
-/// Control characters without use.
+/// Unused control characters.
 pub(super) const C1: &str = "\u{80}-\u{9f}";
 /// Nearly always mojibake.
 pub(super) const BAD: &str = "¦¤¨¬¯¸ƒˆˇ˘˛˜†‡‰⌐◊\u{fffd}ªº";
-/// Of law texts.
+/// Characters of legal texts.
 pub(super) const LAW: &str = "¶§";
 /// Currencies.
 pub(super) const CURRENCY: &str = "¢£¥₧€";
-/// Punctuation that starts something.
+/// Opening punctuation.
 pub(super) const START_PUNCTUATION: &str = "¡«¿©΄΅‘‚“„•‹\u{f8ff}";
-/// Punctuation that ends something.
+/// Closing punctuation.
 pub(super) const END_PUNCTUATION: &str = "®»˝”›™";
-/// Of numbers and formulas.
+/// Characters of numbers and formulas.
 pub(super) const NUMERIC: &str = "²³¹±¼½¾×µ÷⁄∂∆∏∑√∞∩∫≈≠≡≤≥№";
-/// Letters that faces are drawn with.
+/// Letters used in kaomoji.
 pub(super) const KAOMOJI: &str = "Ò-ÖÙ-Üò-öø-üŐŌŪŲ°";
 /// Accented capitals.
 pub(super) const UPPER_ACCENTED: &str = "À-ÑØÜÝĂĀĄĆČĎĐĘĚĒĖĞĢİĪĶĹĽŁĻŃŇŅŒŘŚŞŠŢŤŮŰŸŹŻŽҐ";
@@ -29,7 +29,7 @@ pub(super) const UPPER_COMMON: &str = "ÞΑ-ΩΆΈΉΊΌΎΏΪΫЁ-Я";
 pub(super) const LOWER_COMMON: &str = "α-ωάέήίΰа-џ";
 /// Box drawing.
 pub(super) const BOX: &str = "│┌┐┘├┤┬┼═-╬▀▄█▌▐░▒▓";
-/// What the first byte of a two-byte UTF-8 character reads as in a single-byte encoding.
+/// Characters that the first byte of a two-byte UTF-8 sequence decodes to in single-byte encodings.
 pub(super) const FIRST_OF_2: &str = "ĂÂÄĀÅÃÆĆČÇĎĐÉĚÊËĖÈĒĘÐĞĢÍÎÏİÌĪĶĹĻŁŃŇŅÑÓÔÖŐÒŌØÕŘŚŠŞŢÞÚÛÜŰÙŪŲŮÝŹŽŻß×ΒΓΔΕΖΗΘΙΚΛΜΝΞΟΠΡΣΤΥΦΧΨΩΪΫάέήίВГДЕЖЗИЙКЛМНОПРСТУФХЦЧШЩЪЫЬЭЮЯ";
 /// The same for three bytes.
 pub(super) const FIRST_OF_3: &str = "áăâäàāąåãæćčçďéěêëėèēęęģíîïìīįķĺļŕźΰαβγδεζηθικλμνξοабвгдежзийклмноп";
@@ -38,7 +38,7 @@ pub(super) const FIRST_OF_4: &str = "đðğóšπσру";
 /// The same for the bytes after the first.
 pub(super) const CONTINUATION: &str =
     "\u{80}-¿ ĄÆĽŁØŖŚŠŞŤŸŹŽŻŒąæƒľłøŗśšşťźžżœˆˇ˘˛˜˝΄΅ΆΈΉΊΌΎΏЁЂЃЄЅІЇЈЉЊЋЌЎЏёђѓєѕіїјљњћќўџҐґ–—―‘’‚“”„†‡•…‰‹›€№™";
-/// Those of them that seldom stand for themselves.
+/// Those of them that rarely occur in correct text.
 pub(super) const CONTINUATION_STRICT: &str =
     "\u{80}-¿ĄÆĽŁØŖŚŠŞŤŸŹŽŻŒąæƒľłøŗśšşťźžżœˆˇ˘˛˜˝΄΅ΆΈΉΊΌΎΏЁЂЃЄЅІЇЈЉЊЋЌЎЏёђѓєѕіїјљњћќўџҐґ†‡‰‹›€№™";
 
@@ -48,11 +48,11 @@ pub(super) struct Encoding {
     pub(super) high: &'static str,
     /// Byte 0x1a stands for U+FFFD, and bytes without a character for the control character of that number.
     pub(super) sloppy: bool,
-    /// A space may not stand for byte 0xa0: Mac OS Roman has an en dash where others have the byte before it.
+    /// Whether a space may represent byte 0xa0. In Mac OS Roman it may not:
     pub(super) spaces_are_spaces: bool,
 }
 
-/// The encodings that mojibake is looked for in, likeliest first.
+/// The encodings to try, most likely first.
 pub(super) const ENCODINGS: [Encoding; 10] = [
     // latin-1
     Encoding {

@@ -25,7 +25,7 @@ pub struct UNetConfig {
     pub down_block_types: Vec<String>,
     /// `CrossAttnUpBlock2D` or `UpBlock2D`, innermost first.
     pub up_block_types: Vec<String>,
-    /// Number of heads, in spite of its name: diffusers keeps the mistake for the sake of old checkpoints.
+    /// Number of heads, despite its name: diffusers keeps the wrong name for old checkpoints.
     pub attention_head_dim: PerBlock<usize>,
     /// Number of heads; takes precedence.
     pub num_attention_heads: Option<PerBlock<usize>>,
@@ -35,17 +35,17 @@ pub struct UNetConfig {
     pub transformer_layers_per_block: PerBlock<usize>,
     /// Groups of the normalisations.
     pub norm_num_groups: usize,
-    /// Epsilon of the normalisations.
+    /// Epsilon of the normalisation layers.
     pub norm_eps: f64,
     /// Linear layers around the transformer (SD 2.x) instead of 1×1 convolutions (SD 1.x).
     pub use_linear_projection: bool,
-    /// Cosines first in the timestep features.
+    /// Whether the cosines come first in the timestep features.
     pub flip_sin_to_cos: bool,
-    /// Shift of their frequencies.
+    /// Shift of the timestep features' frequencies.
     pub freq_shift: f64,
     /// Padding of the strided convolutions.
     pub downsample_padding: usize,
-    /// What the middle block's residual sums are divided by.
+    /// Divisor of the middle block's residual sums.
     pub mid_block_scale_factor: f64,
     /// Height and width of the latents that the model was trained on.
     pub sample_size: Option<usize>,
@@ -76,7 +76,7 @@ impl Default for UNetConfig {
     }
 }
 
-/// Settings that change what is computed and that the UNet and the control branch know in one value only; absent means that value.
+/// Settings that change the computation and of which only one value is supported; an absent key means that value.
 fn fixed_settings() -> Vec<(&'static str, Value)> {
     vec![
         ("act_fn", json!("silu")),
@@ -108,10 +108,10 @@ fn fixed_settings() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// Refuses a `config.json` that asks for something that is not computed here.
+/// Rejects a `config.json` with settings that are not supported.
 ///
 /// # Errors
-/// Names the file and the setting.
+/// The message names the file and the setting.
 pub fn check_fixed_settings(folder: &Path) -> Result<()> {
     let raw: Value = read_config(folder, "config.json")?;
     for (key, expected) in fixed_settings() {
@@ -133,7 +133,7 @@ impl UNetConfig {
     /// Reads and checks `config.json` of a UNet folder.
     ///
     /// # Errors
-    /// Unreadable, contradictory, or asking for something that this model does not compute.
+    /// The file is unreadable, or its settings contradict each other or are not supported.
     pub fn read(folder: &Path) -> Result<Self> {
         let config: Self = read_config(folder, "config.json")?;
         let context = || folder.join("config.json").display().to_string();
@@ -142,10 +142,10 @@ impl UNetConfig {
         Ok(config)
     }
 
-    /// Whether the sizes fit together.
+    /// Checks that the sizes fit together.
     ///
     /// # Errors
-    /// Names the setting that does not.
+    /// The message names the setting that is out of range.
     pub fn check(&self) -> Result<()> {
         let blocks = self.block_out_channels.len();
         ensure!(blocks > 0, "\"block_out_channels\" is empty");
@@ -168,10 +168,10 @@ impl UNetConfig {
         Ok(())
     }
 
-    /// Whether the decoder's settings fit as well; a control branch has none.
+    /// Checks the decoder's settings; a control branch has none.
     ///
     /// # Errors
-    /// Names the setting that does not.
+    /// The message names the setting that is out of range.
     pub fn check_decoder(&self) -> Result<()> {
         self.check_block_types("up_block_types", &self.up_block_types, ["CrossAttnUpBlock2D", "UpBlock2D"])
     }
@@ -195,7 +195,7 @@ impl UNetConfig {
         4 * self.block_out_channels[0]
     }
 
-    /// Channels of every skip, in the order in which the encoder makes them.
+    /// Channels of every skip, in the order of the encoder.
     pub fn skip_channels(&self) -> Vec<usize> {
         let last = self.block_out_channels.len() - 1;
         let mut skips = vec![self.block_out_channels[0]];

@@ -1,4 +1,4 @@
-//! Batch normalisation, taken into the convolution before it: at inference it is a scale and an offset of each channel.
+//! Folds batch normalisation into the preceding convolution: at inference it is a scale and an offset per channel.
 
 use anyhow::{Context, Result, ensure};
 use burn::tensor::DType;
@@ -8,7 +8,8 @@ use super::Tensors;
 use super::tensors::{deferred, values};
 
 impl Tensors {
-    /// For each pair of `NAME.conv` and `NAME.bn`, one convolution `NAME` with a bias; other tensors stay as they are.
+    /// Replaces each pair of `NAME.conv` and `NAME.bn` by a convolution `NAME` with a bias; other tensors are
+    /// unchanged.
     ///
     /// # Errors
     /// A normalisation lacks a tensor or has not as many channels as its convolution; the message names it.

@@ -1,4 +1,4 @@
-//! Whether tensors fit a module, and their way into it.
+//! Checks that tensors fit a module, and loads them into it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,32 +13,31 @@ use burn_store::{
 
 use super::{Precision, Tensors};
 
-/// Buffers that checkpoints carry and that no model reads: positions are counted, not loaded, and so are the indices and
-/// masks of windows; how many batches a normalisation has seen matters to training alone.
+/// Buffers in checkpoints that no model needs: position ids, window indices and masks are computed, and batch counters
+/// matter only for training.
 const UNREAD_BUFFERS: [&str; 4] =
     ["embeddings.position_ids", ".num_batches_tracked", ".relative_position_index", ".attn_mask"];
 
-/// How many names of missing, extra or mis-shaped tensors a message shows.
+/// Number of tensor names that an error message shows per kind of misfit.
 const NAMES_SHOWN: usize = 5;
 
-/// A parameter under its name and in its shape in PyTorch's state dict.
+/// A parameter's name and shape in PyTorch's state dict.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Parameter {
-    /// As `down_blocks.0.resnets.0.conv1.weight`.
+    /// For example `down_blocks.0.resnets.0.conv1.weight`.
     pub name: String,
     /// Matrices are `[outputs, inputs]`, kernels `[outputs, inputs, height, width]`.
     pub shape: Vec<usize>,
 }
 
-/// The parameters of `module`. A fresh module's are listed without any being allocated.
+/// The parameters of `module`, without allocating those of a new module.
 pub fn parameters<M: Module>(module: &M) -> Vec<Parameter> {
     let mut list = ParameterList::default();
     module.visit(&mut list);
     list.parameters
 }
 
-/// Walks a module as burn-store does, and asks its adapter for the names and shapes that PyTorch gives to the same
-/// parameters.
+/// Visits a module as burn-store does and asks its adapter for PyTorch's names and shapes of the parameters.
 #[derive(Default)]
 struct ParameterList {
     path: Vec<String>,
@@ -84,19 +83,19 @@ impl ModuleVisitor for ParameterList {
     }
 }
 
-/// Where tensors and a module differ.
+/// The differences between tensors and a module.
 #[derive(Clone, Debug, Default)]
 pub struct Misfits {
-    /// Parameters for which there is no tensor.
+    /// Parameters without a tensor.
     pub missing: Vec<String>,
-    /// Tensors that are no parameter.
+    /// Tensors without a parameter.
     pub extra: Vec<String>,
-    /// Tensors of another shape or kind than the parameter, with both.
+    /// Tensors whose shape or type differs from the parameter's, with both.
     pub wrong: Vec<String>,
 }
 
 impl Misfits {
-    /// Compares names, shapes and types; reads no numbers.
+    /// Compares names, shapes and types; reads no values.
     pub fn between<M: Module>(module: &M, tensors: &Tensors) -> Self {
         let mut misfits = Self::default();
         let parameters: BTreeMap<_, _> =
@@ -104,9 +103,9 @@ impl Misfits {
         for (name, shape) in &parameters {
             match tensors.get(name) {
                 None => misfits.missing.push(name.clone()),
-                Some(tensor) if tensor.shape.to_vec() != *shape => misfits
-                    .wrong
-                    .push(format!("{name} has the shape {:?}, expected is {shape:?}", tensor.shape.to_vec())),
+                Some(tensor) if tensor.shape.to_vec() != *shape => {
+                    misfits.wrong.push(format!("{name} has the shape {:?}, expected {shape:?}", tensor.shape.to_vec()))
+                }
                 Some(tensor) if !tensor.dtype.is_float() => {
                     misfits.wrong.push(format!("{name} holds {:?}, expected are floats", tensor.dtype));
                 }
@@ -123,13 +122,13 @@ impl Misfits {
         misfits
     }
 
-    /// Whether everything fits.
+    /// Whether there are no differences.
     pub fn is_empty(&self) -> bool {
         self.missing.is_empty() && self.extra.is_empty() && self.wrong.is_empty()
     }
 }
 
-/// The number of misfits of each sort, and the first few.
+/// The number of misfits of each kind and the first few names.
 impl fmt::Display for Misfits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sorts = [("wrong", &self.wrong), ("missing", &self.missing), ("not part of the model", &self.extra)];
@@ -145,10 +144,10 @@ impl fmt::Display for Misfits {
     }
 }
 
-/// Whether `tensors` are the parameters of `module`; reads no numbers.
+/// Checks that `tensors` are the parameters of `module`; reads no values.
 ///
 /// # Errors
-/// One error for everything that does not fit, by name.
+/// One error that lists everything that does not fit.
 pub fn check_fit<M: Module>(module: &M, tensors: &Tensors) -> Result<()> {
     let misfits = Misfits::between(module, tensors);
     ensure!(
@@ -159,10 +158,10 @@ pub fn check_fit<M: Module>(module: &M, tensors: &Tensors) -> Result<()> {
     Ok(())
 }
 
-/// `module` with every parameter taken from `tensors` and converted to `precision`, one after the other.
+/// Loads every parameter of `module` from `tensors`, converted to `precision`, one at a time.
 ///
 /// # Errors
-/// One error for everything that does not fit, by name, before anything is read; or a tensor can't be read.
+/// One error that lists everything that does not fit, before values are read; or a tensor can't be read.
 pub fn fill<M: Module>(mut module: M, tensors: Tensors, precision: Precision) -> Result<M> {
     check_fit(&module, &tensors)?;
     let origin = tensors.origin().to_owned();

@@ -1,13 +1,13 @@
-//! Which of a model folder's files holds its weights.
+//! Finds the weights file in a model folder.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// diffusers' name for its models, transformers' for the encoders, transformers' older one.
+/// File names of diffusers, of transformers, and of older versions of transformers.
 const STEMS: [&str; 3] = ["diffusion_pytorch_model", "model", "pytorch_model"];
 
-/// From what is best to read to what is worst: full precision before half, safetensors before pickles.
+/// In order of preference: full precision before half, safetensors before pickles.
 const ENDINGS: [&str; 11] = [
     ".safetensors",
     ".safetensors.index.json",
@@ -22,18 +22,17 @@ const ENDINGS: [&str; 11] = [
     ".formula.json",
 ];
 
-/// What the folder of one network lacks of `config.json` and weights; `stem` is how the latter are usually called.
+/// The files that a network's folder lacks of `config.json` and weights; `stem` is the usual name of the latter.
 pub fn missing_in_part(folder: &Path, stem: &str) -> impl Iterator<Item = String> {
     let config = (!folder.join("config.json").is_file()).then(|| "config.json".to_owned());
     let weights = weights_file(folder).is_err().then(|| format!("{stem}.safetensors"));
     config.into_iter().chain(weights)
 }
 
-/// The file with a model folder's weights, or the index of its shards: `diffusion_pytorch_model`, `model` or
-/// `pytorch_model`, as `.safetensors` or `.bin`, whole or in shards, or as the `fp16` variant of these.
+/// The weights file of a model folder, or the index of its shards:
 ///
 /// # Errors
-/// None of them is there.
+/// There is none.
 pub fn weights_file(folder: &Path) -> Result<PathBuf> {
     ENDINGS
         .iter()

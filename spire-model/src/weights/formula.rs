@@ -1,5 +1,5 @@
-//! Weights by formula: numbers that this program and the reference compute alike from a tensor's name, so that models of
-//! full size are compared without gigabytes being carried from one to the other.
+//! Weights by formula: this program and the reference compute the same values from a tensor's name, so that models of
+//! full size can be compared without exchanging gigabytes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,15 +12,15 @@ use spire_core::rng::fnv1a;
 
 use super::tensors::deferred;
 
-/// A `.formula.json` file: stands in a model folder where `.safetensors` would.
+/// A `.formula.json` file, which replaces `.safetensors` in a model folder.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Formula {
     /// `splitmix64`
     pub formula: String,
-    /// Decides all numbers.
+    /// The seed of all values.
     pub seed: u64,
-    /// By how much more matrices and kernels hold: √2 keeps activations' size through rectified linear units.
+    /// Gain of matrices and kernels: √2 preserves the activations' scale through rectified linear units.
     #[serde(default = "one")]
     pub gain: f64,
     /// The shape of each tensor, by its name in PyTorch's state dict.

@@ -56,7 +56,7 @@ impl Inspection {
 /// # Errors
 /// There is nothing there to look at.
 pub fn inspect(path: &Path, list_tensors: bool) -> Result<Inspection> {
-    // No tensor is ever made on it.
+    // No tensor is allocated on it.
     let device = &Device::flex();
     let mut inspection = Inspection { parts: vec![], unreadable: vec![], list_tensors };
     let mut add = |name: &str, part: Result<Part>| match part {

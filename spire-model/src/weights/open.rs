@@ -1,4 +1,4 @@
-//! Files of weights, by their format.
+//! Opening weights files by format.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,11 +12,11 @@ use serde::Deserialize;
 use super::{Tensors, folder, formula, safetensors_file};
 
 impl Tensors {
-    /// Opens a file of weights: `.safetensors`; `.index.json`, which lists the shards of a large model; `.bin`, `.ckpt`,
-    /// `.pt` or `.pth`, the pickles of PyTorch, of which nothing is executed; `.formula.json` ([`super::Formula`]).
+    /// Opens a weights file: `.safetensors`; `.index.json`, the shards of a large model; `.bin`, `.ckpt`, `.pt` or
+    /// `.pth`, PyTorch's pickles, whose code is not executed; `.formula.json` ([`super::Formula`]).
     ///
     /// # Errors
-    /// The file can't be read or contradicts itself; the message names it.
+    /// The file is unreadable or inconsistent; the message names it.
     pub fn open(file: &Path) -> Result<Self> {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let ends = |ending: &str| name.ends_with(ending);
@@ -48,17 +48,17 @@ impl Tensors {
         Self::open(&folder::weights_file(folder)?)
     }
 
-    /// A safetensors file in memory; `origin` is what errors call it.
+    /// Opens a safetensors file in memory; `origin` names it in errors.
     ///
     /// # Errors
-    /// It contradicts itself.
+    /// The bytes are inconsistent.
     pub fn from_bytes(bytes: Vec<u8>, origin: &str) -> Result<Self> {
         let tensors = safetensors_file::parse(bytes).with_context(|| format!("can't read the weights in {origin}"))?;
         Ok(Self::new(origin, tensors))
     }
 }
 
-/// `*.index.json`: which file beside it holds which tensor.
+/// `*.index.json`: maps tensors to the files beside it.
 #[derive(Deserialize)]
 struct ShardIndex {
     weight_map: BTreeMap<String, String>,
@@ -84,7 +84,7 @@ fn open_shards(file: &Path) -> Result<Vec<Tensor>> {
     Ok(tensors)
 }
 
-/// Training frameworks put the weights under this key, beside their own state.
+/// Training frameworks store the weights under this key, beside their own state.
 const STATE_DICT: &str = "state_dict";
 
 fn open_pickle(file: &Path) -> Result<Vec<Tensor>> {

@@ -1,5 +1,5 @@
-//! Safetensors files. The header is read at once, each tensor by itself where it lies, so that the pages of a file of
-//! gigabytes never count towards the program's memory.
+//! Safetensors files. The header is read at once, each tensor on demand. Files are not memory-mapped, so that the pages
+//! of a large file do not count towards the program's memory.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -14,7 +14,7 @@ use safetensors::tensor::Metadata;
 
 use super::tensors::deferred;
 
-/// The length of the header's length.
+/// Size of the prefix that holds the header's length, in bytes.
 const PREFIX: u64 = 8;
 
 /// The format's own limit on the header.

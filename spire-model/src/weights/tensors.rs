@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use burn::tensor::{Bytes, DType, Device, Element, Shape, Tensor as ComputeTensor, TensorData};
 use burn_store::burn_pack::{Error, Tensor};
 
-/// Tensors by their names in PyTorch's state dict. Only names, types and shapes are in memory.
+/// Tensors by their names in PyTorch's state dict. Only names, types and shapes are held in memory.
 #[derive(Clone, Debug, Default)]
 pub struct Tensors {
     origin: String,
@@ -15,33 +15,33 @@ pub struct Tensors {
 }
 
 impl Tensors {
-    /// `origin` is what errors call them.
+    /// `origin` names them in errors.
     pub fn new(origin: impl Into<String>, tensors: impl IntoIterator<Item = Tensor>) -> Self {
         let tensors = tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
         Self { origin: origin.into(), tensors }
     }
 
-    /// What errors call them: their file.
+    /// Their name in errors: the file.
     pub fn origin(&self) -> &str {
         &self.origin
     }
 
-    /// All of them, by name.
+    /// All tensors, by name.
     pub fn iter(&self) -> impl Iterator<Item = &Tensor> {
         self.tensors.values()
     }
 
-    /// How many there are.
+    /// The number of tensors.
     pub fn len(&self) -> usize {
         self.tensors.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no tensors.
     pub fn is_empty(&self) -> bool {
         self.tensors.is_empty()
     }
 
-    /// One by its name.
+    /// The tensor of that name.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.tensors.get(name)
     }
@@ -51,10 +51,10 @@ impl Tensors {
         self.tensors.range(prefix.to_owned()..).next().is_some_and(|(name, _)| name.starts_with(prefix))
     }
 
-    /// The shape of one of them.
+    /// The shape of a tensor.
     ///
     /// # Errors
-    /// It is not there, or has not `N` dimensions.
+    /// The tensor does not exist, or does not have `N` dimensions.
     pub fn shape<const N: usize>(&self, name: &str) -> Result<[usize; N]> {
         let tensor = self.get(name).with_context(|| format!("there is no tensor {name} in {}", self.origin))?;
         let shape: Result<[usize; N], _> = tensor.shape.to_vec().try_into();
@@ -67,10 +67,10 @@ impl Tensors {
         })
     }
 
-    /// One of them as it is computed with, in 32 bits.
+    /// Reads a tensor as f32.
     ///
     /// # Errors
-    /// It is not there, has not `N` dimensions, holds no floats, or can't be read.
+    /// The tensor does not exist, does not have `N` dimensions, is not a float tensor, or can't be read.
     pub fn tensor<const N: usize>(&self, name: &str, device: &Device) -> Result<ComputeTensor<N>> {
         let shape = self.shape::<N>(name)?;
         let tensor = self.get(name).with_context(|| format!("there is no tensor {name} in {}", self.origin))?;
@@ -79,7 +79,7 @@ impl Tensors {
         Ok(ComputeTensor::from_data(TensorData::new(values, shape), device))
     }
 
-    /// Those for which `rename` gives new names, under these.
+    /// The tensors for which `rename` returns a name, under that name.
     pub fn renamed(&self, rename: impl Fn(&str) -> Option<String>) -> Self {
         let tensors = self.iter().filter_map(|tensor| {
             let mut renamed = tensor.clone();
@@ -89,15 +89,15 @@ impl Tensors {
         Self::new(self.origin.clone(), tensors)
     }
 
-    /// Gives one of them, if it is there, another shape of as many elements.
+    /// Changes the shape of a tensor, if it exists, to one with as many elements.
     ///
     /// # Errors
-    /// It has more or fewer elements.
+    /// The number of elements differs.
     pub fn reshape(&mut self, name: &str, shape: &[usize]) -> Result<()> {
         let Some(tensor) = self.tensors.get_mut(name) else { return Ok(()) };
         ensure!(
             tensor.shape.iter().product::<usize>() == shape.iter().product::<usize>(),
-            "{}: {name} has the shape {:?}, expected is {shape:?}",
+            "{}: {name} has the shape {:?}, expected {shape:?}",
             self.origin,
             tensor.shape.to_vec()
         );
@@ -105,7 +105,7 @@ impl Tensors {
         Ok(())
     }
 
-    /// Adds one, or replaces the one of that name.
+    /// Adds a tensor, or replaces the one of that name.
     pub fn insert(&mut self, tensor: Tensor) {
         self.tensors.insert(tensor.name.clone(), tensor);
     }
@@ -115,19 +115,19 @@ impl Tensors {
     }
 }
 
-/// The numbers of a tensor of any type.
+/// The values of a tensor of any type.
 pub(super) fn values<E: Element>(tensor: &Tensor) -> Result<Vec<E>, Error> {
     let data = TensorData::from_bytes(tensor.to_bytes()?, tensor.shape.clone(), tensor.dtype);
     Ok(data.iter::<E>().collect())
 }
 
-/// The same numbers in another shape of as many elements.
+/// The same values in another shape with as many elements.
 pub(super) fn reshaped(tensor: &Tensor, shape: Vec<usize>) -> Tensor {
     let source = tensor.clone();
     Tensor::deferred(tensor.name.clone(), tensor.dtype, shape, None, tensor.byte_len(), move || source.to_bytes())
 }
 
-/// Some rows, that is, entries of the first dimension, as a tensor called `name`. They must be there.
+/// A range of the first dimension as a tensor called `name`. The range must exist.
 pub(super) fn rows(tensor: &Tensor, rows: Range<usize>, name: String) -> Tensor {
     let mut shape = tensor.shape.to_vec();
     let stride = tensor.byte_len() / shape[0].max(1);
@@ -139,7 +139,7 @@ pub(super) fn rows(tensor: &Tensor, rows: Range<usize>, name: String) -> Tensor 
     })
 }
 
-/// A tensor whose numbers come from `read`; refuses sizes that do not fit in memory's address space.
+/// A tensor whose values `read` provides on demand; rejects sizes beyond the address space.
 pub(super) fn deferred(
     name: &str,
     dtype: DType,

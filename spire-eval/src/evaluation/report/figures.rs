@@ -1,4 +1,4 @@
-//! Figures of the report, as SVG. Their colours are names that the style sheet gives a light and a dark value.
+//! Figures of the report as SVG. Colours are names; the style sheet defines light and dark values.
 
 use std::error::Error;
 use std::ops::Range;
@@ -15,28 +15,28 @@ type Area<'a> = DrawingArea<Backend<'a>, Shift>;
 type Chart<'a> = ChartContext<'a, Backend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 type Drawn<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// Text.
+/// Colour of text.
 const INK: RGBColor = RGBColor(1, 2, 3);
-/// Lines behind what is shown.
+/// Colour of grid lines.
 const GRID: RGBColor = RGBColor(4, 5, 6);
-/// What is shown.
+/// Colour of data.
 const ACCENT: RGBColor = RGBColor(7, 8, 9);
-/// Areas that are shown.
+/// Colour of areas.
 const FILL: RGBColor = RGBColor(16, 17, 18);
-/// Text and lines beside what is shown.
+/// Colour of secondary text and lines.
 const SOFT: RGBColor = RGBColor(19, 20, 21);
 
-// Coordinates are whole numbers, so all is drawn twice as large as it is shown.
+// Coordinates are integers, so everything is drawn at twice the displayed size.
 const WIDTH: u32 = 860;
 const ROW: u32 = 60;
 const AXIS: u32 = 56;
 const LABELS: u32 = 350;
-/// Letters of a label that fit.
+/// Maximum number of characters of a label.
 const LETTERS: usize = 24;
-/// Classes of a distribution.
+/// Number of histogram bins.
 const BINS: usize = 41;
 
-/// For each name a dot and its interval. Empty where it can't be drawn.
+/// One dot with its interval per name. Empty if it can't be drawn.
 pub fn intervals(rows: &[(&str, Interval)]) -> String {
     let bounds = range(rows.iter().flat_map(|(_, found)| [found.low, found.high]), 0.06);
     let names: Vec<&str> = rows.iter().map(|(name, _)| *name).collect();
@@ -50,8 +50,8 @@ pub fn intervals(rows: &[(&str, Interval)]) -> String {
     })
 }
 
-/// For each name the distribution of its differences, as high as its most frequent class, and the share of those that are
-/// better. Empty where it can't be drawn.
+/// One histogram of the differences per name, scaled to its highest bin, with the fraction of improvements. Empty if it
+/// can't be drawn.
 pub fn spreads(rows: &[(&str, Vec<f64>)], rises: bool) -> String {
     let bounds = range(rows.iter().flat_map(|(_, values)| values.iter().copied()).chain([0.0]), 0.02);
     let width = (bounds.end - bounds.start) / BINS as f64;
@@ -85,7 +85,7 @@ pub fn spreads(rows: &[(&str, Vec<f64>)], rises: bool) -> String {
     })
 }
 
-/// A row for each name, above an axis for what `paint` adds; `right` is left free on that side.
+/// Draws one row per name above an axis and calls `paint`; keeps a margin of `right`.
 fn draw(
     names: &[&str],
     bounds: Range<f64>,
@@ -140,7 +140,7 @@ fn font(size: i32, colour: &'static RGBColor, side: HPos) -> TextStyle<'static> 
     ("sans-serif", size).into_font().color(colour).pos(Pos::new(side, VPos::Center))
 }
 
-/// Where the i-th of so many rows is, from above.
+/// The vertical position of row i.
 fn middle(i: usize, rows: usize) -> f64 {
     (rows - i) as f64 - 0.5
 }
@@ -152,7 +152,7 @@ fn short(name: &str) -> String {
     }
 }
 
-/// From the least to the greatest, with a share of that more on both sides; of equal values something around them.
+/// The range of the values with a margin on both sides; a small range around equal values.
 fn range(values: impl Iterator<Item = f64>, share: f64) -> Range<f64> {
     let (low, high) = values
         .filter(|value| value.is_finite())
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_text_and_nothing_else() {
+    fn names_are_escaped() {
         let interval = Interval { mean: 1.0, low: 0.9, high: 1.2 };
         let svg = intervals(&[
             ("</svg><script>alert(1)</script>", interval),
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(svg.matches("<circle").count(), 2);
     }
 
-    /// Dots stand where their values are on the axis.
+    /// Dots are at their values on the axis.
     #[test]
     fn dots_stand_in_order() {
         let rows = [0.2, 0.4, 0.3].map(|mean| ("x", Interval { mean, low: mean - 0.1, high: mean + 0.1 }));

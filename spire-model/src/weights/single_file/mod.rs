@@ -19,7 +19,7 @@ const UNET: &str = "model.diffusion_model.";
 const VAE: &str = "first_stage_model.";
 const TEXT: &str = "cond_stage_model.";
 
-/// Where SDXL keeps its text encoders.
+/// Prefix of SDXL's text encoders.
 const SDXL_TEXT: &str = "conditioner.";
 
 /// The three parts of a single file, each under diffusers' and transformers' names.
@@ -29,15 +29,15 @@ pub struct SingleFile {
 }
 
 impl SingleFile {
-    /// Whether the tensors are named as in such a file.
+    /// Whether the tensors have the names of such a file.
     pub fn recognise(tensors: &Tensors) -> bool {
         tensors.has(UNET) || tensors.has(VAE)
     }
 
-    /// Of an opened file.
+    /// Wraps an opened file.
     ///
     /// # Errors
-    /// A part is missing, or it is a kind of model that is not supported.
+    /// A part is missing, or the kind of model is not supported.
     pub fn new(tensors: Tensors) -> Result<Self> {
         let origin = tensors.origin();
         ensure!(!tensors.has(SDXL_TEXT), "{origin} is a Stable Diffusion XL model; only 1.x and 2.x are supported");
@@ -50,7 +50,7 @@ impl SingleFile {
     /// The UNet.
     ///
     /// # Errors
-    /// The shapes are not those of a UNet.
+    /// The shapes do not describe a UNet.
     pub fn unet(&self) -> Result<(UNetConfig, Tensors)> {
         unet::convert(&self.part(UNET)).with_context(|| self.context("UNet"))
     }
@@ -58,15 +58,15 @@ impl SingleFile {
     /// The VAE.
     ///
     /// # Errors
-    /// The shapes are not those of a VAE.
+    /// The shapes do not describe a VAE.
     pub fn vae(&self) -> Result<(VaeConfig, Tensors)> {
         vae::convert(&self.part(VAE)).with_context(|| self.context("VAE"))
     }
 
-    /// The text encoder: CLIP as transformers names it in SD 1.x, as OpenCLIP does in SD 2.x.
+    /// The text encoder, with transformers' names in SD 1.x and OpenCLIP's in SD 2.x.
     ///
     /// # Errors
-    /// The shapes are not those of a text encoder.
+    /// The shapes do not describe a text encoder.
     pub fn text_encoder(&self) -> Result<(ClipTextConfig, Tensors)> {
         let text = self.part(TEXT);
         let converted = if self.is_version_2() { open_clip::convert(&text) } else { text::convert(&text) };
@@ -78,7 +78,8 @@ impl SingleFile {
         self.tensors.has(&format!("{TEXT}{}", open_clip::PREFIX))
     }
 
-    /// The schedule, which is the same for all; that SD 2.x predicts v is a guess, since the file does not say.
+    /// The schedule, which is the same for all versions. The prediction type of SD 2.x, v, is a guess: the file does
+    /// not contain it.
     pub fn scheduler(&self) -> SchedulerConfig {
         SchedulerConfig::stable_diffusion(if self.is_version_2() {
             PredictionType::VPrediction
@@ -96,7 +97,7 @@ impl SingleFile {
     }
 }
 
-/// Names that start with `from` start with `to` instead; the first pair that matches counts.
+/// Replaces the prefix `from` by `to`; the first matching pair applies.
 fn replace_prefix(name: &str, pairs: &[(&str, &str)]) -> String {
     for (from, to) in pairs {
         if let Some(rest) = name.strip_prefix(from) {
@@ -106,7 +107,7 @@ fn replace_prefix(name: &str, pairs: &[(&str, &str)]) -> String {
     name.to_owned()
 }
 
-/// How many numbered names there are: 3 where `prefix` is followed by `0.`, `1.` and `2.`.
+/// Number of numbered names: 3 if `prefix` is followed by `0.`, `1.` and `2.`.
 fn count(tensors: &Tensors, prefix: &str) -> usize {
     (0..).take_while(|i| tensors.has(&format!("{prefix}{i}."))).count()
 }

@@ -1,4 +1,4 @@
-//! The text encoder of SD 2.x files: OpenCLIP's, of which the last layer is never used.
+//! The text encoder of SD 2.x files: OpenCLIP's, without its unused last layer.
 
 use anyhow::{Context, Result, ensure};
 
@@ -8,12 +8,12 @@ use crate::clip::{ClipTextConfig, HiddenAct};
 use crate::weights::Tensors;
 use crate::weights::tensors::rows;
 
-/// Where it is, within the part.
+/// Its prefix within the part.
 pub const PREFIX: &str = "model.";
 
 const LAYERS: &str = "transformer.resblocks.";
 
-/// Queries, keys and values, in the order in which OpenCLIP stacks their rows.
+/// Queries, keys and values, in the order of OpenCLIP's stacked rows.
 const PROJECTIONS: [&str; 3] = ["q_proj", "k_proj", "v_proj"];
 
 pub fn convert(tensors: &Tensors) -> Result<(ClipTextConfig, Tensors)> {
@@ -21,7 +21,7 @@ pub fn convert(tensors: &Tensors) -> Result<(ClipTextConfig, Tensors)> {
     let [vocab_size, hidden_size] = open_clip.shape("token_embedding.weight")?;
     let [max_position_embeddings, _] = open_clip.shape("positional_embedding")?;
     let [intermediate_size, _] = open_clip.shape(&format!("{LAYERS}0.mlp.c_fc.weight"))?;
-    // SD 2.x is conditioned on the layer before the last, with the final normalisation on top.
+    // SD 2.x is conditioned on the penultimate layer, followed by the final normalisation.
     let layers = count(&open_clip, LAYERS).saturating_sub(1);
     ensure!(layers > 0, "the text encoder has no layers");
     let config = ClipTextConfig {
@@ -44,7 +44,7 @@ pub fn convert(tensors: &Tensors) -> Result<(ClipTextConfig, Tensors)> {
         None => match name {
             "token_embedding.weight" => Some("text_model.embeddings.token_embedding.weight".into()),
             "positional_embedding" => Some("text_model.embeddings.position_embedding.weight".into()),
-            // The projection, the temperature and the mask are not for conditioning.
+            // The projection, the temperature and the mask are not used for conditioning.
             "text_projection" | "logit_scale" | "attn_mask" => None,
             _ => Some(replace_prefix(name, &[("ln_final.", "text_model.final_layer_norm.")])),
         },

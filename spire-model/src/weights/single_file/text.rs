@@ -7,7 +7,7 @@ use crate::clip::ClipTextConfig;
 use crate::clip::text::with_full_names;
 use crate::weights::Tensors;
 
-/// Width of a head, in all of CLIP's text towers.
+/// Width of a head in all CLIP text encoders.
 pub const HEAD_WIDTH: usize = 64;
 
 pub fn convert(tensors: &Tensors) -> Result<(ClipTextConfig, Tensors)> {

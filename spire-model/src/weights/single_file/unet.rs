@@ -1,5 +1,5 @@
-//! The UNet of latent-diffusion: `input_blocks`, `middle_block` and `output_blocks`, one entry a layer, where diffusers
-//! groups the layers by resolution.
+//! The UNet of latent-diffusion: `input_blocks`, `middle_block` and `output_blocks` with one entry per layer, where
+//! diffusers groups the layers by resolution.
 
 use anyhow::{Result, ensure};
 
@@ -24,7 +24,7 @@ fn config(tensors: &Tensors) -> Result<UNetConfig> {
     let [first_width, in_channels, _, _] = tensors.shape("input_blocks.0.0.weight")?;
     let [out_channels, _, _, _] = tensors.shape("out.2.weight")?;
     let inputs = count(tensors, "input_blocks.");
-    // Every resolution but the last ends with a layer that halves.
+    // Every resolution except the last ends with a downsampling layer.
     let halving: Vec<_> = (1..inputs).filter(|i| tensors.has(&format!("input_blocks.{i}.0.op."))).collect();
     let layers = halving.first().map_or(inputs, |&first| first).saturating_sub(1);
     ensure!(
@@ -70,7 +70,7 @@ fn config(tensors: &Tensors) -> Result<UNetConfig> {
     Ok(config)
 }
 
-/// `layers` a resolution; a name that is not of this layout is left as it is.
+/// Renames a tensor, with `layers` per resolution; names of other layouts are unchanged.
 fn diffusers_name(name: &str, layers: usize) -> String {
     let renamed = || {
         let (group, rest) = name.split_once('.')?;
@@ -97,7 +97,7 @@ fn diffusers_name(name: &str, layers: usize) -> String {
             };
         }
         let (block, layer) = (index / (layers + 1), index % (layers + 1));
-        // What doubles comes after the attention, or in its place where there is none.
+        // The upsampler follows the attention, or takes its index if there is none.
         match (place, rest.strip_prefix("conv.")) {
             ("0", _) => Some(format!("up_blocks.{block}.resnets.{layer}.{}", resnet_name(rest))),
             (_, Some(rest)) => Some(format!("up_blocks.{block}.upsamplers.0.conv.{rest}")),

@@ -7,7 +7,7 @@ use crate::vae::VaeConfig;
 use crate::weights::Tensors;
 use crate::weights::tensors::reshaped;
 
-/// What the training of the VAE leaves behind.
+/// Tensors that are used only in the training of the VAE.
 const LEFT_OVER: [&str; 2] = ["loss.", "model_ema."];
 
 pub fn convert(tensors: &Tensors) -> Result<(VaeConfig, Tensors)> {
@@ -17,7 +17,7 @@ pub fn convert(tensors: &Tensors) -> Result<(VaeConfig, Tensors)> {
         let left_over = LEFT_OVER.iter().any(|prefix| name.starts_with(prefix));
         (!left_over).then(|| diffusers_name(name, blocks))
     });
-    // Attention's projections are 1×1 convolutions there, linear layers here.
+    // The attention's projections are 1×1 convolutions in the file and linear layers here.
     let flattened: Vec<_> = converted
         .iter()
         .filter(|tensor| tensor.name.contains(".attentions.") && tensor.shape.len() == 4)
@@ -82,7 +82,7 @@ fn diffusers_name(name: &str, blocks: usize) -> String {
             return Some(format!("{half}.down_blocks.{index}.{rest}"));
         }
         if let Some((index, rest)) = level(&rest, "up.") {
-            // Numbered by resolution there, in the order of computation in diffusers.
+            // Numbered by resolution in the file, in the order of computation in diffusers.
             return Some(format!("{half}.up_blocks.{}.{rest}", (blocks - 1).checked_sub(index)?));
         }
         Some(format!("{half}.{rest}"))

@@ -1,0 +1,339 @@
+//! The training sequence: which sample is the n-th, and how it is cropped and degraded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use rand::RngExt;
+use rand::seq::IndexedRandom;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::Picture;
+use crate::degrade::{
+    DegradationConfig, DegradeError, Degraded, Filter, InvalidSetting, Operation, Pipeline, Step, resize,
+};
+use crate::rng::{Rng, rng};
+use crate::source::{self, Pixels, Sample, SampleError, Skipped, Source, SourceConfig, SourceError};
+
+/// The `[data]` section.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// Side in pixels of the square that every picture is cropped to.
+    pub size: usize,
+    /// How a picture is cropped.
+    pub crop: Crop,
+    /// Probability that the semantic prompt is dropped, in \[0, 1\].
+    pub prompt_dropout: f64,
+    /// Threads that prepare samples ahead of time; with 0 each sample is prepared on demand.
+    pub workers: usize,
+    /// Maximum number of prepared samples, at least `workers`.
+    pub prefetch: usize,
+    /// Where pictures and captions come from.
+    pub source: SourceConfig,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            size: 64,
+            crop: Crop::Center,
+            prompt_dropout: 0.1,
+            workers: 2,
+            prefetch: 32,
+            source: SourceConfig::default(),
+        }
+    }
+}
+
+impl DataConfig {
+    /// Checks every number. Paths are checked when the source is opened.
+    ///
+    /// # Errors
+    /// The first setting that is out of range; the message names its key.
+    pub fn validate(&self) -> Result<(), InvalidSetting> {
+        let check = |key: &str, value: &dyn ToString, good: bool, allowed: &str| {
+            let wrong =
+                || InvalidSetting { key: format!("data.{key}"), value: value.to_string(), allowed: allowed.to_owned() };
+            good.then_some(()).ok_or_else(wrong)
+        };
+        check("size", &self.size, (1..=65_535).contains(&self.size), "from 1 to 65535")?;
+        let probability = (0.0..=1.0).contains(&self.prompt_dropout);
+        check("prompt_dropout", &self.prompt_dropout, probability, "from 0 to 1")?;
+        check("workers", &self.workers, self.workers <= 1024, "at most 1024")?;
+        check("prefetch", &self.prefetch, self.prefetch <= 65_536, "at most 65536")
+    }
+}
+
+/// Which square of a picture is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Crop {
+    /// The largest square from the centre, resized.
+    #[default]
+    Center,
+    /// A random square at the picture's own resolution; for a picture that is too small, the largest, enlarged.
+    Random,
+}
+
+/// One training sample.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainingSample {
+    /// Its position in the sequence.
+    pub n: u64,
+    /// Its position in the source.
+    pub index: usize,
+    /// Its name in the source.
+    pub name: String,
+    /// Width and height in pixels of the original picture.
+    pub source_size: (usize, usize),
+    /// The clean picture, `size` × `size`.
+    pub clean: Picture,
+    /// The degraded picture, of the same size.
+    pub degraded: Picture,
+    /// The semantic prompt for the model: the caption, or empty if it was dropped.
+    pub semantic: String,
+    /// What the picture shows.
+    pub caption: String,
+    /// The restoration prompt.
+    pub restoration: String,
+    /// The degradations that a prompt can name.
+    pub steps: Vec<Step>,
+    /// All operations.
+    pub operations: Vec<Operation>,
+    /// The degradation pipeline that was drawn.
+    pub pipeline: Pipeline,
+}
+
+/// The training sequence could not be read.
+#[derive(Debug, Error)]
+pub enum LoaderError {
+    /// The source could not be opened.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A setting of `[data]` or `[degradation]` is out of range.
+    #[error(transparent)]
+    Setting(#[from] InvalidSetting),
+    /// Too many samples in a row are broken.
+    #[error("every one of the {tried} pictures tried was broken, {}", first_few(.skipped))]
+    AllBroken {
+        /// Number of different pictures tried for one sample.
+        tried: usize,
+        /// The pictures.
+        skipped: Vec<Skipped>,
+    },
+    /// A picture can't be degraded.
+    #[error("{name} could not be degraded: {source}")]
+    Degrade {
+        /// The sample's name in the source.
+        name: String,
+        /// The cause.
+        source: DegradeError,
+    },
+    /// A panic: a bug in the program.
+    #[error("sample {n} could not be made: {message}")]
+    Panic {
+        /// The sample's position in the sequence.
+        n: u64,
+        /// The panic's message.
+        message: String,
+    },
+    /// No thread could be started.
+    #[error("a loader thread could not be started (data.workers): {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+fn first_few(skipped: &[Skipped]) -> String {
+    let few: Vec<_> = skipped.iter().take(3).map(|skipped| format!("{} ({})", skipped.name, skipped.reason)).collect();
+    format!("the first: {}", few.join("; "))
+}
+
+/// Number of different pictures tried for one sample before the source counts as broken.
+const MOST_BROKEN: usize = 100;
+
+/// Number of draws, including pictures known to be broken.
+const MOST_DRAWN: usize = 2000;
+
+/// A broken sample is replaced by one of this many that follow it, or of more if these are broken too: they come from
+/// the same sources of a mixture in the same proportions, and lie nearby on the disk.
+const REPLACED_WITHIN: u64 = 1000;
+
+/// A sample, or why it could not be prepared.
+pub(crate) type SampleResult = Result<TrainingSample, LoaderError>;
+
+/// An endless sequence of training samples. Each is a function of only the seed and its position.
+///
+/// Every pass over the source is a permutation. A broken sample is replaced by another and recorded.
+pub struct Samples {
+    source: Arc<dyn Source>,
+    degradation: DegradationConfig,
+    pub(crate) config: DataConfig,
+    seed: u64,
+    skipped: Mutex<BTreeMap<usize, Skipped>>,
+}
+
+impl Samples {
+    /// The sequence of `seed` over the source that the configuration names.
+    ///
+    /// # Errors
+    /// The source does not open, or a setting is out of range.
+    pub fn open(config: DataConfig, degradation: DegradationConfig, seed: u64) -> Result<Self, LoaderError> {
+        let source = source::open(&config.source, config.size)?;
+        Self::new(source, config, degradation, seed)
+    }
+
+    /// The sequence of `seed` over `source`; `config.source` is ignored.
+    ///
+    /// # Errors
+    /// The source is empty, or a setting is out of range.
+    pub fn new(
+        source: Arc<dyn Source>,
+        config: DataConfig,
+        degradation: DegradationConfig,
+        seed: u64,
+    ) -> Result<Self, LoaderError> {
+        config.validate()?;
+        degradation.validate()?;
+        if source.is_empty() {
+            return Err(SourceError::Empty { place: "the data's source".to_owned() }.into());
+        }
+        Ok(Self { source, degradation, config, seed, skipped: Mutex::default() })
+    }
+
+    /// Number of samples in one pass over the source.
+    pub fn epoch_len(&self) -> usize {
+        self.source.len()
+    }
+
+    /// The n-th sample.
+    ///
+    /// # Errors
+    /// The picture and all its replacements are broken.
+    pub fn sample(&self, n: u64) -> Result<TrainingSample, LoaderError> {
+        let (index, Sample { name, picture, captions }) = self.read(n)?;
+        let source_size = picture.size();
+        let clean = cut(&picture, self.config.size, self.config.crop, &mut rng(self.seed, "crop", n));
+        let caption = captions.choose(&mut rng(self.seed, "caption", n)).cloned().unwrap_or_default();
+        let dropped = rng(self.seed, "prompt dropout", n).random_bool(self.config.prompt_dropout);
+        let semantic = if dropped { String::new() } else { caption.clone() };
+        let degraded = self.degradation.degrade(&clean, &mut rng(self.seed, "degradation", n));
+        let Degraded { picture: degraded, prompt: restoration, steps, operations, pipeline } =
+            degraded.map_err(|source| LoaderError::Degrade { name: name.clone(), source })?;
+        Ok(TrainingSample {
+            n,
+            index,
+            name,
+            source_size,
+            clean,
+            degraded,
+            semantic,
+            caption,
+            restoration,
+            steps,
+            operations,
+            pipeline,
+        })
+    }
+
+    /// What the source skipped when it was opened, and the broken samples found so far, each once, in the order of the
+    /// source.
+    pub fn skipped(&self) -> Vec<Skipped> {
+        self.source.left_out().into_iter().chain(self.registry().values().cloned()).collect()
+    }
+
+    fn read(&self, n: u64) -> Result<(usize, Sample), LoaderError> {
+        let len = self.source.len();
+        let mut replacement = rng(self.seed, "replacement", n);
+        let mut broken = BTreeSet::new();
+        let mut index = self.source.nth(self.seed, n);
+        for attempt in 0..MOST_DRAWN {
+            if !broken.contains(&index) {
+                match self.source.read(index) {
+                    Ok(sample) => return Ok((index, sample)),
+                    Err(error) => self.skip(index, &error),
+                }
+                broken.insert(index);
+                if broken.len() == len.min(MOST_BROKEN) {
+                    break;
+                }
+            }
+            // Search farther away each time: a whole shard may be broken.
+            let within = REPLACED_WITHIN << (attempt / 8).min(20);
+            index = self.source.nth(self.seed, n + replacement.random_range(1..=within));
+        }
+        let registry = self.registry();
+        let skipped = broken.iter().filter_map(|index| registry.get(index).cloned()).collect();
+        Err(LoaderError::AllBroken { tried: broken.len(), skipped })
+    }
+
+    fn skip(&self, index: usize, error: &SampleError) {
+        self.registry().entry(index).or_insert_with(|| {
+            let skipped = Skipped { name: self.source.name(index), reason: error.to_string() };
+            tracing::warn!(name = skipped.name, reason = skipped.reason, "skipping a broken sample");
+            skipped
+        });
+    }
+
+    fn registry(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Skipped>> {
+        self.skipped.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Crops `picture` to a square and resizes it to `size` × `size`: reduced by area averaging, enlarged by bicubic
+/// interpolation.
+pub(crate) fn cut(picture: &Pixels, size: usize, crop: Crop, rng: &mut Rng) -> Picture {
+    let (width, height) = picture.size();
+    let shorter = width.min(height);
+    let (side, left, top) = match crop {
+        Crop::Center => (shorter, (width - shorter) / 2, (height - shorter) / 2),
+        Crop::Random => {
+            let side = shorter.min(size);
+            (side, rng.random_range(0..=width - side), rng.random_range(0..=height - side))
+        }
+    };
+    let square = picture.crop(left, top, side, side);
+    if side == size {
+        return square;
+    }
+    let filter = if side > size { Filter::Area } else { Filter::Bicubic };
+    let mut scaled = resize(&square, size, size, filter);
+    scaled.clamp();
+    scaled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_center_crop_keeps_the_centre_and_resizes_it() {
+        let mut draws = rng(0, "crop", 0);
+        let mut wide = Picture::filled(30, 10, [1.0, 0.0, 0.0]);
+        for y in 0..10 {
+            wide.data[y * 30 + 10..y * 30 + 20].fill(0.25);
+        }
+        let wide = Pixels::Values(wide);
+        for size in [4, 10, 16] {
+            let cut = cut(&wide, size, Crop::Center, &mut draws);
+            assert_eq!((cut.width, cut.height), (size, size));
+            assert!(cut.plane(0).iter().all(|value| (value - 0.25).abs() < 1e-5), "size {size}");
+        }
+    }
+
+    #[test]
+    fn a_random_crop_keeps_the_resolution_and_reaches_every_place() {
+        let mut ramp = Picture::filled(9, 8, [0.0; 3]);
+        ramp.data.iter_mut().enumerate().for_each(|(i, value)| *value = (i % 72) as f32 / 72.0);
+        let mut corners = BTreeSet::new();
+        for n in 0..200 {
+            let cut = cut(&Pixels::Values(ramp.clone()), 6, Crop::Random, &mut rng(0, "crop", n));
+            let corner = (cut.data[0] * 72.0).round() as usize;
+            assert_eq!(cut, ramp.crop(corner % 9, corner / 9, 6, 6));
+            corners.insert(corner);
+        }
+        assert_eq!(corners.len(), 12);
+        let small = cut(&Pixels::Values(ramp), 16, Crop::Random, &mut rng(0, "crop", 0));
+        assert_eq!((small.width, small.height), (16, 16));
+        assert!(small.data.iter().all(|value| (0.0..=1.0).contains(value)));
+    }
+}
