@@ -1,4 +1,4 @@
-//! Degradation operators held to what BasicSR, torch and libjpeg-turbo compute.
+//! Degradation operators agree with BasicSR, torch and libjpeg-turbo.
 
 use std::path::PathBuf;
 
@@ -28,7 +28,7 @@ fn assert_close(name: &str, got: &[f32], want: &[f32], tolerance: f32) {
 }
 
 #[test]
-fn kernels_are_those_of_basicsr() {
+fn kernels_agree_with_basicsr() {
     let specs: Vec<KernelSpec> = serde_json::from_slice(&file("case-blur-kernels", "kernels.json")).unwrap();
     let bytes = file("case-blur-kernels", "tensors.safetensors");
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -40,7 +40,7 @@ fn kernels_are_those_of_basicsr() {
 }
 
 #[test]
-fn blur_and_resize_are_those_of_torch() {
+fn blur_and_resize_agree_with_torch() {
     let bytes = file("case-blur-resize", "tensors.safetensors");
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let (shape, image) = floats(&tensors, "in.image");
@@ -61,7 +61,7 @@ fn blur_and_resize_are_those_of_torch() {
 }
 
 #[test]
-fn jpeg_is_near_that_of_libjpeg_turbo() {
+fn jpeg_is_close_to_libjpeg_turbo() {
     let bytes = file("case-jpeg", "tensors.safetensors");
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let input = tensors.tensor("in.image").unwrap();

@@ -1,5 +1,4 @@
-//! A folder of everything that a download from the web may hold: each file is read or skipped with a reason, and memory
-//! stays bounded.
+//! A folder of files that a web download may contain: each is read or skipped with a reason, and memory stays bounded.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,7 +31,7 @@ fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
     [&(data.len() as u32).to_be_bytes()[..], &body, &(!crc).to_be_bytes()].concat()
 }
 
-/// A few bytes that declare a picture of 50,000 by 50,000.
+/// A few bytes that declare a picture of 50,000 by 50,000 pixels.
 fn bomb() -> Vec<u8> {
     let header = [&50_000_u32.to_be_bytes()[..], &50_000_u32.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
     [b"\x89PNG\r\n\x1a\n".to_vec(), chunk(b"IHDR", &header), chunk(b"IDAT", &[0x78, 1, 1, 0, 0, 0xFF, 0xFF])].concat()
@@ -48,7 +47,7 @@ fn animated_gif() -> Vec<u8> {
     bytes
 }
 
-/// Two frames of which a still reader shows the first.
+/// Two frames; the first is used.
 fn animated_png() -> Vec<u8> {
     let mut bytes = vec![];
     let mut encoder = png::Encoder::new(&mut bytes, 8, 8);
@@ -61,7 +60,7 @@ fn animated_png() -> Vec<u8> {
     bytes
 }
 
-/// Name, bytes, and what the reason for skipping it must say; `None` where it must be read.
+/// Name, bytes, and a part of the expected reason for skipping; `None` if it must be read.
 fn files() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)> {
     let jpeg = encoded(60, 40, ImageFormat::Jpeg);
     vec![
@@ -87,7 +86,7 @@ fn files() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)> {
 }
 
 #[test]
-fn every_file_is_read_or_named() {
+fn every_file_is_read_or_reported() {
     let dir = tempfile::tempdir().unwrap();
     let mut expected = BTreeMap::new();
     for (name, bytes, reason) in files() {

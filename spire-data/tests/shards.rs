@@ -32,7 +32,7 @@ fn add(tar: &mut Builder<Vec<u8>>, name: &str, bytes: &[u8]) {
     let mut header = Header::new_gnu();
     header.set_size(bytes.len() as u64);
     header.set_mode(0o644);
-    // `set_path` would refuse what a hostile archive may hold.
+    // `set_path` would reject names that a hostile archive may contain.
     if name.len() < 100 {
         header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
         header.set_cksum();
@@ -144,7 +144,7 @@ fn broken_samples_in_a_shard_are_named_and_the_others_read() {
 }
 
 #[test]
-fn links_devices_and_folders_are_no_samples() {
+fn links_devices_and_folders_are_not_samples() {
     let mut tar = Builder::new(vec![]);
     for (kind, name) in [(EntryType::Symlink, "a.png"), (EntryType::Link, "b.png"), (EntryType::Directory, "c.png")] {
         let mut header = Header::new_gnu();
@@ -159,7 +159,7 @@ fn links_devices_and_folders_are_no_samples() {
     assert_eq!((source.len(), shade(&source, 0)), (1, 1.0));
 }
 
-/// Wherever a shard is cut, what lies before the cut is read and the rest is accounted for.
+/// Wherever a shard is truncated, the part before is read and the rest is reported.
 #[test]
 fn a_shard_that_ends_early_gives_what_it_has() {
     let whole = shard(1, 3);
@@ -191,7 +191,7 @@ fn a_file_that_is_not_a_shard_is_skipped() {
     assert!(error("e.tar").contains("e.tar: no such shard"), "{}", error("e.tar"));
 }
 
-/// A header that claims exabytes must cost nothing.
+/// A header that declares exabytes must not allocate memory.
 #[test]
 fn a_huge_member_is_not_read() {
     let mut tar = Builder::new(vec![]);
@@ -234,7 +234,7 @@ fn the_sequence_over_shards_depends_on_the_seed_and_the_number_alone() {
     }
 }
 
-/// Going on at n reads what n needs and no shard before it.
+/// Resuming at n reads only the shard of n, no earlier one.
 #[test]
 fn resuming_reads_no_earlier_shard() {
     let dir = folder(&[("s-0.tar", shard(0, 20)), ("s-1.tar", shard(20, 20)), ("s-2.tar", shard(40, 20))]);
@@ -378,7 +378,7 @@ fn files_without_the_columns_are_skipped() {
     assert!(matches!(all, Err(SourceError::NoShard { .. })));
 }
 
-/// A damaged file is an error or other bytes, never a crash.
+/// A damaged file gives an error or other bytes, never a crash.
 #[test]
 fn a_damaged_parquet_file_does_not_crash() {
     let whole = table(&rows(0, 4), 2, true, ["image", "caption"]);
@@ -394,7 +394,7 @@ fn a_damaged_parquet_file_does_not_crash() {
     }
 }
 
-/// What webdataset, tarfile, datasets and pyarrow write (scripts/reference/shards.py).
+/// Files written by webdataset, tarfile, datasets and pyarrow (scripts/reference/shards.py).
 #[test]
 fn shards_written_by_other_programs_are_read() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/shards");
@@ -425,7 +425,7 @@ fn shards_written_by_other_programs_are_read() {
     }
 }
 
-/// A shard that is lost while a run goes on costs its own samples, and no more.
+/// A shard that disappears during a run affects only its own samples.
 #[test]
 fn a_lost_shard_does_not_stop_the_run() {
     let dir = folder(&[("s-0.tar", shard(0, 120)), ("s-1.tar", shard(120, 120))]);

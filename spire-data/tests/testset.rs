@@ -72,7 +72,7 @@ fn the_result_depends_on_the_seed_but_not_on_threads() {
     for file in files(&one.folder) {
         assert_eq!(fs::read(one.folder.join(&file)).unwrap(), fs::read(three.folder.join(&file)).unwrap(), "{file:?}");
     }
-    // Where the pictures lie on a disk makes no difference to what is measured on them.
+    // The location of the pictures on disk does not change the checksum.
     let source = SourceConfig { path: Some("elsewhere".into()), ..recipe.source.clone() };
     let moved = made(&Recipe { source, ..recipe.clone() }, &dir.path().join("moved"), 2);
     assert_eq!(check(&moved.folder, 1).unwrap().1, check(&one.folder, 1).unwrap().1);
@@ -81,7 +81,7 @@ fn the_result_depends_on_the_seed_but_not_on_threads() {
 }
 
 #[test]
-fn every_number_in_a_prompt_is_the_one_that_was_used() {
+fn numbers_in_prompts_are_the_numbers_used() {
     let dir = tempfile::tempdir().unwrap();
     let recipe = Recipe { count: Some(40), ..world(RecipeKind::Parameterized) };
     let made = made(&recipe, &dir.path().join("b"), 2);
@@ -179,7 +179,7 @@ fn uncropped_pictures_are_trimmed_to_a_multiple() {
 }
 
 #[test]
-fn real_photographs_have_no_clean_side() {
+fn real_photographs_have_no_clean_pictures() {
     let dir = tempfile::tempdir().unwrap();
     let degradation = RecipeDegradation { kind: RecipeKind::None, ..Default::default() };
     let recipe = Recipe { source: photographs(dir.path(), 2), degradation, ..Default::default() };
@@ -224,7 +224,7 @@ fn a_changed_byte_is_detected() {
 }
 
 #[test]
-fn pictures_of_coco_are_called_by_their_number() {
+fn pictures_of_coco_are_named_by_their_number() {
     let dir = tempfile::tempdir().unwrap();
     let mut records = (vec![], vec![]);
     for id in [139, 285, 632] {

@@ -1,28 +1,28 @@
 //! Quality metrics, evaluations, and the verification against reference implementations.
 //!
-//! Metrics: [`psnr`] and [`ssim`] compare two pictures by pixels, [`lpips`] by the features of a network. [`frechet`]
+//! Metrics: [`mod@psnr`] and [`mod@ssim`] compare two pictures by pixels, [`lpips`] by the features of a network. [`frechet`]
 //! compares two sets of pictures by the features of [`fid`] or [`clip_space`]. [`clip_iqa`], [`musiq`] and [`maniqa`]
 //! need no reference. [`evaluation`] measures methods on test sets. [`verify`] compares every operator and network with
 //! reference bundles.
 
-pub mod arrays;
+mod arrays;
 mod checkpoint;
 pub mod clip_iqa;
-pub mod clip_pixels;
+mod clip_pixels;
 pub mod clip_space;
 pub mod evaluation;
 pub mod fid;
 pub mod frechet;
-pub mod inception;
+mod inception;
 pub mod judge;
 pub mod lpips;
 pub mod maniqa;
 pub mod musiq;
 pub mod noise_level;
-pub mod pillow;
+mod pillow;
 mod pixels;
 pub mod psnr;
-pub mod public_weights;
+mod public_weights;
 pub mod sharpness;
 pub mod ssim;
 pub mod verify;

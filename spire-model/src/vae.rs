@@ -109,7 +109,7 @@ impl VaeConfig {
     }
 }
 
-/// The weights in a VAE's folder: see [`with_current_names`].
+/// The weights in a VAE's folder: see `with_current_names`.
 ///
 /// # Errors
 /// As [`Tensors::in_folder`].

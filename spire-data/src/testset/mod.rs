@@ -2,11 +2,11 @@
 //!
 //! A test set (the command `spire benchmark` makes them) is a folder:
 //!
-//! - `clean/ID.png`, what a restoration is compared with (not of real photographs, which have none),
-//! - `degraded/ID.png`, what is restored, of the same size; and `small/ID.png` where the degradation left it smaller,
-//! - `prompts.jsonl`, a line for each picture: see [`Entry`],
-//! - `benchmark.json`, the recipe and what came of it,
-//! - `SHA256SUMS` of all of these, as `sha256sum --check` reads it.
+//! - `clean/ID.png`: the clean pictures (absent for real photographs),
+//! - `degraded/ID.png`: the degraded pictures, of the same size; `small/ID.png` before resizing back, if smaller,
+//! - `prompts.jsonl`: one [`Entry`] per picture,
+//! - `benchmark.json`: the recipe and the result,
+//! - `SHA256SUMS` of all files, as `sha256sum --check` reads it.
 
 mod check;
 mod make;

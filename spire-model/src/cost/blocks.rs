@@ -5,21 +5,21 @@ use spire_kernels::TOO_MANY_SCORES;
 use super::{Cost, Size};
 use crate::nn::transformer::TransformerConfig;
 
-/// Adds up the layers of one part.
+/// Accumulates the costs of the layers of one part.
 ///
-/// `tracked` says of a layer's input that it depends on what is trained, so that the backward pass goes on through it.
+/// `tracked` means that a layer's input depends on trained weights, so that the backward pass continues through it.
 pub(super) struct Counter {
     /// Whether the part's weights are trained.
     trained: bool,
     pub cost: Cost,
 }
 
-/// Positions of a feature map.
+/// Number of positions of a feature map.
 pub(super) fn area([height, width]: Size) -> usize {
     height * width
 }
 
-/// A size after a convolution of stride 2.
+/// The size after a convolution of stride 2.
 pub(super) fn halved(size: Size) -> Size {
     size.map(|side| side.div_ceil(2))
 }
@@ -37,12 +37,12 @@ impl Counter {
         self.cost.parameters += count as u64;
     }
 
-    /// A tensor of `count` numbers that the backward pass reads.
+    /// Counts a tensor of `count` elements that the backward pass reads.
     pub fn keep(&mut self, count: usize) {
         self.cost.kept += count as u64;
     }
 
-    /// What `part` counts, with gradient checkpointing computed again from its input of `input` numbers.
+    /// The costs of `part`, which gradient checkpointing recomputes from its input of `input` elements.
     fn recomputed(&mut self, input: usize, part: impl FnOnce(&mut Self)) {
         let before = self.cost.kept;
         part(self);
@@ -51,34 +51,34 @@ impl Counter {
         self.cost.largest_recomputed = self.cost.largest_recomputed.max(kept);
     }
 
-    /// SiLU in front of a convolution: it keeps its input and the sigmoid of it, the convolution what comes out, of which
-    /// gradient checkpointing keeps the input.
+    /// SiLU before a convolution. SiLU keeps its input and its sigmoid; the convolution keeps SiLU's output. Gradient
+    /// checkpointing keeps only the input.
     pub fn silu(&mut self, count: usize) {
         self.keep(3 * count);
         self.cost.recomputed += 2 * count as u64;
     }
 
-    /// Products of matrices with `multiply_adds` in all; as many again for the gradient of each of `gradients` operands.
+    /// Matrix products of `multiply_adds` in total; as many again for each of the `gradients` operands with a gradient.
     fn product(&mut self, multiply_adds: usize, gradients: usize) {
         let operations = 2 * multiply_adds as u64;
         self.cost.forward += operations;
         self.cost.backward += operations * gradients as u64;
     }
 
-    /// Neither keeps its input: several layers may read one.
+    /// The input is not counted here: several layers may share it.
     pub fn linear(&mut self, positions: usize, from: usize, to: usize, bias: bool, tracked: bool) {
         self.parameters(from * to + if bias { to } else { 0 });
         self.product(positions * from * to, usize::from(self.trained) + usize::from(tracked));
     }
 
-    /// A convolution with `kernel` rows and columns, and a bias, that gives `positions`; as [`Self::linear`].
+    /// A convolution with a bias and a `kernel` × `kernel` kernel and `positions` outputs; as [`Self::linear`].
     pub fn conv(&mut self, kernel: usize, positions: usize, from: usize, to: usize, tracked: bool) {
         self.parameters(to);
         self.linear(positions, kernel * kernel * from, to, false, tracked);
     }
 
-    /// A normalisation, in front of something that keeps `read` tensors of its size; the deviation from the mean is kept, and
-    /// what is multiplied by a weight that is trained.
+    /// A normalisation before a layer that keeps `read` tensors of its size. It keeps the deviation from the mean, and
+    /// the normalised values if its weight is trained.
     fn norm(&mut self, channels: usize, positions: usize, read: usize, tracked: bool) {
         self.parameters(2 * channels);
         if tracked || self.trained {
@@ -86,13 +86,14 @@ impl Counter {
         }
     }
 
-    /// Normalisation, SiLU, 3×3 convolution. SiLU keeps its input and the sigmoid of it, a convolution its input, frozen or not.
+    /// Normalisation, SiLU, 3×3 convolution. SiLU keeps its input and its sigmoid; a convolution keeps its input even
+    /// if it is frozen.
     pub fn norm_silu_conv(&mut self, positions: usize, from: usize, to: usize, tracked: bool) {
         self.norm(from, positions, 3, tracked);
         self.conv(3, positions, from, to, tracked || self.trained);
     }
 
-    /// [`ResnetBlock2d`](crate::nn::resnet::ResnetBlock2d). Of its input nothing is kept here: it may be kept already.
+    /// [`ResnetBlock2d`](crate::nn::resnet::ResnetBlock2d). Its input is not counted here: it may be counted already.
     pub fn resnet(&mut self, positions: usize, from: usize, to: usize, time_width: Option<usize>, tracked: bool) {
         self.recomputed(0, |part| {
             part.norm_silu_conv(positions, from, to, tracked);
@@ -111,20 +112,20 @@ impl Counter {
         let [query_tracked, key_tracked] = tracked;
         let (query_tracked, key_tracked) = (query_tracked || self.trained, key_tracked || self.trained);
         let gradients = usize::from(query_tracked) + usize::from(key_tracked);
-        // Queries with keys, and weights, which both of these have a part in, with values.
+        // Queries times keys, and the attention weights times values.
         self.product(queries * keys * width, gradients);
         self.product(queries * keys * width, gradients);
         if (query_tracked || key_tracked) && queries * keys >= TOO_MANY_SCORES {
-            // Computed again: of the scores nothing is kept. The output is kept already where the layer behind is trained.
+            // Recomputed: the scores are not kept. The output is counted by the next layer if that is trained.
             self.keep(2 * keys * width + if self.trained { 1 } else { 2 } * queries * width);
         } else if query_tracked || key_tracked {
-            // A product keeps an operand where the other has a gradient, the softmax its exponentials.
+            // A product keeps an operand if the other has a gradient; the softmax keeps its exponentials.
             self.keep(heads * queries * keys * (1 + usize::from(key_tracked)));
             self.keep(2 * keys * width + if key_tracked { queries * width } else { 0 });
         }
     }
 
-    /// [`Attention`](crate::nn::attention::Attention) of `positions` to themselves.
+    /// Self-attention ([`Attention`](crate::nn::attention::Attention)) over `positions`.
     pub fn self_attention(&mut self, positions: usize, width: usize, heads: usize, bias: [bool; 2], tracked: bool) {
         let [qkv_bias, out_bias] = bias;
         for _ in 0..3 {
@@ -134,7 +135,7 @@ impl Counter {
         self.attention_out(positions, width, out_bias, tracked);
     }
 
-    /// The same to a text of `tokens`, which has no gradient.
+    /// Cross-attention to a prompt of `tokens`, which has no gradient.
     fn cross_attention(
         &mut self,
         positions: usize,
@@ -158,7 +159,7 @@ impl Counter {
         }
     }
 
-    /// A normalisation in front of linear layers, which keep their input only where they are trained.
+    /// A normalisation before linear layers, which keep their input only if they are trained.
     pub fn layer_norm(&mut self, positions: usize, width: usize, tracked: bool) {
         self.norm(width, positions, usize::from(self.trained), tracked);
     }
@@ -192,7 +193,7 @@ impl Counter {
         });
     }
 
-    /// GEGLU: both halves and the gate are kept, and their product where the layer behind is trained.
+    /// GEGLU keeps both halves and the gate, and their product if the next layer is trained.
     fn gated_feed_forward(&mut self, positions: usize, width: usize, tracked: bool) {
         let inner = 4 * width;
         self.linear(positions, width, 2 * inner, true, tracked);

@@ -1,4 +1,4 @@
-//! The control branch: e(y), the encoder, the fusion layers.
+//! The cost of the control branch: e(y), the encoder, the fusion layers.
 
 use super::blocks::{area, halved};
 use super::unet::skip_sizes;
@@ -6,32 +6,32 @@ use super::{Cost, Counter, Size};
 use crate::control::ControlConfig;
 use crate::fusion::Fusion;
 
-/// The control branch, all of it trained.
+/// The control branch; all of it is trained.
 #[derive(Clone, Copy, Debug)]
 pub struct ControlCost {
     /// e(y): the degraded picture's convolutions.
     pub embedding: Cost,
     /// The copy of the UNet's encoder and middle block.
     pub encoder: Cost,
-    /// The zero-initialised convolutions, and what fusing keeps.
+    /// The zero-initialised convolutions, with the activations that the fusion keeps.
     pub fusion: Cost,
 }
 
 impl ControlCost {
-    /// All of it.
+    /// The total.
     pub fn total(&self) -> Cost {
         self.embedding + self.encoder + self.fusion
     }
 }
 
-/// The branch on latents of `size`, that is, pictures of 2ⁿ times that with n halvings in e(y), and restoration prompts of
-/// `tokens`. `config` must be checked.
+/// The cost on latents of `size`, that is, pictures of 2ⁿ times that size with n halvings in e(y), and restoration
+/// prompts of `tokens`. `config` must have been checked.
 pub fn control(config: &ControlConfig, size: Size, tokens: usize) -> ControlCost {
     let (unet, fusion) = (&config.encoder, config.fusion());
     let mut encoder = Counter::trained();
     let (width, condition) = (unet.block_out_channels[0], config.condition_channels.unwrap_or(4));
     if fusion == Fusion::Add {
-        // e(y) is added behind it.
+        // e(y) is added to its output.
         encoder.conv(3, area(size), unet.in_channels, width, false);
         encoder.keep(area(size) * unet.in_channels);
     } else {
@@ -77,7 +77,7 @@ fn fusion_layers(config: &ControlConfig, size: Size) -> Cost {
         counter.conv(1, area(size), channels, to, true);
         counter.keep(area(size) * channels);
         if fusion != Fusion::Add {
-            // The frozen feature, which γ's gradient is a multiple of.
+            // The frozen feature is needed for γ's gradient.
             counter.keep(area(size) * channels);
         }
     }

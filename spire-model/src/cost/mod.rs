@@ -1,9 +1,8 @@
-//! What the networks cost, counted from their configurations before anything is allocated: parameters, floating-point
-//! operations, and how much a training step keeps for its backward pass.
+//! The cost of the networks, computed from their configurations without allocating them: parameters, floating-point
+//! operations, and activations that a training step keeps for its backward pass.
 //!
-//! Each part is walked in the order in which it computes. The parameters that a walk meets are those of the network, and
-//! the operations those that PyTorch's `FlopCounterMode` counts on the same shapes (`scripts/reference/flops.py`); tests
-//! hold it to both.
+//! Each part is traversed in the order of computation. Tests compare the parameters with the networks' own, and the
+//! operations with PyTorch's `FlopCounterMode` (`scripts/reference/flops.py`).
 
 mod blocks;
 mod control;
@@ -23,22 +22,22 @@ pub use vae::{vae_decoder, vae_encoder};
 /// Height and width.
 pub type Size = [usize; 2];
 
-/// The cost of one part of a model, for one image or text.
+/// The cost of one part of a model, for one image or prompt.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Cost {
-    /// Numbers in the weights.
+    /// Number of parameters.
     pub parameters: u64,
-    /// Floating-point operations of the forward pass: a multiply-add is two. Convolutions, linear layers and attention's
-    /// products count, normalisations and what is done number by number do not.
+    /// Floating-point operations of the forward pass; a multiply-add counts as two. Convolutions, linear layers and
+    /// attention products count; normalisations and elementwise operations do not.
     pub forward: u64,
-    /// Those of the backward pass of a training step, in which the control branch alone is trained.
+    /// Floating-point operations of the backward pass of a training step, in which only the control branch is trained.
     pub backward: u64,
-    /// Numbers that the forward pass of a training step keeps for the backward pass. An estimate: it follows what Burn's
-    /// autodiff keeps of each operator, and leaves out what is small (anything without a spatial extent).
+    /// Elements that the forward pass of a training step keeps for the backward pass. An estimate: it models what
+    /// Burn's autodiff keeps for each operator, and ignores tensors without spatial extent.
     pub kept: u64,
-    /// Those among them that gradient checkpointing does not keep.
+    /// Elements among them that gradient checkpointing does not keep.
     pub recomputed: u64,
-    /// Numbers that the largest part which is then computed again keeps meanwhile.
+    /// Elements that the largest recomputed part keeps temporarily.
     pub largest_recomputed: u64,
 }
 
@@ -52,7 +51,7 @@ impl Add for Cost {
             backward: self.backward + other.backward,
             kept: self.kept + other.kept,
             recomputed: self.recomputed + other.recomputed,
-            // One part at a time is computed again.
+            // One part is recomputed at a time.
             largest_recomputed: self.largest_recomputed.max(other.largest_recomputed),
         }
     }
@@ -130,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parameters_are_the_networks_own() {
+    fn parameters_agree_with_the_networks() {
         let device = &Device::flex();
         for (name, Shapes { unet: unet_config, vae, text }) in models() {
             let counted = unet(&unet_config, [8, 8], 7);
@@ -167,7 +166,7 @@ mod tests {
 
     /// The counts agree with PyTorch's on diffusers' and transformers' networks: `scripts/reference/flops.py`.
     #[test]
-    fn the_operations_are_those_that_pytorch_counts() {
+    fn operations_agree_with_pytorch() {
         let counted: Value = serde_json::from_slice(&std::fs::read(tests().join("flops.json")).unwrap()).unwrap();
         for (name, Shapes { unet: unet_config, vae, text }) in models() {
             let torch = &counted[name];

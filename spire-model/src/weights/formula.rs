@@ -43,16 +43,16 @@ pub fn open(file: &Path) -> Result<Vec<Tensor>> {
     formula.tensors.iter().map(tensor).collect()
 }
 
-/// The numbers of the tensor `name`, in row-major order: with u uniform in \[-1, 1) from a splitmix64 sequence that
-/// starts at FNV-1a of the name, xor `seed`, a matrix or kernel holds `gain`·u·√(3 / fan-in), a normalisation's weight and
-/// running variance 1 + 0.1·u, a bias 0.02·u, a single number ln 100 + 0.1·u. Activations keep about their size through
+/// The values of the tensor `name`, in row-major order. With u uniform in \[-1, 1) from a splitmix64 sequence that
+/// starts at FNV-1a of the name, xor `seed`: a matrix or kernel has `gain`·u·√(3 / fan-in), a normalisation's weight
+/// and running variance 1 + 0.1·u, a bias 0.02·u, a scalar ln 100 + 0.1·u. Activations keep their scale through
 /// networks of any depth.
 pub fn splitmix64(name: &str, shape: &[usize], seed: u64, gain: f64) -> impl Iterator<Item = f32> {
     let state = fnv1a(name) ^ seed;
     let (offset, scale) = match shape {
         [_] if name.ends_with(".weight") || name.ends_with(".running_var") => (1.0, 0.1),
         [_] => (0.0, 0.02),
-        // CLIP's temperature: the logarithm of 100, where training keeps it.
+        // CLIP's temperature: ln 100, its value after training.
         [] => (100_f64.ln(), 0.1),
         [_, inputs @ ..] => (0.0, gain * (3.0 / inputs.iter().product::<usize>() as f64).sqrt()),
     };
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_centred_and_scaled_by_fan_in() {
+    fn values_are_centred_and_scaled_by_fan_in() {
         let weights: Vec<f32> = splitmix64("conv.weight", &[64, 32, 3, 3], 7, 1.0).collect();
         let variance = weights.iter().map(|w| f64::from(w * w)).sum::<f64>() / weights.len() as f64;
         assert!((variance * 288.0 - 1.0).abs() < 0.05, "{variance}");
@@ -82,7 +82,7 @@ mod tests {
 
     /// scripts/reference/formula.py: `uniform(fnv1a("conv_in.weight") ^ 7, 0, 36)`.
     #[test]
-    fn numbers_are_those_of_the_reference() {
+    fn values_agree_with_the_reference() {
         let u: Vec<f32> = splitmix64("conv_in.weight", &[36], 7, 1.0).map(|w| (w - 1.0) * 10.0).collect();
         for (i, want) in [(0, -0.883_308_77), (1, -0.647_293_57), (35, 0.313_355_57)] {
             assert!((u[i] - want).abs() < 2e-6, "{i}: {} {want}", u[i]);
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn hash_is_the_published_one() {
+    fn hash_agrees_with_the_published_one() {
         // From the FNV reference's test vectors.
         assert_eq!(fnv1a("foobar"), 0x8594_4171_f739_67e8);
     }

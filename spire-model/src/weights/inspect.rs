@@ -1,4 +1,4 @@
-//! What a model on disk holds, and whether it fits: `spire weights inspect`.
+//! Inspects a model on disk and checks that its weights fit: `spire weights inspect`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,45 +16,45 @@ use crate::control::{Control, ControlConfig};
 use crate::unet::{UNet, UNetConfig};
 use crate::vae::{self, Vae, VaeConfig};
 
-/// The sub-folders in which models keep their parts.
+/// The sub-folders of a model's parts.
 const PARTS: [&str; 5] = ["text_encoder", "vae", "unet", "image_encoder", "control"];
 
 /// One network of a model.
 #[derive(Debug)]
 pub struct Part {
-    /// As its folder, or what a single file calls it.
+    /// Its folder's name, or its name in a single file.
     pub name: String,
-    /// The network that its configuration describes.
+    /// The kind of network in its configuration.
     pub kind: String,
     /// Its weights, under diffusers' names.
     pub tensors: Tensors,
-    /// What does not fit the network; `None` where no network is known.
+    /// The differences from the network; `None` if the network is unknown.
     pub misfits: Option<Misfits>,
 }
 
-/// What was found; displayed as a table.
+/// The result of an inspection; displayed as a table.
 #[derive(Debug)]
 pub struct Inspection {
-    /// Parts that could be read.
+    /// The readable parts.
     pub parts: Vec<Part>,
-    /// Parts that could not, with the reason.
+    /// The unreadable parts, with the reason.
     pub unreadable: Vec<(String, anyhow::Error)>,
     /// Whether the display lists every tensor.
     pub list_tensors: bool,
 }
 
 impl Inspection {
-    /// Whether everything can be read and fits.
+    /// Whether all parts are readable and fit.
     pub fn fits(&self) -> bool {
         let fit = |part: &Part| part.misfits.as_ref().is_none_or(Misfits::is_empty);
         self.unreadable.is_empty() && self.parts.iter().all(fit)
     }
 }
 
-/// Looks at a model folder, the folder of one part of it, a single-file model or a file of weights. Reads no numbers.
+/// Inspects a model folder, the folder of one part, a single-file model or a weights file. Reads no values.
 ///
 /// # Errors
-/// There is nothing there to look at.
+/// The path is not a model.
 pub fn inspect(path: &Path, list_tensors: bool) -> Result<Inspection> {
     // No tensor is allocated on it.
     let device = &Device::flex();
@@ -94,7 +94,7 @@ pub fn inspect(path: &Path, list_tensors: bool) -> Result<Inspection> {
     Ok(inspection)
 }
 
-/// What `config.json` says of the kind of network.
+/// The kind of network in `config.json`.
 #[derive(Deserialize)]
 struct Kind {
     #[serde(rename = "_class_name", default)]

@@ -1,8 +1,8 @@
-//! Weights in and out, under the names and in the layouts that diffusers and transformers use.
+//! Reading and writing weights with the names and in the layouts of diffusers and transformers.
 //!
-//! What lies on disk is opened as [`Tensors`]: names, types and shapes at once, the numbers of each tensor only when a
-//! module takes it. [`fill`] moves them into a module, one after the other, so that loading needs little more memory
-//! than the module itself.
+//! Weights on disk are opened as [`Tensors`]: names, types and shapes at once, the values of each tensor when a module
+//! takes it. [`fill`] moves them into a module one at a time, so that loading needs little more memory than the module
+//! itself.
 
 mod batch_norm;
 mod fit;
@@ -30,7 +30,7 @@ pub use folder::weights_file;
 pub use formula::{Formula, splitmix64};
 pub use tensors::Tensors;
 
-/// The float type in which weights are kept and computed with.
+/// The float type of weights and computation.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -54,7 +54,7 @@ impl Precision {
     }
 }
 
-/// As in a configuration.
+/// The name in a configuration.
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -75,7 +75,7 @@ pub fn read_config<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<T> 
     serde_json::from_str(&text).with_context(|| format!("{} is not as expected", path.display()))
 }
 
-/// `module` with the weights in `folder`, in 32 bits: see [`fill`].
+/// Loads the weights in `folder` into `module`, in f32; see [`fill`].
 ///
 /// # Errors
 /// There are no weights in the folder, they can't be read, or they do not fit the module.
@@ -83,7 +83,7 @@ pub fn load<M: Module>(module: M, folder: &Path) -> Result<M> {
     fill(module, Tensors::in_folder(folder)?, Precision::F32)
 }
 
-/// `module` with its parameters in `precision`.
+/// Converts the parameters of `module` to `precision`.
 pub fn cast<M: Module>(module: M, precision: Precision) -> M {
     struct Cast(DType);
     impl ModuleMapper for Cast {
@@ -95,7 +95,7 @@ pub fn cast<M: Module>(module: M, precision: Precision) -> M {
     module.map(&mut Cast(precision.dtype()))
 }
 
-/// The module's parameters as the bytes of a safetensors file under diffusers' names, `f32` or `f16`.
+/// Serialises the module's parameters as a safetensors file with diffusers' names, in `f32` or `f16`.
 ///
 /// # Errors
 /// A tensor can't be read back from its device.
@@ -104,7 +104,7 @@ pub fn to_bytes<M: Module>(module: &M, dtype: DType) -> Result<Vec<u8>> {
         .with_to_adapter(BurnToPyTorchAdapter.chain(FloatCastAdapter::to(dtype)))
         .skip_enum_variants(true)
         .clear_metadata()
-        // What diffusers and transformers look for before they open a file.
+        // diffusers and transformers require this entry.
         .metadata("format", "pt");
     if let Err(error) = module.save_into(&mut store) {
         bail!("can't collect the weights: {error}");
