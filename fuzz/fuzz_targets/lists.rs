@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use spire_data::benchmark::check;
+use spire_data::testset::check;
 use spire_data::source::{CocoSource, FolderSource, Source};
 
 fuzz_target!(|bytes: &[u8]| {

@@ -23,7 +23,7 @@ fn stats_count_what_a_run_would_read() {
     assert!(figures["images_per_second"].as_f64().unwrap() > 0.0);
     let table = ok(spire(&["data", "stats", "configs/tiny.toml", "-n", "3", "--sheet", sheet.to_str().unwrap()]));
     assert!(table.contains("images/s") && table.contains("broken      0"), "{table}");
-    assert!(spire_data::Picture::open(&sheet).unwrap().width > 100);
+    assert!(spire_core::Picture::open(&sheet).unwrap().width > 100);
     assert!(error(spire(&["data", "stats", "configs/none.toml"])).contains("configs/none.toml"));
 }
 
@@ -123,7 +123,7 @@ fn a_benchmark_is_made_and_checked() {
     let printed = ok(spire(&make));
     let checksum = printed.lines().find_map(|line| line.strip_prefix("checksum")).unwrap().trim();
     assert!(printed.contains("6 pictures"), "{printed}");
-    assert!(spire_data::Picture::open(sheet).unwrap().width > 100);
+    assert!(spire_core::Picture::open(sheet).unwrap().width > 100);
     let checked = ok(spire(&["benchmark", "check", folder]));
     assert!(checked.contains("14 files, 0 problems") && checked.contains(checksum), "{checked}");
     assert!(error(spire(&make)).contains("exists already"));

@@ -12,10 +12,4 @@ pub mod stats;
 pub mod testset;
 pub mod world;
 
-/// Former name of [`testset`].
-pub mod benchmark {
-    pub use crate::testset::*;
-    pub use crate::testset::{TestSet as Benchmark, TestSetError as BenchmarkError};
-}
-
 pub use spire_core::{Picture, PictureError, buffer, checksum, parallel, picture, png_text, rng};

@@ -27,9 +27,6 @@ use kernels::pool::Pooling;
 pub use autograd::{Forward, GradientHook, block, hooked, with_gradient_hook};
 pub use kernels::pool::Window;
 
-// Former names.
-pub use autograd::{GradientHook as Listener, hooked as announced, with_gradient_hook as listening};
-
 /// `conv.forward(x)`: `x` `[batch, channels, height, width]` to `[batch, out_channels, out_height, out_width]`.
 pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
     let padding = match conv.padding {

@@ -18,9 +18,6 @@ pub enum PromptRouting {
     Joined,
 }
 
-/// Former name.
-pub type Prompts = PromptRouting;
-
 impl PromptRouting {
     /// Number of tokens that each part attends to, if a prompt has `tokens`.
     pub fn tokens(self, tokens: usize) -> usize {

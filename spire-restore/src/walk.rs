@@ -18,9 +18,9 @@ pub struct WalkPicture {
     pub semantic: String,
     /// The restoration prompt; `None` for the degraded picture itself.
     pub restoration: Option<String>,
-    /// As [`sharpness`] measures it.
+    /// As [`sharpness()`] measures it.
     pub sharpness: f64,
-    /// As [`noise_level`] measures it.
+    /// As [`noise_level()`] measures it.
     pub noise_level: f64,
     /// The picture.
     #[serde(skip)]
@@ -164,9 +164,15 @@ mod tests {
             Some("Deblur with sigma 3.0; Denoise with sigma 0.06"),
         ];
         assert_eq!(prompts, expected);
-        for wrong in [vec![], vec![-0.1], vec![f32::NAN], vec![2.0]] {
-            let path = Path::Strengths { denoise: wrong, deblur: vec![1.0], semantic: String::new() };
-            assert!(path.stops().is_err());
+        for (denoise, message) in [
+            (vec![], "at least one strength"),
+            (vec![-0.1], "denoise -0.1 is not from 0 to 1"),
+            (vec![f32::NAN], "denoise NaN is not from 0 to 1"),
+            (vec![2.0], "denoise 2 is not from 0 to 1"),
+        ] {
+            let path = Path::Strengths { denoise, deblur: vec![1.0], semantic: String::new() };
+            let error = path.stops().map(|(columns, _)| columns).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
         }
     }
 }

@@ -30,7 +30,3 @@ pub use score::{Ground, ScoreSettings, Scores};
 pub use scorer::Scorer;
 pub use table::{Align, Column, Table, TableCell, TableRow};
 pub use tables::Notes;
-
-// Former names.
-pub use prompts::PromptPair as Prompts;
-pub use table::{TableCell as Cell, TableRow as Row};

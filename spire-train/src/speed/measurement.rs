@@ -175,6 +175,7 @@ mod tests {
         let seconds = seconds.unwrap();
         assert_eq!((taken, seconds.len()), (5, 3));
         assert!(seconds.iter().all(|&seconds| seconds >= 5e-3), "{seconds:?}");
-        assert!(timed(&BenchSettings { steps: 0, ..settings }, || Ok(())).is_err());
+        let error = timed(&BenchSettings { steps: 0, ..settings }, || Ok(())).unwrap_err().to_string();
+        assert_eq!(error, "at least one step must be measured");
     }
 }
