@@ -10,7 +10,7 @@ use spire_data::parallel::in_order;
 use spire_data::testset::{Entry, TestSet};
 use spire_model::device::on_one_thread;
 
-use super::measured::{Kept, Measured, Space};
+use super::measurement::{FeatureSpace, Measurement, MeasurementCache};
 use super::metric::Metric;
 use super::scorer::{Scorer, Subject};
 use crate::clip_space::cosine;
@@ -28,8 +28,11 @@ pub struct Scores {
 }
 
 /// Scores of the whole set, with their feature spaces.
-const DISTANCES: [(Metric, Space); 3] =
-    [(Metric::Fid, Space::Inception), (Metric::PatchFid, Space::InceptionPatches), (Metric::ClipFrechet, Space::Clip)];
+const DISTANCES: [(Metric, FeatureSpace); 3] = [
+    (Metric::Fid, FeatureSpace::Inception),
+    (Metric::PatchFid, FeatureSpace::InceptionPatches),
+    (Metric::ClipFrechet, FeatureSpace::Clip),
+];
 
 /// Settings of measurement.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +47,7 @@ pub struct ScoreSettings {
 #[derive(Debug)]
 pub struct Ground<'a> {
     benchmark: &'a TestSet,
-    clean: Option<Vec<Measured>>,
+    clean: Option<Vec<Measurement>>,
     /// Feature statistics of the clean pictures, for each requested distance.
     statistics: BTreeMap<Metric, FeatureStatistics>,
     captions: Vec<Option<Vec<f32>>>,
@@ -115,7 +118,7 @@ impl<'a> Ground<'a> {
                 scores.per_image.entry(metric).or_default().push(value);
             }
         }
-        let clip = |measured: &Measured| measured.features.get(&Space::Clip).map(|row| row.0.clone());
+        let clip = |measured: &Measurement| measured.features.get(&FeatureSpace::Clip).map(|row| row.0.clone());
         if let Some(clean) = &self.clean {
             let pairs = clean.iter().zip(&measured);
             let cosines: Option<Vec<f64>> = pairs.map(|(a, b)| Some(cosine(&clip(a)?, &clip(b)?))).collect();
@@ -141,7 +144,7 @@ impl<'a> Ground<'a> {
     }
 }
 
-fn statistics_of(measured: &[Measured], space: Space, dimensions: usize) -> Result<FeatureStatistics> {
+fn statistics_of(measured: &[Measurement], space: FeatureSpace, dimensions: usize) -> Result<FeatureStatistics> {
     let mut statistics = FeatureStatistics::new(dimensions);
     for row in measured.iter().filter_map(|one| one.features.get(&space)).flat_map(|rows| rows.0.chunks(dimensions)) {
         statistics.push(row)?;
@@ -186,8 +189,8 @@ fn measure(
     kept: &Path,
     settings: ScoreSettings,
     progress: &(dyn Fn(&Entry) + Sync),
-) -> Result<(Vec<Measured>, String)> {
-    let kept = Kept::open(kept)?;
+) -> Result<(Vec<Measurement>, String)> {
+    let kept = MeasurementCache::open(kept)?;
     let scorer_is = scorer.fingerprint();
     let read = |path: PathBuf| -> Result<File> {
         let bytes = std::fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
@@ -195,7 +198,7 @@ fn measure(
     };
     let open = |(path, bytes): &File| -> Result<Picture> { Ok(Picture::decode_with_alpha(bytes, path)?.0) };
     // Whole batches are measured or reused: in a batch of another size the last bits may differ.
-    let batch = |entries: &[Entry]| -> Result<Vec<(Measured, String)>> {
+    let batch = |entries: &[Entry]| -> Result<Vec<(Measurement, String)>> {
         let (mut keys, mut checksums, mut subjects) = (vec![], vec![], vec![]);
         for entry in entries {
             let file = read(files(entry))?;
@@ -206,7 +209,7 @@ fn measure(
             checksums.push(checksum);
             subjects.push((file, clean));
         }
-        let known: Option<Vec<Measured>> = keys.iter().map(|key| kept.get(key).cloned()).collect();
+        let known: Option<Vec<Measurement>> = keys.iter().map(|key| kept.get(key).cloned()).collect();
         let measured = match known {
             Some(known) => known,
             None => {
@@ -230,6 +233,6 @@ fn measure(
         0 | 1 => batches.into_iter().map(batch).collect::<Result<Vec<_>>>()?,
         threads => in_order(batches.len(), threads, |i| on_one_thread(|| batch(batches[i])))?,
     };
-    let (measured, checksums): (Vec<Measured>, Vec<String>) = all.into_iter().flatten().unzip();
+    let (measured, checksums): (Vec<Measurement>, Vec<String>) = all.into_iter().flatten().unzip();
     Ok((measured, sha256(checksums.concat().as_bytes())))
 }
