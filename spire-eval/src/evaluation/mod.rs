@@ -3,7 +3,7 @@
 mod alike;
 mod bootstrap;
 mod config;
-mod measured;
+mod measurement;
 mod method;
 mod metric;
 mod prompts;

@@ -11,7 +11,7 @@ use spire_data::testset::{Entry, TestSet};
 use spire_data::world::Kind;
 use spire_model::device::on_one_thread;
 
-use super::measured::{Kept, Measured, Space};
+use super::measurement::{FeatureSpace, Measurement, MeasurementCache};
 use super::metric::Metric;
 use super::scorer::{Scorer, Subject};
 use crate::clip_space::cosine;
@@ -30,8 +30,11 @@ pub struct Scores {
 }
 
 /// Scores of the whole set, with their feature spaces.
-const DISTANCES: [(Metric, Space); 3] =
-    [(Metric::Fid, Space::Inception), (Metric::PatchFid, Space::InceptionPatches), (Metric::ClipFrechet, Space::Clip)];
+const DISTANCES: [(Metric, FeatureSpace); 3] = [
+    (Metric::Fid, FeatureSpace::Inception),
+    (Metric::PatchFid, FeatureSpace::InceptionPatches),
+    (Metric::ClipFrechet, FeatureSpace::Clip),
+];
 
 /// Settings of measurement.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +49,7 @@ pub struct ScoreSettings {
 #[derive(Debug)]
 pub struct Ground<'a> {
     benchmark: &'a TestSet,
-    clean: Option<Vec<Measured>>,
+    clean: Option<Vec<Measurement>>,
     /// Feature statistics of the clean pictures, for each requested distance.
     statistics: BTreeMap<Metric, FeatureStatistics>,
     captions: Vec<Option<Vec<f32>>>,
@@ -117,7 +120,7 @@ impl<'a> Ground<'a> {
                 scores.per_image.entry(metric).or_default().push(value);
             }
         }
-        let clip = |measured: &Measured| measured.features.get(&Space::Clip).map(|row| row.0.clone());
+        let clip = |measured: &Measurement| measured.features.get(&FeatureSpace::Clip).map(|row| row.0.clone());
         if let Some(clean) = &self.clean {
             let pairs = clean.iter().zip(&measured);
             let cosines: Option<Vec<f64>> = pairs.map(|(a, b)| Some(cosine(&clip(a)?, &clip(b)?))).collect();
@@ -136,8 +139,8 @@ impl<'a> Ground<'a> {
         let own = cosines(&self.captions);
         for (metric, asked) in [(Metric::Identity, self.asked(0)), (Metric::WrongKind, self.asked(1))] {
             if let Some(asked) = asked.filter(|_| scorer.has(metric)) {
-                let share = |((asked, count), measured): (&(&[Kind], usize), &Measured)| {
-                    let logits = measured.features.get(&Space::Judge).map_or(&[][..], |row| &row.0);
+                let share = |((asked, count), measured): (&(&[Kind], usize), &Measurement)| {
+                    let logits = measured.features.get(&FeatureSpace::Judge).map_or(&[][..], |row| &row.0);
                     identity(asked, &scorer.found(logits, *count))
                 };
                 scores.per_image.insert(metric, asked.iter().zip(&measured).map(share).collect());
@@ -149,15 +152,15 @@ impl<'a> Ground<'a> {
 }
 
 impl Ground<'_> {
-    /// Of each picture, the kinds that are looked for, its own (0) or the wrong ones (1), and among how many of the judge's
-    /// likeliest: as many as the caption names. `None` where a picture has none, so that the column is of all pictures.
+    /// For each picture, the kinds to look for, its own (0) or the wrong ones (1), and among how many of the judge's
+    /// likeliest: as many as the caption names. `None` where a picture has none, so that the column covers all pictures.
     fn asked(&self, which: usize) -> Option<Vec<(&[Kind], usize)>> {
         let asked = self.kinds.iter().map(|(own, wrong)| ([own, wrong][which].as_slice(), own.len()));
         asked.map(|(kinds, count)| (!kinds.is_empty()).then_some((kinds, count))).collect()
     }
 }
 
-fn statistics_of(measured: &[Measured], space: Space, dimensions: usize) -> Result<FeatureStatistics> {
+fn statistics_of(measured: &[Measurement], space: FeatureSpace, dimensions: usize) -> Result<FeatureStatistics> {
     let mut statistics = FeatureStatistics::new(dimensions);
     for row in measured.iter().filter_map(|one| one.features.get(&space)).flat_map(|rows| rows.0.chunks(dimensions)) {
         statistics.push(row)?;
@@ -202,8 +205,8 @@ fn measure(
     kept: &Path,
     settings: ScoreSettings,
     progress: &(dyn Fn(&Entry) + Sync),
-) -> Result<(Vec<Measured>, String)> {
-    let kept = Kept::open(kept)?;
+) -> Result<(Vec<Measurement>, String)> {
+    let kept = MeasurementCache::open(kept)?;
     let scorer_is = scorer.fingerprint();
     let read = |path: PathBuf| -> Result<File> {
         let bytes = std::fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
@@ -211,7 +214,7 @@ fn measure(
     };
     let open = |(path, bytes): &File| -> Result<Picture> { Ok(Picture::decode_with_alpha(bytes, path)?.0) };
     // Whole batches are measured or reused: in a batch of another size the last bits may differ.
-    let batch = |entries: &[Entry]| -> Result<Vec<(Measured, String)>> {
+    let batch = |entries: &[Entry]| -> Result<Vec<(Measurement, String)>> {
         let (mut keys, mut checksums, mut subjects) = (vec![], vec![], vec![]);
         for entry in entries {
             let file = read(files(entry))?;
@@ -222,7 +225,7 @@ fn measure(
             checksums.push(checksum);
             subjects.push((file, clean));
         }
-        let known: Option<Vec<Measured>> = keys.iter().map(|key| kept.get(key).cloned()).collect();
+        let known: Option<Vec<Measurement>> = keys.iter().map(|key| kept.get(key).cloned()).collect();
         let measured = match known {
             Some(known) => known,
             None => {
@@ -246,6 +249,6 @@ fn measure(
         0 | 1 => batches.into_iter().map(batch).collect::<Result<Vec<_>>>()?,
         threads => in_order(batches.len(), threads, |i| on_one_thread(|| batch(batches[i])))?,
     };
-    let (measured, checksums): (Vec<Measured>, Vec<String>) = all.into_iter().flatten().unzip();
+    let (measured, checksums): (Vec<Measurement>, Vec<String>) = all.into_iter().flatten().unzip();
     Ok((measured, sha256(checksums.concat().as_bytes())))
 }

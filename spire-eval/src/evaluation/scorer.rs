@@ -15,7 +15,7 @@ use spire_model::weights::weights_file;
 
 use super::alike::{Alike, mistaken};
 use super::config::EvalConfig;
-use super::measured::{Features, Measured, Space};
+use super::measurement::{FeatureSpace, Features, Measurement};
 use super::metric::Metric;
 use super::protocol::{MethodProtocol, Protocol};
 use crate::clip_space::{ImageSpace, TextSpace};
@@ -121,23 +121,24 @@ impl Scorer {
     ///
     /// # Errors
     /// A picture's size differs from its reference's, or is too small for a metric.
-    pub fn measure(&self, subjects: &[Subject]) -> Result<Vec<Measured>> {
-        let mut measured: Vec<Measured> = subjects.iter().map(|subject| self.values(subject)).collect::<Result<_>>()?;
+    pub fn measure(&self, subjects: &[Subject]) -> Result<Vec<Measurement>> {
+        let mut measured: Vec<Measurement> =
+            subjects.iter().map(|subject| self.values(subject)).collect::<Result<_>>()?;
         let pictures: Vec<&Picture> = subjects.iter().map(|subject| &subject.picture).collect();
-        let mut keep = |space: Space, rows: Vec<Vec<f32>>| {
+        let mut keep = |space: FeatureSpace, rows: Vec<Vec<f32>>| {
             for (measured, row) in measured.iter_mut().zip(rows) {
                 measured.features.insert(space, Features(row));
             }
         };
         if let Some(clip) = &self.clip {
-            keep(Space::Clip, clip.images.features(&pictures));
+            keep(FeatureSpace::Clip, clip.images.features(&pictures));
         }
         if let Some((judge, _)) = &self.judge {
-            keep(Space::Judge, judge.logits(pictures.iter().copied()));
+            keep(FeatureSpace::Judge, judge.logits(pictures.iter().copied()));
         }
         if let Some((space, _)) = &self.fid {
             if self.has(Metric::Fid) {
-                keep(Space::Inception, space.features(&pictures));
+                keep(FeatureSpace::Inception, space.features(&pictures));
             }
             if self.has(Metric::PatchFid) {
                 let of_patches = |picture: &&Picture| -> Vec<f32> {
@@ -145,14 +146,14 @@ impl Scorer {
                     let batches = patches.chunks(subjects.len().max(1));
                     batches.flat_map(|batch| space.features(&batch.iter().collect::<Vec<_>>())).flatten().collect()
                 };
-                keep(Space::InceptionPatches, pictures.iter().map(of_patches).collect());
+                keep(FeatureSpace::InceptionPatches, pictures.iter().map(of_patches).collect());
             }
         }
         Ok(measured)
     }
 
-    fn values(&self, Subject { picture, clean, judged }: &Subject) -> Result<Measured> {
-        let mut measured = Measured::default();
+    fn values(&self, Subject { picture, clean, judged }: &Subject) -> Result<Measurement> {
+        let mut measured = Measurement::default();
         let mut keep = |metric: Metric, value: f64| measured.values.insert(metric, value);
         if let Some(clean) = clean {
             if self.has(Metric::Psnr) {
@@ -212,11 +213,11 @@ impl Scorer {
     }
 
     /// Number of features per row of a space.
-    pub fn dimensions(&self, space: Space) -> usize {
+    pub fn dimensions(&self, space: FeatureSpace) -> usize {
         match space {
-            Space::Clip => self.clip.as_ref().map_or(0, |clip| clip.images.dimensions()),
-            Space::Inception | Space::InceptionPatches => inception::FEATURES,
-            Space::Judge => Kind::ALL.len(),
+            FeatureSpace::Clip => self.clip.as_ref().map_or(0, |clip| clip.images.dimensions()),
+            FeatureSpace::Inception | FeatureSpace::InceptionPatches => inception::FEATURES,
+            FeatureSpace::Judge => Kind::ALL.len(),
         }
     }
 
@@ -300,9 +301,9 @@ impl Scorer {
     /// Warnings about a metric on `rows` pictures or patches.
     pub fn cautions(&self, metric: Metric, rows: usize) -> Vec<String> {
         let space = match metric {
-            Metric::Fid => Some(Space::Inception),
-            Metric::PatchFid => Some(Space::InceptionPatches),
-            Metric::ClipFrechet => Some(Space::Clip),
+            Metric::Fid => Some(FeatureSpace::Inception),
+            Metric::PatchFid => Some(FeatureSpace::InceptionPatches),
+            Metric::ClipFrechet => Some(FeatureSpace::Clip),
             _ => None,
         };
         let dimensions = space.map_or(0, |space| self.dimensions(space));

@@ -16,7 +16,7 @@ use super::metric::Metric;
 /// A feature space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Space {
+pub enum FeatureSpace {
     /// CLIP's image encoder: one row per picture.
     Clip,
     /// Inception: one row per picture.
@@ -29,12 +29,12 @@ pub enum Space {
 
 /// The measurements of one picture.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Measured {
+pub struct Measurement {
     /// Scores.
     #[serde(with = "exact")]
     pub values: BTreeMap<Metric, f64>,
     /// Rows of features, concatenated.
-    pub features: BTreeMap<Space, Features>,
+    pub features: BTreeMap<FeatureSpace, Features>,
 }
 
 /// Numbers are stored as text: serde_json's floats may lose the last bit.
@@ -76,9 +76,9 @@ impl<'de> Deserialize<'de> for Features {
 
 /// A file with one line per picture. The key identifies everything that the measurements depend on.
 #[derive(Debug)]
-pub struct Kept {
+pub struct MeasurementCache {
     path: PathBuf,
-    known: HashMap<String, Measured>,
+    known: HashMap<String, Measurement>,
     file: Mutex<()>,
 }
 
@@ -89,7 +89,7 @@ struct Line<T> {
     measured: T,
 }
 
-impl Kept {
+impl MeasurementCache {
     /// Reads the file. Incomplete lines, as an interrupted program leaves them, are ignored.
     ///
     /// # Errors
@@ -101,13 +101,13 @@ impl Kept {
             Err(error) => return Err(error).with_context(|| format!("can't read {}", path.display())),
         };
         let lines = text.split(|&byte| byte == b'\n');
-        let known = lines.filter_map(|line| serde_json::from_slice::<Line<Measured>>(line).ok());
+        let known = lines.filter_map(|line| serde_json::from_slice::<Line<Measurement>>(line).ok());
         let known = known.map(|line| (line.key, line.measured)).collect();
         Ok(Self { path: path.to_owned(), known, file: Mutex::new(()) })
     }
 
     /// The measurements under a key.
-    pub fn get(&self, key: &str) -> Option<&Measured> {
+    pub fn get(&self, key: &str) -> Option<&Measurement> {
         self.known.get(key)
     }
 
@@ -115,7 +115,7 @@ impl Kept {
     ///
     /// # Errors
     /// The file can't be written.
-    pub fn add<'a>(&self, measured: impl IntoIterator<Item = (&'a str, &'a Measured)>) -> Result<()> {
+    pub fn add<'a>(&self, measured: impl IntoIterator<Item = (&'a str, &'a Measurement)>) -> Result<()> {
         let mut lines = vec![];
         for (key, measured) in measured {
             // The leading newline ends an incomplete line.
@@ -143,9 +143,9 @@ mod tests {
         let mut rng = spire_data::rng::rng(0, "test", 0);
         for _ in 0..1000 {
             let values = BTreeMap::from([(Metric::Psnr, rand::RngExt::random::<f64>(&mut rng) * 40.0)]);
-            let measured = Measured { values, ..Measured::default() };
+            let measured = Measurement { values, ..Measurement::default() };
             let text = serde_json::to_string(&measured).unwrap();
-            assert_eq!(serde_json::from_str::<Measured>(&text).unwrap(), measured);
+            assert_eq!(serde_json::from_str::<Measurement>(&text).unwrap(), measured);
         }
     }
 
@@ -153,12 +153,12 @@ mod tests {
     fn measurements_are_read_back_exactly_and_an_incomplete_line_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b.jsonl");
-        let one = Measured {
+        let one = Measurement {
             values: BTreeMap::from([(Metric::Psnr, 1.0 / 3.0)]),
-            features: BTreeMap::from([(Space::Clip, Features(vec![0.1, f32::MIN_POSITIVE, -3.0]))]),
+            features: BTreeMap::from([(FeatureSpace::Clip, Features(vec![0.1, f32::MIN_POSITIVE, -3.0]))]),
         };
-        let two = Measured { values: BTreeMap::from([(Metric::Fid, 2.0)]), ..Measured::default() };
-        let kept = Kept::open(&path).unwrap();
+        let two = Measurement { values: BTreeMap::from([(Metric::Fid, 2.0)]), ..Measurement::default() };
+        let kept = MeasurementCache::open(&path).unwrap();
         assert_eq!(kept.get("one"), None);
         kept.add([("one", &one)]).unwrap();
         let whole = std::fs::read(&path).unwrap();
@@ -166,12 +166,12 @@ mod tests {
         let both = std::fs::read(&path).unwrap();
         for length in whole.len()..both.len() {
             std::fs::write(&path, &both[..length]).unwrap();
-            let kept = Kept::open(&path).unwrap();
+            let kept = MeasurementCache::open(&path).unwrap();
             assert_eq!(kept.get("one"), Some(&one));
             assert!(kept.get("two").is_none_or(|found| *found == two));
         }
         std::fs::write(&path, &both[..both.len() - 5]).unwrap();
-        Kept::open(&path).unwrap().add([("two", &two)]).unwrap();
-        assert_eq!(Kept::open(&path).unwrap().get("two"), Some(&two));
+        MeasurementCache::open(&path).unwrap().add([("two", &two)]).unwrap();
+        assert_eq!(MeasurementCache::open(&path).unwrap().get("two"), Some(&two));
     }
 }
