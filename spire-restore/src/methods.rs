@@ -62,8 +62,8 @@ impl Methods {
         }
     }
 
-    /// Where a method's pictures of a test set are, and how they were made. Missing pictures of a model are restored into
-    /// `output`.
+    /// Where a method's pictures of a test set are, and how they were made. Missing pictures of a model are restored
+    /// into `output`.
     ///
     /// # Errors
     /// The model can't be loaded, or a picture can't be read or written.
