@@ -120,7 +120,7 @@ impl NoiseSchedule {
             .collect::<Result<Vec<f32>, _>>()?;
         let per_sample = |factors: Vec<f32>| {
             let factors = TensorData::new(factors, [batch, 1, 1, 1]);
-            Factor::PerSample(Tensor::from_data(factors, (&sample.device(), sample.dtype())))
+            Factor::PerSample(Box::new(Tensor::from_data(factors, (&sample.device(), sample.dtype()))))
         };
         let signal = per_sample(alphas.iter().map(|alpha| alpha.sqrt()).collect());
         let noise = per_sample(alphas.iter().map(|alpha| (1.0 - alpha).sqrt()).collect());

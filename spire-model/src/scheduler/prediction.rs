@@ -30,21 +30,21 @@ pub(crate) enum Factor {
     /// One for the whole batch.
     Scalar(f64),
     /// One per sample, `[batch, 1, 1, 1]`.
-    PerSample(Tensor<4>),
+    PerSample(Box<Tensor<4>>),
 }
 
 impl Factor {
     fn of(&self, latent: Tensor<4>) -> Tensor<4> {
         match self {
             Self::Scalar(factor) => latent.mul_scalar(*factor),
-            Self::PerSample(factor) => factor.clone() * latent,
+            Self::PerSample(factor) => *factor.clone() * latent,
         }
     }
 
     fn divide(&self, latent: Tensor<4>) -> Tensor<4> {
         match self {
             Self::Scalar(factor) => latent.div_scalar(*factor),
-            Self::PerSample(factor) => latent / factor.clone(),
+            Self::PerSample(factor) => latent / *factor.clone(),
         }
     }
 }
@@ -140,8 +140,12 @@ mod tests {
         for rates in [
             Rates::scalar(0.8, 0.6),
             Rates {
-                signal: Factor::PerSample(Tensor::<1>::from_floats([0.8, 0.28], &device).reshape([2, 1, 1, 1])),
-                noise: Factor::PerSample(Tensor::<1>::from_floats([0.6, 0.96], &device).reshape([2, 1, 1, 1])),
+                signal: Factor::PerSample(Box::new(
+                    Tensor::<1>::from_floats([0.8, 0.28], &device).reshape([2, 1, 1, 1]),
+                )),
+                noise: Factor::PerSample(Box::new(
+                    Tensor::<1>::from_floats([0.6, 0.96], &device).reshape([2, 1, 1, 1]),
+                )),
             },
         ] {
             let sample = rates.add_noise(clean.clone(), noise.clone());
