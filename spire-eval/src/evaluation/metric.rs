@@ -1,4 +1,4 @@
-//! The metrics to compute.
+//! The metrics of an evaluation.
 
 use serde::{Deserialize, Serialize};
 

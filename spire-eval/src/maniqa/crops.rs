@@ -6,8 +6,8 @@ use burn::tensor::{Int, Tensor};
 /// Limit on the aspect ratio of a picture that has to be enlarged.
 const MOST_NARROW: usize = 100;
 
-/// The top left corners (row, column) of the crops in a picture of at least `side` by `side` pixels: the first `count`
-/// of a grid with ⌊√count⌋ crops per side, row by row. Crops may overlap.
+/// The top left corners (row, column) of the crops in a picture of at least `side` by `side` pixels: the first `count`,
+/// row by row, of a grid with the step of ⌊√count⌋ crops per side. Crops may overlap.
 pub fn corners(height: usize, width: usize, side: usize, count: usize) -> Vec<[usize; 2]> {
     let floor = count.isqrt();
     let ceiling = if floor * floor == count { floor } else { floor + 1 };

@@ -116,8 +116,8 @@ impl ManiqaConfig {
 }
 
 /// pyiqa's `MANIQA`, as created by `create_metric("maniqa")`: the mean over 20 crops of 224 pixels. The crops are not
-/// random: they are the first 20 of a 5 by 5 grid over the picture. The last five, at the bottom right, are not used,
-/// and areas between crops are skipped if a side has more than 1120 pixels.
+/// random: they are the first 20 of a 5 by 5 grid over the picture. The bottom row of the grid is not used, and areas
+/// between crops are skipped if a side has more than 1120 pixels.
 #[derive(Module, Debug)]
 pub struct Maniqa {
     vit: VisionTransformer,

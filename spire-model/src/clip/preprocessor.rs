@@ -11,9 +11,9 @@ pub struct PreprocessorConfig {
     pub size: Size,
     /// The side of the central crop in pixels.
     pub crop_size: Size,
-    /// Per channel.
+    /// Mean of each channel.
     pub image_mean: [f64; 3],
-    /// Per channel.
+    /// Standard deviation of each channel.
     pub image_std: [f64; 3],
     /// Pillow's number of the filter: 3 is bicubic.
     pub resample: u32,
