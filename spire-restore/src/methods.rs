@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use spire_core::progress::FileProgress;
 use spire_data::testset::{Entry, TestSet};
 use spire_eval::evaluation::{EvalConfig, MethodConfig, MethodKind, MethodProtocol, PromptPair, slug};
-
-use spire_core::progress::FileProgress;
 
 use crate::jobs::{Job, JobSettings, Restored};
 use crate::restorer::Restorer;
