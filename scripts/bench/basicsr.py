@@ -52,10 +52,10 @@ SECOND = Order((0.2, 1.5), (0.3, 0.4, 0.3), (0.3, 1.2), (1, 25), (0.05, 2.5))
 
 
 def installed() -> ModuleType:
-    """BasicSR's `degradations.py` alone: importing the package needs a torchvision of years ago."""
+    """Loads only BasicSR's `degradations.py`: the whole package needs an old torchvision."""
     sys.modules.setdefault("torchvision.transforms.functional_tensor", torchvision.transforms.functional)
     try:
-        # Asked for by its distribution, as this very file goes by the package's name.
+        # Found by its distribution, because this file has the name of the package.
         path = distribution("basicsr").locate_file("basicsr/data/degradations.py")
     except PackageNotFoundError:
         sys.exit("BasicSR is missing: pip install --no-deps --no-build-isolation basicsr==1.4.2")
@@ -71,12 +71,12 @@ basicsr = installed()
 def one_thread() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    # BasicSR hands OpenCV floats to compress, which warns that it rounds them.
+    # BasicSR passes floats to OpenCV's encoder, which warns that it rounds them.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
 
 
 def seed(number: int) -> None:
-    """BasicSR draws from all three generators."""
+    """Seeds all three random generators, because BasicSR uses all of them."""
     random.seed(number)
     numpy.random.seed(number)
     torch.manual_seed(number)
@@ -84,9 +84,9 @@ def seed(number: int) -> None:
 
 @torch.no_grad()
 def degrade(clean: Tensor) -> Tensor:
-    """`clean`, `[1, 3, height, width]` in RGB and [0, 1], degraded and back at its size."""
+    """`clean`, `[1, 3, height, width]` in RGB and [0, 1], degraded, at its original size."""
     height, width = clean.shape[2:]
-    # All three are drawn beforehand, as Real-ESRGAN's data set does, whether the second is used or not.
+    # All three kernels are drawn first, as in Real-ESRGAN's data set, even if the second is not used.
     first_kernel, second_kernel, final_kernel = blur_kernel(FIRST), blur_kernel(SECOND), ringing_kernel()
 
     out = blur(clean, first_kernel)
@@ -132,7 +132,7 @@ def blur_kernel(order: Order) -> Tensor:
 
 
 def ringing_kernel() -> Tensor:
-    """The final sinc filter; when it is left out, one that changes nothing, yet is applied all the same."""
+    """The final sinc filter; if it is skipped, an identity kernel, which is still applied."""
     if chance(FINAL_SINC_PROBABILITY):
         size = random.choice(KERNEL_SIZES)
         return padded(basicsr.circular_lowpass_kernel(numpy.random.uniform(math.pi / 3, math.pi), size))
@@ -140,7 +140,7 @@ def ringing_kernel() -> Tensor:
 
 
 def padded(kernel: numpy.ndarray) -> Tensor:
-    """All kernels get the largest one's size, so that they can be batched. Blurring takes as long for each."""
+    """Pads all kernels to the largest size, so that they can be batched."""
     kernel = numpy.pad(kernel, (LARGEST_KERNEL - len(kernel)) // 2)
     return torch.from_numpy(kernel).float()
 
@@ -168,7 +168,7 @@ def add_noise(picture: Tensor, order: Order) -> Tensor:
 
 
 def jpeg(picture: Tensor) -> Tensor:
-    """BasicSR's JPEG (OpenCV, 4:2:0), with a whole quality: this OpenCV takes no other."""
+    """BasicSR's JPEG (OpenCV, 4:2:0), with an integer quality, as this OpenCV requires."""
     quality = random.randint(*JPEG_QUALITY)
     return to_tensor(basicsr.add_jpg_compression(to_bgr(picture), quality))
 

@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def prepare(pictures: Path | None, out: Path) -> tuple[Path, Path]:
-    """Writes a folder of JPEG files at the photographs' own resolution, and one of their middles at 512 by 512 in PNG,
+    """Writes a folder of JPEG files at the photographs' resolution, and one of their centres at 512 by 512 in PNG,
     which every reader reads alike."""
     photographs, squares = out / "photographs", out / "squares"
     photographs.mkdir()
@@ -69,7 +69,7 @@ def prepare(pictures: Path | None, out: Path) -> tuple[Path, Path]:
 
 
 def of_skimage() -> dict[str, Image.Image]:
-    """The colour photographs that scikit-image brings along, rather than downloads."""
+    """The colour photographs that scikit-image contains without a download."""
     names = "astronaut", "chelsea", "coffee", "hubble_deep_field", "retina", "rocket"
     photographs = {name: getattr(skimage.data, name)() for name in names}
     photographs["motorcycle"] = skimage.data.stereo_motorcycle()[0]
@@ -109,7 +109,7 @@ def compare_speed(spire: Path | None, photographs: Path, samples: int, rounds: i
 
 
 def time_basicsr(photographs: Path, samples: int, seed: int) -> tuple[float, float]:
-    """Milliseconds a picture, by the clock and of CPU time."""
+    """Milliseconds per picture: wall time and CPU time."""
     paths = sorted(photographs.glob("*.jpg"))
     basicsr.seed(seed)
     start, cpu_start = time.perf_counter(), time.process_time()
@@ -120,7 +120,7 @@ def time_basicsr(photographs: Path, samples: int, seed: int) -> tuple[float, flo
 
 
 def time_rust(spire: Path, photographs: Path, samples: int, seed: int) -> tuple[float, float]:
-    """The same of the Rust program: the first by its own count, the second with its start."""
+    """The same for the Rust program: wall time as it reports it, CPU time with its start-up."""
     cpu_start = children_cpu()
     stats = rust_stats(spire, photographs, "random", samples, seed)
     cpu = children_cpu() - cpu_start
@@ -135,7 +135,7 @@ def children_cpu() -> float:
 def compare_distributions(spire: Path | None, squares: Path, samples: int) -> None:
     """Whether the PSNR of degraded pictures has the same mean, and the same distribution."""
     paths = sorted(squares.glob("*.png"))
-    # Every photograph as often. The Rust program goes through all of them before it repeats one.
+    # Every photograph equally often. The Rust program uses all of them before it repeats one.
     samples = math.ceil(samples / len(paths)) * len(paths)
     basicsr.seed(0)
     clean = [read(path) for path in paths]
@@ -157,7 +157,7 @@ def compare_distributions(spire: Path | None, squares: Path, samples: int) -> No
 
 
 def moments(values: list[float]) -> tuple[float, float, float, float]:
-    """Mean and standard deviation, then the standard error of each, which no normal distribution is assumed for."""
+    """Mean and standard deviation, then the standard error of each, without assuming a normal distribution."""
     values = numpy.asarray(values)
     count, mean, deviation = len(values), values.mean(), values.std(ddof=1)
     fourth = ((values - mean) ** 4).mean()
@@ -193,9 +193,9 @@ def rust_psnr(spire: Path, squares: Path, samples: int) -> list[float]:
 
 
 def rust_stats(spire: Path, folder: Path, crop: str, samples: int, seed: int) -> dict:
-    """What the Rust program measures on samples of Real-ESRGAN's pipeline from `folder`."""
+    """The Rust program's figures for samples of the Real-ESRGAN pipeline from `folder`."""
     config = folder.with_suffix(".toml")
-    # A JSON string is a TOML one, whatever is in the path.
+    # A JSON string is a valid TOML string.
     config.write_text(
         f"""\
 [run]

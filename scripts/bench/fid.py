@@ -99,7 +99,7 @@ def benchmark(args: argparse.Namespace, folder: Path, network: torch.nn.Module) 
 
 
 def rust(args: argparse.Namespace, folder: Path) -> tuple[tuple[float, float], float]:
-    """Clock and CPU seconds a picture, from files to features; and the distance.
+    """Wall and CPU seconds per picture, from files to features; and the distance.
 
     A second run finds all features and does the rest: starting, loading the network, checksums and the distance.
     """
@@ -116,7 +116,7 @@ def rust(args: argparse.Namespace, folder: Path) -> tuple[tuple[float, float], f
 
 
 def python(args: argparse.Namespace, folder: Path, network: torch.nn.Module) -> tuple[tuple[float, float], float]:
-    """Likewise, in a process that has the network already."""
+    """The same for clean-fid, in a process that has loaded the network."""
     before, start = children() + own(), time.perf_counter()
     features = [
         get_files_features(

@@ -65,7 +65,7 @@ class Restoration:
         return pictures
 
     def __call__(self, measurement: dict) -> list[float]:
-        """Seconds of the restorations that count."""
+        """Seconds of the measured restorations."""
         if not self.ready:
             self.prepare(measurement["config"])
         seconds = []
@@ -81,14 +81,14 @@ class Restoration:
 
 
 def vae(folder: Path) -> AutoencoderKL:
-    """As the Rust program, without being told of the blocks' types: all have the same one."""
+    """As the Rust program does, without block types: all blocks have the same type."""
     levels = len(AutoencoderKL.load_config(folder)["block_out_channels"])
     types = {"down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels}
     return twin.part(AutoencoderKL, folder, **types)
 
 
 def scheduler(folder: Path) -> DDIMScheduler:
-    """With the settings that the folder gives; what it leaves out, or gives as null, is DDIM's own default."""
+    """DDIM with the folder's settings; missing or null settings have DDIM's defaults."""
     known = inspect.signature(DDIMScheduler.__init__).parameters
     config = json.loads((folder / "scheduler_config.json").read_text())
     return DDIMScheduler(**{key: value for key, value in config.items() if key in known and value is not None})

@@ -71,7 +71,7 @@ def write_config(folder: Path) -> Path:
 
 
 def watch(command: list[str]) -> tuple[list[float], dict]:
-    """Resident memory in MiB every second, and what the program printed."""
+    """Resident memory in MiB every second, and the output of the program."""
     memory = []
     with tempfile.TemporaryFile("w+") as out:
         program = subprocess.Popen(command, stdout=out)

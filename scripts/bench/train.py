@@ -26,7 +26,7 @@ class Training:
         self.ready = False
 
     def prepare(self, config: dict) -> None:
-        """What happens once: the models, and the batches that the Rust program's first round wrote."""
+        """Loads the models, and the batches that the first round of the Rust program wrote."""
         bench = self.bench
         self.settings = config["train"]
         self.unet = bench.unet(Path(config["model"]["base"]))
@@ -64,7 +64,7 @@ class Training:
         return total
 
     def __call__(self, measurement: dict) -> list[float]:
-        """Seconds of the steps that count."""
+        """Seconds of the measured steps."""
         if not self.ready:
             self.prepare(measurement["config"])
         self.control.load_state_dict(self.start)

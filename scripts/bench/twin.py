@@ -54,7 +54,7 @@ class Bench:
         torch.set_num_threads(args.threads)
 
     def spire(self, dump: bool = False) -> dict:
-        """A measurement of the Rust program's; the first also writes what it computes with."""
+        """A measurement of the Rust program; the first one also writes its inputs."""
         file = self.folder / "measurement.json"
         args = self.args
         changes = [
@@ -79,11 +79,11 @@ class Bench:
         return self.move(unet.to(self.dtype))
 
     def control(self) -> nn.Module:
-        """The branch, in 32 bits."""
+        """The branch in float32."""
         return self.move(spire_torch.load_branch(self.dump / "control"))
 
     def move(self, what):
-        """A tensor or a module, on the device and in the layout asked for."""
+        """A tensor or a module on the requested device, in the requested layout."""
         last = self.args.channels_last and (isinstance(what, nn.Module) or what.dim() == 4)
         layout = {"memory_format": torch.channels_last} if last else {}
         return what.to(self.device, **layout)
@@ -96,14 +96,14 @@ class Bench:
             torch.cuda.synchronize(self.device)
 
     def peak(self) -> int:
-        """Bytes: of the device, or of this process with everything that was imported."""
+        """Peak bytes of the device, or of this process with all imports."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_reserved(self.device)
         status = Path("/proc/self/status").read_text()
         return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
     def compare(self, twin) -> None:
-        """`twin(measurement)` gives the seconds of PyTorch's steps; the round's figures are printed, and at the end the ratio."""
+        """Runs the rounds and prints their figures and the ratio; `twin(measurement)` returns the seconds of PyTorch's steps."""
         rust, torch_seconds, ratios = [], [], []
         for i in range(self.args.rounds):
             measurement = self.spire(dump=i == 0)
@@ -133,7 +133,7 @@ class Bench:
 
 
 def run(what: str, args: argparse.Namespace, prepare) -> None:
-    """`prepare(bench)` gives what [`Bench.compare`] takes."""
+    """`prepare(bench)` returns the argument of [`Bench.compare`]."""
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(what, args, Path(folder))
         bench.compare(prepare(bench))
@@ -146,7 +146,7 @@ def quartiles(seconds: list[float]) -> tuple[float, float, float]:
 
 
 def part(kind: type, folder: Path, **settings) -> nn.Module:
-    """A model of diffusers' from a folder with weights, or with the formula that stands for them, in 32 bits; `settings` are
+    """A diffusers model in float32 from a folder with weights or with their formula; `settings` are
     added to its configuration."""
     described = folder / f"{STEM}.formula.json"
     if not described.exists():

@@ -28,7 +28,7 @@ def case(
     keys = {"kind": kind, "tolerance": tolerance, "source": source}
     if weights is not None:
         keys["weights"] = Path(os.path.relpath(weights, folder)).as_posix()
-    # Strings and numbers are written alike in JSON and in TOML.
+    # Strings and numbers have the same form in JSON and TOML.
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in (keys | more).items()]
     (folder / "case.toml").write_text("".join(lines))
     if tensors is not None:
@@ -38,7 +38,7 @@ def case(
 def weights(
     folder: Path, config, stem: str, tensors: dict[str, torch.Tensor], seed: int | None = None, gain: float = 1.0
 ) -> Path:
-    """Writes `config.json` and the weights; with a seed, the formula that they came from in their place."""
+    """Writes `config.json` and the weights; with a seed, their formula instead."""
     folder.mkdir(parents=True, exist_ok=True)
     text = config if isinstance(config, str) else json.dumps(config, indent=2)
     (folder / "config.json").write_text(text + "\n")
@@ -67,5 +67,5 @@ def choice(random: numpy.random.Generator, *options):
 
 
 def whole(random: numpy.random.Generator, low: int, high: int) -> int:
-    """From `low` to `high`, both included."""
+    """An integer from `low` to `high`, both included."""
     return int(random.integers(low, high + 1))

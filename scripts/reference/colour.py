@@ -14,12 +14,12 @@ PRINTED = (0, 50, 100, 188)
 
 
 def ramp(factor: int, modulus: int) -> torch.Tensor:
-    """A picture of 9 by 7 pixels that both sides can write down."""
+    """A picture of 9 by 7 pixels by a formula."""
     return (torch.arange(3 * 7 * 9) * factor % modulus / modulus).reshape(1, 3, 7, 9)
 
 
 def coarse(picture: torch.Tensor) -> torch.Tensor:
-    """What is left after five dilated binomial blurs."""
+    """The low frequencies: the picture after five dilated binomial blurs."""
     row = torch.tensor([0.25, 0.5, 0.25])
     kernel = torch.outer(row, row).expand(3, 1, 3, 3)
     for level in range(LEVELS):

@@ -24,7 +24,7 @@ KINDS = "iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "
 
 
 def basicsr_module(name: str) -> ModuleType:
-    """One file of BasicSR alone: importing the package needs a torchvision of years ago."""
+    """Loads a single file of BasicSR: the whole package needs an old torchvision."""
     sys.modules.setdefault("torchvision.transforms.functional_tensor", torchvision.transforms.functional)
     package = importlib.util.find_spec("basicsr")
     if package is None:
@@ -74,7 +74,7 @@ def blur_kernels(out: Path, random: Generator) -> None:
 
 
 def blur_resize(out: Path, random: Generator) -> None:
-    # MATLAB's resizing is by a factor: one that leaves whole pixels.
+    # MATLAB resizes by a factor; choose one that gives whole pixels.
     height, width = 12 * whole(random, 2, 11), 12 * whole(random, 2, 11)
     image = torch.stack([pixels(photograph(random, height, width)) for _ in range(whole(random, 1, 3))]) / 255
     weights = torch.from_numpy(random.uniform(0, 1, [2 * whole(random, 0, 10) + 1] * 2)).float()

@@ -17,10 +17,10 @@ STEM = "diffusion_pytorch_model"
 
 
 def draw_unet(random: Generator, linear: bool) -> UNet2DConditionModel:
-    """A small UNet of Stable Diffusion's kind; `linear` as in 2.x, with heads that differ from level to level."""
+    """A small UNet like Stable Diffusion's; `linear` as in 2.x, with a different number of heads per level."""
     levels = whole(random, 2, 4)
     groups = choice(random, 2, 4, 8)
-    # Normalising a handful of channels magnifies rounding: float32 itself would be off by the tolerance.
+    # Normalising few channels amplifies rounding: float32 would exceed the tolerance.
     unit = lcm(groups, 8)
     cross = [choice(random, True, True, False) for _ in range(levels)]
     heads = [choice(random, 1, 2, 4) for _ in range(levels)]
@@ -73,7 +73,7 @@ def prompt(random: Generator, unet: UNet2DConditionModel, sample: torch.Tensor) 
 
 
 def degraded(random: Generator, config: dict, sample: torch.Tensor) -> torch.Tensor:
-    """A picture that comes down to the latent's size: every stage of the embedding but the first halves it."""
+    """A picture of the size that the embedding reduces to the latent's: every stage but the first halves it."""
     scale = 2 ** (len(config["conditioning_embedding_out_channels"]) - 1)
     batch, _, height, width = sample.shape
     return picture(random, batch, 3, scale * height, scale * width)
@@ -156,6 +156,6 @@ def spire_outputs(base: UNet2DConditionModel, branch: torch.nn.Module, given: di
 
 
 def check_identity(base: UNet2DConditionModel, branch: torch.nn.Module, given: dict) -> None:
-    """A fresh branch changes nothing: this holds the loops of `spire_torch` to diffusers' own forward pass."""
+    """A new branch changes nothing, so this compares the loops of `spire_torch` with diffusers' forward pass."""
     plain = base(given["sample"], given["timestep"], given["semantic_context"]).sample
     torch.testing.assert_close(spire_torch.predict(base, branch, *given.values()), plain)

@@ -24,7 +24,7 @@ from bundle import choice, new_seed, normal, whole
 
 
 def state_dict(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Under published folders' names: transformers 5 leaves `text_model.` out of the plain tower's."""
+    """With the names of published folders; transformers 5 omits `text_model.` in a plain tower."""
     prefix = "text_model." if isinstance(model, CLIPTextModel) else ""
     return {prefix + name.removeprefix(prefix): tensor for name, tensor in model.state_dict().items()}
 
@@ -73,7 +73,7 @@ def clip_text(out: Path, random: Generator) -> None:
         for kind in (CLIPTextModel, CLIPTextModelWithProjection):
             words = whole(random, 100, 600)
             length = whole(random, 5, 77)
-            # With an end token of 2, as in old configurations, the end of a text is where the ids are largest.
+            # With an end token of 2, as in old configurations, the text ends at its largest id.
             end = words + 1
             config = CLIPTextConfig(
                 vocab_size=words + 2,
@@ -91,7 +91,7 @@ def clip_text(out: Path, random: Generator) -> None:
                 random, whole(random, 3, length), whole(random, 1, 4), words, words, end, choice(random, end, 0)
             )
             outputs = run_text(model, ids)
-            # Both names of a plain tower's tensors are in use: published folders' and transformers 5's.
+            # Plain towers use two sets of names: those of published folders and those of transformers 5.
             stored = {f"{act}-projection": tensors}
             if kind is CLIPTextModel:
                 stored = {act: tensors, f"{act}-short-names": model.state_dict()}
@@ -116,7 +116,7 @@ def clip_vision(out: Path, random: Generator) -> None:
 
 
 def clip_score(out: Path, random: Generator) -> None:
-    """Both towers in one folder, as CLIP is published, with what is done to pictures first: small, and ViT-B/32."""
+    """Both towers in one folder with their preprocessing, as CLIP is published: a small one, and ViT-B/32."""
     words, length, patch = whole(random, 100, 600), whole(random, 5, 77), whole(random, 3, 10)
     side, projected = patch * whole(random, 3, 8), 4 * whole(random, 2, 10)
     text = {"vocab_size": words + 2, "max_position_embeddings": length, "bos_token_id": words, "eos_token_id": words + 1}

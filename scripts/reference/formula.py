@@ -26,7 +26,7 @@ def fnv1a(text: str) -> int:
 
 
 def uniform(state: int, start: int, stop: int) -> numpy.ndarray:
-    """Draws `start` to `stop` of the stream, in [-1, 1) with 24 bits."""
+    """The numbers `start` to `stop` of the stream, in [-1, 1) with 24 bits."""
     z = numpy.arange(start + 1, stop + 1, dtype=numpy.uint64) * GOLDEN + numpy.uint64(state)
     z = (z ^ (z >> numpy.uint64(30))) * MIX_1
     z = (z ^ (z >> numpy.uint64(27))) * MIX_2
@@ -63,7 +63,7 @@ def fill(tensors: dict[str, torch.Tensor], seed: int, gain: float = 1.0) -> None
 
 
 def save(path: Path, shapes: dict[str, tuple[int, ...]], seed: int, gain: float = 1.0) -> None:
-    """Writes the file that stands for the weights of a folder."""
+    """Writes the file that replaces the weights of a folder."""
     tensors = {name: list(shape) for name, shape in sorted(shapes.items())}
     formula = {"formula": "splitmix64", "seed": seed, "gain": gain, "tensors": tensors}
     path.write_text(json.dumps(formula, separators=(",", ":")))

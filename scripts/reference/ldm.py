@@ -75,7 +75,7 @@ def unet_source(name: str, shapes: dict[str, Shape], layers: int) -> Source:
         block = "middle_block.1" if kind == "attentions" else f"middle_block.{2 * int(index)}"
     else:
         side, level, kind, index, rest = re.fullmatch(r"(down|up)_blocks\.(\d)\.(\w+)\.(\d)\.(.*)", name).groups()
-        # LDM numbers through all levels what diffusers numbers within each; 0 is the first convolution.
+        # LDM numbers blocks across all levels, diffusers within each level; 0 is the first convolution.
         first = int(level) * (layers + 1) + (side == "down")
         if kind == "downsamplers":
             return Source(f"{PREFIX['unet']}input_blocks.{first + layers}.0.op.{leaf}")
@@ -126,7 +126,7 @@ def text_source(name: str, open_clip: bool) -> Source:
 
 
 def open_clip_extra(shapes: dict[str, Shape]) -> dict[str, Shape]:
-    """SD 2 reads the last layer but one: its files have one layer more than folders, and what comes after it."""
+    """SD 2 uses the penultimate layer: its files have one more layer than folders, and the parts after it."""
     layer = r"cond_stage_model\.model\.transformer\.resblocks\.(\d+)\."
     layers = 1 + max(int(match[1]) for name in shapes if (match := re.match(layer, name)))
     last = f"resblocks.{layers - 1}."
@@ -136,7 +136,7 @@ def open_clip_extra(shapes: dict[str, Shape]) -> dict[str, Shape]:
 
 
 def buffers(open_clip: bool, positions: int) -> dict[str, torch.Tensor]:
-    """What the original code keeps beside its weights: the noise schedule, counters and position ids."""
+    """Other tensors of the original files: the noise schedule, counters and position ids."""
     scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     betas, a = scheduler.betas, scheduler.alphas_cumprod
     before = torch.cat([torch.ones(1), a[:-1]])

@@ -72,7 +72,7 @@ def main() -> None:
     for kind in kinds:
         if kind not in known:
             parser.error(f"unknown kind {kind}; known are {', '.join(known)}")
-        # A stream of its own, so that a kind is the same whichever others are made.
+        # A separate random stream per kind, so that a kind does not depend on the others.
         random = numpy.random.default_rng([arguments.seed, formula.fnv1a(kind)])
         known[kind](arguments.out, random, *([arguments.full] if arguments.full else []))
         print(kind, flush=True)

@@ -28,7 +28,7 @@ INCEPTION_GAIN = math.sqrt(2)
 
 
 def lpips(out: Path, random: Generator) -> None:
-    """The published importances on random backbones: their trained weights would have to be downloaded."""
+    """The published linear layers on random backbones, whose trained weights would have to be downloaded."""
     for net in ("alex", "vgg"):
         torch.manual_seed(new_seed(random))
         model = LPIPS(net=net, pnet_rand=True, verbose=False).eval()
@@ -50,7 +50,7 @@ def lpips(out: Path, random: Generator) -> None:
 
 
 def fid(out: Path, random: Generator) -> None:
-    """On Inception with weights by formula: the trained ones would have to be downloaded."""
+    """Inception with generated weights; the trained ones would have to be downloaded."""
     with mock.patch("cleanfid.inception_pytorch.load_state_dict_from_url", return_value=None), mock.patch(
         "torch.nn.Module.load_state_dict"
     ):
@@ -94,7 +94,7 @@ def pillow_resize(out: Path, random: Generator) -> None:
 
 
 def frechet(out: Path, random: Generator) -> None:
-    """Covariances of full rank, of fewer rows than features, and of features that are nearly sums of one another."""
+    """Covariances of full rank, of fewer rows than features, and of features that are nearly linear combinations of others."""
     features = whole(random, 8, 40)
     many, few = (2 * features, 8 * features), (3, features // 2)
     mixed = random.standard_normal((features, features))
@@ -119,7 +119,7 @@ def frechet(out: Path, random: Generator) -> None:
 
 
 def psnr_ssim(out: Path, random: Generator) -> None:
-    # The package asks for a module that torchvision has no more.
+    # The package imports a module that torchvision no longer has.
     sys.modules.setdefault("torchvision.transforms.functional_tensor", torchvision.transforms.functional)
     from basicsr.metrics import psnr_ssim as basicsr
 
@@ -133,7 +133,7 @@ def psnr_ssim(out: Path, random: Generator) -> None:
         psnr = peak_signal_noise_ratio(reference, other)
         tensors |= {f"in.reference.{i}": torch.from_numpy(reference), f"in.distorted.{i}": torch.from_numpy(other)}
         tensors |= {f"out.psnr.{i}": torch.tensor([psnr]), f"out.ssim.{i}": torch.tensor([ssim])}
-        # BasicSR takes OpenCV's order of colours.
+        # BasicSR expects OpenCV's order of colours (BGR).
         pair, border = (reference[..., ::-1], other[..., ::-1]), whole(random, 0, 2)
         for name, function in (("psnr", basicsr.calculate_psnr), ("ssim", basicsr.calculate_ssim)):
             value = function(*pair, crop_border=border, test_y_channel=True)

@@ -24,7 +24,7 @@ def real(random: Generator, height: int, width: int) -> numpy.ndarray:
 
 
 def distorted(random: Generator, picture: numpy.ndarray) -> numpy.ndarray:
-    """Contrast, a shift of a pixel, and noise."""
+    """The picture with another contrast, a shift of one pixel, and noise."""
     moved = numpy.roll(picture.astype(float), random.integers(-1, 2, size=2), axis=(0, 1))
     return to_levels(random.uniform(0.8, 1.1) * moved + random.normal(0, random.uniform(2, 25), picture.shape))
 

@@ -42,14 +42,14 @@ def musiq(out: Path, random: Generator) -> None:
         "spatial_pos_grid_size": options["hse_grid_size"],
         "longer_side_lengths": options["longer_side_lengths"],
     }
-    # The gain makes the embeddings of positions count, of which there is one large matrix.
+    # The gain gives weight to the position embeddings, a single large matrix.
     weights = by_formula(out / "musiq", model, random, config, gain=2.0)
     pictures = [cut(random, 160, 320) for _ in range(2)]
     judged(out / "case-musiq", "musiq", weights, pictures, model, model.head, lambda seen, _: seen[0])
 
 
 def clip_iqa(out: Path, random: Generator) -> None:
-    # The package `clip` asks for a module that setuptools has no more.
+    # The package `clip` imports a module that setuptools no longer has.
     sys.modules.setdefault("pkg_resources", types.SimpleNamespace(packaging=packaging))
     from pyiqa.archs import clip_model, clipiqa_arch
 
@@ -66,7 +66,7 @@ def clip_iqa(out: Path, random: Generator) -> None:
     clip = clip_model.CLIP(image_resolution=224, vision_patch_size=None, **config).eval()
     with patch.object(clipiqa_arch, "load", return_value=clip):
         model = clipiqa_arch.CLIPIQA().eval()
-    # Less, and all pictures are alike to the network; more, and its residual sums grow into the thousands.
+    # A smaller gain makes all pictures equal to the network; a larger one lets its residual sums grow into the thousands.
     weights = by_formula(out / "clip-iqa", clip, random, config, gain=1.2)
     pictures = [cut(random, 160, 320) for _ in range(2)]
     judged(out / "case-clip-iqa", "clip-iqa", weights, pictures, model, clip.visual, lambda _, made: made[0])
@@ -91,12 +91,12 @@ def maniqa(out: Path, random: Generator) -> None:
     untrained = partial(timm.create_model, pretrained=False)
     with patch.object(maniqa_arch.timm, "create_model", lambda name, pretrained: untrained(name)):
         model = maniqa_arch.MANIQA(pretrained=False, **config).eval()
-    # One as it is, one that has to be enlarged.
+    # One picture of sufficient size, and one that has to be enlarged.
     pictures = {"case-maniqa": cut(random, 225, 320), "case-maniqa-enlarged": cut(random, 160, 223)}
     scores = torch.zeros(1)
-    # Where but a few patches score above 0, the reference's own score is off by its rounding errors.
+    # If only few patches score above 0, rounding errors dominate the reference's score.
     while scores.min() < 0.5:
-        # Less, and hardly a patch scores above 0; more, and every channel attends to one other alone.
+        # A smaller gain leaves few patches above 0; with a larger one every channel attends to a single other.
         weights = by_formula(out / "maniqa", model, random, config, gain=0.8)
         cases = [
             judged(out / case, "maniqa", weights, [picture], model, model.fc_score, lambda seen, _: seen.mean(1))
@@ -106,9 +106,9 @@ def maniqa(out: Path, random: Generator) -> None:
 
 
 def by_formula(folder: Path, model: nn.Module, random: Generator, config: dict, gain: float) -> Path:
-    """Fills the model, and writes the formula that it was filled by."""
+    """Fills the model with generated weights and writes their formula."""
     seed = new_seed(random)
-    # The masks of windows are kept with the weights, but are none.
+    # Window masks are stored with the weights but are not weights.
     tensors = {
         name: tensor
         for name, tensor in model.state_dict().items()
@@ -127,12 +127,12 @@ def judged(
     part: nn.Module,
     features_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> dict[str, torch.Tensor]:
-    """A case with each picture's score and features: of what a part of the model is given, and what it makes of that."""
+    """A case with each picture's score and features: the input and output of a part of the model."""
     features = []
     hook = part.register_forward_hook(lambda _, inputs, output: features.append(features_of(inputs[0], output)))
     tensors = {}
     for i, picture in enumerate(pictures):
-        # What torchvision makes of a PNG file.
+        # As torchvision reads a PNG file.
         score = model(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255)
         tensors[f"in.image.{i}"] = torch.from_numpy(picture)
         tensors[f"out.features.{i}"] = features.pop()

@@ -23,7 +23,7 @@ def draw_spacing(random: Generator) -> dict:
 
 
 def ddim(random: Generator, prediction: str) -> DDIMScheduler:
-    # A schedule that ends in pure noise leaves nothing to divide by when noise is what is predicted.
+    # With ε prediction, a schedule that ends in pure noise would divide by zero.
     zero_snr = prediction == "v_prediction" and choice(random, True, False)
     return DDIMScheduler(
         **draw_schedule(random, prediction),
@@ -36,7 +36,7 @@ def ddim(random: Generator, prediction: str) -> DDIMScheduler:
 
 
 def dpmpp2m(random: Generator, prediction: str) -> DPMSolverMultistepScheduler:
-    # Noise levels of their own and a spacing of the timesteps exclude each other.
+    # Custom noise levels and a timestep spacing exclude each other.
     sigmas = choice(random, {}, {}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True})
     return DPMSolverMultistepScheduler(
         **STABLE_DIFFUSION,
@@ -85,7 +85,7 @@ def sampler(out: Path, random: Generator) -> None:
 
 
 def run(scheduler, steps: int, draws: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A whole run on a given sequence of model outputs, every latent kept."""
+    """A whole run on a given sequence of model outputs, with every latent."""
     scheduler.set_timesteps(steps)
     latent = draws[0] * scheduler.init_noise_sigma
     tensors = {"in.noise": latent, "out.timesteps": scheduler.timesteps.to(torch.float32)}

@@ -37,7 +37,7 @@ class SpireControl(nn.Module):
         self.down_blocks = encoder.down_blocks
         self.mid_block = encoder.mid_block
 
-        # diffusers makes one zero convolution a skip: their widths are the skips'.
+        # diffusers has one zero convolution per skip, with the width of the skip.
         skips = [conv.out_channels for conv in encoder.controlnet_down_blocks]
         self.modulation_skip = nn.ModuleList(zero_conv(channels, 2 * channels) for channels in skips)
         inner = encoder.config.block_out_channels[-1]
@@ -67,7 +67,7 @@ def zero_conv(before: int, after: int) -> nn.Conv2d:
 
 
 def decoder_widths(config) -> list[int]:
-    """Channels of the decoder feature that meets each skip, outermost skip first."""
+    """Channels of the decoder feature that is concatenated with each skip, outermost first."""
     widths, before = [], config.block_out_channels[-1]
     for width in reversed(config.block_out_channels):
         for _ in range(config.layers_per_block + 1):
@@ -77,7 +77,7 @@ def decoder_widths(config) -> list[int]:
 
 
 def load(control: Path, unet: Path) -> tuple[UNet2DConditionModel, nn.Module]:
-    """The base UNet and a trained branch, in float32: a plain ControlNet where the branch's fusion is `add`."""
+    """The base UNet and a trained branch, in float32; with fusion `add` it is a plain ControlNet."""
     base = UNet2DConditionModel.from_pretrained(unet, dtype=torch.float32)
     return base.eval(), load_branch(control)
 
@@ -123,7 +123,7 @@ def predict_halves(
     restoration: Tensor,
     embedded: Tensor,
 ) -> Tensor:
-    """For the halves of guidance, one after the other in `semantic` alone; the branch, given e(y), computes once for all."""
+    """For both guidance passes, stacked in `semantic` only; the branch, given e(y), computes once."""
     doubled = sample.repeat(len(semantic) // len(sample), 1, 1, 1)
     time = embed_time(unet, doubled, timestep)
     skips, x = encode(unet, unet.conv_in(doubled), time, semantic)
@@ -148,7 +148,7 @@ def embed_time(net: nn.Module, sample: Tensor, timestep: Tensor) -> Tensor:
 
 
 def encode(net: nn.Module, x: Tensor, time: Tensor, context: Tensor) -> tuple[list[Tensor], Tensor]:
-    """From the output of `conv_in` through the encoder and the middle block: the skips, and the middle's output."""
+    """The skips and the output of the middle block, from the output of `conv_in`."""
     skips = [x]
     for block in net.down_blocks:
         attentions = getattr(block, "attentions", [None] * len(block.resnets))
@@ -164,7 +164,7 @@ def encode(net: nn.Module, x: Tensor, time: Tensor, context: Tensor) -> tuple[li
 
 
 def decode(net: nn.Module, x: Tensor, skips: list[Tensor], up: list, time: Tensor, context: Tensor) -> Tensor:
-    """From the middle block through the decoder; `up` modulates the decoder feature that meets a skip."""
+    """The output of the decoder; `up` modulates the decoder feature that is concatenated with a skip."""
     skips, up = list(skips), list(up)
     for block in net.up_blocks:
         attentions = getattr(block, "attentions", [None] * len(block.resnets))

@@ -60,7 +60,7 @@ def text_config(model: str) -> CLIPTextConfig:
 
 
 def build(model: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:
-    """A network without buffers, filled from the formula without first being initialised at length."""
+    """A network without buffers, filled by the formula without a slow initialisation."""
     with torch.device("meta"):
         built = model()
     built = built.to_empty(device="cpu").eval()
@@ -81,7 +81,7 @@ def timed(function: Callable) -> tuple:
 
 
 def checked(outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Outputs that vanish or explode would compare equal, or never."""
+    """Checks that outputs neither vanish nor explode: comparing them would be meaningless."""
     for name, tensor in outputs.items():
         largest = tensor.abs().max().item()
         print(f"  {name}: {list(tensor.shape)}, std {tensor.float().std():.3g}, largest {largest:.3g}")
@@ -94,7 +94,7 @@ def save(folder: Path, model, seed: int) -> Path:
 
 
 def draw_inputs(random: Generator, width: int) -> dict[str, torch.Tensor]:
-    """A latent of a picture of 512 by 512, and a prompt of as many tokens as the text encoder gives."""
+    """The latent of a picture of 512 by 512, and a prompt with the text encoder's number of tokens."""
     return {
         "sample": normal(random, 1, 4, 64, 64),
         "timestep": torch.from_numpy(random.integers(1000, size=1)),

@@ -36,7 +36,7 @@ def words(random: Generator, count: int) -> str:
 
 
 def letters(random: Generator, count: int) -> str:
-    """Any characters of the basic plane that can be written in a file."""
+    """Random characters of the basic plane that a file can contain."""
     drawn = (whole(random, 0x20, 0xFFFF) for _ in range(count))
     return "".join(chr(letter) for letter in drawn if not 0xD800 <= letter < 0xE000)
 

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-/// Training allocates and frees millions of tensors. mimalloc keeps the memory of large ones; the system's allocator returns
-/// it to the system each time.
+/// Training allocates and frees millions of tensors. mimalloc keeps the memory of large ones; the system's allocator
+/// returns it to the system each time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -34,8 +34,8 @@ fn on_signal(handle: impl FnMut() + Send + 'static) -> Result<()> {
     Ok(ctrlc::set_handler(handle)?)
 }
 
-/// Whether this process was started with `signal` ignored, as `nohup` does with SIGHUP. Reads `/proc`; where that does not
-/// exist, the answer is no.
+/// Whether this process was started with `signal` ignored, as `nohup` does with SIGHUP. Reads `/proc`; where that does
+/// not exist, the answer is no.
 #[cfg(unix)]
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Contact sheets: rows of pictures under headings with text beside them, and grids with a caption below each picture. Small
-//! pictures are enlarged by a whole factor without interpolation.
+//! Contact sheets: rows of pictures under headings with text beside them, and grids with a caption below each picture.
+//! Small pictures are enlarged by a whole factor without interpolation.
 
 use std::path::Path;
 
@@ -206,8 +206,8 @@ impl Pen {
         lines.len() as u32 * self.line_height()
     }
 
-    /// The glyphs of a line with their left edges, and the width of the line, in pixels. A character that the font lacks
-    /// becomes a box.
+    /// The glyphs of a line with their left edges, and the width of the line, in pixels. A character that the font
+    /// lacks becomes a box.
     fn glyphs(&self, line: &str) -> (Vec<(ab_glyph::GlyphId, f32)>, f32) {
         let font = self.font.as_scaled(self.scale);
         let mut x = 0.0;

@@ -29,8 +29,8 @@ pub struct Evaluated {
     sheet: SheetConfig,
 }
 
-/// Measures every method on every test set. Missing test sets are made from their recipes, missing pictures of models are
-/// restored into `output`. A method that can't be measured is reported; the others are still measured.
+/// Measures every method on every test set. Missing test sets are made from their recipes, missing pictures of models
+/// are restored into `output`. A method that can't be measured is reported; the others are still measured.
 ///
 /// # Errors
 /// A test set can't be opened or made; the weights of a metric do not fit.
@@ -148,9 +148,9 @@ impl Evaluated {
         self.results.benchmarks.iter().all(|benchmark| benchmark.unmeasured.is_empty())
     }
 
-    /// Writes into `output`: `results.json`; the tables as `tables.md`, `tables.tex` and one `.csv` each; a sheet of pictures per
-    /// test set, `NAME.png`; and `report.html` with `pictures` pictures of each test set. Returns the tables as Markdown and
-    /// the size of the report in bytes.
+    /// Writes into `output`: `results.json`; the tables as `tables.md`, `tables.tex` and one `.csv` each; a sheet of
+    /// pictures per test set, `NAME.png`; and `report.html` with `pictures` pictures of each test set. Returns the
+    /// tables as Markdown and the size of the report in bytes.
     ///
     /// # Errors
     /// A file can't be written, or a picture read.

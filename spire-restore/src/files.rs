@@ -86,8 +86,8 @@ pub struct FolderSummary {
 }
 
 impl Restorer {
-    /// Restores `input` to the PNG `output`. Several variants have `-seed7`, `-seed8`, … in their names, and a contact sheet
-    /// beside them has `-sheet`.
+    /// Restores `input` to the PNG `output`. Several variants have `-seed7`, `-seed8`, … in their names, and a contact
+    /// sheet beside them has `-sheet`.
     ///
     /// # Errors
     /// The picture can't be read, is too large, or a file can't be written.
@@ -143,8 +143,9 @@ impl Restorer {
         Ok(RestoredFile { files, kept: false })
     }
 
-    /// Restores every picture in `input` and its subfolders to a PNG at the same place in `output`. Results that exist with the
-    /// same provenance are kept, so that an interrupted folder continues. A broken file is reported and skipped.
+    /// Restores every picture in `input` and its subfolders to a PNG at the same place in `output`. Results that exist
+    /// with the same provenance are kept, so that an interrupted folder continues. A broken file is reported and
+    /// skipped.
     ///
     /// # Errors
     /// The folder can't be searched or has no pictures.

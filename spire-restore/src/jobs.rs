@@ -40,8 +40,8 @@ pub struct JobSettings {
     pub sampling: SamplingConfig,
     /// Pictures that are restored together if they have the same size.
     pub batch_size: usize,
-    /// Batches that are restored in parallel, each on one core. For a small model on a CPU this is faster than one batch on all
-    /// cores.
+    /// Batches that are restored in parallel, each on one core. For a small model on a CPU this is faster than one
+    /// batch on all cores.
     pub threads: usize,
 }
 
@@ -49,8 +49,8 @@ pub struct JobSettings {
 pub type Restored = Mutex<HashMap<String, PathBuf>>;
 
 impl Restorer {
-    /// Restores every job. A picture that exists with the same provenance, as its output or in `restored`, is not made again, so
-    /// that an interrupted list continues. `progress` is called after each picture.
+    /// Restores every job. A picture that exists with the same provenance, as its output or in `restored`, is not made
+    /// again, so that an interrupted list continues. `progress` is called after each picture.
     ///
     /// # Errors
     /// A picture can't be read or written.

@@ -1,5 +1,5 @@
-//! Restores pictures with a trained model: files and folders ([`files`]), walks through prompts ([`walk`]), and the methods
-//! of an evaluation ([`evaluation`]).
+//! Restores pictures with a trained model: files and folders ([`files`]), walks through prompts ([`walk`]), and the
+//! methods of an evaluation ([`evaluation`]).
 
 pub mod evaluation;
 mod evaluation_sheet;

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use spire_core::progress::FileProgress;
 use spire_data::testset::{Entry, TestSet};
 use spire_eval::evaluation::{EvalConfig, MethodConfig, MethodKind, MethodProtocol, PromptPair, slug};
-
-use spire_core::progress::FileProgress;
 
 use crate::jobs::{Job, JobSettings, Restored};
 use crate::restorer::Restorer;
@@ -62,8 +61,8 @@ impl Methods {
         }
     }
 
-    /// Where a method's pictures of a test set are, and how they were made. Missing pictures of a model are restored into
-    /// `output`.
+    /// Where a method's pictures of a test set are, and how they were made. Missing pictures of a model are restored
+    /// into `output`.
     ///
     /// # Errors
     /// The model can't be loaded, or a picture can't be read or written.

@@ -121,8 +121,8 @@ impl TrainedModel {
         Ok(sha256(&bytes))
     }
 
-    /// Loads the model. By default it uses the run's first device and the run's precision, or float32 if the device does not
-    /// support that precision.
+    /// Loads the model. By default it uses the run's first device and the run's precision, or float32 if the device
+    /// does not support that precision.
     ///
     /// # Errors
     /// A part can't be read, or the branch does not fit the base.

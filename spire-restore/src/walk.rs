@@ -39,7 +39,8 @@ pub struct Walk {
 /// Which prompts change along a walk.
 #[derive(Clone, Debug)]
 pub enum Path {
-    /// A grid of strengths: "Denoise with sigma …" in the columns, "Deblur with sigma …" in the rows. 0 leaves the request out.
+    /// A grid of strengths: "Denoise with sigma …" in the columns, "Deblur with sigma …" in the rows. 0 leaves the
+    /// request out.
     Strengths {
         /// Sigma of each column, for values in \[0, 1\].
         denoise: Vec<f32>,
@@ -58,7 +59,8 @@ pub enum Path {
 }
 
 impl Path {
-    /// The number of columns, and the prompts of every picture, row after row. A picture without a request is the degraded one.
+    /// The number of columns, and the prompts of every picture, row after row. A picture without a request is the
+    /// degraded one.
     ///
     /// # Errors
     /// There are no steps, or a number is out of range.

@@ -1,5 +1,5 @@
-//! Checkpoints that survive a kill at any moment. Each is a directory that one rename makes visible when it is complete.
-//! Its manifest has checksums, which are verified when files are read.
+//! Checkpoints that survive a kill at any moment. Each is a directory that one rename makes visible when it is
+//! complete. Its manifest has checksums, which are verified when files are read.
 //!
 //! ```text
 //! checkpoints/
@@ -111,16 +111,18 @@ struct FileRecord {
 }
 
 impl CheckpointStore {
-    /// The store in `dir`, which may not exist yet. It keeps the newest `keep_last` checkpoints (at least one) and the best.
+    /// The store in `dir`, which may not exist yet. It keeps the newest `keep_last` checkpoints (at least one) and the
+    /// best.
     pub fn new(dir: impl Into<PathBuf>, keep_last: usize) -> Self {
         Self { dir: dir.into(), keep_last: keep_last.max(1) }
     }
 
-    /// Writes the named `files` as the checkpoint of `step` and returns its directory. When this returns, the checkpoint is on
-    /// the disk. After an earlier kill, the previous checkpoint still exists and the incomplete one is ignored.
+    /// Writes the named `files` as the checkpoint of `step` and returns its directory. When this returns, the
+    /// checkpoint is on the disk. After an earlier kill, the previous checkpoint still exists and the incomplete one is
+    /// ignored.
     ///
-    /// A higher `score` is better; the checkpoint with the highest is kept besides the newest. A checkpoint of the same step
-    /// is replaced. Later ones, of an abandoned continuation, are kept.
+    /// A higher `score` is better; the checkpoint with the highest is kept besides the newest. A checkpoint of the same
+    /// step is replaced. Later ones, of an abandoned continuation, are kept.
     ///
     /// The iterator is advanced when the previous file is on the disk, so that only one file is in memory.
     ///
@@ -165,8 +167,8 @@ impl CheckpointStore {
         Ok(dir)
     }
 
-    /// The newest intact checkpoint; `None` without checkpoints. A warning names each newer checkpoint that is damaged, with
-    /// the reason.
+    /// The newest intact checkpoint; `None` without checkpoints. A warning names each newer checkpoint that is damaged,
+    /// with the reason.
     ///
     /// # Errors
     /// All checkpoints are damaged, or the directory can't be read.

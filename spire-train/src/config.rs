@@ -1,4 +1,5 @@
-//! The configuration of a training run: one section per component, every key with a default. [`spire_core::settings`] reads it.
+//! The configuration of a training run: one section per component, every key with a default. [`spire_core::settings`]
+//! reads it.
 
 use std::path::PathBuf;
 
@@ -60,8 +61,8 @@ impl Default for RunSection {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSection {
-    /// The frozen text-to-image model: a folder in the Hugging Face layout, a single `.safetensors` or `.ckpt` file, or a
-    /// name on the Hugging Face Hub, `owner/name`.
+    /// The frozen text-to-image model: a folder in the Hugging Face layout, a single `.safetensors` or `.ckpt` file, or
+    /// a name on the Hugging Face Hub, `owner/name`.
     pub base: PathBuf,
     /// Float type of the frozen model: `f32`, `bf16` or `f16`.
     pub precision: Precision,
@@ -75,13 +76,13 @@ pub struct ModelSection {
     pub control: Option<PathBuf>,
     /// Fusion: `modulate_skip`, `modulate_skip_and_up` or `add`.
     pub fusion: Fusion,
-    /// Which prompts the UNet and the branch attend to: `decoupled` or `joined`. An initial branch from `control` has its own
-    /// setting.
+    /// Which prompts the UNet and the branch attend to: `decoupled` or `joined`. An initial branch from `control` has
+    /// its own setting.
     pub prompts: PromptRouting,
     /// Channels of e(y)'s convolutions at full size, 1/2, 1/4 and 1/8.
     pub embedding_channels: Vec<usize>,
-    /// Folder with initial weights of e(y) for a new branch (`spire pretrain --stage embedding`); by default random ones. A
-    /// branch from `control` has its own.
+    /// Folder with initial weights of e(y) for a new branch (`spire pretrain --stage embedding`); by default random
+    /// ones. A branch from `control` has its own.
     pub embedding: Option<PathBuf>,
 }
 
@@ -148,8 +149,8 @@ pub struct TrainSection {
     pub threads: usize,
     /// Size of gradient buckets between ranks, in MB.
     pub bucket_megabytes: usize,
-    /// Gradient checkpointing: keep only the inputs of the blocks of the branch and of the UNet's decoder, and recompute the
-    /// blocks in the backward pass.
+    /// Gradient checkpointing: keep only the inputs of the blocks of the branch and of the UNet's decoder, and
+    /// recompute the blocks in the backward pass.
     pub gradient_checkpointing: bool,
     /// Base learning rate of AdamW.
     pub learning_rate: f64,
@@ -227,8 +228,8 @@ impl TrainSection {
 pub struct EvaluateSection {
     /// Seed of the held-out samples: order, degradations, noise and, if the source draws scenes, the scenes.
     pub seed: u64,
-    /// Source of the held-out pictures. By default: scenes that are drawn with `seed` if the training source draws scenes, or else
-    /// the training pictures, with a warning.
+    /// Source of the held-out pictures. By default: scenes that are drawn with `seed` if the training source draws
+    /// scenes, or else the training pictures, with a warning.
     pub source: Option<SourceConfig>,
     /// Held-out pictures of the evaluation at the end; 0 for no evaluation.
     pub samples: usize,

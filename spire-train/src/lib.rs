@@ -1,8 +1,8 @@
 //! Training of SPIRE's control branch.
 //!
-//! [`config`] is a run's configuration, [`training`] the training loop, [`run_folder`] what a run writes. [`distributed`]
-//! trains on several GPUs, [`sweep`] trains variants of a configuration, [`speed`] counts and measures the cost of a run.
-//! [`pretrain`] made the small text-to-image model that the project ships.
+//! [`config`] is a run's configuration, [`training`] the training loop, [`run_folder`] what a run writes.
+//! [`distributed`] trains on several GPUs, [`sweep`] trains variants of a configuration, [`speed`] counts and measures
+//! the cost of a run. [`pretrain`] made the small text-to-image model that the project ships.
 
 mod checkpoint;
 pub mod config;

@@ -73,7 +73,8 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Opens the folder of a run and reads its configuration. `run.dir` becomes `dir`, because the folder may have moved.
+    /// Opens the folder of a run and reads its configuration. `run.dir` becomes `dir`, because the folder may have
+    /// moved.
     ///
     /// # Errors
     /// It is no run folder, or its configuration does not read.

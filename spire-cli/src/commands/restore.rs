@@ -52,8 +52,8 @@ pub struct Restore {
     /// Take colours from the degraded picture: none, wavelet or adain
     #[arg(long, alias = "color-fix", value_parser = by_name::<ColourFix>)]
     colour_fix: Option<ColourFix>,
-    /// Side of the tiles in which larger pictures are restored, in pixels; 0 for no tiles [default: the side for which the
-    /// model was trained]
+    /// Side of the tiles in which larger pictures are restored, in pixels; 0 for no tiles [default: the side for which
+    /// the model was trained]
     #[arg(long, value_name = "PIXELS")]
     tile: Option<usize>,
     /// Enlarge the picture by this factor first

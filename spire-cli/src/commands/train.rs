@@ -21,7 +21,8 @@ pub struct Train {
     /// Continue the run in this folder from its newest intact checkpoint
     #[arg(long, value_name = "RUN", conflicts_with = "config")]
     resume: Option<PathBuf>,
-    /// Check the configuration and print what the run needs: parameters, operations, memory. Allocates and writes nothing
+    /// Check the configuration and print what the run needs: parameters, operations, memory. Allocates and writes
+    /// nothing
     #[arg(long, conflicts_with = "resume")]
     dry_run: bool,
     /// Override a key of the configuration, such as train.learning_rate=1e-4; may be repeated

@@ -22,8 +22,8 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Inspect {
-    /// A model folder or a folder of one part, a control branch, a single-file model, a file of weights, or a name on the
-    /// Hugging Face Hub
+    /// A model folder or a folder of one part, a control branch, a single-file model, a file of weights, or a name on
+    /// the Hugging Face Hub
     model: PathBuf,
     /// One line per part instead of every tensor
     #[arg(long)]

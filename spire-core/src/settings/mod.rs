@@ -1,7 +1,7 @@
 //! Typed TOML settings whose errors name the file, the line, the key and the nearest valid key.
 //!
-//! The file is read, overrides (`--set section.key=value`) are applied, and the result is deserialised into a struct. The
-//! struct alone defines the keys, their types and their defaults.
+//! The file is read, overrides (`--set section.key=value`) are applied, and the result is deserialised into a struct.
+//! The struct alone defines the keys, their types and their defaults.
 
 mod deserialize;
 mod error;
@@ -25,8 +25,8 @@ use tree::{deepest_line, position};
 
 /// Reads the settings in the file at `path` and applies `overrides` of the form `section.key=value` in order.
 ///
-/// An override whose value is not valid TOML is a string, so that `run.device=cuda:0` needs no quotes. Keys of array elements
-/// are numbers from 0: `data.sources.0.dir=photos`.
+/// An override whose value is not valid TOML is a string, so that `run.device=cuda:0` needs no quotes. Keys of array
+/// elements are numbers from 0: `data.sources.0.dir=photos`.
 ///
 /// # Errors
 /// The file can't be read or is not TOML; a key is unknown, missing or has a value of the wrong type.

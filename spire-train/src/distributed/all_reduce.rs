@@ -14,8 +14,8 @@ use super::gradient_queue::{GradientReceiver, GradientSender, gradient_queue};
 use super::ranks::Ranks;
 use crate::optim::backward::{Computation, joined, replica, start, sums};
 
-/// The parameters in the order in which the backward pass finishes their gradients. Parameters whose gradients are known
-/// only at its end are left out. The order depends on the network alone.
+/// The parameters in the order in which the backward pass finishes their gradients. Parameters whose gradients are
+/// known only at its end are left out. The order depends on the network alone.
 ///
 /// # Errors
 /// `loss` fails.
@@ -39,11 +39,12 @@ pub fn bucket_layout<M: Module>(ranks: &Ranks, module: &M, order: &[ParamId], by
     Buckets::of(module, &order, bytes)
 }
 
-/// The mean loss over this rank's `parts`, and the mean gradients over the parts of all ranks. Every rank has equally many
-/// parts. Gradients travel in `buckets`, most of them during the backward pass of the last parts.
+/// The mean loss over this rank's `parts`, and the mean gradients over the parts of all ranks. Every rank has equally
+/// many parts. Gradients travel in `buckets`, most of them during the backward pass of the last parts.
 ///
 /// # Errors
-/// `loss` fails or panics for a part. The other ranks then get gradients that are not finite, or wait until they are ended.
+/// `loss` fails or panics for a part. The other ranks then get gradients that are not finite, or wait until they are
+/// ended.
 pub fn mean_gradients<M: Module, P: Send>(
     ranks: &Ranks,
     buckets: &Buckets,

@@ -6,8 +6,8 @@ use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 
-/// Which parameters share a message, the same on all ranks. A bucket holds whole parameters, in the order in which a backward
-/// pass finishes their gradients.
+/// Which parameters share a message, the same on all ranks. A bucket holds whole parameters, in the order in which a
+/// backward pass finishes their gradients.
 pub struct Buckets {
     buckets: Vec<Vec<Place>>,
     device: Device,
@@ -23,8 +23,8 @@ pub struct Place {
 }
 
 impl Buckets {
-    /// Buckets of the trained parameters of `module`, those in `order` first. Each holds up to `bytes`, or one parameter that
-    /// is larger.
+    /// Buckets of the trained parameters of `module`, those in `order` first. Each holds up to `bytes`, or one
+    /// parameter that is larger.
     pub fn of<M: Module>(module: &M, order: &[ParamId], bytes: usize) -> Self {
         let mut trained = Trained(Vec::new());
         module.visit(&mut trained);

@@ -1,5 +1,5 @@
-//! The interface between ranks: collective operations. All ranks call the same operations in the same order, and wait for
-//! each other in each of them.
+//! The interface between ranks: collective operations. All ranks call the same operations in the same order, and wait
+//! for each other in each of them.
 
 use std::time::Duration;
 
@@ -29,8 +29,8 @@ pub trait Communicator {
     /// The sum of every rank's `value`.
     fn sum(&self, value: f64) -> f64;
 
-    /// Sums rows of numbers over all ranks (all-reduce). `lengths` has the length of each row and is the same on every rank.
-    /// Rows are requested from `own` in order; each one travels while the next is computed.
+    /// Sums rows of numbers over all ranks (all-reduce). `lengths` has the length of each row and is the same on every
+    /// rank. Rows are requested from `own` in order; each one travels while the next is computed.
     fn sum_rows(&self, lengths: &[usize], own: &mut Rows) -> Vec<Vec<f32>>;
 
     /// The text `own` of the rank `from`, on every rank.

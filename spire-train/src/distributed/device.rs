@@ -1,9 +1,11 @@
 //! The GPU of a rank on its machine.
 
-/// The device of a rank. `name` is the configuration's device, `local` the number of ranks before this one on its machine.
+/// The device of a rank. `name` is the configuration's device, `local` the number of ranks before this one on its
+/// machine.
 ///
-/// A GPU name without a number (`cuda`) means GPU number `local`, modulo the number of GPUs that the launcher lets the rank
-/// see (`visible`, the value of `CUDA_VISIBLE_DEVICES`): Slurm may show each rank only one. A name with a number is kept.
+/// A GPU name without a number (`cuda`) means GPU number `local`, modulo the number of GPUs that the launcher lets the
+/// rank see (`visible`, the value of `CUDA_VISIBLE_DEVICES`): Slurm may show each rank only one. A name with a number
+/// is kept.
 pub fn of_rank(name: &str, local: usize, visible: Option<&str>) -> String {
     match name {
         "cuda" => match visible.map(|visible| visible.split(',').filter(|gpu| !gpu.is_empty()).count()) {

@@ -1,5 +1,5 @@
-//! Passes gradients from the threads that compute them to the thread that sends them to other ranks. Most of them arrive
-//! before the backward pass ends, so that communication overlaps it.
+//! Passes gradients from the threads that compute them to the thread that sends them to other ranks. Most of them
+//! arrive before the backward pass ends, so that communication overlaps it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};

@@ -1,8 +1,8 @@
 //! Data-parallel training: several ranks hold the same weights, and each computes its share of every step's samples.
 //!
-//! Ranks are threads of one process if the configuration names several devices. They are processes if `mpirun` or `srun`
-//! started them; these communicate over MPI (feature `mpi`). A single process with a single device is the only rank, and
-//! then this module costs nothing.
+//! Ranks are threads of one process if the configuration names several devices. They are processes if `mpirun` or
+//! `srun` started them; these communicate over MPI (feature `mpi`). A single process with a single device is the only
+//! rank, and then this module costs nothing.
 
 mod all_reduce;
 mod buckets;

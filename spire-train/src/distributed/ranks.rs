@@ -14,8 +14,8 @@ const AGREEMENT: f64 = 1e-4;
 
 /// One rank's view of all ranks.
 ///
-/// Methods that communicate must be called by all ranks in the same order: they wait for each other. These methods do not
-/// communicate: [`count`](Self::count), [`machines`](Self::machines), [`is_first`](Self::is_first),
+/// Methods that communicate must be called by all ranks in the same order: they wait for each other. These methods do
+/// not communicate: [`count`](Self::count), [`machines`](Self::machines), [`is_first`](Self::is_first),
 /// [`slice`](Self::slice), [`share`](Self::share), [`device`](Self::device) and [`name`](Self::name).
 pub struct Ranks {
     /// `None` if this is the only rank.
@@ -29,8 +29,8 @@ pub struct Ranks {
     turn: Arc<Mutex<()>>,
 }
 
-/// Runs `work` together with the processes that the launcher started beside this one. If it fails on one rank, that rank
-/// prints the error and ends all of them.
+/// Runs `work` together with the processes that the launcher started beside this one. If it fails on one rank, that
+/// rank prints the error and ends all of them.
 ///
 /// # Errors
 /// `work` fails and this process is alone; or the processes can't connect.
@@ -118,8 +118,8 @@ impl Ranks {
         work()
     }
 
-    /// The device of this rank. `name` is the configuration's device: a GPU without a number becomes the GPU with the rank's
-    /// number on its machine. Of several devices, each rank has its own.
+    /// The device of this rank. `name` is the configuration's device: a GPU without a number becomes the GPU with the
+    /// rank's number on its machine. Of several devices, each rank has its own.
     pub fn device(&self, name: &str) -> String {
         if let Some(device) = self.devices.get(self.rank) {
             return device.clone();

@@ -10,8 +10,8 @@ use super::communicator::{Communicator, Rows, wait_for};
 use super::ranks::Ranks;
 
 impl Ranks {
-    /// Runs `work` on one rank per device and returns the first rank's result. `names` has the devices, separated by commas.
-    /// A single device needs no new rank: `work` then runs on this one.
+    /// Runs `work` on one rank per device and returns the first rank's result. `names` has the devices, separated by
+    /// commas. A single device needs no new rank: `work` then runs on this one.
     ///
     /// # Errors
     /// `work` fails; or there are several devices and several processes.
@@ -76,8 +76,8 @@ struct Shared {
 struct State {
     /// The contributions to the current round, by rank.
     pending: Vec<Option<Contribution>>,
-    /// The contributions to the last round. They stay until the next round is complete, that is until every rank has read
-    /// them and contributed again.
+    /// The contributions to the last round. They stay until the next round is complete, that is until every rank has
+    /// read them and contributed again.
     complete: Vec<Contribution>,
     rounds: u64,
     /// The rank that failed first.

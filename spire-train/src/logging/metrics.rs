@@ -63,8 +63,8 @@ pub struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens the log of a run whose next step is `next_step`, or creates it. Lines of that step and later steps are removed,
-    /// and so is an incomplete last line that a kill left.
+    /// Opens the log of a run whose next step is `next_step`, or creates it. Lines of that step and later steps are
+    /// removed, and so is an incomplete last line that a kill left.
     ///
     /// # Errors
     /// The file can't be read or written.

@@ -21,8 +21,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// For a run of `total` steps whose next step is `next_step`. If stderr is not a terminal, a line every `lines_every`
-    /// steps replaces the bar.
+    /// For a run of `total` steps whose next step is `next_step`. If stderr is not a terminal, a line every
+    /// `lines_every` steps replaces the bar.
     pub fn new(total: u64, next_step: u64, lines_every: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{wide_bar:.cyan/8} {msg}").expect("the template is valid");

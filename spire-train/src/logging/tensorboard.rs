@@ -33,8 +33,8 @@ pub struct TensorBoard {
 }
 
 impl TensorBoard {
-    /// Creates an event file in `dir`, and `dir` itself if needed, for a run whose next step is `next_step`. After a resume
-    /// TensorBoard ignores that step and later ones in earlier files.
+    /// Creates an event file in `dir`, and `dir` itself if needed, for a run whose next step is `next_step`. After a
+    /// resume TensorBoard ignores that step and later ones in earlier files.
     ///
     /// # Errors
     /// The directory or the file can't be created.

@@ -35,7 +35,8 @@ impl Optimizer {
         self.settings.learning_rate.at(step)
     }
 
-    /// One update of the weights. `norm` is the global norm of `gradients`, from [`grad_norm`](super::gradients::grad_norm).
+    /// One update of the weights. `norm` is the global norm of `gradients`, from
+    /// [`grad_norm`](super::gradients::grad_norm).
     pub fn step<M: Module>(&mut self, step: u64, module: M, mut gradients: GradientsParams, norm: f64) -> M {
         if norm > self.settings.max_grad_norm {
             scale(&module, &mut gradients, self.settings.max_grad_norm / norm);

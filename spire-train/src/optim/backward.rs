@@ -20,7 +20,8 @@ pub struct Computation {
     pub threads: usize,
     /// Float type of the forward and backward pass. Weights and summed gradients are float32.
     pub precision: Precision,
-    /// Gradient checkpointing: the backward pass recomputes cheap operations (Burn's balanced strategy) and the UNet's blocks.
+    /// Gradient checkpointing: the backward pass recomputes cheap operations (Burn's balanced strategy) and the UNet's
+    /// blocks.
     pub checkpointing: bool,
 }
 
@@ -40,7 +41,8 @@ impl Computation {
     }
 }
 
-/// Mean loss and mean gradients over `parts`. The result depends on the parts and their order, not on the number of threads.
+/// Mean loss and mean gradients over `parts`. The result depends on the parts and their order, not on the number of
+/// threads.
 ///
 /// # Errors
 /// `loss` fails or panics for a part.

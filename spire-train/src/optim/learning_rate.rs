@@ -20,8 +20,8 @@ pub enum Schedule {
 pub struct LearningRate {
     /// The rate at the end of the warm-up.
     pub base: f64,
-    /// Steps of linear warm-up. At step `s < warmup_steps` the rate is `base · (s + 1) / warmup_steps`, so that the first
-    /// step already learns.
+    /// Steps of linear warm-up. At step `s < warmup_steps` the rate is `base · (s + 1) / warmup_steps`, so that the
+    /// first step already learns.
     pub warmup_steps: u64,
     /// The schedule after the warm-up.
     pub schedule: Schedule,

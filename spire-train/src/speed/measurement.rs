@@ -33,7 +33,8 @@ pub struct Measurement {
     pub images: usize,
     /// Duration of each measured step.
     pub seconds: Vec<f64>,
-    /// Floating-point operations of a step, counted from shapes. Operations that are recomputed to save memory count once.
+    /// Floating-point operations of a step, counted from shapes. Operations that are recomputed to save memory count
+    /// once.
     pub flops: u64,
     /// The highest speed of the device.
     pub peak: PeakFlops,

@@ -15,8 +15,8 @@ use crate::config::RunConfig;
 use crate::training::held_out::{held_out, restore_in_parts};
 use crate::training::start::{initial_control, with_models_located};
 
-/// Measures the restoration of one batch of held-out pictures, repeatedly, with the run's sampling settings and its initial
-/// branch. Texts are encoded beforehand.
+/// Measures the restoration of one batch of held-out pictures, repeatedly, with the run's sampling settings and its
+/// initial branch. Texts are encoded beforehand.
 ///
 /// # Errors
 /// The configuration, the data or the model do not open; sampling fails; the dump can't be written.

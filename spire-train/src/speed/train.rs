@@ -16,7 +16,8 @@ use crate::training::state::TrainingState;
 /// pictures were seen before; `spire data stats` measures how fast samples are prepared. Only the dump is written.
 ///
 /// # Errors
-/// As [`train`](crate::training::train), up to its first step; a loss or gradient is not finite; the dump can't be written.
+/// As [`train`](crate::training::train), up to its first step; a loss or gradient is not finite; the dump can't be
+/// written.
 pub fn train(config: RunConfig, settings: &BenchSettings) -> Result<Measurement> {
     let config = with_models_located(config)?;
     let counted = count(config.clone())?;

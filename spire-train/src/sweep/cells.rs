@@ -180,8 +180,8 @@ impl Cell {
         Ok(())
     }
 
-    /// The differences between the configuration with which its training began and the current one, as `key: THEN, now NOW`.
-    /// The run folder and the device are ignored.
+    /// The differences between the configuration with which its training began and the current one, as `key: THEN, now
+    /// NOW`. The run folder and the device are ignored.
     ///
     /// # Errors
     /// The configuration with which it began can't be read.

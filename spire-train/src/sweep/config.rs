@@ -73,8 +73,8 @@ pub struct SweepEvaluation {
     pub file: PathBuf,
     /// Keys of that file that change here: `{ clip = "runs/second-clip" }`.
     pub set: Table,
-    /// How each cell's run restores; each method makes a row of every variant. They have the keys of a method (`semantic`,
-    /// `restoration`, `sampling`, …) without a model. If empty: one method with both prompts.
+    /// How each cell's run restores; each method makes a row of every variant. They have the keys of a method
+    /// (`semantic`, `restoration`, `sampling`, …) without a model. If empty: one method with both prompts.
     pub methods: Vec<MethodConfig>,
     /// Rank correlations of figures with the strength that the prompts of several methods request.
     pub trends: Vec<TrendConfig>,

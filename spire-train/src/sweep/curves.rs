@@ -51,8 +51,8 @@ struct Point {
     error: f64,
 }
 
-/// Draws the training and validation loss of every variant over the steps. Curves are means over complete seeds, with bands of
-/// one standard error. A variant without a complete seed shows what it has.
+/// Draws the training and validation loss of every variant over the steps. Curves are means over complete seeds, with
+/// bands of one standard error. A variant without a complete seed shows what it has.
 ///
 /// # Errors
 /// A log can't be read.

@@ -39,8 +39,8 @@ pub fn of_cells(file: &EvalConfig, sweep: &SweepConfig, output: &Path, cells: &[
     config
 }
 
-/// Measures `cells` with `spire eval` in a separate process. If nothing has changed since the last evaluation, its results are
-/// kept.
+/// Measures `cells` with `spire eval` in a separate process. If nothing has changed since the last evaluation, its
+/// results are kept.
 ///
 /// # Errors
 /// The process fails without results, or a file can't be written or read.

@@ -39,8 +39,8 @@ struct Variant {
     methods: Vec<MethodConfig>,
 }
 
-/// The cells of a sweep, variant by variant. `path` and `text` are the sweep's file, for error messages. Run folders are in
-/// `runs`.
+/// The cells of a sweep, variant by variant. `path` and `text` are the sweep's file, for error messages. Run folders
+/// are in `runs`.
 ///
 /// # Errors
 /// A key is unknown in the base configuration or its value does not fit; a key is set twice; two variants have the same

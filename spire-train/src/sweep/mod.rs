@@ -52,8 +52,8 @@ impl Sweep {
     /// accepts.
     ///
     /// # Errors
-    /// The file, the base configuration or the evaluation does not read; or a variant does not fit the base. The error names
-    /// file, line and key.
+    /// The file, the base configuration or the evaluation does not read; or a variant does not fit the base. The error
+    /// names file, line and key.
     pub fn open(path: &Path, overrides: &[String]) -> Result<Self> {
         let config: SweepConfig = settings::load(path, overrides)?;
         config.validate().with_context(|| path.display().to_string())?;
@@ -72,8 +72,8 @@ impl Sweep {
         Ok(sweep)
     }
 
-    /// Trains all incomplete cells with the program at `program`, each in its own process. Cells that failed before are trained
-    /// again only with `retry`. Then runs the evaluation, if there is one. Failures are part of the results.
+    /// Trains all incomplete cells with the program at `program`, each in its own process. Cells that failed before are
+    /// trained again only with `retry`. Then runs the evaluation, if there is one. Failures are part of the results.
     ///
     /// # Errors
     /// A cell began with another configuration; another process runs this sweep; the folder can't be written.

@@ -69,8 +69,8 @@ impl Sweep {
         format!("; {} to train, {} at a time: {}{then}\n", times.len(), self.at_a_time(), about(total))
     }
 
-    /// Remaining training time of a cell in seconds, estimated from trained cells of its variant, or else from any; `None`
-    /// without trained cells.
+    /// Remaining training time of a cell in seconds, estimated from trained cells of its variant, or else from any;
+    /// `None` without trained cells.
     fn seconds_left(&self, cell: &Cell) -> Option<f64> {
         let measured = |like: &dyn Fn(&Cell) -> bool| {
             let times: Vec<f64> =

@@ -85,8 +85,8 @@ pub struct CellResult {
 }
 
 impl SweepResults {
-    /// Collects the figures from the run folders and from the evaluation. `evaluated` is `Err` with the reason if a requested
-    /// evaluation failed.
+    /// Collects the figures from the run folders and from the evaluation. `evaluated` is `Err` with the reason if a
+    /// requested evaluation failed.
     ///
     /// # Errors
     /// A file of a run can't be read.

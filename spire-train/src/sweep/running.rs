@@ -1,7 +1,7 @@
 //! Trains cells, each in its own process, so that a crash does not affect the others.
 //!
-//! The sweep holds the writing end of each process's standard input. It closes when the sweep is interrupted or killed, and the
-//! process then writes a checkpoint and stops.
+//! The sweep holds the writing end of each process's standard input. It closes when the sweep is interrupted or killed,
+//! and the process then writes a checkpoint and stops.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -23,8 +23,8 @@ const POLL: Duration = Duration::from_millis(50);
 /// The most characters of an error that are kept; the log has the whole error.
 const LONGEST_REASON: usize = 600;
 
-/// Trains `cells` with the program at `program`, `parallel` at a time on each of `devices` (if empty, on the device of their
-/// configuration). Each cell's folder then says how its training ended.
+/// Trains `cells` with the program at `program`, `parallel` at a time on each of `devices` (if empty, on the device of
+/// their configuration). Each cell's folder then says how its training ended.
 pub fn run(cells: &[&Cell], devices: &[String], parallel: usize, program: &Path, interrupted: &AtomicBool) {
     let places: Vec<Option<&str>> = match devices {
         [] => vec![None],

@@ -23,8 +23,8 @@ impl Estimate {
     }
 }
 
-/// Mean and standard error of the mean: the sample standard deviation (with n − 1) over √n. The error is `None` for a single
-/// value, the result for none.
+/// Mean and standard error of the mean: the sample standard deviation (with n − 1) over √n. The error is `None` for a
+/// single value, the result for none.
 pub fn mean_and_error(values: &[f64]) -> Option<(f64, Option<f64>)> {
     if values.is_empty() {
         return None;
@@ -36,8 +36,8 @@ pub fn mean_and_error(values: &[f64]) -> Option<(f64, Option<f64>)> {
     Some((mean, error))
 }
 
-/// Spearman's rank correlation of `values` with their order, in \[-1, 1\]. Equal values share their mean rank. 0 if all values
-/// are equal or there are fewer than two.
+/// Spearman's rank correlation of `values` with their order, in \[-1, 1\]. Equal values share their mean rank. 0 if all
+/// values are equal or there are fewer than two.
 pub fn rank_correlation(values: &[f64]) -> f64 {
     let below = |value: f64| values.iter().filter(|other| **other < value).count();
     let equal = |value: f64| values.iter().filter(|other| **other == value).count();

@@ -7,8 +7,8 @@ use super::results::{CellResult, ResultColumn, ResultRow, SweepResults};
 use super::statistics::Estimate;
 
 impl SweepResults {
-    /// One table per test set, with a row per variant: means over seeds ± standard errors, the number of seeds, the best variant
-    /// in bold.
+    /// One table per test set, with a row per variant: means over seeds ± standard errors, the number of seeds, the
+    /// best variant in bold.
     pub fn tables(&self) -> Vec<Table> {
         let columns: Vec<(usize, &ResultColumn)> = self.columns.iter().enumerate().collect();
         let mut tables: Vec<Table> =
@@ -57,7 +57,8 @@ impl SweepResults {
         table
     }
 
-    /// All results in one table for programs: with all digits; means, standard errors and numbers of seeds in separate columns.
+    /// All results in one table for programs: with all digits; means, standard errors and numbers of seeds in separate
+    /// columns.
     pub fn plain_table(&self) -> Table {
         let mut table = Table::new(&self.name);
         table.column("", "Variant", Align::Left);

@@ -57,8 +57,8 @@ pub fn of(config: &SweepConfig, cells: &[Cell], evaluated: &Results) -> Vec<Tren
     found
 }
 
-/// The rank correlation of a picture's figures with the order of the methods, averaged over pictures. `figures` has one list
-/// per method, with a figure per picture.
+/// The rank correlation of a picture's figures with the order of the methods, averaged over pictures. `figures` has one
+/// list per method, with a figure per picture.
 fn mean_correlation(figures: &[&Vec<f64>]) -> Option<f64> {
     let pictures = figures.iter().map(|of_method| of_method.len()).min().filter(|&pictures| pictures > 0)?;
     let of_picture = |i: usize| rank_correlation(&figures.iter().map(|of_method| of_method[i]).collect::<Vec<_>>());

@@ -34,8 +34,8 @@ pub(crate) fn held_out(config: &RunConfig) -> Result<Samples> {
     Ok(Samples::open(data, config.degradation.clone(), config.evaluate.seed)?)
 }
 
-/// Restores the held-out samples `0..count` with the run's sampling settings and calls `each` with every result. The initial
-/// noise of sample `n` has seed `n`.
+/// Restores the held-out samples `0..count` with the run's sampling settings and calls `each` with every result. The
+/// initial noise of sample `n` has seed `n`.
 ///
 /// # Errors
 /// Too many samples are broken, sampling fails, or `each` fails.
@@ -67,8 +67,8 @@ pub(super) fn restore_held_out(
     Ok(())
 }
 
-/// Restores a batch in `threads` parts, each on one core. On a CPU and for a small model this is faster than the whole batch
-/// on all cores.
+/// Restores a batch in `threads` parts, each on one core. On a CPU and for a small model this is faster than the whole
+/// batch on all cores.
 ///
 /// # Errors
 /// As [`restore`].

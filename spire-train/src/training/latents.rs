@@ -21,8 +21,8 @@ impl Latents {
 
     /// The latent of a sample's clean picture, `[1, channels, height / 8, width / 8]`.
     ///
-    /// Pictures are encoded one at a time. A batch of another size may round differently, and after a resume the pictures
-    /// that are still to be encoded fall into other batches.
+    /// Pictures are encoded one at a time. A batch of another size may round differently, and after a resume the
+    /// pictures that are still to be encoded fall into other batches.
     pub fn of(&mut self, base: &Base, sample: &TrainingSample, device: &Device) -> Tensor<4> {
         let encode = || base.encode_pictures(pictures::to_tensor([&sample.clean], device));
         match &mut self.kept {

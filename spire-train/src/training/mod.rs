@@ -11,8 +11,8 @@
 //! | `summary.rs` | `summary.json` |
 //! | `start.rs` | models on disk, and the initial control branch |
 //!
-//! Everything random in a step depends on the seed and on the sample's number alone. A run that continues from a checkpoint
-//! therefore repeats, bit for bit, what the uninterrupted run would have done.
+//! Everything random in a step depends on the seed and on the sample's number alone. A run that continues from a
+//! checkpoint therefore repeats, bit for bit, what the uninterrupted run would have done.
 
 pub(crate) mod held_out;
 mod latents;

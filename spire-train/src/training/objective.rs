@@ -4,8 +4,9 @@
 //! L = E ‖ ε − ε_θ(z_t, t, c_s, c_r, y) ‖²,   z_t = √ᾱ_t · z_0 + √(1 − ᾱ_t) · ε
 //! ```
 //!
-//! z_0 is the latent of the clean picture, ε the noise, t the timestep, c_s the semantic prompt, c_r the restoration prompt
-//! and y the degraded picture. The UNet is frozen; θ is the control branch. With `v_prediction` the target is v instead of ε.
+//! z_0 is the latent of the clean picture, ε the noise, t the timestep, c_s the semantic prompt, c_r the restoration
+//! prompt and y the degraded picture. The UNet is frozen; θ is the control branch. With `v_prediction` the target is v
+//! instead of ε.
 
 use anyhow::Result;
 use burn::tensor::{Device, Tensor};
@@ -38,8 +39,8 @@ pub(crate) struct DenoisingBatch {
 }
 
 impl DenoisingBatch {
-    /// Draws a timestep and noise for each sample, from `seed` and the sample's number. `latents` has z_0 of each sample,
-    /// `[1, channels, height / 8, width / 8]`.
+    /// Draws a timestep and noise for each sample, from `seed` and the sample's number. `latents` has z_0 of each
+    /// sample, `[1, channels, height / 8, width / 8]`.
     pub fn new(
         base: &Base,
         schedule: &NoiseSchedule,

@@ -22,8 +22,8 @@ pub(super) struct Quality {
     pub psnr: f64,
     /// Structural similarity over RGB.
     pub ssim: f64,
-    /// Fréchet distance to the clean pictures in the image space of the run's CLIP. This is not FID. `None` without CLIP's
-    /// weights.
+    /// Fréchet distance to the clean pictures in the image space of the run's CLIP. This is not FID. `None` without
+    /// CLIP's weights.
     pub clip_frechet: Option<f64>,
 }
 

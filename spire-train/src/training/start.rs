@@ -11,8 +11,8 @@ use spire_model::weights;
 
 use crate::config::{ModelSection, RunConfig};
 
-/// The configuration, validated, with absolute paths of its models, so that the run can be used from any folder. Models on
-/// the Hugging Face Hub are downloaded.
+/// The configuration, validated, with absolute paths of its models, so that the run can be used from any folder. Models
+/// on the Hugging Face Hub are downloaded.
 pub(crate) fn with_models_located(mut config: RunConfig) -> Result<RunConfig> {
     config.validate()?;
     config.model.base = locate(&config.model.base)?;
@@ -35,7 +35,8 @@ fn existing_or_built_in(folder: &Path) -> Result<PathBuf> {
     folder.canonicalize().with_context(|| format!("there is no model folder {}", folder.display()))
 }
 
-/// The control branch that a run starts from, on `device`: the one in `model.control`, or else a copy of the UNet's encoder.
+/// The control branch that a run starts from, on `device`: the one in `model.control`, or else a copy of the UNet's
+/// encoder.
 pub(crate) fn initial_control(model: &ModelSection, base: &Base, device: &Device) -> Result<(ControlConfig, Control)> {
     let (config, control) = match &model.control {
         Some(folder) => (ControlConfig::read(folder)?, Control::load(folder, device)?),

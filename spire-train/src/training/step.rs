@@ -28,8 +28,8 @@ impl TrainingState<'_> {
         inputs.collect()
     }
 
-    /// Takes one step: forward and backward pass of all batches, clipping, AdamW, moving average. If the loss or a gradient
-    /// is not finite, the weights stay as they are.
+    /// Takes one step: forward and backward pass of all batches, clipping, AdamW, moving average. If the loss or a
+    /// gradient is not finite, the weights stay as they are.
     ///
     /// Returns the mean loss over the batches of all ranks, and the global norm of its gradients before clipping.
     pub fn take_step(&mut self, batches: Vec<DenoisingBatch>, config: &RunConfig) -> Result<(f64, f64)> {

@@ -30,8 +30,8 @@ pub enum Outcome {
     Interrupted(u64),
 }
 
-/// Starts a new run on all devices that the configuration names. All ranks call it with the same configuration. If one rank
-/// is interrupted, all stop.
+/// Starts a new run on all devices that the configuration names. All ranks call it with the same configuration. If one
+/// rank is interrupted, all stop.
 ///
 /// # Errors
 /// The configuration is invalid; the data or the model does not open; the run folder exists; training fails; the ranks

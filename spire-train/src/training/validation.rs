@@ -7,8 +7,8 @@ use super::objective::DenoisingBatch;
 use super::state::TrainingState;
 use crate::config::RunConfig;
 
-/// The moving average's loss on held-out samples, with the same timesteps and noise in every validation. The ranks share
-/// the samples.
+/// The moving average's loss on held-out samples, with the same timesteps and noise in every validation. The ranks
+/// share the samples.
 ///
 /// # Errors
 /// Too many held-out pictures are broken.

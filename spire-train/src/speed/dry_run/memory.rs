@@ -41,9 +41,9 @@ impl DryRun {
 
     /// Bytes of each part.
     ///
-    /// Batches that are computed in parallel have their own gradients, beside the sum over earlier batches. If the branch
-    /// computes in 16 bits, each of them also has its own copy of the weights, and the sum, in float32, is separate from
-    /// the first batch's gradients too.
+    /// Batches that are computed in parallel have their own gradients, beside the sum over earlier batches. If the
+    /// branch computes in 16 bits, each of them also has its own copy of the weights, and the sum, in float32, is
+    /// separate from the first batch's gradients too.
     pub(super) fn memory(&self) -> Vec<(&'static str, Memory)> {
         let train = &self.config.train;
         let frozen = self.config.model.precision.dtype().size() as u64;

@@ -42,7 +42,8 @@ pub struct DryRun {
 /// allocates no tensors and writes nothing. A model on the Hugging Face Hub is downloaded as for a run.
 ///
 /// # Errors
-/// As [`train`](crate::training::train), up to its first step. If the run folder exists already, that is only a warning.
+/// As [`train`](crate::training::train), up to its first step. If the run folder exists already, that is only a
+/// warning.
 pub fn dry_run(config: RunConfig) -> Result<DryRun> {
     let config = with_models_located(config)?;
     if let Err(taken) = RunFolder::check_free(&config) {
