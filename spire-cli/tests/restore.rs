@@ -88,13 +88,13 @@ fn a_folder_continues_and_skips_broken_files() {
     fs::copy(pictures().join("palette.png"), input.join("deeper/c.png")).unwrap();
     fs::write(input.join("a.txt"), "a cup of coffee").unwrap();
     fs::write(input.join("b.txt"), "a cup of coffee").unwrap();
-    fs::write(input.join("deeper/c.txt"), "a red star").unwrap();
+    fs::write(input.join("deeper/c.txt"), "a panda").unwrap();
 
     let run = |options: &[&str]| restore(input.to_str().unwrap(), &output, &[&["--captions"], options].concat());
     let first = run(&[]);
     assert!(String::from_utf8_lossy(&first.stdout).contains("3 restored, 0 existed already, 1 failed"), "{first:?}");
     assert!(error(first).contains("b.jpg"));
-    assert_eq!(Provenance::read(&output.join("deeper/c.png")).unwrap().semantic, "a red star");
+    assert_eq!(Provenance::read(&output.join("deeper/c.png")).unwrap().semantic, "a panda");
     for name in ["a.png", "a.png.png", "deeper/c.png"] {
         assert!(output.join(name).is_file(), "{name}");
     }

@@ -15,7 +15,7 @@ fn main() -> Result<()> {
     };
     let sampling = SamplingConfig { steps: 10, ..SamplingConfig::default() };
     let pipeline = Pipeline::built_in(&Device::flex())?.with_sampling(sampling)?;
-    let restored = pipeline.restore(&degraded, "a red star", "Deblur with sigma 2.0; Denoise", 0)?;
+    let restored = pipeline.restore(&degraded, "a panda", "Deblur with sigma 2.0; Denoise", 0)?;
     println!("restored {}×{} pixels", restored.width, restored.height);
     if let Some(file) = files.get(1) {
         restored.save_png(file)?;

@@ -23,7 +23,7 @@ use crate::weights::{self, Precision};
 /// # fn main() -> anyhow::Result<()> {
 /// let pipeline = Pipeline::load("tiny", "tiny/control", &Device::flex())?;
 /// let degraded = Picture::open("degraded.png")?;
-/// let restored = pipeline.restore(&degraded, "a red star", "Deblur with sigma 2.0", 0)?;
+/// let restored = pipeline.restore(&degraded, "a panda", "Deblur with sigma 2.0", 0)?;
 /// restored.save_png("restored.png")?;
 /// # Ok(())
 /// # }

@@ -18,9 +18,9 @@ use spire_model::clip::{ClipText, ClipTextConfig, ClipVision, ClipVisionConfig};
 use spire_model::pictures;
 use spire_model::tokenizer::Tokenizer;
 
+use super::common::{Common, training, write_figures, write_part};
 use super::fit::{FitConfig, Preview, fit};
 use super::heat_map::heat_map;
-use super::{PretrainConfig, training, write_figures, write_part};
 
 /// The text and image towers and how they are fitted.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -105,9 +105,8 @@ fn unit(x: Tensor<2>) -> Tensor<2> {
     x / norm
 }
 
-pub fn run(config: &PretrainConfig, device: &Device, interrupted: &AtomicBool) -> Result<bool> {
+pub fn run(config: &Common, stage: &ClipStage, device: &Device, interrupted: &AtomicBool) -> Result<bool> {
     let (text_folder, vision_folder) = (config.out.join("text_encoder"), config.out.join("image_encoder"));
-    let stage = &config.clip;
     if config.done("clip", &stage.fit) {
         return Ok(true);
     }
@@ -129,7 +128,7 @@ pub fn run(config: &PretrainConfig, device: &Device, interrupted: &AtomicBool) -
     // Scenes beyond `count` are held out. Their captions say all that a caption can: shorter ones fit several scenes.
     let held_out = config.world.count..config.world.count + stage.evaluate as u64;
     let similarities = |towers: &Contrastive, scenes: Vec<Scene>| {
-        let draw = |scene: Scene| (scene.draw(config.clip.vision.image_size), scene.describe(Wording::FULL));
+        let draw = |scene: Scene| (scene.draw(stage.vision.image_size), scene.describe(Wording::FULL));
         let (pixels, ids) = tensors(scenes.into_par_iter().map(draw).collect());
         towers.similarities(pixels, ids)
     };
@@ -147,7 +146,7 @@ pub fn run(config: &PretrainConfig, device: &Device, interrupted: &AtomicBool) -
         towers,
         |towers, part, size| {
             let first = part * size as u64 % config.world.count;
-            let pairs = (first..first + size as u64).into_par_iter().map(|n| pair(config, &world, n));
+            let pairs = (first..first + size as u64).into_par_iter().map(|n| pair(config, stage, &world, n));
             let (pixels, ids) = tensors(pairs.collect::<Result<_>>()?);
             towers.loss(pixels, ids)
         },
@@ -178,11 +177,11 @@ pub fn run(config: &PretrainConfig, device: &Device, interrupted: &AtomicBool) -
     Ok(true)
 }
 
-fn pair(config: &PretrainConfig, world: &World, n: u64) -> Result<(Picture, String)> {
+fn pair(config: &Common, stage: &ClipStage, world: &World, n: u64) -> Result<(Picture, String)> {
     let scene = world.scene(n);
-    let picture = scene.draw(config.clip.vision.image_size);
+    let picture = scene.draw(stage.vision.image_size);
     let mut rng = rng(config.seed, "clip", n);
-    if !rng.random_bool(config.clip.degraded_share) {
+    if !rng.random_bool(stage.degraded_share) {
         return Ok((picture, scene.caption));
     }
     let degraded = config.degradation.degrade(&picture, &mut rng)?;

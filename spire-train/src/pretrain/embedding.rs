@@ -18,8 +18,8 @@ use spire_model::control::ConditioningEmbedding;
 use spire_model::pictures;
 use spire_model::vae::{Vae, VaeConfig};
 
+use super::common::{Common, training, write_figures, write_part};
 use super::fit::{FitConfig, Preview, fit};
-use super::{PretrainConfig, training, write_figures, write_part};
 
 /// How many pictures a preview shows.
 const SHOWN: usize = 12;
@@ -42,8 +42,7 @@ impl Default for EmbeddingStage {
     }
 }
 
-pub fn run(config: &PretrainConfig, device: &Device, interrupted: &AtomicBool) -> Result<bool> {
-    let stage = &config.embedding;
+pub fn run(config: &Common, stage: &EmbeddingStage, device: &Device, interrupted: &AtomicBool) -> Result<bool> {
     if config.done("embedding", &stage.fit) {
         return Ok(true);
     }

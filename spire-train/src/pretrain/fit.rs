@@ -193,7 +193,7 @@ impl<M: Module> Learning<M> {
 
     fn resumed(self, checkpoint: &Checkpoint) -> Result<Self> {
         let origin = checkpoint.dir.display().to_string();
-        let read = |name: &str| Ok::<_, anyhow::Error>(Tensors::from_bytes(checkpoint.read(name)?, &origin)?);
+        let read = |name: &str| Tensors::from_bytes(checkpoint.read(name)?, &origin);
         Ok(Self {
             module: number_parameters(fill(self.module, read(WEIGHTS)?, Precision::F32)?),
             average: number_parameters(fill(self.average, read(AVERAGE)?, Precision::F32)?),

@@ -14,8 +14,8 @@ use spire_data::world::{Kind, World};
 use spire_eval::judge::{Judge, JudgeConfig, KindJudge, identity};
 use spire_model::pictures;
 
+use super::common::{Common, training, write_figures, write_part};
 use super::fit::{FitConfig, Preview, fit};
-use super::{PretrainConfig, training, write_figures, write_part};
 
 /// The judge and how it is fitted.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -42,8 +42,7 @@ impl Default for JudgeStage {
 /// How many held-out scenes a preview judges.
 const SHOWN: usize = 256;
 
-pub fn run(config: &PretrainConfig, device: &Device, interrupted: &AtomicBool) -> Result<bool> {
-    let stage = &config.judge;
+pub fn run(config: &Common, stage: &JudgeStage, device: &Device, interrupted: &AtomicBool) -> Result<bool> {
     if config.done("judge", &stage.fit) {
         return Ok(true);
     }

@@ -22,9 +22,9 @@ use spire_model::clip::{ClipText, ClipTextConfig};
 use spire_model::tokenizer::Tokenizer;
 use spire_model::weights;
 
+use super::common::{Common, training, write_figures, write_part};
 use super::fit::{FitConfig, Preview, fit};
 use super::heat_map::heat_map;
-use super::{PretrainConfig, training, write_figures, write_part};
 
 /// How the text tower learns them.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -50,9 +50,8 @@ const SAID: usize = 3;
 /// Probability that a caption is dropped, as in training.
 const EMPTY: f64 = 0.1;
 
-pub fn run(config: &PretrainConfig, device: &Device, interrupted: &AtomicBool) -> Result<bool> {
+pub fn run(config: &Common, stage: &PromptsStage, device: &Device, interrupted: &AtomicBool) -> Result<bool> {
     let own = config.out.join("text_encoder");
-    let stage = &config.prompts;
     if config.done("prompts", &stage.fit) {
         return Ok(true);
     }

@@ -22,9 +22,9 @@ use spire_model::scheduler::{NoiseSchedule, PredictionType, SchedulerConfig};
 use spire_model::unet::{UNet, UNetConfig};
 use spire_model::vae::{Vae, VaeConfig};
 
+use super::common::{Common, create, training, write_figures, write_part};
 use super::fit::{FitConfig, Preview, fit};
 use super::latents::{Encoded, Encoder, Window, WindowConfig};
-use super::{PretrainConfig, create, training, write_figures, write_part};
 
 /// The denoiser and how it is fitted.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -111,8 +111,7 @@ const PROMPTS: [&str; 24] = [
     "a dog left of a cat",
 ];
 
-pub fn run(config: &PretrainConfig, device: &Device, interrupted: &AtomicBool) -> Result<bool> {
-    let stage = &config.unet;
+pub fn run(config: &Common, stage: &UNetStage, device: &Device, interrupted: &AtomicBool) -> Result<bool> {
     if config.done("unet", &stage.fit) {
         return Ok(true);
     }

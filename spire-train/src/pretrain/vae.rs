@@ -17,8 +17,8 @@ use spire_model::pictures;
 use spire_model::restore::noise;
 use spire_model::vae::{Vae, VaeConfig};
 
+use super::common::{Common, training, write_figures, write_part};
 use super::fit::{FitConfig, Preview, fit};
-use super::{PretrainConfig, training, write_figures, write_part};
 
 /// Log-variance of the latents at the start of training: little noise.
 const INITIAL_LOGVAR: f32 = -8.0;
@@ -57,8 +57,7 @@ impl Default for VaeStage {
     }
 }
 
-pub fn run(config: &PretrainConfig, device: &Device, interrupted: &AtomicBool) -> Result<bool> {
-    let stage = &config.vae;
+pub fn run(config: &Common, stage: &VaeStage, device: &Device, interrupted: &AtomicBool) -> Result<bool> {
     if config.done("vae", &stage.fit) {
         return Ok(true);
     }
