@@ -14,7 +14,7 @@ use tempfile::TempDir;
 fn configuration(scratch: &Path) -> String {
     let recipe = scratch.join("recipe.toml");
     let tiny = fs::read_to_string("../configs/benchmarks/tiny-parameterized.toml").unwrap();
-    fs::write(&recipe, tiny.replace("count = 128", "count = 6")).unwrap();
+    fs::write(&recipe, tiny.replace("count = 256", "count = 6")).unwrap();
     let config = scratch.join("eval.toml");
     let method = |name: &str, keys: &str| {
         format!("[[methods]]\nname = \"{name}\"\nbase = \"assets/tiny\"\ncontrol = \"assets/tiny/control\"\n{keys}\n")
@@ -48,7 +48,7 @@ fn methods_are_measured_and_restored_pictures_are_kept() {
     let printed = ok(spire(&["eval", &config]));
     assert!(printed.contains("### Six | pictures") && printed.contains("| Perfect | **0.000** |"), "{printed}");
     assert!(printed.contains("LPIPS is missing"), "{printed}");
-    assert!(printed.contains("6 pictures for 48 features") && !printed.contains("PSNR: "), "{printed}");
+    assert!(printed.contains("6 pictures for 64 features") && !printed.contains("PSNR: "), "{printed}");
 
     let first = results(scratch);
     let methods = first["benchmarks"][0]["methods"].as_array().unwrap();

@@ -156,7 +156,7 @@ fn with_an_evaluation_the_table_has_its_figures() {
     let scratch = TempDir::new().unwrap();
     let scratch = scratch.path();
     let recipe = fs::read_to_string("../configs/benchmarks/tiny-parameterized.toml").unwrap();
-    fs::write(scratch.join("recipe.toml"), recipe.replace("count = 128", "count = 4")).unwrap();
+    fs::write(scratch.join("recipe.toml"), recipe.replace("count = 256", "count = 4")).unwrap();
     let file = scratch.join("eval.toml");
     let text = format!(
         "metrics = [\"psnr\", \"ssim\"]\n[sampling]\nsteps = 1\n\

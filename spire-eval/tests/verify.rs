@@ -250,7 +250,7 @@ fn a_wrong_shape_fails() {
             let reasons: &[&str] = if name.starts_with("out.") {
                 &["has shape", "is empty"]
             } else {
-                &[name, "in.", "out.", "shape", "size"]
+                &[name, "in.", "out.", "shape", "size", "timesteps"]
             };
             assert_failed_because(&run_one(&copy.folder), reasons);
 

@@ -393,7 +393,7 @@ mod tests {
         assert_eq!(tables.len(), 3, "the full tables follow");
         let table = &tables[0];
         let groups =
-            [("", 1), ("PromptPair", 2), ("", 1), ("Parameterised degradation", 6), ("Real-ESRGAN degradation", 6)];
+            [("", 1), ("Prompts", 2), ("", 1), ("Parameterised degradation", 6), ("Real-ESRGAN degradation", 6)];
         assert_eq!(table.groups(), groups);
         let heading = |column: &super::super::Column| column.heading.split(' ').next().unwrap().to_owned();
         let metrics = ["FID", "LPIPS", "PSNR", "SSIM", "CLIP-I", "CLIP-T"];

@@ -237,7 +237,7 @@ mod tests {
     fn a_command_line_can_be_pasted_into_a_shell() {
         assert_eq!(
             command_line(&["train", "a b/it's.toml", "--set", "run.device=cuda:0"]),
-            "spire train \"a b/it's.toml\" --set run.device=cuda:0"
+            "spire train \"a b/it's.toml\" --set 'run.device=cuda:0'"
         );
     }
 
