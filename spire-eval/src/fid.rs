@@ -65,7 +65,7 @@ pub struct FidSpace {
 }
 
 impl FidSpace {
-    /// See [`Inception::load`].
+    /// Reads pytorch-fid's weights, or a file in another format with the same names.
     ///
     /// # Errors
     /// The file can't be read, or its tensors do not fit the network.

@@ -1,6 +1,6 @@
 //! The illustrated world: captioned scenes of pictograms in front of simple places, without end, from a seed.
 //!
-//! A [`kind`] has a drawing ([`pictogram`]) and makes up an [`object`]; objects in front of a [`ground`] make a [`scene`], and
+//! A [`kind`] has a drawing (`pictogram.rs`) and makes up an [`object`]; objects in front of a [`ground`] make a [`scene`], and
 //! [`caption`] puts it into words.
 
 pub mod caption;

@@ -170,10 +170,10 @@ pub fn run(config: &Common, stage: &ClipStage, device: &Device, interrupted: &At
         "picture_of_caption_top5": retrieval(similarities.transpose(), 5),
         "told_from_another_kind": told_from_twin,
     });
-    write_figures(&config.out, "clip", &figures)?;
     let vision = ("model_type", "clip_vision_model");
     write_part(&vision_folder, &stage.vision, vision, "model.safetensors", &towers.vision)?;
     write_part(&text_folder, &stage.text, ("model_type", "clip_text_model"), "model.safetensors", &towers.text)?;
+    write_figures(&config.out, "clip", &figures)?;
     Ok(true)
 }
 

@@ -71,9 +71,9 @@ pub fn write_part<M: Module>(
     Ok(())
 }
 
+/// Writes the figures of `stage` and prints them. Last of all: they mark the stage as done.
 pub fn write_figures(out: &Path, stage: &str, figures: &serde_json::Value) -> Result<()> {
     let folder = out.join("figures");
-    create(&folder)?;
     let text = serde_json::to_string_pretty(figures)?;
     tracing::info!("{stage}: {text}");
     write_atomic(&folder.join(format!("{stage}.json")), text.as_bytes())?;

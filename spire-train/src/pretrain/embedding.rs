@@ -91,10 +91,10 @@ pub fn run(config: &Common, stage: &EmbeddingStage, device: &Device, interrupted
         "held_out_pictures": stage.evaluate,
         "explained_variance": 1.0 - unexplained,
     });
-    write_figures(&config.out, "embedding", &figures)?;
     let class = ("_class_name", "ControlNetConditioningEmbedding");
     let sizes = json!({ "conditioning_embedding_out_channels": stage.channels });
     let folder = config.out.join("embedding");
     write_part(&folder, &sizes, class, "diffusion_pytorch_model.safetensors", &embedding)?;
+    write_figures(&config.out, "embedding", &figures)?;
     Ok(true)
 }

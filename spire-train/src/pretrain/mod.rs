@@ -123,6 +123,7 @@ pub enum Stage {
 pub fn pretrain(config: &PretrainConfig, stages: &[Stage], interrupted: &AtomicBool) -> Result<bool> {
     let device = spire_model::device::device(&config.device)?;
     write_tokenizer(&config.out)?;
+    create(&config.out.join("figures"))?;
     let common = config.common();
     for stage in stages {
         // Each stage starts from the same state, whether or not others ran before it.

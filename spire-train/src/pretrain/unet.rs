@@ -189,8 +189,8 @@ pub fn run(config: &Common, stage: &UNetStage, device: &Device, interrupted: &At
         "judged_captions": asked.len(),
         "kinds_found": painter.identity(&judge, &asked)?,
     });
-    write_figures(&config.out, "unet", &figures)?;
     sheet::save_png(&painter.sheet()?, &config.out.join("figures/text-to-image.png"))?;
+    write_figures(&config.out, "unet", &figures)?;
     Ok(true)
 }
 

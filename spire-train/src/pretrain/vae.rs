@@ -108,7 +108,6 @@ pub fn run(config: &Common, stage: &VaeStage, device: &Device, interrupted: &Ato
         "psnr_db": mean(&rebuilt.ratios),
         "scaling_factor": scaling_factor,
     });
-    write_figures(&config.out, "vae", &figures)?;
     sheet::save_png(&rebuilt.sheet(), &config.out.join("figures/vae.png"))?;
     let levels = stage.model.block_out_channels.len();
     let mut model = serde_json::to_value(VaeConfig { scaling_factor, ..stage.model.clone() })?;
@@ -117,6 +116,7 @@ pub fn run(config: &Common, stage: &VaeStage, device: &Device, interrupted: &Ato
     model["up_block_types"] = vec!["UpDecoderBlock2D"; levels].into();
     let class = ("_class_name", "AutoencoderKL");
     write_part(&config.out.join("vae"), &model, class, "diffusion_pytorch_model.safetensors", &vae)?;
+    write_figures(&config.out, "vae", &figures)?;
     Ok(true)
 }
 
