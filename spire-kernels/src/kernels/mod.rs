@@ -6,6 +6,7 @@ pub mod convolution;
 pub mod elementwise;
 mod exp;
 pub mod group_norm;
+mod narrow;
 pub mod ops;
 pub mod pool;
 mod products;
