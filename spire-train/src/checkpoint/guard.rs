@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use anyhow::{Result, anyhow};
 
+use super::saved::{Checkpoint, Standing};
 use super::store::CheckpointStore;
 
 /// Finite steps in a row that must follow a checkpoint before it counts as good.
@@ -27,9 +28,10 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// For a run that continues from the checkpoint of step `resumed`, or starts. Only a rank that `writes` changes files.
-    pub fn new(store: CheckpointStore, resumed: Option<u64>, writes: bool) -> Self {
-        Self { store, writes, unproven: resumed.into_iter().collect(), finite: 0, bad: 0 }
+    /// For a run that continues from the checkpoint `resumed`, or starts. Only a rank that `writes` changes files.
+    pub fn new(store: CheckpointStore, resumed: Option<&Checkpoint>, writes: bool) -> Self {
+        let unproven = resumed.filter(|checkpoint| checkpoint.standing != Standing::Good).map(|unproven| unproven.step);
+        Self { store, writes, unproven: unproven.into_iter().collect(), finite: 0, bad: 0 }
     }
 
     /// Takes note of a step, after which `done` steps are done. `finite` says whether its loss and gradients were.
@@ -50,6 +52,17 @@ impl Guard {
             proven = self.unproven.pop_front();
         }
         match proven {
+            Some(step) if self.writes => Ok(self.store.mark_good(step)?),
+            _ => Ok(()),
+        }
+    }
+
+    /// Marks all checkpoints so far as good: something else has shown it.
+    ///
+    /// # Errors
+    /// One can't be marked.
+    pub fn prove(&mut self) -> Result<()> {
+        match self.unproven.drain(..).next_back() {
             Some(step) if self.writes => Ok(self.store.mark_good(step)?),
             _ => Ok(()),
         }
@@ -98,10 +111,10 @@ impl Guard {
 mod tests {
     use super::*;
 
-    fn guard(resumed: Option<u64>) -> (tempfile::TempDir, Guard) {
+    fn guard() -> (tempfile::TempDir, Guard) {
         let dir = tempfile::tempdir().unwrap();
         let store = CheckpointStore::new(dir.path().join("checkpoints"), 1);
-        (dir, Guard::new(store, resumed, true))
+        (dir, Guard::new(store, None, true))
     }
 
     fn save(guard: &mut Guard, step: u64) {
@@ -114,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_checkpoint_before_a_bad_stretch_is_not_the_last_good_one() {
-        let (_dir, mut guard) = guard(None);
+        let (_dir, mut guard) = guard();
         save(&mut guard, 10);
         (11..=13).for_each(|done| guard.step(done, true).unwrap());
         save(&mut guard, 13);
@@ -130,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_short_bad_stretch_only_delays_the_proof() {
-        let (_dir, mut guard) = guard(None);
+        let (_dir, mut guard) = guard();
         save(&mut guard, 1);
         for (done, finite) in [(2, true), (3, false), (4, true), (5, true)] {
             guard.step(done, finite).unwrap();
@@ -144,7 +157,7 @@ mod tests {
 
     #[test]
     fn checkpoints_at_every_step_are_proven_one_after_the_other() {
-        let (_dir, mut guard) = guard(None);
+        let (_dir, mut guard) = guard();
         for done in 1..=9 {
             guard.step(done, true).unwrap();
             save(&mut guard, done);
@@ -155,10 +168,34 @@ mod tests {
     }
 
     #[test]
-    fn the_checkpoint_that_a_run_continued_from_is_proven_again() {
-        let (_dir, mut guard) = guard(Some(4));
-        guard.store.save::<anyhow::Error>(4, [Ok(("weights", vec![1]))], None).unwrap();
-        (5..=7).for_each(|done| guard.step(done, false).unwrap());
+    fn the_checkpoint_that_a_run_continued_from_must_be_proven_once() {
+        let (_dir, mut first) = guard();
+        save(&mut first, 2);
+        save(&mut first, 4);
+        let resumed = |store: &CheckpointStore| Guard::new(store.clone(), Some(&store.of_step(4).unwrap()), true);
+        // Proven by the first run: what follows is the fault of the second.
+        first.prove().unwrap();
+        let mut second = resumed(&first.store);
+        (5..=7).for_each(|done| second.step(done, false).unwrap());
+        let error = second.diverged("x", "y").to_string();
+        assert!(error.contains("step-00000004"), "{error}");
+        // Not proven, as after a kill.
+        save(&mut first, 4);
+        let mut third = resumed(&first.store);
+        (5..=7).for_each(|done| third.step(done, false).unwrap());
+        let error = third.diverged("x", "y").to_string();
+        assert!(error.contains("step-00000002"), "{error}");
+        // Continued from on purpose although it is bad, and proven after all.
+        let mut fourth = resumed(&first.store);
+        (5..=7).for_each(|done| fourth.step(done, true).unwrap());
+        assert_eq!(newest(&fourth), Some(4));
+    }
+
+    #[test]
+    fn without_a_good_checkpoint_the_error_says_so() {
+        let (_dir, mut guard) = guard();
+        save(&mut guard, 1);
+        guard.step(2, false).unwrap();
         let error = guard.diverged("x", "y").to_string();
         assert!(error.contains("there is no good checkpoint"), "{error}");
         assert_eq!(newest(&guard), None);

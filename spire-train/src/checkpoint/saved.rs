@@ -23,6 +23,8 @@ pub struct Checkpoint {
     pub step: u64,
     /// The directory that holds its files.
     pub dir: PathBuf,
+    /// What the steps after it showed, when it was opened.
+    pub standing: Standing,
     files: BTreeMap<String, FileRecord>,
 }
 
@@ -102,7 +104,7 @@ impl Checkpoint {
         if let Some(name) = manifest.files.keys().find(|name| !is_plain_name(name)) {
             return Err(damaged(format!("{MANIFEST} names a file outside: {name:?}")));
         }
-        let checkpoint = Self { step: manifest.step, files: manifest.files, dir };
+        let checkpoint = Self { step: manifest.step, standing: manifest.standing, files: manifest.files, dir };
         for name in checkpoint.files.keys() {
             checkpoint.read(name)?;
         }

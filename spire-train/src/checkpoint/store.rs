@@ -133,12 +133,12 @@ impl CheckpointStore {
         Ok(None)
     }
 
-    /// Marks the checkpoints up to `step` of which nothing is known yet as good.
+    /// Marks the checkpoint of `step` as good, and earlier ones of which nothing is known yet.
     ///
     /// # Errors
     /// A manifest can't be written.
     pub fn mark_good(&self, step: u64) -> Result<()> {
-        self.mark(|other, standing| other <= step && standing == Standing::New, Standing::Good)
+        self.mark(|other, known| other == step || (other < step && known == Standing::New), Standing::Good)
     }
 
     /// Marks the checkpoints of `steps` as bad.

@@ -101,3 +101,57 @@ impl Drop for Journal {
         self.progress.finish();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::logging::metrics;
+    use crate::logging::tensorboard::tests::events;
+
+    /// The points of a curve as TensorBoard reads them: a start hides that step and later ones in earlier files.
+    fn curve(folder: &RunFolder, tag: &str) -> BTreeMap<i64, f32> {
+        let mut files: Vec<_> =
+            std::fs::read_dir(folder.tensorboard()).unwrap().map(|file| file.unwrap().path()).collect();
+        files.sort();
+        let mut points = BTreeMap::new();
+        for event in files.iter().flat_map(|file| events(file)) {
+            if event.has_session_log() {
+                points.retain(|step, _| *step < event.get_step());
+            }
+            for value in event.get_summary().get_value().iter().filter(|value| value.get_tag() == tag) {
+                let there = points.insert(event.get_step(), value.get_simple_value());
+                assert_eq!(there, None, "step {} is there twice", event.get_step());
+            }
+        }
+        points
+    }
+
+    #[test]
+    fn tensorboard_and_metrics_have_the_same_steps_after_a_resume() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = RunFolder::at(dir.path());
+        let config = BTreeMap::from([("steps", 7)]);
+        for (first, last) in [(0, 5), (3, 7)] {
+            let mut journal = Journal::open(&folder, 7, first, &config).unwrap();
+            for step in first..last {
+                let mut metrics = StepMetrics { step, loss: (10 + step) as f64, ..StepMetrics::default() };
+                if step == 2 || step == 6 {
+                    metrics.more.insert("validation_loss".into(), Some(0.5));
+                    metrics.more.insert("validation_psnr".into(), Some(20.0));
+                }
+                journal.step(&metrics).unwrap();
+            }
+        }
+        let expected: BTreeMap<i64, f32> = (0..7).map(|step| (step, (10 + step) as f32)).collect();
+        assert_eq!(curve(&folder, "train/loss"), expected);
+        let logged = metrics::read(&folder.metrics()).unwrap();
+        assert_eq!(
+            logged.iter().map(|line| (line.step as i64, line.loss as f32)).collect::<BTreeMap<_, _>>(),
+            expected
+        );
+        assert_eq!(curve(&folder, "validation/loss"), BTreeMap::from([(2, 0.5), (6, 0.5)]));
+        assert_eq!(curve(&folder, "validation/psnr"), BTreeMap::from([(2, 20.0), (6, 20.0)]));
+    }
+}

@@ -193,12 +193,12 @@ fn create_event_file(dir: &Path) -> io::Result<(PathBuf, File)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use tensorboard_rs::masked_crc32c::masked_crc32c;
 
     /// Parses a file in TensorFlow's record format: length, its CRC, bytes, their CRC.
-    fn events(path: &Path) -> Vec<Event> {
+    pub fn events(path: &Path) -> Vec<Event> {
         let bytes = fs::read(path).unwrap();
         let mut rest = bytes.as_slice();
         let mut events = Vec::new();

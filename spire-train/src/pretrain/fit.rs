@@ -132,7 +132,7 @@ pub fn fit<M: Module>(
     if let Some(checkpoint) = &checkpoint {
         learner = learner.resumed(checkpoint)?;
     }
-    let mut checkpoints = Guard::new(store, checkpoint.map(|checkpoint| checkpoint.step), true);
+    let mut checkpoints = Guard::new(store, checkpoint.as_ref(), true);
     let mut journal = Journal::open(&folder, config.steps, learner.step, config)?;
     let mut any_finite = learner.step > 0;
     while learner.step < config.steps {
@@ -172,8 +172,10 @@ pub fn fit<M: Module>(
         }
         let stop = interrupted.load(Ordering::Relaxed);
         let due = learner.step.is_multiple_of(config.checkpoint_every) || done || stop;
-        if due && checkpoints.bad_steps() == 0 {
+        if due {
             learner.check().map_err(|error| checkpoints.diverged(&error.to_string(), "learning_rate"))?;
+        }
+        if due && checkpoints.bad_steps() == 0 {
             checkpoints.save(learner.step, learner.files(), None)?;
         }
         if stop && !done {

@@ -144,7 +144,7 @@ fn resume_as_rank(
         record(folder, &config, &changes, how, step, ranks)?;
     }
     ranks.barrier();
-    run(&mut state, &config, folder, checkpoint.map(|checkpoint| checkpoint.step), interrupted)
+    run(&mut state, &config, folder, checkpoint.as_ref(), interrupted)
 }
 
 /// Writes down that the run continues at `step`, and with which configuration.

@@ -12,7 +12,7 @@ use super::quality;
 use super::state::TrainingState;
 use super::summary;
 use super::validation::validation_loss;
-use crate::checkpoint::Guard;
+use crate::checkpoint::{Checkpoint, Guard};
 use crate::config::RunConfig;
 use crate::logging::journal::Journal;
 use crate::logging::metrics::{self, StepMetrics};
@@ -31,7 +31,7 @@ pub enum Outcome {
 /// The key that a run that diverged should lower.
 const RATE: &str = "train.learning_rate";
 
-/// Takes the steps that remain, from the state of the checkpoint of step `resumed` or from the start, and writes the run
+/// Takes the steps that remain, from the state of the checkpoint `resumed` or from the start, and writes the run
 /// folder.
 ///
 /// # Errors
@@ -40,7 +40,7 @@ pub(super) fn run(
     state: &mut TrainingState,
     config: &RunConfig,
     folder: &RunFolder,
-    resumed: Option<u64>,
+    resumed: Option<&Checkpoint>,
     interrupted: &AtomicBool,
 ) -> Result<Outcome> {
     let (train, ranks) = (&config.train, state.ranks);
@@ -106,6 +106,9 @@ pub(super) fn run(
             // After the last step, the validation loss has shown what the next steps would.
             if checkpoints.bad_steps() == 0 || last {
                 state.save(&mut checkpoints, score.take(), samples)?;
+                if last {
+                    checkpoints.prove()?;
+                }
             } else if let Some(journal) = &journal {
                 journal.print(&format!("step {step}: no checkpoint is written, because the loss is not finite"));
             }
