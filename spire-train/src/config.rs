@@ -168,7 +168,7 @@ pub struct TrainSection {
     pub ema_decay: f64,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
-    /// Number of newest checkpoints that are kept, besides the best.
+    /// Number of newest checkpoints that are kept, besides the best and the newest that is known to be good.
     pub keep_checkpoints: usize,
     /// Steps between validations. Each computes a loss and draws a sheet of samples.
     pub validate_every: u64,

@@ -82,7 +82,8 @@ pub(super) fn run(
             let loss = validation_loss(state, config)?;
             score = Some(-loss);
             metrics.more.insert("validation_loss".into(), Some(loss));
-            if let Some(journal) = &mut journal {
+            // Pictures of weights that are lost show nothing.
+            if let Some(journal) = journal.as_mut().filter(|_| loss.is_finite()) {
                 let sheet = sheet(&state.base, &state.branch(config), &state.held_out, &config.evaluate)?;
                 journal.sheet(step, &sheet.draw())?;
                 metrics.more.extend(quality::of_sheet(&sheet));
