@@ -93,6 +93,9 @@ fn identifies_a_run(key: &str) -> bool {
 
 /// What a run that continues at `step` should say of its learning rate, if a change makes it jump.
 pub fn jump_of_the_rate(then: &RunConfig, now: &RunConfig, step: u64) -> Option<String> {
+    if step == 0 {
+        return None;
+    }
     let [planned, changed] = [then, now].map(|config| config.train.optimizer().learning_rate.at(step));
     let last = then.train.optimizer().learning_rate.at(step.saturating_sub(1));
     ((planned - changed).abs() > 0.01 * planned.max(changed)).then(|| {
@@ -142,6 +145,7 @@ mod tests {
     fn a_rate_that_jumps_is_told() {
         let then = changed(|config| (config.train.steps, config.train.warmup_steps) = (800, 0));
         assert_eq!(jump_of_the_rate(&then, &then, 800), None);
+        assert_eq!(jump_of_the_rate(&then, &changed(|config| config.train.learning_rate = 1.0), 0), None);
         let longer = changed(|config| (config.train.steps, config.train.warmup_steps) = (1600, 0));
         let told = jump_of_the_rate(&then, &longer, 800).unwrap();
         // Half of the cosine is left; before, nothing was.

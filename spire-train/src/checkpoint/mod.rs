@@ -12,10 +12,12 @@
 //! |---|---|
 //! | `saved.rs` | one checkpoint and its manifest |
 //! | `store.rs` | the checkpoints of a run: writing, choosing, removing |
+//! | `retention.rs` | which ones are kept |
 //! | `guard.rs` | which checkpoints of a running training are good |
 
 mod error;
 mod guard;
+mod retention;
 mod saved;
 mod store;
 

@@ -9,6 +9,7 @@ use spire_core::atomic_write::{TEMPORARY, sync_dir, write_atomic, write_synced};
 use tracing::warn;
 
 use super::error::CheckpointError;
+use super::retention::{Candidate, kept};
 use super::saved::{
     Checkpoint, FORMAT, FileRecord, MANIFEST, Manifest, Standing, directory_name, is_plain_name, step_of,
 };
@@ -23,8 +24,8 @@ pub struct CheckpointStore {
 }
 
 impl CheckpointStore {
-    /// The store in `dir`, which may not exist yet. It keeps the newest `keep_last` checkpoints (at least one), the best,
-    /// the newest that is known to be good, and those of which nothing is known yet.
+    /// The store in `dir`, which may not exist yet. It keeps the newest `keep_last` checkpoints, at least one, and those
+    /// that [`kept`] adds.
     pub fn new(dir: impl Into<PathBuf>, keep_last: usize) -> Self {
         Self { dir: dir.into(), keep_last: keep_last.max(1) }
     }
@@ -173,19 +174,16 @@ impl CheckpointStore {
         Ok(later.len())
     }
 
-    /// Of the checkpoints up to `step`, removes all but those that [`Self::new`] lists.
+    /// Of the checkpoints up to `step`, removes all but those that [`kept`] chooses.
     fn prune(&self, step: u64) -> Result<()> {
         let mut all = self.by_step()?;
         all.retain(|(other, _)| *other <= step);
-        let manifests: Vec<(u64, Manifest)> =
-            all.iter().filter_map(|(step, dir)| Some((*step, Manifest::read(dir).ok()?))).collect();
-        let of = |standing: Standing| manifests.iter().filter(move |(_, it)| it.standing == standing);
-        let usable = || manifests.iter().filter(|(_, it)| it.standing != Standing::Bad);
-        let mut kept: Vec<u64> = usable().rev().take(self.keep_last).map(|(step, _)| *step).collect();
-        kept.extend(of(Standing::New).map(|(step, _)| *step));
-        kept.extend(of(Standing::Good).next_back().map(|(step, _)| *step));
-        let scored = usable().filter_map(|(step, it)| Some((it.score?, *step)));
-        kept.extend(scored.max_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))).map(|(_, step)| step));
+        let candidate = |(step, dir): &(u64, PathBuf)| {
+            let Manifest { score, standing, .. } = Manifest::read(dir).ok()?;
+            Some(Candidate { step: *step, score, standing })
+        };
+        let candidates: Vec<Candidate> = all.iter().filter_map(candidate).collect();
+        let kept = kept(&candidates, self.keep_last);
         for (_, dir) in all.into_iter().filter(|(step, _)| !kept.contains(step)) {
             // Rename first, so that a kill during the removal leaves no incomplete checkpoint.
             let doomed = self.dir.join(format!("{TEMPORARY}{}", dir.file_name().unwrap_or_default().display()));
@@ -373,20 +371,6 @@ mod tests {
         save_good(&store, 7, Some(10.0));
         save_good(&store, 8, None);
         assert_eq!(steps(&store), [7, 8]);
-    }
-
-    #[test]
-    fn the_newest_good_one_survives_those_of_which_nothing_is_known() {
-        let (_guard, store) = store(1);
-        save_good(&store, 1, None);
-        save_good(&store, 2, None);
-        for step in 3..6 {
-            store.save(step, files(step), None).unwrap();
-        }
-        assert_eq!(steps(&store), [2, 3, 4, 5]);
-        store.mark_good(4).unwrap();
-        store.save(6, files(6), None).unwrap();
-        assert_eq!(steps(&store), [4, 5, 6]);
     }
 
     #[test]
