@@ -1,11 +1,13 @@
 //! What the other crates stand on: pictures in memory and in PNG files, contact sheets, settings in TOML, progress bars,
-//! random streams, checksums, atomic writes and parallel loops. Nothing here depends on Burn or on another crate of the
+//! random streams, checksums, atomic writes, locks on folders and parallel loops. Nothing here depends on Burn or on another crate of the
 //! workspace.
 
 pub mod atomic_write;
 pub mod buffer;
 pub mod checksum;
+pub mod folder_lock;
 mod jpeg_end;
+pub mod machine;
 pub mod parallel;
 pub mod picture;
 pub mod png_text;

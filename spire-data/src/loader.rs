@@ -328,6 +328,27 @@ mod tests {
     }
 
     #[test]
+    fn only_pictures_without_captions_are_an_error_that_names_the_key() {
+        let dir = tempfile::tempdir().unwrap();
+        for index in 0..7 {
+            write_png(dir.path(), &format!("{index}.png"), 0.5);
+        }
+        let open = |uncaptioned| {
+            let source = FolderSource::open(dir.path(), None).unwrap().uncaptioned(uncaptioned);
+            Loader::new(samples(Arc::new(source), 0), 0).unwrap().batch(2)
+        };
+        let error = open(false).unwrap_err();
+        assert!(matches!(&error, LoaderError::NoCaptions { tried: 7, skipped } if skipped.len() == 7));
+        let message = error.to_string();
+        assert!(message.contains("none of the 7") && message.contains("data.source.uncaptioned = true"), "{message}");
+        assert_eq!(open(true).unwrap().len(), 2);
+        // A broken file is another fault.
+        std::fs::write(dir.path().join("7.png"), b"").unwrap();
+        std::fs::write(dir.path().join("7.txt"), "zero bytes").unwrap();
+        assert!(matches!(open(false).unwrap_err(), LoaderError::AllBroken { tried: 8, .. }));
+    }
+
+    #[test]
     fn coco_pictures_without_captions_are_skipped() {
         let dir = tempfile::tempdir().unwrap();
         write_png(dir.path(), "a.png", 0.1);

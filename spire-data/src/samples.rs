@@ -122,6 +122,19 @@ pub enum LoaderError {
         /// The pictures.
         skipped: Vec<Skipped>,
     },
+    /// Too many samples in a row have no caption, and nothing else is wrong with them.
+    #[error(
+        "none of the {tried} pictures tried has a caption, {}; write a .txt with a caption beside each picture, or name \
+         the key of the captions (data.source.caption), or train without captions (data.source.uncaptioned = true, for \
+         folders)",
+        first_few(.skipped)
+    )]
+    NoCaptions {
+        /// Number of different pictures tried for one sample.
+        tried: usize,
+        /// The pictures.
+        skipped: Vec<Skipped>,
+    },
     /// A picture can't be degraded.
     #[error("{name} could not be degraded: {source}")]
     Degrade {
@@ -151,6 +164,9 @@ fn first_few(skipped: &[Skipped]) -> String {
 /// Number of different pictures tried for one sample before the source counts as broken.
 const MOST_BROKEN: usize = 100;
 
+/// Number of broken samples that a warning each names. More would bury what else is printed.
+const MOST_WARNINGS: usize = 5;
+
 /// Number of draws, including pictures known to be broken.
 const MOST_DRAWN: usize = 2000;
 
@@ -169,7 +185,14 @@ pub struct Samples {
     degradation: DegradationConfig,
     pub(crate) config: DataConfig,
     seed: u64,
-    skipped: Mutex<BTreeMap<usize, Skipped>>,
+    skipped: Mutex<BTreeMap<usize, Broken>>,
+}
+
+/// A broken sample.
+struct Broken {
+    skipped: Skipped,
+    /// Whether only its caption is missing.
+    uncaptioned: bool,
 }
 
 impl Samples {
@@ -238,7 +261,11 @@ impl Samples {
     /// What the source skipped when it was opened, and the broken samples found so far, each once, in the order of the
     /// source.
     pub fn skipped(&self) -> Vec<Skipped> {
-        self.source.left_out().into_iter().chain(self.registry().values().cloned()).collect()
+        self.source
+            .left_out()
+            .into_iter()
+            .chain(self.registry().values().map(|broken| broken.skipped.clone()))
+            .collect()
     }
 
     fn read(&self, n: u64) -> Result<(usize, Sample), LoaderError> {
@@ -262,19 +289,29 @@ impl Samples {
             index = self.source.nth(self.seed, n + replacement.random_range(1..=within));
         }
         let registry = self.registry();
-        let skipped = broken.iter().filter_map(|index| registry.get(index).cloned()).collect();
-        Err(LoaderError::AllBroken { tried: broken.len(), skipped })
+        let found: Vec<&Broken> = broken.iter().filter_map(|index| registry.get(index)).collect();
+        let (tried, skipped) = (broken.len(), found.iter().map(|broken| broken.skipped.clone()).collect());
+        Err(match found.iter().all(|broken| broken.uncaptioned) {
+            true => LoaderError::NoCaptions { tried, skipped },
+            false => LoaderError::AllBroken { tried, skipped },
+        })
     }
 
     fn skip(&self, index: usize, error: &SampleError) {
-        self.registry().entry(index).or_insert_with(|| {
-            let skipped = Skipped { name: self.source.name(index), reason: error.to_string() };
+        let mut registry = self.registry();
+        if registry.contains_key(&index) {
+            return;
+        }
+        let skipped = Skipped { name: self.source.name(index), reason: error.to_string() };
+        if registry.len() < MOST_WARNINGS {
             tracing::warn!(name = skipped.name, reason = skipped.reason, "skipping a broken sample");
-            skipped
-        });
+        } else if registry.len() == MOST_WARNINGS {
+            tracing::warn!("more samples are broken and are skipped without a warning; spire data stats lists them");
+        }
+        registry.insert(index, Broken { skipped, uncaptioned: error.is_missing_caption() });
     }
 
-    fn registry(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Skipped>> {
+    fn registry(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Broken>> {
         self.skipped.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use spire_core::atomic_write::write_atomic;
+use spire_core::folder_lock::FolderLock;
 use spire_core::progress::FileProgress;
 use spire_core::{parallel, settings, sheet};
 use spire_data::testset::{self, Entry, Recipe, TestSet};
@@ -27,13 +28,15 @@ pub struct Evaluated {
     /// The pictures of each test set's methods.
     methods: Vec<Vec<ShownMethod>>,
     sheet: SheetConfig,
+    /// Held until everything is written.
+    _lock: FolderLock,
 }
 
 /// Measures every method on every test set. Missing test sets are made from their recipes, missing pictures of models
 /// are restored into `output`. A method that can't be measured is reported; the others are still measured.
 ///
 /// # Errors
-/// A test set can't be opened or made; the weights of a metric do not fit.
+/// A test set can't be opened or made; the weights of a metric do not fit; another process uses `output`.
 pub fn evaluate(config: &EvalConfig, output: &Path) -> Result<Evaluated> {
     let device = spire_model::device::device(&config.device)?;
     let benchmarks = config.benchmarks.iter().map(open).collect::<Result<Vec<_>>>()?;
@@ -47,6 +50,7 @@ pub fn evaluate(config: &EvalConfig, output: &Path) -> Result<Evaluated> {
         unmeasured.push(reasons);
     }
     let scorer = Scorer::load(config, &device)?;
+    let lock = FolderLock::take(output)?;
 
     let mut made = Methods::default();
     let mut results = Results::new(config, &scorer);
@@ -70,7 +74,7 @@ pub fn evaluate(config: &EvalConfig, output: &Path) -> Result<Evaluated> {
         results.add(&choice.title, benchmark, &scorer, &rows, reasons, config.against.as_deref());
         shown.push(pictures);
     }
-    Ok(Evaluated { results, benchmarks, methods: shown, sheet: config.sheet.clone() })
+    Ok(Evaluated { results, benchmarks, methods: shown, sheet: config.sheet.clone(), _lock: lock })
 }
 
 fn note(reasons: &mut BTreeMap<String, String>, method: &MethodConfig, benchmark: &TestSet, error: &anyhow::Error) {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use spire_data::degrade::DegradationConfig;
+use spire_data::degrade::{DegradationConfig, ParameterizedConfig};
 use spire_data::loader::DataConfig;
 use spire_data::source::SourceConfig;
 use spire_model::control::ControlConfig;
@@ -168,7 +168,7 @@ pub struct TrainSection {
     pub ema_decay: f64,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
-    /// Number of newest checkpoints that are kept, besides the best.
+    /// Number of newest checkpoints that are kept, besides the best and the newest that is known to be good.
     pub keep_checkpoints: usize,
     /// Steps between validations. Each computes a loss and draws a sheet of samples.
     pub validate_every: u64,
@@ -260,6 +260,9 @@ impl Default for EvaluateSection {
     }
 }
 
+/// The size of pictures, in pixels, for which the default ranges of the degradations are made.
+const SIZE_OF_DEFAULT_RANGES: usize = 512;
+
 impl RunConfig {
     /// How gradients are computed.
     pub(crate) fn computation(&self) -> Computation {
@@ -278,6 +281,34 @@ impl RunConfig {
         let size = self.data.size;
         ensure!(size.is_multiple_of(side), "data.size {size} is not a multiple of {side}, as this model needs");
         Ok(())
+    }
+
+    /// What is odd about the configuration, although a run with it can start: a sentence each.
+    pub(crate) fn remarks(&self) -> Vec<String> {
+        let mut remarks = vec![];
+        let TrainSection { steps, warmup_steps, learning_rate, .. } = self.train;
+        if warmup_steps > 0 && warmup_steps >= steps {
+            let highest = self.train.optimizer().learning_rate.at(steps.saturating_sub(1));
+            remarks.push(format!(
+                "train.warmup_steps = {warmup_steps} is not below train.steps = {steps}: the learning rate only rises, up to \
+                 {highest:.2e} of train.learning_rate = {learning_rate:.2e}; lower train.warmup_steps"
+            ));
+        }
+        let (found, defaults) = (&self.degradation.parameterized, ParameterizedConfig::default());
+        let strongest = [
+            ("blur_sigma", found.blur_sigma[1], defaults.blur_sigma[1]),
+            ("downsample_factor", found.downsample_factor[1], defaults.downsample_factor[1]),
+        ];
+        let size = self.data.size;
+        for (key, most, default) in strongest {
+            if self.degradation.parameterized_share > 0.0 && size < SIZE_OF_DEFAULT_RANGES / 2 && most >= default {
+                remarks.push(format!(
+                    "degradation.parameterized.{key} goes up to {most}, which is for pictures of {SIZE_OF_DEFAULT_RANGES} \
+                     pixels: of data.size = {size} it leaves little that could be restored; configs/tiny.toml has ranges for 64"
+                ));
+            }
+        }
+        remarks
     }
 
     /// Checks the numbers. Those of `[data]` and `[degradation]` are checked when the data is opened.
@@ -321,5 +352,31 @@ impl RunConfig {
         ensure!(train.weight_decay.is_finite() && train.weight_decay >= 0.0, "train.weight_decay must not be negative");
         ensure!(self.evaluate.samples != 1, "evaluate.samples must be 0 (no evaluation) or at least 2");
         self.evaluate.sampling.validate().map_err(|error| error.context("[evaluate.sampling]"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_configurations_are_remarked_on() {
+        let mut config = RunConfig::default();
+        config.data.size = 512;
+        assert_eq!(config.remarks(), Vec::<String>::new());
+        config.train.steps = 100;
+        let remarks = config.remarks();
+        assert_eq!(remarks.len(), 1);
+        assert!(
+            remarks[0].contains("train.warmup_steps = 500") && remarks[0].contains("up to 1.00e-5 of"),
+            "{remarks:?}"
+        );
+        config.train.warmup_steps = 0;
+        config.data.size = 64;
+        let remarks = config.remarks();
+        assert!(remarks.len() == 2 && remarks[0].contains("blur_sigma goes up to 5"), "{remarks:?}");
+        config.degradation.parameterized.blur_sigma[1] = 3.0;
+        config.degradation.parameterized.downsample_factor[1] = 4.0;
+        assert_eq!(config.remarks(), Vec::<String>::new());
     }
 }

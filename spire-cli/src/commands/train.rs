@@ -9,7 +9,7 @@ use spire_core::settings;
 use spire_train::config::RunConfig;
 use spire_train::distributed::{Ranks, with_launched_processes};
 use spire_train::speed::dry_run;
-use spire_train::training::{self, Outcome};
+use spire_train::training::{self, CheckpointChoice, Continuation, Outcome};
 
 use crate::signals::interruption;
 
@@ -18,9 +18,16 @@ pub struct Train {
     /// Configuration, TOML
     #[arg(required_unless_present = "resume")]
     config: Option<PathBuf>,
-    /// Continue the run in this folder from its newest intact checkpoint
+    /// Continue the run in this folder from its newest good checkpoint
     #[arg(long, value_name = "RUN", conflicts_with = "config")]
     resume: Option<PathBuf>,
+    /// Continue from the checkpoint of this step, or from the one with the lowest validation loss: a number, or "best".
+    /// What the run did after it moves to RUN/abandoned
+    #[arg(long, value_name = "STEP", requires = "resume", conflicts_with = "config")]
+    from: Option<CheckpointChoice>,
+    /// Continue even if --set makes it another run: another seed, model, data or degradations
+    #[arg(long, requires = "resume", conflicts_with = "config")]
+    force: bool,
     /// Check the configuration and print what the run needs: parameters, operations, memory. Allocates and writes
     /// nothing
     #[arg(long, conflicts_with = "resume")]
@@ -53,11 +60,15 @@ pub fn run(args: Train) -> Result<ExitCode> {
 
 fn train(args: Train, ranks: &Ranks, interrupted: &AtomicBool) -> Result<()> {
     let (outcome, dir) = match (args.resume, args.config) {
-        (Some(run), _) => (training::resume(&run, &args.overrides, ranks, interrupted)?, run),
+        (Some(run), _) => {
+            let how =
+                Continuation { from: args.from.unwrap_or_default(), overrides: args.overrides, force: args.force };
+            (training::resume(&run, &how, ranks, interrupted)?, run)
+        }
         (None, Some(path)) => {
             let config: RunConfig = settings::load(&path, &args.overrides)?;
             let dir = config.run.dir.clone();
-            (training::train(config, ranks, interrupted)?, dir)
+            (training::train(config, &args.overrides, ranks, interrupted)?, dir)
         }
         (None, None) => unreachable!("the parser requires one of the two"),
     };

@@ -4,6 +4,7 @@
 //! The struct alone defines the keys, their types and their defaults.
 
 mod deserialize;
+mod differences;
 mod error;
 mod explain;
 mod overrides;
@@ -17,6 +18,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use deserialize::Node;
+pub use differences::{Difference, differences};
 pub use error::SettingsError;
 use explain::explain;
 use overrides::Override;

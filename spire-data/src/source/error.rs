@@ -98,6 +98,16 @@ pub enum SampleError {
     },
 }
 
+impl SampleError {
+    /// Whether the only fault is that there is no caption.
+    pub(crate) fn is_missing_caption(&self) -> bool {
+        match self {
+            Self::CaptionFile { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+            error => matches!(error, Self::NoCaption { .. }),
+        }
+    }
+}
+
 /// A source could not be opened.
 #[derive(Debug, Error)]
 pub enum SourceError {

@@ -73,11 +73,7 @@ impl FolderSource {
 
     /// No captions, if the source accepts that.
     fn excuse(&self, error: SampleError) -> Result<Vec<String>, SampleError> {
-        let absent = match &error {
-            SampleError::CaptionFile { source, .. } => source.kind() == io::ErrorKind::NotFound,
-            error => matches!(error, SampleError::NoCaption { .. }),
-        };
-        if self.uncaptioned && absent { Ok(vec![]) } else { Err(error) }
+        if self.uncaptioned && error.is_missing_caption() { Ok(vec![]) } else { Err(error) }
     }
 }
 

@@ -26,15 +26,15 @@ pub fn train(config: RunConfig, settings: &BenchSettings) -> Result<Measurement>
     let batches = state.batches(config.train.batch_size, config.train.accumulate)?;
     let inputs = state.prepare(&batches, config.run.seed)?;
     if let Some(folder) = &settings.dump {
-        dump_of(&inputs).write(folder, &state.control_config, &state.control)?;
+        dump_of(&inputs).write(folder, &state.control_config, &state.learner.module)?;
     }
     let mut trained = Vec::new();
     let seconds = timed(settings, || {
-        let learning_rate = state.optimizer.learning_rate(state.step);
+        let learning_rate = state.learner.learning_rate();
         let (loss, grad_norm) = state.take_step(inputs.clone(), &config)?;
         state.device.sync()?;
         ensure!(loss.is_finite() && grad_norm.is_finite(), "the loss is {loss}, the gradient norm {grad_norm}");
-        state.step += 1;
+        state.learner.step += 1;
         trained.push(StepResult { loss, grad_norm, learning_rate });
         Ok(())
     })?;

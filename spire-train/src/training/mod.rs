@@ -2,6 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `launch.rs` | how a run begins and continues: folder, lock, checkpoint |
 //! | `train.rs` | the training loop: steps, validation, checkpoints |
 //! | `state.rs` | what changes during training, and how it is saved |
 //! | `step.rs` | one optimiser step |
@@ -16,6 +17,7 @@
 
 pub(crate) mod held_out;
 mod latents;
+mod launch;
 pub(crate) mod objective;
 mod quality;
 pub(crate) mod start;
@@ -25,4 +27,5 @@ mod summary;
 mod train;
 mod validation;
 
-pub use train::{Outcome, resume, train};
+pub use launch::{CheckpointChoice, Continuation, resume, train};
+pub use train::Outcome;

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use spire_core::Picture;
+use spire_core::sheet::Sheet;
 use spire_data::loader::Samples;
 use spire_eval::clip_space::ImageSpace;
 use spire_eval::{FeatureStatistics, frechet_distance, psnr, ssim};
@@ -25,6 +26,32 @@ pub(super) struct Quality {
     /// Fréchet distance to the clean pictures in the image space of the run's CLIP. This is not FID. `None` without
     /// CLIP's weights.
     pub clip_frechet: Option<f64>,
+}
+
+impl Quality {
+    /// The figures with their names.
+    pub fn figures(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let measured = [("psnr", Some(self.psnr)), ("ssim", Some(self.ssim)), ("clip_frechet", self.clip_frechet)];
+        measured.into_iter().filter_map(|(name, value)| Some((name, value?)))
+    }
+}
+
+/// PSNR and SSIM of the restored pictures on a [`sheet`](super::held_out::sheet), as metrics of a step. Nothing for an empty
+/// sheet, or for pictures that are too small for SSIM.
+pub(super) fn of_sheet(sheet: &Sheet) -> Vec<(String, Option<f64>)> {
+    let mut sums = Sums::default();
+    for row in &sheet.rows {
+        if let [_, restored, clean] = row.pictures.as_slice()
+            && sums.add(clean, restored).is_err()
+        {
+            return vec![];
+        }
+    }
+    if sums.count == 0 {
+        return vec![];
+    }
+    let figures = sums.quality(None);
+    figures.figures().map(|(name, value)| (format!("validation_{name}"), Some(value))).collect()
 }
 
 /// The figures over `config.samples` held-out samples: those of the degraded pictures, and those of the restored ones.

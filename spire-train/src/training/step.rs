@@ -1,7 +1,6 @@
 //! One optimiser step: samples, forward and backward pass, update.
 
 use anyhow::Result;
-use burn::optim::GradientsParams;
 use spire_data::loader::TrainingSample;
 use spire_model::control::Control;
 
@@ -10,7 +9,6 @@ use super::state::TrainingState;
 use crate::config::RunConfig;
 use crate::distributed::{bucket_layout, gradient_order, mean_gradients};
 use crate::optim::backward::gradients;
-use crate::optim::ema;
 use crate::optim::gradients::grad_norm;
 
 impl TrainingState<'_> {
@@ -35,7 +33,7 @@ impl TrainingState<'_> {
     pub fn take_step(&mut self, batches: Vec<DenoisingBatch>, config: &RunConfig) -> Result<(f64, f64)> {
         let (unet, train) = (&self.base.unet, &config.train);
         let loss = |control: &Control, batch: DenoisingBatch| Ok(batch.loss(unet, control));
-        let (ranks, control, how) = (self.ranks, &self.control, config.computation());
+        let (ranks, control, how) = (self.ranks, &self.learner.module, config.computation());
         let (loss, gradients) = if ranks.count() == 1 {
             gradients(control, batches, how, loss)?
         } else {
@@ -49,16 +47,10 @@ impl TrainingState<'_> {
             mean_gradients(ranks, self.buckets.insert(buckets), control, batches, how, loss)?
         };
         let loss = self.ranks.mean(loss);
-        let norm = self.ranks.agree("the norm of the gradients", grad_norm(&self.control, &gradients))?;
+        let norm = self.ranks.agree("the norm of the gradients", grad_norm(&self.learner.module, &gradients))?;
         if loss.is_finite() && norm.is_finite() {
-            self.update(gradients, norm, train.ema_decay);
+            self.learner.update(gradients, norm, train.ema_decay);
         }
         Ok((loss, norm))
-    }
-
-    fn update(&mut self, gradients: GradientsParams, norm: f64, ema_decay: f64) {
-        self.control = self.optimizer.step(self.step, self.control.clone(), gradients, norm);
-        let decay = ema::decay_at(ema_decay, self.step);
-        self.average = ema::update(self.average.clone(), &self.control, decay);
     }
 }

@@ -49,6 +49,7 @@ pub fn dry_run(config: RunConfig) -> Result<DryRun> {
     if let Err(taken) = RunFolder::check_free(&config) {
         tracing::warn!("{taken:#}");
     }
+    config.remarks().iter().for_each(|remark| tracing::warn!("{remark}"));
     count(config)
 }
 
