@@ -32,6 +32,11 @@ pub fn resolve(path: &Path) -> Result<Option<PathBuf>> {
     Ok(Some(folder()?.join(inside)))
 }
 
+/// Whether `folder` holds the small model, file by file.
+pub fn is_built_in(folder: &Path) -> bool {
+    is_complete(folder)
+}
+
 /// The part of `path` below the built-in model's name.
 fn inside(path: &Path) -> Option<&Path> {
     let path = path.strip_prefix(".").unwrap_or(path);

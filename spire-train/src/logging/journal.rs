@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use image::RgbImage;
+use spire_core::progress::print;
 use spire_core::sheet::save_png;
 
 use super::metrics::{MetricsLog, StepMetrics};
@@ -65,7 +66,7 @@ impl Journal {
 
     /// Prints a line on the terminal.
     pub fn print(&self, text: &str) {
-        self.progress.print(text);
+        print(text);
     }
 }
 

@@ -7,8 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use spire_core::interruption::ends_at_once;
+use spire_core::progress::{is_quiet, print};
 
 use super::held_out::sheet;
+use super::opening;
 use super::start::with_models_located;
 use super::state::TrainingState;
 use super::summary;
@@ -84,15 +87,21 @@ fn run(state: &mut TrainingState, config: &RunConfig, folder: &RunFolder, interr
     let samples = ranks.count() * train.samples_per_step();
     let checkpoints = folder.checkpoints(train.keep_checkpoints);
     let mut journal = ranks.is_first().then(|| Journal::open(folder, train.steps, state.step)).transpose()?;
-    if let (Some(journal), 2..) = (&journal, ranks.count()) {
-        journal.print(&format!("ranks {}, machines {}, samples per step {samples}", ranks.count(), ranks.machines()));
+    if ranks.is_first() && !is_quiet() {
+        print(&opening::text(state, config, samples));
     }
     ranks.agree("the norm of the weights", weight_norm(&state.control))?;
     let mut bad_steps = 0;
     let mut score = None;
     while state.step < train.steps {
         let started = Instant::now();
-        let batches = state.batches(train.batch_size, train.accumulate)?;
+        let Some(batches) = state.batches(train.batch_size, train.accumulate, interrupted)? else {
+            tracing::warn!("the data source gives no samples: the run stops without them");
+            if ranks.is_first() && state.step > 0 {
+                state.save(&checkpoints, score.take(), samples)?;
+            }
+            return Ok(Outcome::Interrupted(state.step));
+        };
         let waited = started.elapsed();
         let inputs = state.prepare(&batches, config.run.seed)?;
         let (loss, norm) = state.take_step(inputs, config)?;
@@ -146,6 +155,10 @@ fn run(state: &mut TrainingState, config: &RunConfig, folder: &RunFolder, interr
     let skipped = state.skipped_pictures();
     if ranks.is_first() {
         state.write_model(config, folder)?;
+        let dir = config.run.dir.display();
+        let _phase = ends_at_once(format!(
+            "the run is trained, but its figures are missing; compute them with: spire train --resume {dir}"
+        ));
         summary::write(state, config, folder, skipped)?;
     }
     ranks.barrier();
