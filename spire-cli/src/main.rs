@@ -4,6 +4,8 @@
 mod stdout;
 
 mod commands;
+#[cfg(test)]
+mod documented;
 mod signals;
 mod verbosity;
 

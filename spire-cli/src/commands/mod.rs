@@ -27,7 +27,7 @@ use crate::verbosity::Verbosity;
 
 /// Text-driven image restoration (SPIRE): train, restore, degrade, evaluate.
 #[derive(Parser)]
-#[command(version = env!("SPIRE_VERSION"), about)]
+#[command(name = "spire", version = env!("SPIRE_VERSION"), about)]
 pub struct Cli {
     #[command(flatten)]
     verbosity: Verbosity,

@@ -152,13 +152,17 @@ fn run(state: &mut TrainingState, config: &RunConfig, folder: &RunFolder, interr
         }
     }
     drop(journal);
+    let dir = config.run.dir.display();
+    let _phase = ends_at_once(format!(
+        "the run is trained, but its figures are missing; compute them with: spire train --resume {dir}"
+    ));
+    // An interruption before this phase.
+    if ranks.any(interrupted.load(Ordering::Relaxed)) {
+        return Ok(Outcome::Interrupted(state.step));
+    }
     let skipped = state.skipped_pictures();
     if ranks.is_first() {
         state.write_model(config, folder)?;
-        let dir = config.run.dir.display();
-        let _phase = ends_at_once(format!(
-            "the run is trained, but its figures are missing; compute them with: spire train --resume {dir}"
-        ));
         summary::write(state, config, folder, skipped)?;
     }
     ranks.barrier();
