@@ -94,7 +94,7 @@ fn every_command_has_a_manual_page() {
 }
 
 #[test]
-fn progress_is_told_once_and_quiet_is_quiet() {
+fn quiet_tells_less_and_verbose_more() {
     let scratch = TempDir::new().unwrap();
     let both = error(spire(&["-q", "-v", "man"]));
     assert!(both.contains("--quiet") && both.contains("--verbose"), "{both}");
@@ -111,4 +111,14 @@ fn progress_is_told_once_and_quiet_is_quiet() {
     let printed = spire(&args);
     assert_eq!(String::from_utf8_lossy(&printed.stderr), "");
     assert_eq!(ok(printed).trim(), output.display().to_string());
+
+    let restored = scratch.path().join("restored.png");
+    let args = ["restore", output.to_str().unwrap(), "--steps", "1", "--overwrite", "-o", restored.to_str().unwrap()];
+    let told = |flag: &[&str]| {
+        let printed = spire(&[&args[..], flag].concat());
+        let told = String::from_utf8_lossy(&printed.stderr).into_owned();
+        ok(printed);
+        told
+    };
+    assert!(told(&["-v"]).contains("SHA-256") && !told(&[]).contains("SHA-256"));
 }

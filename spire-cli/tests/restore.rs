@@ -171,25 +171,35 @@ fn tiny() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny")
 }
 
-#[test]
-fn a_picture_is_restored_again_if_weights_or_precision_changed() {
-    let scratch = TempDir::new().unwrap();
-    let (base, output) = (scratch.path().join("base"), scratch.path().join("out.png"));
+/// A copy of the built-in text-to-image model.
+fn copied_base(scratch: &Path) -> PathBuf {
+    let base = scratch.join("base");
     for part in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
         copy(&tiny().join(part), &base.join(part));
     }
+    base
+}
+
+/// Changes the last number of a file of weights a little.
+fn change(weights: &Path) {
+    let mut bytes = fs::read(weights).unwrap();
+    let last = bytes.len() - 2;
+    bytes[last] ^= 1;
+    fs::write(weights, bytes).unwrap();
+}
+
+#[test]
+fn a_picture_is_restored_again_if_weights_or_precision_changed() {
+    let scratch = TempDir::new().unwrap();
+    let (base, output) = (copied_base(scratch.path()), scratch.path().join("out.png"));
     let base_text = base.to_str().unwrap();
     let kept = |options: &[&str]| {
         let model = ["--base", base_text, "--control", "assets/tiny/control"];
-        ok(restore("tests/pictures/grey.jpg", &output, &[&model, options].concat())).contains("exists already")
+        ok(restore("tests/pictures/grey.jpg", &output, &[&model[..], options].concat())).contains("exists already")
     };
     assert!(!kept(&[]) && kept(&[]));
     // Other weights under the same name, in the same place and of the same size.
-    let weights = base.join("vae/diffusion_pytorch_model.safetensors");
-    let mut bytes = fs::read(&weights).unwrap();
-    let last = bytes.len() - 2;
-    bytes[last] ^= 1;
-    fs::write(&weights, bytes).unwrap();
+    change(&base.join("vae/diffusion_pytorch_model.safetensors"));
     assert!(!kept(&[]) && kept(&[]));
     assert!(!kept(&["--precision", "f16"]) && kept(&["--precision", "f16"]));
     let made = Provenance::read(&output).unwrap().model;
@@ -209,10 +219,8 @@ fn the_built_in_model_says_what_it_knows_before_and_after() {
     assert_eq!(told(&[]), 2);
     assert_eq!(told(&[]), 1, "nothing was restored");
     // Another model.
-    let base = scratch.path().join("base");
-    for part in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
-        copy(&tiny().join(part), &base.join(part));
-    }
+    let base = copied_base(scratch.path());
+    change(&base.join("unet/diffusion_pytorch_model.safetensors"));
     assert_eq!(told(&["--base", base.to_str().unwrap(), "--control", "assets/tiny/control"]), 0);
 }
 

@@ -122,6 +122,13 @@ impl Restorer {
         let size = (picture.width, picture.height);
         let alpha = alpha.map(|alpha| resize_plane(&alpha, size, degraded.width, degraded.height, Filter::Bicubic));
         let mut cells = vec![(degraded.clone(), "degraded".to_owned())];
+        tracing::debug!(
+            "{}: {}×{} pixels, semantic prompt \"{semantic}\", restoration prompt \"{}\", seeds {seeds:?}",
+            input.display(),
+            degraded.width,
+            degraded.height,
+            settings.restoration
+        );
         for seeds in seeds.chunks(settings.batch_size) {
             let request = |&seed: &u64| Request {
                 degraded: degraded.clone(),

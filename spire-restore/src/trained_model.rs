@@ -157,6 +157,13 @@ impl TrainedModel {
             precision,
             control_precision,
         };
+        tracing::debug!(
+            "base {} in {precision}, SHA-256 {}; branch {} in {control_precision}, SHA-256 {}",
+            folder.display(),
+            identity.base_sha256,
+            self.control.display(),
+            identity.control_sha256
+        );
         let is_built_in = builtin::is_built_in(&folder);
         Ok(Restorer { control, base, run: self.origin, trained: self.trained, is_built_in, identity })
     }
