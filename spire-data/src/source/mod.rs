@@ -249,7 +249,8 @@ mod tests {
     #[test]
     fn data_that_the_world_would_replace_is_an_error() {
         let folder = SourceConfig { path: Some("photos".into()), ..Default::default() };
-        let expected = "data.source.path is set, but kind = \"world\" draws its own scenes: set data.source.kind = \"folder\"";
+        let expected =
+            "data.source.path is set, but kind = \"world\" draws its own scenes: set data.source.kind = \"folder\"";
         assert!(message(&folder).starts_with(expected), "{}", message(&folder));
         let mixture = SourceConfig { sources: vec![SourceConfig::default()], ..Default::default() };
         assert!(message(&mixture).contains("\"mixture\""), "{}", message(&mixture));

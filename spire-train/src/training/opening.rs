@@ -26,6 +26,10 @@ pub(super) fn text(state: &TrainingState, config: &RunConfig, samples: usize) ->
         1 => String::new(),
         count => format!(" in {count} batches"),
     };
+    let steps = match state.step {
+        done if done >= train.steps => format!("all {} steps are done", train.steps),
+        done => format!("steps {} to {}, {samples} samples each{batches}", done + 1, train.steps),
+    };
     let figures = match config.evaluated_pictures() {
         0 => "no figures at the end (evaluate.samples)".to_owned(),
         count => format!("figures on {count} held-out pictures at the end (evaluate.samples)"),
@@ -39,7 +43,7 @@ pub(super) fn text(state: &TrainingState, config: &RunConfig, samples: usize) ->
         ("data", data),
         ("base", format!("{} (UNet: {frozen}, frozen)", model.base.display())),
         ("branch", format!("{trained}, trained")),
-        ("work", format!("steps {} to {}, {samples} samples each{batches}; {figures}", state.step + 1, train.steps)),
+        ("work", format!("{steps}; {figures}")),
         ("folder", config.run.dir.display().to_string()),
     ]
     .map(|(name, text)| format!("{name:<9} {text}"))
