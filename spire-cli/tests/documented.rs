@@ -1,5 +1,6 @@
 //! Commands of the README with the real program, as far as they need no data and little time.
 
+#[allow(dead_code, reason = "not every helper is needed here")]
 mod common;
 #[path = "common/documentation.rs"]
 mod documentation;
