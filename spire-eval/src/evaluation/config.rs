@@ -257,6 +257,8 @@ pub fn slug(name: &str) -> String {
 mod tests {
     use super::*;
 
+    type Change = fn(&mut MethodConfig);
+
     fn method(change: impl Fn(&mut MethodConfig)) -> MethodConfig {
         let mut method =
             MethodConfig { name: "Model".into(), run: Some("runs/spire".into()), ..MethodConfig::default() };
@@ -267,7 +269,7 @@ mod tests {
     #[test]
     fn a_key_that_another_one_excludes_is_an_error() {
         assert!(check_contradictions(0, &method(|_| ())).is_ok());
-        let refused: [(&str, fn(&mut MethodConfig)); 6] = [
+        let refused: [(&str, Change); 6] = [
             ("control would be ignored, because run", |method| method.control = Some("branch".into())),
             ("caption_words would be ignored", |method| (method.semantic, method.caption_words) = (false, Some(3))),
             ("restoration would be ignored", |method| {

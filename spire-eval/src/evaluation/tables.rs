@@ -367,7 +367,7 @@ mod tests {
             semantic: true,
             restoration: "none".into(),
             seed: 0,
-            sampling: spire_model::restore::SamplingConfig::default(),
+            sampling: Box::default(),
             captions: None,
         };
         let note = "(b) on “On x” the rows First, Second are equal by construction: they have the same prompts and settings, \
