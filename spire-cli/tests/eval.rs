@@ -61,6 +61,10 @@ fn methods_are_measured_and_restored_pictures_are_kept() {
             assert_eq!(first["protocols"][protocol]["images"], 6);
         }
     }
+    let made = &first["protocols"][methods[1]["figures"]["psnr"]["protocol"].as_str().unwrap()]["method"];
+    assert_eq!((made["base"].as_str().unwrap().len(), made["control"].as_str().unwrap().len()), (64, 64));
+    assert_eq!(made["precision"], "f32, branch f32");
+    assert!(printed.contains("| Degraded (reference) |") && printed.contains("Hash of the method"), "{printed}");
     assert_eq!((figure(3, "psnr"), figure(3, "ssim")), (60.0, 1.0));
     assert!((figure(3, "clip_i") - 1.0).abs() < 1e-6 && figure(3, "clip_frechet").abs() < 1e-4);
     assert_ne!(methods[1]["per_image"]["psnr"], methods[2]["per_image"]["psnr"]);
@@ -151,6 +155,7 @@ fn errors_name_the_key() {
     let wrong = |set: &str| error(command(&["eval", &config, "--set", set]).output().unwrap());
     assert!(wrong("methods.1.restoration=all").contains("methods"), "{}", wrong("methods.1.restoration=all"));
     assert!(wrong("against=Nobody").contains("Nobody"));
+    assert!(wrong("methods.1.run=runs/x").contains("base would be ignored, because run"));
     assert!(wrong("methods.1.name=Degraded").contains("two methods"));
     assert!(wrong("benchmarks.0.recipe=none.toml").contains("none.toml"));
     assert!(wrong("methods.1.control=nowhere").contains("nowhere"), "{}", wrong("methods.1.control=nowhere"));

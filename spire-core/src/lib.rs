@@ -1,11 +1,13 @@
 //! What the other crates stand on: pictures in memory and in PNG files, contact sheets, settings in TOML, progress bars,
-//! random streams, checksums, atomic writes, locks on folders and parallel loops. Nothing here depends on Burn or on another crate of the
+//! interruptions, random streams, checksums, atomic writes, locks on folders and parallel loops. Nothing here depends on
+//! Burn or on another crate of the
 //! workspace.
 
 pub mod atomic_write;
 pub mod buffer;
 pub mod checksum;
 pub mod folder_lock;
+pub mod interruption;
 mod jpeg_end;
 pub mod machine;
 pub mod parallel;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use spire_core::atomic_write::write_atomic;
 use spire_core::folder_lock::FolderLock;
-use spire_core::progress::FileProgress;
+use spire_core::progress::PhaseProgress;
 use spire_core::{parallel, settings, sheet};
 use spire_data::testset::{self, Entry, Recipe, TestSet};
 use spire_eval::evaluation::{
@@ -140,9 +140,8 @@ impl<'a> Measuring<'a> {
     }
 
     fn progress(&self, what: &str) -> impl Fn(&Entry) + Sync + use<> {
-        let progress = FileProgress::new(self.benchmark.entries.len() as u64);
-        let what = what.to_owned();
-        move |entry| progress.advance(&format!("{what}: measuring {}", entry.id))
+        let progress = PhaseProgress::new(&format!("{what}: measuring"), self.benchmark.entries.len() as u64);
+        move |entry| progress.advance(&entry.id)
     }
 }
 

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use serde::Serialize;
 use spire_core::checksum::sha256;
-use spire_core::progress::FileProgress;
+use spire_core::progress::PhaseProgress;
 use spire_core::{Picture, png_text, sheet};
 use spire_data::degrade::resize::resize_plane;
 use spire_data::degrade::{Filter, resize};
@@ -75,12 +76,14 @@ pub struct RestoredFile {
 }
 
 /// The results for a folder.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct FolderSummary {
     /// Pictures that were restored.
     pub restored: usize,
     /// Pictures whose results existed already.
     pub kept: usize,
+    /// The restored pictures, those that existed already included.
+    pub files: Vec<PathBuf>,
     /// Files that could not be restored, with the reasons.
     pub failed: Vec<(PathBuf, String)>,
 }
@@ -119,6 +122,13 @@ impl Restorer {
         let size = (picture.width, picture.height);
         let alpha = alpha.map(|alpha| resize_plane(&alpha, size, degraded.width, degraded.height, Filter::Bicubic));
         let mut cells = vec![(degraded.clone(), "degraded".to_owned())];
+        tracing::debug!(
+            "{}: {}×{} pixels, semantic prompt \"{semantic}\", restoration prompt \"{}\", seeds {seeds:?}",
+            input.display(),
+            degraded.width,
+            degraded.height,
+            settings.restoration
+        );
         for seeds in seeds.chunks(settings.batch_size) {
             let request = |&seed: &u64| Request {
                 degraded: degraded.clone(),
@@ -160,7 +170,7 @@ impl Restorer {
         ensure!(!pictures.is_empty(), "there are no pictures in {}", input.display());
         let mut summary = FolderSummary::default();
         let mut taken = HashSet::new();
-        let progress = FileProgress::new(pictures.len() as u64);
+        let progress = PhaseProgress::new("restoring", pictures.len() as u64);
         for picture in pictures {
             let name = picture.strip_prefix(input).unwrap_or(&picture);
             let mut place = output.join(name.with_extension("png"));
@@ -170,8 +180,10 @@ impl Restorer {
                 place = output.join(name.with_extension(format!("{ending}.png")));
             }
             match self.restore_file(settings, &picture, &place) {
-                Ok(restored) if restored.kept => summary.kept += 1,
-                Ok(_) => summary.restored += 1,
+                Ok(RestoredFile { files, kept }) => {
+                    *(if kept { &mut summary.kept } else { &mut summary.restored }) += 1;
+                    summary.files.extend(files);
+                }
                 Err(error) => {
                     progress.print(&format!("{}: {error:#}", name.display()));
                     summary.failed.push((picture.clone(), format!("{error:#}")));

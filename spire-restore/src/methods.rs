@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use spire_core::progress::FileProgress;
+use spire_core::progress::PhaseProgress;
 use spire_data::testset::{Entry, TestSet};
 use spire_eval::evaluation::{EvalConfig, MethodConfig, MethodKind, MethodProtocol, PromptPair, slug};
 
 use crate::jobs::{Job, JobSettings, Restored};
+use crate::provenance::ModelIdentity;
 use crate::restorer::Restorer;
 use crate::trained_model::TrainedModel;
 
 /// Models that are loaded already, and pictures that are restored already.
 #[derive(Debug, Default)]
 pub struct Methods {
-    /// Models and the checksums of their branches, by origin.
-    loaded: BTreeMap<String, (Restorer, String)>,
+    /// By run, base, branch and CLIP.
+    loaded: BTreeMap<String, Restorer>,
     restored: Restored,
 }
 
@@ -57,7 +58,7 @@ impl Methods {
                 ensure!(folder.is_dir(), "there is no folder {}", folder.display());
                 Ok(())
             }
-            MethodKind::Model => locate(method)?.checksum().map(|_| ()),
+            MethodKind::Model => locate(method)?.check(),
         }
     }
 
@@ -83,20 +84,24 @@ impl Methods {
                 let clip = sampling.clip_guidance.as_ref();
                 let key = format!("{:?} {:?} {:?} {clip:?}", method.run, method.base, method.control);
                 if !self.loaded.contains_key(&key) {
-                    let (mut restorer, checksum) = load(method, &config.device)?;
-                    restorer.base.guide_by(clip)?;
-                    self.loaded.insert(key.clone(), (restorer, checksum));
+                    let mut restorer = locate(method)?.load(Some(&config.device), None)?;
+                    restorer.guide_by(clip)?;
+                    self.loaded.insert(key.clone(), restorer);
                 }
-                let (restorer, checksum) = &self.loaded[&key];
+                let restorer = &self.loaded[&key];
                 let folder = output.join("restored").join(name(benchmark)).join(slug(&method.name));
                 restore(restorer, method, config, benchmark, &folder, &self.restored)?;
+                let ModelIdentity { base_sha256, control_sha256, precision, control_precision, .. } =
+                    &restorer.identity;
                 let made = MethodProtocol::Model {
                     model: restorer.run.clone(),
-                    control: checksum.clone(),
+                    base: base_sha256.clone(),
+                    control: control_sha256.clone(),
+                    precision: format!("{precision}, branch {control_precision}"),
                     semantic: method.semantic,
                     restoration: method.restoration_told(),
                     seed: config.seed,
-                    sampling: sampling.clone(),
+                    sampling: Box::new(sampling.clone()),
                     captions: method.captions_told(),
                 };
                 Ok((Pictures::In(folder), made))
@@ -110,16 +115,7 @@ fn folder_of(method: &MethodConfig, benchmark: &TestSet) -> PathBuf {
 }
 
 fn locate(method: &MethodConfig) -> Result<TrainedModel> {
-    TrainedModel::locate(method.run.as_deref(), method.base.as_deref().zip(method.control.as_deref()))
-}
-
-fn load(method: &MethodConfig, device: &str) -> Result<(Restorer, String)> {
-    let model = locate(method)?;
-    let checksum = model.checksum()?;
-    let mut restorer = model.load(Some(device), None)?;
-    // The same folder may hold other weights later.
-    restorer.run = format!("{}, control {}", restorer.run, &checksum[..8]);
-    Ok((restorer, checksum))
+    TrainedModel::locate(method.run.as_deref(), method.base.as_deref(), method.control.as_deref())
 }
 
 fn restore(
@@ -139,10 +135,10 @@ fn restore(
         seed: config.seed + i as u64,
     };
     let jobs: Vec<Job> = benchmark.entries.iter().zip(prompts).enumerate().map(job).collect();
-    let progress = FileProgress::new(jobs.len() as u64);
+    let progress = PhaseProgress::new(&format!("{}: restoring", method.name), jobs.len() as u64);
     let advance = |job: &Job| {
         let name = job.output.file_name().unwrap_or_default().to_string_lossy();
-        progress.advance(&format!("{}: restoring {name}", method.name));
+        progress.advance(&name);
     };
     let sampling = method.sampling.as_ref().unwrap_or(&config.sampling).clone();
     let settings = JobSettings { sampling, batch_size: config.batch_size, threads: config.threads };

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use spire_core::png_text;
 use spire_model::restore::SamplingConfig;
+use spire_model::weights::Precision;
 
 /// The keyword of the PNG text chunk.
 pub const KEYWORD: &str = "spire";
@@ -28,6 +29,24 @@ pub struct Provenance {
     pub upscale: f64,
     /// How it was sampled.
     pub sampling: SamplingConfig,
+    /// Weights and precision of the model.
+    pub model: ModelIdentity,
+}
+
+/// What makes two models compute the same, wherever their files are.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct ModelIdentity {
+    /// SHA-256 over the files of the text-to-image model.
+    pub base_sha256: String,
+    /// SHA-256 over the files of the control branch.
+    pub control_sha256: String,
+    /// SHA-256 over the files of the CLIP of `clip_guidance`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_sha256: Option<String>,
+    /// Float type in which the text-to-image model computed.
+    pub precision: Precision,
+    /// Float type in which the branch computed.
+    pub control_precision: Precision,
 }
 
 impl Provenance {

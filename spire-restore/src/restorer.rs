@@ -8,9 +8,10 @@ use spire_core::atomic_write::write_atomic;
 use spire_data::degrade::ParameterizedConfig;
 use spire_model::base::Base;
 use spire_model::control::Control;
-use spire_model::restore::SamplingConfig;
+use spire_model::restore::{ClipGuidanceConfig, SamplingConfig};
+use spire_model::weights::checksum::checksum;
 
-use crate::provenance::Provenance;
+use crate::provenance::{ModelIdentity, Provenance};
 
 /// A model that is ready to restore.
 #[derive(Debug)]
@@ -23,9 +24,24 @@ pub struct Restorer {
     pub run: String,
     /// The ranges of the degradations on which the branch was trained.
     pub trained: ParameterizedConfig,
+    /// Whether the text-to-image model is the built-in one, which knows only the illustrated world.
+    pub is_built_in: bool,
+    /// Weights and precision, for the provenance.
+    pub identity: ModelIdentity,
 }
 
 impl Restorer {
+    /// Loads the CLIP of `guidance`, or unloads it for `None`.
+    ///
+    /// # Errors
+    /// The folder is missing or does not hold a CLIP.
+    pub fn guide_by(&mut self, guidance: Option<&ClipGuidanceConfig>) -> Result<()> {
+        self.base.guide_by(guidance)?;
+        let parts = ["", "image_encoder", "text_encoder", "tokenizer"];
+        self.identity.clip_sha256 = guidance.map(|guidance| checksum(&guidance.clip, &parts)).transpose()?;
+        Ok(())
+    }
+
     /// The provenance of a picture that this model restores.
     pub(crate) fn provenance(
         &self,
@@ -45,6 +61,7 @@ impl Restorer {
             seed,
             upscale,
             sampling: sampling.clone(),
+            model: self.identity.clone(),
         }
     }
 }

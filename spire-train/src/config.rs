@@ -74,15 +74,14 @@ pub struct ModelSection {
     pub image_encoder: Option<PathBuf>,
     /// Initial control branch, a folder or a name on the Hugging Face Hub; by default a copy of the UNet's encoder.
     pub control: Option<PathBuf>,
-    /// Fusion: `modulate_skip`, `modulate_skip_and_up` or `add`.
-    pub fusion: Fusion,
-    /// Which prompts the UNet and the branch attend to: `decoupled` or `joined`. An initial branch from `control` has
-    /// its own setting.
-    pub prompts: PromptRouting,
-    /// Channels of e(y)'s convolutions at full size, 1/2, 1/4 and 1/8.
-    pub embedding_channels: Vec<usize>,
-    /// Folder with initial weights of e(y) for a new branch (`spire pretrain --stage embedding`); by default random
-    /// ones. A branch from `control` has its own.
+    /// Fusion of a new branch: `modulate_skip` (the default), `modulate_skip_and_up` or `add`. A branch from `control`
+    /// has its own, as for the next three keys.
+    pub fusion: Option<Fusion>,
+    /// Which prompts the UNet and the branch attend to: `decoupled` (the default) or `joined`.
+    pub prompts: Option<PromptRouting>,
+    /// Channels of e(y)'s convolutions at full size, 1/2, 1/4 and 1/8; by default 16, 32, 96 and 256.
+    pub embedding_channels: Option<Vec<usize>>,
+    /// Folder with initial weights of e(y) (`spire pretrain --stage embedding`); by default random ones.
     pub embedding: Option<PathBuf>,
 }
 
@@ -95,9 +94,9 @@ impl Default for ModelSection {
             text_cache_megabytes: 1000,
             image_encoder: None,
             control: None,
-            fusion: Fusion::default(),
-            prompts: PromptRouting::default(),
-            embedding_channels: vec![16, 32, 96, 256],
+            fusion: None,
+            prompts: None,
+            embedding_channels: None,
             embedding: None,
         }
     }
@@ -112,8 +111,34 @@ impl ModelSection {
 
     /// The configuration of a new branch for this UNet.
     pub(crate) fn control_config(&self, unet: &UNetConfig) -> ControlConfig {
-        let channels = self.embedding_channels.clone();
-        ControlConfig { prompts: self.prompts, ..ControlConfig::for_unet(unet, self.fusion, channels) }
+        let new = ControlConfig::for_unet(unet, self.fusion.unwrap_or_default(), self.embedding_channels());
+        ControlConfig { prompts: self.prompts.unwrap_or_default(), ..new }
+    }
+
+    /// Channels of e(y)'s convolutions in a new branch.
+    pub(crate) fn embedding_channels(&self) -> Vec<usize> {
+        self.embedding_channels.clone().unwrap_or_else(|| vec![16, 32, 96, 256])
+    }
+
+    /// Checks that no key of a new branch is set beside an initial branch, which would not follow it.
+    ///
+    /// # Errors
+    /// One is; the error names it.
+    fn check_contradictions(&self) -> Result<()> {
+        let Some(control) = &self.control else { return Ok(()) };
+        for (key, is_set) in [
+            ("fusion", self.fusion.is_some()),
+            ("prompts", self.prompts.is_some()),
+            ("embedding_channels", self.embedding_channels.is_some()),
+            ("embedding", self.embedding.is_some()),
+        ] {
+            ensure!(
+                !is_set,
+                "model.{key} is for a new branch, but model.control = \"{}\" is a branch with its own: remove one of the two",
+                control.display()
+            );
+        }
+        Ok(())
     }
 
     /// Checks that `device` supports both float types.
@@ -231,8 +256,9 @@ pub struct EvaluateSection {
     /// Source of the held-out pictures. By default: scenes that are drawn with `seed` if the training source draws
     /// scenes, or else the training pictures, with a warning.
     pub source: Option<SourceConfig>,
-    /// Held-out pictures of the evaluation at the end; 0 for no evaluation.
-    pub samples: usize,
+    /// Held-out pictures of the evaluation at the end; 0 for no evaluation. By default as many as a tenth of the
+    /// training's computation restores, from 8 to 256.
+    pub samples: Option<usize>,
     /// Held-out pictures of the validation loss.
     pub validation_samples: usize,
     /// Rows of a sheet of samples.
@@ -250,7 +276,7 @@ impl Default for EvaluateSection {
         Self {
             seed: 1_000_003,
             source: None,
-            samples: 256,
+            samples: None,
             validation_samples: 64,
             rows: 6,
             batch_size: 16,
@@ -271,6 +297,18 @@ impl RunConfig {
             precision: self.model.control_precision,
             checkpointing: self.train.gradient_checkpointing,
         }
+    }
+
+    /// The number of held-out pictures of the evaluation at the end. By default it follows from the computation, counted
+    /// in passes through the networks, and so does not depend on the machine.
+    pub fn evaluated_pictures(&self) -> usize {
+        // A sample is trained by a forward pass and a backward pass, which takes about two of these.
+        const PASSES_OF_A_SAMPLE: f64 = 3.0;
+        let SamplingConfig { steps, strength, guidance_scale, .. } = &self.evaluate.sampling;
+        let passes_of_a_step = if *guidance_scale == 1.0 { 1.0 } else { 2.0 };
+        let training = self.train.steps as f64 * self.train.samples_per_step() as f64 * PASSES_OF_A_SAMPLE;
+        let affordable = 0.1 * training / (*steps as f64 * strength * passes_of_a_step);
+        self.evaluate.samples.unwrap_or((affordable as usize).clamp(8, 256))
     }
 
     /// Checks that the model can halve pictures as often as it does.
@@ -336,6 +374,7 @@ impl RunConfig {
         ] {
             ensure!(value > 0, "{key} must be at least 1");
         }
+        self.model.check_contradictions()?;
         ensure!(train.bucket_megabytes <= 4096, "train.bucket_megabytes must be at most 4096");
         ensure!(
             self.model.control_precision != Precision::F16,
@@ -350,7 +389,7 @@ impl RunConfig {
             ensure!((0.0..=1.0).contains(&value), "{key} must be between 0 and 1");
         }
         ensure!(train.weight_decay.is_finite() && train.weight_decay >= 0.0, "train.weight_decay must not be negative");
-        ensure!(self.evaluate.samples != 1, "evaluate.samples must be 0 (no evaluation) or at least 2");
+        ensure!(self.evaluate.samples != Some(1), "evaluate.samples must be 0 (no evaluation) or at least 2");
         self.evaluate.sampling.validate().map_err(|error| error.context("[evaluate.sampling]"))
     }
 }
@@ -378,5 +417,37 @@ mod tests {
         config.degradation.parameterized.blur_sigma[1] = 3.0;
         config.degradation.parameterized.downsample_factor[1] = 4.0;
         assert_eq!(config.remarks(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn keys_of_a_new_branch_contradict_an_initial_branch() {
+        let checked = |change: fn(&mut ModelSection)| {
+            let mut config = RunConfig::default();
+            config.model.control = Some("branch".into());
+            change(&mut config.model);
+            config.validate().map_err(|error| error.to_string())
+        };
+        assert_eq!(checked(|_| ()), Ok(()));
+        for (key, change) in [
+            ("model.fusion", (|model| model.fusion = Some(Fusion::ModulateSkip)) as fn(&mut ModelSection)),
+            ("model.prompts", |model| model.prompts = Some(PromptRouting::Joined)),
+            ("model.embedding_channels", |model| model.embedding_channels = Some(vec![8, 16])),
+            ("model.embedding", |model| model.embedding = Some("weights".into())),
+        ] {
+            let message = checked(change).unwrap_err();
+            assert!(message.starts_with(&format!("{key} is")) && message.contains("\"branch\""), "{message}");
+        }
+    }
+
+    #[test]
+    fn short_runs_are_evaluated_on_few_pictures_and_long_ones_on_256() {
+        let evaluated = |steps: u64, samples: Option<usize>| {
+            let mut config = RunConfig::default();
+            (config.train.steps, config.evaluate.samples) = (steps, samples);
+            config.evaluated_pictures()
+        };
+        // 16 samples a step; 50 steps with guidance a picture: 1000 steps pay for 48 pictures.
+        assert_eq!([3, 1000, 10_000, u64::MAX].map(|steps| evaluated(steps, None)), [8, 48, 256, 256]);
+        assert_eq!([0, 2, 1000].map(|samples| evaluated(3, Some(samples))), [0, 2, 1000]);
     }
 }

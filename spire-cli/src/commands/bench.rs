@@ -60,6 +60,6 @@ fn report(args: Measure, measure: impl Fn(RunConfig, &BenchSettings) -> Result<M
         std::fs::write(&file, serde_json::to_vec_pretty(&measurement)?)
             .with_context(|| format!("can't write {}", file.display()))?;
     }
-    println!("{measurement}");
+    say!("{measurement}")?;
     Ok(ExitCode::SUCCESS)
 }

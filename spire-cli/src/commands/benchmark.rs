@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Result, ensure};
 use clap::Subcommand;
-use spire_core::progress::FileProgress;
+use spire_core::progress::PhaseProgress;
 use spire_core::sheet::{Note, Row, Sheet, save_png};
 use spire_core::{Picture, parallel, settings};
 use spire_data::testset::{Entry, Made, Recipe, check, make};
@@ -63,19 +63,20 @@ fn write(args: &Make) -> Result<ExitCode> {
     let recipe: Recipe = settings::load(&args.recipe, &args.overrides)?;
     let folder = args.output.clone().unwrap_or_else(|| Path::new("benchmarks").join(&recipe.name));
     let bar = OnceLock::new();
-    let advance = |wanted: usize, name: &str| bar.get_or_init(|| FileProgress::new(wanted as u64)).advance(name);
+    let advance =
+        |wanted: usize, name: &str| bar.get_or_init(|| PhaseProgress::new("pictures", wanted as u64)).advance(name);
     let made = make(&recipe, &folder, args.threads.unwrap_or_else(parallel::available), &advance)?;
     drop(bar);
 
-    println!("{}: {} pictures", made.folder.display(), made.entries.len());
-    println!("skipped     {}", made.skipped.len());
+    say!("{}: {} pictures", made.folder.display(), made.entries.len())?;
+    say!("skipped     {}", made.skipped.len())?;
     for skipped in &made.skipped {
-        println!("            {}: {}", skipped.name, skipped.reason);
+        say!("            {}: {}", skipped.name, skipped.reason)?;
     }
-    println!("checksum    {}", made.checksum);
+    say!("checksum    {}", made.checksum)?;
     if let Some(path) = &args.sheet {
         save_png(&sheet(&made)?.draw(), path)?;
-        println!("{}", path.display());
+        say!("{}", path.display())?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -99,8 +100,8 @@ fn compare(folder: &Path) -> Result<ExitCode> {
     ensure!(folder.is_dir(), "{}: no such folder", folder.display());
     let (files, sum, problems) = check(folder, parallel::available())?;
     for problem in &problems {
-        println!("{problem}");
+        say!("{problem}")?;
     }
-    println!("{files} files, {} problems, checksum {sum}", problems.len());
+    say!("{files} files, {} problems, checksum {sum}", problems.len())?;
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

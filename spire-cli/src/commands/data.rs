@@ -86,9 +86,9 @@ fn print_stats(args: &StatsArgs) -> Result<()> {
     let count = if args.all { samples.epoch_len() as u64 } else { args.samples };
     let figures = stats(&samples, count, args.threads.unwrap_or(config.data.workers))?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&figures)?);
+        say!("{}", serde_json::to_string_pretty(&figures)?)?;
     } else {
-        print_table(&figures);
+        print_table(&figures)?;
     }
     if let Some(path) = &args.sheet {
         let mut sheet = Sheet::new(["clean", "degraded"]);
@@ -104,34 +104,37 @@ fn print_stats(args: &StatsArgs) -> Result<()> {
             });
         }
         save_png(&sheet.draw(), path)?;
-        println!("{}", path.display());
+        say!("{}", path.display())?;
     }
     Ok(())
 }
 
-fn print_table(figures: &Stats) {
+fn print_table(figures: &Stats) -> Result<()> {
     let Stats { samples, pictures, source_pictures, threads, seconds, images_per_second, .. } = figures;
-    println!("source      {source_pictures} pictures");
-    println!("made        {samples} samples of {pictures} pictures in {seconds:.2} s on {threads} threads");
+    say!("source      {source_pictures} pictures")?;
+    say!("made        {samples} samples of {pictures} pictures in {seconds:.2} s on {threads} threads")?;
     let [smallest, middle, largest] = figures.sizes.map(|(width, height)| format!("{width}×{height}"));
-    println!("sizes       {smallest} to {largest}, half of them up to {middle}");
-    println!("speed       {images_per_second:.1} images/s");
+    say!("sizes       {smallest} to {largest}, half of them up to {middle}")?;
+    say!("speed       {images_per_second:.1} images/s")?;
     for (pipeline, count) in &figures.pipelines {
-        println!("pipeline    {count} {pipeline}");
+        say!("pipeline    {count} {pipeline}")?;
     }
-    println!("prompts     {} blind, {} without a caption", figures.blind_prompts, figures.empty_captions);
-    println!("degraded    PSNR {:.2} dB, standard deviation {:.2}", figures.psnr.mean, figures.psnr.std);
-    println!("broken      {}", figures.broken.len());
+    say!("prompts     {} blind, {} without a caption", figures.blind_prompts, figures.empty_captions)?;
+    say!("degraded    PSNR {:.2} dB, standard deviation {:.2}", figures.psnr.mean, figures.psnr.std)?;
+    say!("broken      {}", figures.broken.len())?;
     for (name, reason) in &figures.broken {
-        println!("            {name}: {reason}");
+        say!("            {name}: {reason}")?;
     }
+    Ok(())
 }
 
 fn print_prompts(args: &Prompts) -> Result<()> {
     let (_, samples) = open(args.config.as_deref(), &args.overrides)?;
     for n in 0..args.count {
         let sample = samples.sample(n)?;
-        println!("{:<70} {}", sample.restoration, serde_json::to_string(&sample.steps)?);
+        if !say!("{:<70} {}", sample.restoration, serde_json::to_string(&sample.steps)?)? {
+            break;
+        }
     }
     Ok(())
 }

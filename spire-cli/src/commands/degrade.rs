@@ -43,6 +43,6 @@ pub fn run(args: Degrade) -> Result<ExitCode> {
         args.image.with_file_name(format!("{stem}-degraded.png"))
     });
     degraded.save_png(&output)?;
-    println!("{}", output.display());
+    say!("{}", output.display())?;
     Ok(ExitCode::SUCCESS)
 }

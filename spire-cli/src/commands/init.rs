@@ -49,6 +49,6 @@ pub fn run(args: Init) -> Result<ExitCode> {
         Err(error) => return Err(error).with_context(|| format!("can't create {}", path.display())),
     };
     file.write_all(text.as_bytes()).with_context(|| format!("can't write {}", path.display()))?;
-    println!("{}\nstart it with: spire train {}", path.display(), path.display());
+    say!("{}\nstart it with: spire train {}", path.display(), path.display())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -2,10 +2,13 @@
 
 mod bench;
 mod benchmark;
+mod closing;
+mod completions;
 mod data;
 mod degrade;
 mod eval;
 mod init;
+mod man;
 mod model;
 mod pretrain;
 mod restore;
@@ -20,10 +23,14 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::verbosity::Verbosity;
+
 /// Text-driven image restoration (SPIRE): train, restore, degrade, evaluate.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(name = "spire", version = env!("SPIRE_VERSION"), about)]
 pub struct Cli {
+    #[command(flatten)]
+    verbosity: Verbosity,
     #[command(subcommand)]
     command: Command,
 }
@@ -60,11 +67,16 @@ enum Command {
     Bench(bench::Bench),
     /// Train a small text-to-image model: CLIP, the VAE, the UNet and the judge of kinds
     Pretrain(pretrain::Pretrain),
+    /// Print a script that completes this program's commands and options in a shell
+    Completions(completions::Completions),
+    /// Write this program's manual pages
+    Man(man::Man),
 }
 
 impl Cli {
     /// Runs the command.
     pub fn run(self) -> Result<ExitCode> {
+        self.verbosity.start_log();
         match self.command {
             Command::Init(args) => init::run(args),
             Command::Train(args) => train::run(args),
@@ -79,6 +91,8 @@ impl Cli {
             Command::Verify(args) => verify::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Pretrain(args) => pretrain::run(args),
+            Command::Completions(args) => completions::run(args),
+            Command::Man(args) => man::run(args),
         }
     }
 }

@@ -5,11 +5,13 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use serde::de::{DeserializeOwned, IntoDeserializer};
+use spire_core::progress;
 use spire_data::prompt;
 use spire_model::restore::ColourFix;
 use spire_model::scheduler::SamplerKind;
 use spire_model::weights::Precision;
-use spire_restore::files::{FileSettings, Semantic};
+use spire_restore::files::{FileSettings, FolderSummary, RestoredFile, Semantic};
+use spire_restore::restorer::Restorer;
 
 use super::model::Model;
 
@@ -71,7 +73,15 @@ pub struct Restore {
     /// flex (the CPU), cuda:0, vulkan, …
     #[arg(long)]
     device: Option<String>,
+    /// Print JSON: the files, and how many were restored, existed already or failed
+    #[arg(long)]
+    json: bool,
 }
+
+/// What a user must know who has no model of his own yet.
+const BUILT_IN: &str = "note: the built-in small model knows only the illustrated world that the program draws, and makes \
+    nothing useful of photographs: for these, train a branch on a Stable Diffusion model (spire train CONFIG --set \
+    model.base=stable-diffusion-v1-5/stable-diffusion-v1-5), and restore with --run RUN";
 
 /// Parses a value by its name in a configuration.
 fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, serde::de::value::Error> {
@@ -102,27 +112,40 @@ pub fn run(args: Restore) -> Result<ExitCode> {
     settings.validate()?;
 
     let mut restorer = found.load(args.device.as_deref(), args.precision)?;
-    restorer.base.guide_by(settings.sampling.clip_guidance.as_ref())?;
+    restorer.guide_by(settings.sampling.clip_guidance.as_ref())?;
+    if restorer.is_built_in {
+        progress::print(BUILT_IN);
+    }
     for unknown in restorer.trained.untrained(&settings.restoration) {
         tracing::warn!("the model was not trained on this part of the restoration prompt: {unknown}");
     }
 
-    if !args.input.is_dir() {
-        let output = png_path(&args.output, &args.input);
-        let restored = restorer.restore_file(&settings, &args.input, &output)?;
-        let note = if restored.kept { " exists already, made in the same way (--overwrite to repeat)" } else { "" };
-        restored.files.iter().for_each(|file| println!("{}{note}", file.display()));
-        return Ok(ExitCode::SUCCESS);
+    let summary = match args.input.is_dir() {
+        true => restorer.restore_folder(&settings, &args.input, &args.output)?,
+        false => one(&restorer, &settings, &args.input, &args.output)?,
+    };
+    if args.json {
+        say!("{}", serde_json::to_string_pretty(&summary)?)?;
+    } else if args.input.is_dir() {
+        let FolderSummary { restored, kept, failed, .. } = &summary;
+        say!("{restored} restored, {kept} existed already, {} failed; see {}", failed.len(), args.output.display())?;
+    } else {
+        let note = if summary.kept > 0 { " exists already, made in the same way (--overwrite to repeat)" } else { "" };
+        for file in &summary.files {
+            say!("{}{note}", file.display())?;
+        }
     }
-    let summary = restorer.restore_folder(&settings, &args.input, &args.output)?;
-    println!(
-        "{} restored, {} existed already, {} failed; see {}",
-        summary.restored,
-        summary.kept,
-        summary.failed.len(),
-        args.output.display()
-    );
+    if restorer.is_built_in && summary.restored > 0 {
+        progress::print(BUILT_IN);
+    }
     Ok(if summary.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Restores one picture.
+fn one(restorer: &Restorer, settings: &FileSettings, input: &Path, output: &Path) -> Result<FolderSummary> {
+    let RestoredFile { files, kept } = restorer.restore_file(settings, input, &png_path(output, input))?;
+    let (restored, kept) = if kept { (0, 1) } else { (1, 0) };
+    Ok(FolderSummary { restored, kept, files, failed: vec![] })
 }
 
 /// The output file; a picture that is written into an existing folder keeps its name.

@@ -1,17 +1,18 @@
 //! `spire train`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use spire_core::settings;
 use spire_train::config::RunConfig;
 use spire_train::distributed::{Ranks, with_launched_processes};
 use spire_train::speed::dry_run;
 use spire_train::training::{self, CheckpointChoice, Continuation, Outcome};
 
-use crate::signals::interruption;
+use super::closing;
+use crate::signals::{interrupt, interruption};
 
 #[derive(clap::Args)]
 pub struct Train {
@@ -35,6 +36,9 @@ pub struct Train {
     /// Override a key of the configuration, such as train.learning_rate=1e-4; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
+    /// Print summary.json at the end, for programs to read, instead of a table
+    #[arg(long, conflicts_with = "dry_run")]
+    json: bool,
     /// Stop as after Ctrl-C when the standard input ends, that is when the process at its other end closes it or ends
     #[arg(long, hide = true)]
     until_input_ends: bool,
@@ -42,7 +46,7 @@ pub struct Train {
 
 pub fn run(args: Train) -> Result<ExitCode> {
     if let (true, Some(path)) = (args.dry_run, &args.config) {
-        println!("{}", dry_run(settings::load(path, &args.overrides)?)?);
+        say!("{}", dry_run(settings::load(path, &args.overrides)?)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let interrupted = interruption("interrupted: writing a checkpoint after this step (again to stop at once)")?;
@@ -51,7 +55,7 @@ pub fn run(args: Train) -> Result<ExitCode> {
         std::thread::spawn(move || {
             // An input that can't be read counts as ended.
             let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-            flag.store(true, Ordering::Relaxed);
+            interrupt(&flag);
         });
     }
     with_launched_processes(|ranks| train(args, ranks, &interrupted))?;
@@ -59,6 +63,7 @@ pub fn run(args: Train) -> Result<ExitCode> {
 }
 
 fn train(args: Train, ranks: &Ranks, interrupted: &AtomicBool) -> Result<()> {
+    let json = args.json;
     let (outcome, dir) = match (args.resume, args.config) {
         (Some(run), _) => {
             let how =
@@ -74,10 +79,17 @@ fn train(args: Train, ranks: &Ranks, interrupted: &AtomicBool) -> Result<()> {
     };
     match outcome {
         _ if !ranks.is_first() => {}
-        Outcome::Finished => println!("{}", std::fs::read_to_string(dir.join("summary.json"))?),
+        Outcome::Finished => {
+            let summary = read(&dir.join("summary.json"))?;
+            say!("{}", if json { summary } else { closing::text(&summary, &dir)? })?;
+        }
         Outcome::Interrupted(step) => {
-            println!("stopped after step {step}; continue with: spire train --resume {}", dir.display());
+            say!("stopped after step {step}; continue with: spire train --resume {}", dir.display())?;
         }
     }
     Ok(())
+}
+
+fn read(file: &Path) -> Result<String> {
+    std::fs::read_to_string(file).with_context(|| format!("can't read {}", file.display()))
 }

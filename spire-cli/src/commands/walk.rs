@@ -61,13 +61,13 @@ pub fn run(args: Walk) -> Result<ExitCode> {
     sampling.steps = args.steps.unwrap_or(sampling.steps);
     sampling.guidance_scale = args.guidance.unwrap_or(sampling.guidance_scale);
     let mut restorer = model.load(args.device.as_deref(), None)?;
-    restorer.base.guide_by(sampling.clip_guidance.as_ref())?;
+    restorer.guide_by(sampling.clip_guidance.as_ref())?;
 
     let walked = walk(&restorer, &sampling, &degraded, &path, args.seed, batch_size)?;
     let json = args.output.with_extension("json");
     write_atomic(&json, serde_json::to_string_pretty(&walked)?.as_bytes())
         .with_context(|| format!("can't write {}", json.display()))?;
     sheet::save_png(&sheet::grid(walked.columns, &walked.captioned()), &args.output)?;
-    println!("{}\n{}", args.output.display(), json.display());
+    say!("{}\n{}", args.output.display(), json.display())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -121,6 +121,17 @@ pub enum SourceError {
         /// What the setting means.
         what: &'static str,
     },
+    /// The illustrated world is drawn, but a setting names data.
+    #[error(
+        "data.source.{key} is set, but kind = \"world\" draws its own scenes: set data.source.kind = \"{kind}\", or remove \
+         {key}"
+    )]
+    Unread {
+        /// The key of `[data.source]` that would be ignored.
+        key: &'static str,
+        /// The kind that reads it.
+        kind: &'static str,
+    },
     /// The folder does not exist, or is a file.
     #[error("{path}: no such folder (data.source.{key})")]
     NoFolder {

@@ -38,8 +38,14 @@ pub enum MethodProtocol {
     Model {
         /// The run, or base and branch.
         model: String,
-        /// SHA-256 of the control branch's weights.
+        /// SHA-256 over the files of the text-to-image model.
+        #[serde(default)]
+        base: String,
+        /// SHA-256 over the files of the control branch.
         control: String,
+        /// Float types of the text-to-image model and of the branch.
+        #[serde(default)]
+        precision: String,
         /// Whether it got a semantic prompt.
         semantic: bool,
         /// The kind of restoration prompt: none, type or parameters, or one prompt for all pictures.
@@ -47,7 +53,7 @@ pub enum MethodProtocol {
         /// The seed of the first picture.
         seed: u64,
         /// Sampling settings.
-        sampling: SamplingConfig,
+        sampling: Box<SamplingConfig>,
         /// How captions were changed: unmatched, or truncated.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         captions: Option<String>,

@@ -355,6 +355,7 @@ mod tests {
                 .map(|values| MethodResults {
                     name: String::new(),
                     made: String::new(),
+                    files: String::new(),
                     figures: BTreeMap::new(),
                     differences: BTreeMap::new(),
                     per_image: BTreeMap::from([(Metric::Ssim, values)]),

@@ -11,7 +11,7 @@ use burn::tensor::{DType, Device, Tensor};
 
 pub use config::BaseConfig;
 pub use prompts::PromptEncoder;
-pub use source::{BaseSource, locate};
+pub use source::{BaseSource, checksum, locate};
 
 use crate::clip::{ClipGuidanceConfig, ClipGuide, ClipText};
 use crate::device::ensure_computes_in;

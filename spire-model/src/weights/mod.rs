@@ -5,6 +5,7 @@
 //! itself.
 
 mod batch_norm;
+pub mod checksum;
 mod fit;
 mod folder;
 mod formula;

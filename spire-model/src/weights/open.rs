@@ -1,7 +1,7 @@
 //! Opening weights files by format.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use burn_store::bridge;
@@ -64,8 +64,27 @@ struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
 
+impl ShardIndex {
+    fn read(file: &Path) -> Result<Self> {
+        serde_json::from_slice(&std::fs::read(file)?).context("not an index of shards")
+    }
+}
+
+/// The files that a weights file refers to: the shards of an `.index.json`, or none.
+///
+/// # Errors
+/// The index can't be read.
+pub(super) fn shards(file: &Path) -> Result<BTreeSet<PathBuf>> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    if !name.ends_with(".json") || name.ends_with(".formula.json") {
+        return Ok(BTreeSet::new());
+    }
+    let index = ShardIndex::read(file).with_context(|| file.display().to_string())?;
+    Ok(index.weight_map.into_values().map(|shard| file.with_file_name(shard)).collect())
+}
+
 fn open_shards(file: &Path) -> Result<Vec<Tensor>> {
-    let index: ShardIndex = serde_json::from_slice(&std::fs::read(file)?).context("not an index of shards")?;
+    let index = ShardIndex::read(file)?;
     let mut shards: BTreeMap<&str, Tensors> = BTreeMap::new();
     let mut tensors = Vec::with_capacity(index.weight_map.len());
     for (name, shard) in &index.weight_map {

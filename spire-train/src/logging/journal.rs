@@ -6,6 +6,7 @@
 use anyhow::Result;
 use image::RgbImage;
 use serde::Serialize;
+use spire_core::progress::print;
 use spire_core::settings;
 use spire_core::sheet::save_png;
 
@@ -87,7 +88,7 @@ impl Journal {
 
     /// Prints a line on the terminal.
     pub fn print(&self, text: &str) {
-        self.progress.print(text);
+        print(text);
     }
 
     /// Leaves the progress bar as it is: all steps are done.

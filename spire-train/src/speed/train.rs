@@ -1,6 +1,8 @@
 //! Measures the training step: forward and backward pass, clipping, AdamW, moving average.
 
-use anyhow::{Result, ensure};
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result, ensure};
 
 use super::dry_run::count;
 use super::dump::Dump;
@@ -23,7 +25,8 @@ pub fn train(config: RunConfig, settings: &BenchSettings) -> Result<Measurement>
     let counted = count(config.clone())?;
     let alone = Ranks::alone();
     let mut state = TrainingState::open(&config, &alone, None)?;
-    let batches = state.batches(config.train.batch_size, config.train.accumulate)?;
+    let batches = state.batches(config.train.batch_size, config.train.accumulate, &AtomicBool::new(false))?;
+    let batches = batches.context("no samples")?;
     let inputs = state.prepare(&batches, config.run.seed)?;
     if let Some(folder) = &settings.dump {
         dump_of(&inputs).write(folder, &state.control_config, &state.learner.module)?;

@@ -9,7 +9,7 @@
 //! | `objective.rs` | the loss (paper Eq. 1) |
 //! | `latents.rs` | latents of clean pictures |
 //! | `held_out.rs`, `validation.rs`, `quality.rs` | held-out pictures: restored, their loss, their figures |
-//! | `summary.rs` | `summary.json` |
+//! | `opening.rs`, `summary.rs` | what a run says at its start; `summary.json` |
 //! | `start.rs` | models on disk, and the initial control branch |
 //!
 //! Everything random in a step depends on the seed and on the sample's number alone. A run that continues from a
@@ -19,6 +19,7 @@ pub(crate) mod held_out;
 mod latents;
 mod launch;
 pub(crate) mod objective;
+mod opening;
 mod quality;
 pub(crate) mod start;
 pub(crate) mod state;

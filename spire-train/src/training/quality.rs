@@ -54,7 +54,7 @@ pub(super) fn of_sheet(sheet: &Sheet) -> Vec<(String, Option<f64>)> {
     figures.figures().map(|(name, value)| (format!("validation_{name}"), Some(value))).collect()
 }
 
-/// The figures over `config.samples` held-out samples: those of the degraded pictures, and those of the restored ones.
+/// The figures over the held-out samples `0..count`: those of the degraded pictures, and those of the restored ones.
 ///
 /// # Errors
 /// As [`restore_held_out`]; or a feature is not finite.
@@ -63,12 +63,13 @@ pub(super) fn evaluate(
     control: &Control,
     samples: &Samples,
     config: &EvaluateSection,
+    count: usize,
     image_space: Option<&ImageSpace>,
 ) -> Result<(Quality, Quality)> {
     let (mut degraded, mut restored) = (Sums::default(), Sums::default());
     let mut features: Option<[_; 3]> =
         image_space.map(|space| std::array::from_fn(|_| FeatureStatistics::new(space.dimensions())));
-    restore_held_out(base, control, samples, config, config.samples, |sample, picture| {
+    restore_held_out(base, control, samples, config, ("figures on held-out pictures", count), |sample, picture| {
         degraded.add(&sample.clean, &sample.degraded)?;
         restored.add(&sample.clean, picture)?;
         if let (Some(space), Some([clean, before, after])) = (image_space, features.as_mut()) {

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use burn::tensor::{DType, Device};
 use serde::{Deserialize, Serialize};
 use spire_core::atomic_write::write_atomic;
+use spire_core::interruption::ends_at_once;
 use spire_core::settings;
 use spire_data::loader::{Crop, Loader, Samples};
 use spire_eval::clip_space::ImageSpace;
@@ -63,6 +64,7 @@ pub(crate) struct TrainingState<'a> {
 impl<'a> TrainingState<'a> {
     /// Loads the models and opens the data. The state is that of `checkpoint`, or the start of a run.
     pub fn open(config: &RunConfig, ranks: &'a Ranks, checkpoint: Option<&Checkpoint>) -> Result<Self> {
+        let _phase = ends_at_once("the training has not started yet");
         ranks.agree_on_text("the configuration", &settings::resolved(config)?)?;
         let device = spire_model::device::device(&ranks.device(&config.run.device))?;
         config.model.check_precision(&device)?;

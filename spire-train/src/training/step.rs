@@ -1,5 +1,7 @@
 //! One optimiser step: samples, forward and backward pass, update.
 
+use std::sync::atomic::AtomicBool;
+
 use anyhow::Result;
 use spire_data::loader::TrainingSample;
 use spire_model::control::Control;
@@ -12,9 +14,21 @@ use crate::optim::backward::gradients;
 use crate::optim::gradients::grad_norm;
 
 impl TrainingState<'_> {
-    /// The next `count` batches of `size` samples.
-    pub fn batches(&mut self, size: usize, count: usize) -> Result<Vec<Vec<TrainingSample>>> {
-        (0..count).map(|_| Ok(self.loader.batch(size)?)).collect()
+    /// The next `count` batches of `size` samples; `None` on all ranks if the run is interrupted and the source of one is
+    /// blocked.
+    pub fn batches(
+        &mut self,
+        size: usize,
+        count: usize,
+        interrupted: &AtomicBool,
+    ) -> Result<Option<Vec<Vec<TrainingSample>>>> {
+        let all = self.loader.batch_unless(interrupted, size * count)?;
+        if self.ranks.any(all.is_none()) {
+            self.loader.put_back(all.map_or(0, |all| all.len()));
+            return Ok(None);
+        }
+        let mut samples = all.into_iter().flatten();
+        Ok(Some((0..count).map(|_| samples.by_ref().take(size).collect()).collect()))
     }
 
     /// The network's inputs and targets for `batches`; `seed` decides noise and timesteps.

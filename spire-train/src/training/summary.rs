@@ -1,5 +1,7 @@
 //! `summary.json`: the figures at the end of a run.
 
+use std::time::Instant;
+
 use anyhow::Result;
 use burn::module::Module;
 use serde_json::json;
@@ -37,15 +39,18 @@ pub(super) fn write(
         "parameters": { "trained": state.learner.module.num_params(), "frozen_unet": state.base.unet.num_params() },
     });
     let mut figures = None;
-    if config.evaluate.samples > 0 {
+    let count = config.evaluated_pictures();
+    if count > 0 {
+        let started = Instant::now();
         let (base, branch, space) = (&state.base, &state.branch(config), state.image_space.as_ref());
-        let (degraded, restored) = evaluate(base, branch, &state.held_out, &config.evaluate, space)?;
+        let (degraded, restored) = evaluate(base, branch, &state.held_out, &config.evaluate, count, space)?;
         summary["held_out"] = json!({
-            "samples": config.evaluate.samples,
+            "samples": count,
             "sampling": config.evaluate.sampling,
             "degraded": degraded,
             "restored": restored,
         });
+        summary["evaluation_seconds"] = json!(started.elapsed().as_secs_f64());
         figures = Some(restored);
     }
     // Last, so that it includes the evaluation.

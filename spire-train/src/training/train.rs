@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use spire_core::interruption::ends_at_once;
+use spire_core::progress::{is_quiet, print};
 
 use super::held_out::sheet;
+use super::opening;
 use super::quality;
 use super::state::TrainingState;
 use super::summary;
@@ -48,14 +51,20 @@ pub(super) fn run(
     let mut checkpoints = Guard::new(folder.checkpoints(train.keep_checkpoints), resumed, ranks.is_first());
     let open = || Journal::open(folder, train.steps, state.learner.step, config);
     let mut journal = ranks.is_first().then(open).transpose()?;
-    if let (Some(journal), 2..) = (&journal, ranks.count()) {
-        journal.print(&format!("ranks {}, machines {}, samples per step {samples}", ranks.count(), ranks.machines()));
+    if ranks.is_first() && !is_quiet() {
+        print(&opening::text(state, config, samples));
     }
     ranks.agree("the norm of the weights", weight_norm(&state.learner.module))?;
     let mut score = None;
     while state.learner.step < train.steps {
         let started = Instant::now();
-        let batches = state.batches(train.batch_size, train.accumulate)?;
+        let Some(batches) = state.batches(train.batch_size, train.accumulate, interrupted)? else {
+            tracing::warn!("the data source gives no samples: the run stops without them");
+            if state.learner.step > 0 && checkpoints.bad_steps() == 0 {
+                state.save(&mut checkpoints, score.take(), samples)?;
+            }
+            return Ok(Outcome::Interrupted(state.learner.step));
+        };
         let waited = started.elapsed();
         let inputs = state.prepare(&batches, config.run.seed)?;
         let learning_rate = state.learner.learning_rate();
@@ -118,11 +127,25 @@ pub(super) fn run(
             return Ok(Outcome::Interrupted(state.learner.step));
         }
     }
-    finish(state, config, folder, journal)
+    finish(state, config, folder, journal, interrupted)
 }
 
 /// Evaluates the trained branch and writes what is left to write.
-fn finish(state: &TrainingState, config: &RunConfig, folder: &RunFolder, journal: Option<Journal>) -> Result<Outcome> {
+fn finish(
+    state: &TrainingState,
+    config: &RunConfig,
+    folder: &RunFolder,
+    journal: Option<Journal>,
+    interrupted: &AtomicBool,
+) -> Result<Outcome> {
+    let dir = config.run.dir.display();
+    let _phase = ends_at_once(format!(
+        "the run is trained, but its figures are missing; compute them with: spire train --resume {dir}"
+    ));
+    // An interruption before this phase.
+    if state.ranks.any(interrupted.load(Ordering::Relaxed)) {
+        return Ok(Outcome::Interrupted(state.learner.step));
+    }
     let skipped = state.skipped_pictures();
     if let Some(mut journal) = journal {
         journal.finish_steps();

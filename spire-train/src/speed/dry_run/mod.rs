@@ -118,8 +118,8 @@ fn control_config(config: &RunConfig, base: &BaseConfig) -> Result<ControlConfig
         base.vae.downscale(),
         base.vae.block_out_channels.len()
     );
-    if let (Some(folder), None) = (&config.model.embedding, &config.model.control) {
-        let fresh = ConditioningEmbedding::fresh(&config.model.embedding_channels, base.unet.in_channels, device)?;
+    if let Some(folder) = &config.model.embedding {
+        let fresh = ConditioningEmbedding::fresh(&config.model.embedding_channels(), base.unet.in_channels, device)?;
         check_fit(&fresh, &Tensors::in_folder(folder)?)?;
     }
     Ok(control)
