@@ -6,6 +6,7 @@ mod signals;
 use std::process::ExitCode;
 
 use clap::Parser;
+use spire_core::{message, progress};
 use tracing_subscriber::EnvFilter;
 
 /// Training allocates and frees millions of tensors. mimalloc keeps the memory of large ones; the system's allocator
@@ -23,11 +24,13 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .without_time()
         .with_target(false)
+        .with_ansi(message::stderr_has_colours())
         .init();
+    signals::outlive_size_limit();
     match commands::Cli::parse().run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            progress::print(&format!("error: {}", message::with_causes(error.as_ref())));
             ExitCode::FAILURE
         }
     }

@@ -20,7 +20,7 @@ pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     File::open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
         let length = found.len().max(bytes.len() as u64);
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("{length} bytes; the most are {most}")));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{length} bytes; the most are {most}")));
     }
     Ok(bytes)
 }

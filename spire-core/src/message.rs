@@ -1,7 +1,10 @@
-//! Text for a terminal: names that others chose, and errors with their causes.
+//! Text for a terminal: names that others chose, errors with their causes, and whether there are colours.
 
 use std::borrow::Cow;
+use std::env;
 use std::error::Error;
+use std::ffi::OsString;
+use std::io::{IsTerminal, stderr};
 
 /// `name` with its control characters escaped, such as `\u{1b}` for the escape character: the name of a file, of a tensor
 /// or of a tar member must not move the cursor, change colours or start a new line.
@@ -46,6 +49,21 @@ pub fn with_causes(error: &dyn Error) -> String {
     message
 }
 
+/// Whether the log on stderr has colours: on a terminal, unless the variable `NO_COLOR` is set; elsewhere if
+/// `CLICOLOR_FORCE` is set.
+pub fn stderr_has_colours() -> bool {
+    has_colours(env::var_os("NO_COLOR"), env::var_os("CLICOLOR_FORCE"), stderr().is_terminal())
+}
+
+fn has_colours(no_color: Option<OsString>, force: Option<OsString>, is_terminal: bool) -> bool {
+    let is_set = |value: &OsString| !value.is_empty();
+    match (no_color.filter(is_set), force.filter(is_set)) {
+        (Some(_), _) => false,
+        (None, Some(force)) => force != "0",
+        (None, None) => is_terminal,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,6 +76,15 @@ mod tests {
         assert_eq!(printable("\u{9b}2J\u{202e}gpj.exe\u{7f}"), "\\u{9b}2J\\u{202e}gpj.exe\\u{7f}");
         assert!(matches!(printable("ein Bär — 熊.png"), Cow::Borrowed("ein Bär — 熊.png")));
         assert_eq!(printable_lines("one\u{7}\n\ttwo"), "one\\u{7}\n\ttwo");
+    }
+
+    #[test]
+    fn colours_are_for_terminals_unless_the_user_says_otherwise() {
+        let set = |value: &str| Some(OsString::from(value));
+        assert!(has_colours(None, None, true) && !has_colours(None, None, false));
+        assert!(!has_colours(set("1"), set("1"), true), "NO_COLOR has precedence");
+        assert!(has_colours(set(""), None, true) && !has_colours(set(""), None, false));
+        assert!(has_colours(None, set("1"), false) && !has_colours(None, set("0"), false));
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::message::{printable, printable_lines};
+
 /// A progress bar for a list of files, on stderr. Without a terminal it shows only what is [printed](Self::print).
 pub struct FileProgress {
     bar: ProgressBar,
@@ -21,7 +23,7 @@ impl FileProgress {
 
     /// Counts one more file and shows its name.
     pub fn advance(&self, name: &str) {
-        self.bar.set_message(name.to_owned());
+        self.bar.set_message(printable(name).into_owned());
         self.bar.inc(1);
     }
 
@@ -39,7 +41,7 @@ impl Drop for FileProgress {
 
 /// Prints a line on stderr. Errors are ignored: work must go on if nobody reads the log any more.
 pub fn print(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", printable_lines(line));
 }
 
 /// Formats a duration as `1:02:03`, or as `2:03` under an hour.

@@ -15,10 +15,13 @@ mod verify;
 mod walk;
 mod weights;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use spire_core::atomic_write::check_replaceable;
+use spire_core::picture_file::PictureFormat;
 
 /// Text-driven image restoration (SPIRE): train, restore, degrade, evaluate.
 #[derive(Parser)]
@@ -60,6 +63,12 @@ enum Command {
     Bench(bench::Bench),
     /// Train a small text-to-image model: CLIP, the VAE, the UNet and the judge of kinds
     Pretrain(pretrain::Pretrain),
+}
+
+/// Checks the name of a contact sheet before the work that it shows.
+fn check_sheet(path: &Path) -> Result<()> {
+    PictureFormat::of(path, None)?;
+    Ok(check_replaceable(path)?)
 }
 
 impl Cli {

@@ -5,6 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use serde::de::{DeserializeOwned, IntoDeserializer};
+use spire_core::atomic_write::check_output;
+use spire_core::message::printable;
+use spire_core::picture_file::PictureFormat;
 use spire_data::prompt;
 use spire_model::restore::ColourFix;
 use spire_model::scheduler::SamplerKind;
@@ -17,7 +20,7 @@ use super::model::Model;
 pub struct Restore {
     /// The picture, or a folder of pictures
     input: PathBuf,
-    /// The restored picture, a PNG; or the folder for restored pictures
+    /// The restored picture, .png, .jpg or .webp (lossless); or the folder for restored pictures, PNGs
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
     #[command(flatten)]
@@ -65,6 +68,9 @@ pub struct Restore {
     /// Restore each picture this many times, with seeds from --seed on, and draw a contact sheet
     #[arg(long, default_value_t = 1)]
     variants: u64,
+    /// Quality of a JPEG, from 1 to 100 [default: 95]
+    #[arg(long)]
+    quality: Option<u8>,
     /// Restore again even if the result exists, made in the same way
     #[arg(long)]
     overwrite: bool,
@@ -80,6 +86,18 @@ fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, serde::de::value::Error
 
 pub fn run(args: Restore) -> Result<ExitCode> {
     ensure!(args.input.exists(), "there is no picture or folder {}", args.input.display());
+    let is_folder = args.input.is_dir();
+    let output = if is_folder { args.output } else { output_file(&args.output, &args.input) };
+    if is_folder {
+        ensure!(
+            args.quality.is_none(),
+            "--quality is for a single JPEG: the pictures of a folder are restored to PNGs"
+        );
+    } else {
+        // Before the work.
+        PictureFormat::of(&output, args.quality)?;
+        check_output(&output, &args.input)?;
+    }
     let found = args.model.locate()?;
     let mut sampling = found.sampling.clone();
     sampling.steps = args.steps.unwrap_or(sampling.steps);
@@ -97,6 +115,7 @@ pub fn run(args: Restore) -> Result<ExitCode> {
         upscale: args.upscale,
         sampling,
         batch_size: found.batch_size,
+        quality: args.quality,
         overwrite: args.overwrite,
     };
     settings.validate()?;
@@ -107,26 +126,25 @@ pub fn run(args: Restore) -> Result<ExitCode> {
         tracing::warn!("the model was not trained on this part of the restoration prompt: {unknown}");
     }
 
-    if !args.input.is_dir() {
-        let output = png_path(&args.output, &args.input);
+    if !is_folder {
         let restored = restorer.restore_file(&settings, &args.input, &output)?;
         let note = if restored.kept { " exists already, made in the same way (--overwrite to repeat)" } else { "" };
-        restored.files.iter().for_each(|file| println!("{}{note}", file.display()));
+        restored.files.iter().for_each(|file| println!("{}{note}", printable(&file.to_string_lossy())));
         return Ok(ExitCode::SUCCESS);
     }
-    let summary = restorer.restore_folder(&settings, &args.input, &args.output)?;
+    let summary = restorer.restore_folder(&settings, &args.input, &output)?;
     println!(
         "{} restored, {} existed already, {} failed; see {}",
         summary.restored,
         summary.kept,
         summary.failed.len(),
-        args.output.display()
+        output.display()
     );
     Ok(if summary.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The output file; a picture that is written into an existing folder keeps its name.
-fn png_path(output: &Path, input: &Path) -> PathBuf {
+fn output_file(output: &Path, input: &Path) -> PathBuf {
     match output.is_dir() {
         true => output.join(input.file_name().unwrap_or_default()).with_extension("png"),
         false => output.to_owned(),

@@ -1,10 +1,11 @@
 //! `spire train`
 
-use std::path::PathBuf;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use spire_core::settings;
 use spire_train::config::RunConfig;
 use spire_train::distributed::{Ranks, with_launched_processes};
@@ -53,14 +54,15 @@ pub fn run(args: Train) -> Result<ExitCode> {
 
 fn train(args: Train, ranks: &Ranks, interrupted: &AtomicBool) -> Result<()> {
     let (outcome, dir) = match (args.resume, args.config) {
-        (Some(run), _) => (training::resume(&run, &args.overrides, ranks, interrupted)?, run),
+        (Some(run), _) => (training::resume(&run, &args.overrides, ranks, interrupted), run),
         (None, Some(path)) => {
             let config: RunConfig = settings::load(&path, &args.overrides)?;
             let dir = config.run.dir.clone();
-            (training::train(config, ranks, interrupted)?, dir)
+            (training::train(config, ranks, interrupted), dir)
         }
         (None, None) => unreachable!("the parser requires one of the two"),
     };
+    let outcome = outcome.map_err(|error| if is_out_of_room(&error) { continue_later(error, &dir) } else { error })?;
     match outcome {
         _ if !ranks.is_first() => {}
         Outcome::Finished => println!("{}", std::fs::read_to_string(dir.join("summary.json"))?),
@@ -69,4 +71,17 @@ fn train(args: Train, ranks: &Ranks, interrupted: &AtomicBool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether an error comes from a full disk, a quota or a limit on the size of files.
+fn is_out_of_room(error: &Error) -> bool {
+    let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+    kinds
+        .into_iter()
+        .any(|kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge))
+}
+
+fn continue_later(error: Error, run: &Path) -> Error {
+    let run = run.display();
+    error.context(format!("there is no room for the files of the run; make some, then: spire train --resume {run}"))
 }

@@ -103,7 +103,11 @@ impl SweepConfig {
         for (i, seed) in self.seeds.iter().enumerate() {
             ensure!(!self.seeds[..i].contains(seed), "seeds: {seed} is listed twice");
         }
-        ensure!(self.parallel > 0, "parallel must be at least 1");
+        for (key, folder) in [("output", &self.output), ("runs", &self.runs)] {
+            let empty = folder.as_ref().is_some_and(|folder| folder.as_os_str().is_empty());
+            ensure!(!empty, "{key} is empty: name a folder");
+        }
+        ensure!((1..=1024).contains(&self.parallel), "parallel must be from 1 to 1024");
         for (i, variant) in self.variants.iter().enumerate() {
             ensure!(!variant.name.is_empty(), "variants.{i}.name is not set");
             check_methods(&format!("variants.{i}.methods"), &variant.methods)?;

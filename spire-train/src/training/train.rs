@@ -115,7 +115,9 @@ fn run(state: &mut TrainingState, config: &RunConfig, folder: &RunFolder, interr
             ..StepMetrics::default()
         };
         state.step += 1;
-        if state.step.is_multiple_of(train.validate_every) || state.step == train.steps {
+        // After a bad step there is nothing to validate: the weights may be infinite.
+        let is_due = state.step.is_multiple_of(train.validate_every) || state.step == train.steps;
+        if is_due && bad_steps == 0 {
             let loss = validation_loss(state, config)?;
             score = Some(-loss);
             metrics.more.insert("validation_loss".into(), Some(loss));
