@@ -1,6 +1,6 @@
 //! What the other crates stand on: pictures in memory and in files, contact sheets, settings in TOML, progress bars,
-//! random streams, checksums, messages, atomic writes, bounded reads and parallel loops. Nothing here depends on Burn or on another crate of the
-//! workspace.
+//! messages, random streams, checksums, atomic writes, bounded reads and parallel loops. Nothing here depends on Burn or on
+//! another crate of the workspace.
 
 pub mod atomic_write;
 pub mod bounded_read;

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 pub const MOST_RESOLUTIONS: usize = 12;
 
 /// The most layers of one kind. The largest known models have 48.
-pub const MOST_LAYERS: usize = 512;
+pub const MOST_LAYERS: usize = 64;
 
 /// The most channels of a feature, and the most tokens and pixels a side. The largest known models have 10240.
 pub const MOST_CHANNELS: usize = 1 << 16;

@@ -254,8 +254,8 @@ impl TokenizerError {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::collections::HashMap;
+    use std::fs;
 
     use proptest::prelude::*;
     use serde::Deserialize;

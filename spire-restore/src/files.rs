@@ -182,8 +182,9 @@ impl Restorer {
         let (input, output) = (&input.canonicalize()?, &output.canonicalize()?);
         ensure!(input != output, "restored pictures need another folder than {}", input.display());
         let (mut pictures, left_out) = list_pictures(input)?;
-        // `output` may be inside `input`.
-        pictures.retain(|picture| !picture.starts_with(output));
+        if output.starts_with(input) {
+            pictures.retain(|picture| !picture.starts_with(output));
+        }
         ensure!(!pictures.is_empty(), "there are no pictures in {}", input.display());
         let inputs: HashSet<PathBuf> = pictures.iter().cloned().collect();
         let mut summary = FolderSummary::default();

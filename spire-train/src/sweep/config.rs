@@ -151,6 +151,8 @@ mod tests {
         SweepConfig::default().validate().unwrap();
         for (text, part) in [
             ("name = 'a/b'", "name = \"a/b\""),
+            ("output = ''", "output is empty"),
+            ("runs = ''", "runs is empty"),
             ("seeds = []", "seeds is empty"),
             ("seeds = [3, 1, 3]", "seeds: 3 is listed twice"),
             ("parallel = 0", "parallel must be"),
