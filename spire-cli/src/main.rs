@@ -12,7 +12,7 @@ mod verbosity;
 use std::process::ExitCode;
 
 use clap::Parser;
-use spire_core::progress;
+use spire_core::{message, progress};
 
 /// Training allocates and frees millions of tensors. mimalloc keeps the memory of large ones; the system's allocator
 /// returns it to the system each time.
@@ -20,10 +20,11 @@ use spire_core::progress;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    signals::outlive_size_limit();
     match commands::Cli::parse().run() {
         Ok(code) => code,
         Err(error) => {
-            progress::print(&format!("error: {error:#}"));
+            progress::print(&format!("error: {}", message::with_causes(error.as_ref())));
             ExitCode::FAILURE
         }
     }

@@ -33,6 +33,15 @@ pub fn interrupt(flag: &AtomicBool) {
     }
 }
 
+/// Turns the signal of a limit on the size of files (`ulimit -f`), which would end the process without a word, into an error
+/// of the write.
+pub fn outlive_size_limit() {
+    #[cfg(unix)]
+    if let Err(error) = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default()) {
+        tracing::debug!(%error, "the signal of the limit on the size of files keeps its effect");
+    }
+}
+
 #[cfg(unix)]
 fn on_signal(mut handle: impl FnMut() + Send + 'static) -> Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};

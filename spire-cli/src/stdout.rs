@@ -4,6 +4,7 @@ use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
 
 use anyhow::{Context, Result};
+use spire_core::message::printable_lines;
 
 /// Prints a line on the standard output, as `println!`; see [`write_line`].
 macro_rules! say {
@@ -16,7 +17,7 @@ macro_rules! say {
 /// # Errors
 /// The output can't be written for another reason, as on a full disk.
 pub fn write_line(text: Arguments) -> Result<bool> {
-    write(format!("{text}\n").as_bytes())
+    write(format!("{}\n", printable_lines(&text.to_string())).as_bytes())
 }
 
 /// As [`write_line`], for bytes.

@@ -1,6 +1,6 @@
 //! How much the program tells: `--quiet` and `--verbose`.
 
-use spire_core::progress;
+use spire_core::{message, progress};
 use tracing_subscriber::EnvFilter;
 
 #[derive(clap::Args)]
@@ -26,6 +26,7 @@ impl Verbosity {
             .log_internal_errors(false)
             .without_time()
             .with_target(false)
+            .with_ansi(message::stderr_has_colours())
             .init();
     }
 

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::message::{printable, printable_lines};
+
 /// All bars of this process, one below the other.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
@@ -64,7 +66,7 @@ impl PhaseProgress {
     /// Counts one more thing and shows its name, which may be empty.
     pub fn advance(&self, name: &str) {
         if let Some(bar) = &self.bar {
-            bar.set_message(name.to_owned());
+            bar.set_message(printable(name).into_owned());
             bar.inc(1);
             return;
         }
@@ -97,7 +99,7 @@ fn report(phase: &str, done: u64, total: u64, took: Duration) -> String {
 
 /// Prints a line on stderr, above all bars. Errors are ignored: work must go on if nobody reads the log any more.
 pub fn print(line: &str) {
-    let _ = writeln!(Stderr, "{line}");
+    let _ = writeln!(Stderr, "{}", printable_lines(line));
 }
 
 /// The standard error, above all bars.

@@ -81,6 +81,9 @@ pub enum PromptError {
     },
 }
 
+/// The highest sigma and factor. Nothing is left of a picture long before.
+const STRONGEST: f32 = 1000.0;
+
 const FORMS: &str = "one or more of \"Deblur with sigma 3.0\", \"Upsample to 6.0x\", \"Denoise with sigma 0.06\" and \
     \"Dejpeg with quality 80\", with or without the number, with \";\" between them, or \"Remove all degradation\" alone";
 
@@ -108,9 +111,9 @@ impl StepKind {
 
     fn accepted(self) -> &'static str {
         match self {
-            Self::Blur => "write \"Deblur\" or \"Deblur with sigma 3.0\", sigma in pixels, at least 0.1",
-            Self::Downsample => "write \"Upsample\" or \"Upsample to 6.0x\", at least 1.0x",
-            Self::Noise => "write \"Denoise\" or \"Denoise with sigma 0.06\", sigma at least 0.01, 1 being white",
+            Self::Blur => "write \"Deblur\" or \"Deblur with sigma 3.0\", sigma in pixels, from 0.1 to 1000",
+            Self::Downsample => "write \"Upsample\" or \"Upsample to 6.0x\", from 1.0x to 1000x",
+            Self::Noise => "write \"Denoise\" or \"Denoise with sigma 0.06\", sigma from 0.01 to 1000, 1 being white",
             Self::Jpeg => "write \"Dejpeg\" or \"Dejpeg with quality 80\", a whole number from 1 to 100",
         }
     }
@@ -126,8 +129,8 @@ impl StepKind {
         };
         let step = step.rounded();
         let sensible = match step {
-            Step::Blur { sigma } | Step::Noise { sigma } => sigma.is_finite() && sigma > 0.0,
-            Step::Downsample { factor } => factor.is_finite() && factor >= 1.0,
+            Step::Blur { sigma } | Step::Noise { sigma } => sigma > 0.0 && sigma <= STRONGEST,
+            Step::Downsample { factor } => (1.0..=STRONGEST).contains(&factor),
             Step::Jpeg { quality } => (1..=100).contains(&quality),
         };
         sensible.then_some(step)
@@ -297,6 +300,9 @@ mod tests {
             "Upsample to 0.9x",
             "Upsample to x",
             "Upsample to 1e39x",
+            "Upsample to 1001x",
+            "Deblur with sigma 1e30",
+            "Denoise with sigma 1000.1",
             "Denoise with sigma",
             "Dejpeg with quality 0",
             "Dejpeg with quality 79.5",

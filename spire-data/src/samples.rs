@@ -46,6 +46,9 @@ impl Default for DataConfig {
     }
 }
 
+/// The most scenes that the illustrated world draws.
+const MOST_SCENES: usize = 1_000_000_000;
+
 impl DataConfig {
     /// Checks every number. Paths are checked when the source is opened.
     ///
@@ -60,6 +63,8 @@ impl DataConfig {
         check("size", &self.size, (1..=65_535).contains(&self.size), "from 1 to 65535")?;
         let probability = (0.0..=1.0).contains(&self.prompt_dropout);
         check("prompt_dropout", &self.prompt_dropout, probability, "from 0 to 1")?;
+        let source = &self.source;
+        check("source.count", &source.count, source.count <= MOST_SCENES, &format!("at most {MOST_SCENES}"))?;
         check("workers", &self.workers, self.workers <= 1024, "at most 1024")?;
         check("prefetch", &self.prefetch, self.prefetch <= 65_536, "at most 65536")
     }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::{env, fs, process};
 
 use anyhow::{Context, Result};
-use spire_core::atomic_write::TEMPORARY;
+use spire_core::atomic_write::{TEMPORARY, write_synced};
 
 use crate::tokenizer::CLIP_FILES;
 
@@ -86,7 +86,7 @@ fn unpack(parent: &Path, name: &str) -> Result<PathBuf> {
         for (name, bytes) in all() {
             let path = temporary.join(name);
             fs::create_dir_all(path.parent().unwrap_or(&temporary))?;
-            fs::write(&path, bytes).with_context(|| path.display().to_string())?;
+            write_synced(&path, bytes)?;
         }
         if folder.exists() {
             fs::rename(&folder, parent.join(format!("{TEMPORARY}damaged-{name}-{}", process::id())))?;

@@ -16,12 +16,14 @@
 //! Fields are named as the keys of diffusers' state dicts, so that weights load without a table of renames.
 
 pub mod base;
+mod bounds;
 pub mod builtin;
 pub mod clip;
 pub mod control;
 pub mod cost;
 pub mod decoupling;
 pub mod device;
+mod finite;
 pub mod fusion;
 pub mod guidance;
 mod hub;

@@ -1,13 +1,12 @@
 //! Evaluations: methods on test sets, from the recipe to tables and report (`spire eval`).
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, IntoInnerError};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use spire_core::atomic_write::write_atomic;
+use spire_core::atomic_write::{AtomicFile, write_atomic};
 use spire_core::folder_lock::FolderLock;
+use spire_core::message::with_causes;
 use spire_core::progress::PhaseProgress;
 use spire_core::{parallel, settings, sheet};
 use spire_data::testset::{self, Entry, Recipe, TestSet};
@@ -78,8 +77,9 @@ pub fn evaluate(config: &EvalConfig, output: &Path) -> Result<Evaluated> {
 }
 
 fn note(reasons: &mut BTreeMap<String, String>, method: &MethodConfig, benchmark: &TestSet, error: &anyhow::Error) {
-    tracing::error!("{} on {}: {error:#}", method.name, benchmark.folder.display());
-    reasons.insert(method.name.clone(), format!("{error:#}"));
+    let reason = with_causes(error.as_ref());
+    tracing::error!("{} on {}: {reason}", method.name, benchmark.folder.display());
+    reasons.insert(method.name.clone(), reason);
 }
 
 /// Opens a test set; makes it first if it is missing and has a recipe.
@@ -180,12 +180,10 @@ impl Evaluated {
         let pairs = self.benchmarks.iter().zip(&self.methods);
         let shown: Vec<Shown> =
             pairs.map(|(benchmark, methods)| Shown { benchmark, methods: methods.clone() }).collect();
-        let (path, part) = (output.join("report.html"), output.join("report.html.part"));
-        let mut file = BufWriter::new(File::create(&part).with_context(|| format!("can't create {}", part.display()))?);
-        write_report(&self.results, &shown, pictures, &mut file)?;
-        let file = file.into_inner().map_err(IntoInnerError::into_error).context("can't write the report")?;
-        let size = file.metadata()?.len();
-        std::fs::rename(&part, &path).with_context(|| format!("can't create {}", path.display()))?;
-        Ok(size)
+        let path = output.join("report.html");
+        let mut file = AtomicFile::create(&path)?;
+        write_report(&self.results, &shown, pictures, &mut file).with_context(|| path.display().to_string())?;
+        file.finish()?;
+        Ok(path.metadata()?.len())
     }
 }

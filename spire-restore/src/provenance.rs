@@ -1,13 +1,13 @@
-//! How a restored picture was made, as JSON in a text chunk of its PNG.
+//! How a restored picture was made, as JSON in the metadata of its file.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use spire_core::png_text;
+use spire_core::picture_file::read_note;
 use spire_model::restore::SamplingConfig;
 use spire_model::weights::Precision;
 
-/// The keyword of the PNG text chunk.
+/// The keyword of the note in the file.
 pub const KEYWORD: &str = "spire";
 
 /// Everything that a restored picture depends on.
@@ -50,8 +50,8 @@ pub struct ModelIdentity {
 }
 
 impl Provenance {
-    /// Reads the provenance of a PNG that this program wrote; `None` for any other file.
+    /// Reads the provenance of a picture that this program wrote; `None` for any other file.
     pub fn read(path: &Path) -> Option<Self> {
-        serde_json::from_str(&png_text::read(path, KEYWORD)?).ok()
+        serde_json::from_str(&read_note(path, KEYWORD)?).ok()
     }
 }

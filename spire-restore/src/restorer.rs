@@ -68,8 +68,12 @@ impl Restorer {
 
 /// Writes a file, and creates its folder if needed.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
-    }
+    create_folder_of(path)?;
     Ok(write_atomic(path, bytes)?)
+}
+
+/// Creates the folder of a file if needed.
+pub(crate) fn create_folder_of(path: &Path) -> Result<()> {
+    let Some(folder) = path.parent() else { return Ok(()) };
+    fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))
 }

@@ -21,6 +21,21 @@ use crate::optim::adamw::OptimizerSettings;
 use crate::optim::backward::Computation;
 use crate::optim::learning_rate::{LearningRate, Schedule};
 
+/// The most samples of a batch, and the most batches of a step.
+const MOST_IN_A_BATCH: usize = 1 << 16;
+
+/// The most pixels of a batch: 12 GiB of float32, before the first layer.
+const MOST_PIXELS: usize = 1 << 30;
+
+/// The most threads.
+const MOST_THREADS: usize = 1024;
+
+/// The most held-out pictures: twenty times those of the largest test sets.
+const MOST_HELD_OUT: usize = 1_000_000;
+
+/// The most rows of a sheet of samples.
+const MOST_ROWS: usize = 1000;
+
 /// Everything on which a run depends.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -349,11 +364,41 @@ impl RunConfig {
         remarks
     }
 
+    /// Checks that no number asks for more than memory and time can give.
+    ///
+    /// # Errors
+    /// The error names the key and the limit.
+    fn check_limits(&self) -> Result<()> {
+        let (train, evaluate) = (&self.train, &self.evaluate);
+        for (key, value, most) in [
+            ("train.batch_size", train.batch_size, MOST_IN_A_BATCH),
+            ("train.accumulate", train.accumulate, MOST_IN_A_BATCH),
+            ("evaluate.batch_size", evaluate.batch_size, MOST_IN_A_BATCH),
+            ("train.threads", train.threads, MOST_THREADS),
+            ("evaluate.threads", evaluate.threads, MOST_THREADS),
+            ("evaluate.samples", evaluate.samples.unwrap_or(0), MOST_HELD_OUT),
+            ("evaluate.validation_samples", evaluate.validation_samples, MOST_HELD_OUT),
+            ("evaluate.rows", evaluate.rows, MOST_ROWS),
+        ] {
+            ensure!(value <= most, "{key} = {value} is too much: the most are {most}");
+        }
+        let pixels = train.batch_size.saturating_mul(self.data.size).saturating_mul(self.data.size);
+        ensure!(
+            pixels <= MOST_PIXELS,
+            "train.batch_size = {} pictures with data.size = {} have more than {MOST_PIXELS} pixels: lower one of the two",
+            train.batch_size,
+            self.data.size
+        );
+        Ok(())
+    }
+
     /// Checks the numbers. Those of `[data]` and `[degradation]` are checked when the data is opened.
     ///
     /// # Errors
     /// A number is out of range; the error names the key.
     pub fn validate(&self) -> Result<()> {
+        ensure!(!self.run.dir.as_os_str().is_empty(), "run.dir is empty: name the folder of the run");
+        self.check_limits()?;
         let train = &self.train;
         for (key, value) in [
             ("train.batch_size", train.batch_size),

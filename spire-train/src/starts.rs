@@ -125,7 +125,7 @@ mod tests {
             (changed(|config| config.data.size = 128), "data.size: 64, now 128"),
             (changed(|config| config.data.source.count = 3), "data.source.count"),
             (changed(|config| config.degradation.parameterized_share = 1.0), "degradation.parameterized_share"),
-            (changed(|config| config.model.fusion = spire_model::fusion::Fusion::Add), "model.fusion"),
+            (changed(|config| config.model.fusion = Some(spire_model::fusion::Fusion::Add)), "model.fusion"),
             (changed(|config| config.model.base = "other".into()), "model.base"),
         ] {
             let error = allowed_changes(&then, &now, false).unwrap_err().to_string();
@@ -134,7 +134,7 @@ mod tests {
         }
         let technical = changed(|config| {
             (config.run.device, config.data.workers, config.train.steps) = ("cuda".into(), 0, 7);
-            config.evaluate.samples = 0;
+            config.evaluate.samples = Some(0);
         });
         let keys = allowed_changes(&then, &technical, false).unwrap();
         let keys: Vec<&str> = keys.iter().map(|change| change.key.as_str()).collect();

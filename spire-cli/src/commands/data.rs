@@ -5,11 +5,15 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Subcommand;
+use spire_core::message::printable;
+use spire_core::picture_file::{PictureFormat, save_rgb8};
 use spire_core::settings;
-use spire_core::sheet::{Note, Row, Sheet, save_png};
+use spire_core::sheet::{Note, Row, Sheet};
 use spire_data::loader::Samples;
 use spire_data::stats::{Stats, stats};
 use spire_train::config::RunConfig;
+
+use super::check_sheet;
 
 #[derive(clap::Args)]
 pub struct Data {
@@ -42,7 +46,7 @@ struct StatsArgs {
     #[arg(long)]
     json: bool,
     /// Draw a contact sheet of the first samples
-    #[arg(long, value_name = "PNG")]
+    #[arg(long, value_name = "PICTURE")]
     sheet: Option<PathBuf>,
     /// Override a key of the configuration; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -84,6 +88,7 @@ fn open(config: Option<&Path>, overrides: &[String]) -> Result<(RunConfig, Sampl
 fn print_stats(args: &StatsArgs) -> Result<()> {
     let (config, samples) = open(Some(&args.config), &args.overrides)?;
     let count = if args.all { samples.epoch_len() as u64 } else { args.samples };
+    args.sheet.as_deref().map(check_sheet).transpose()?;
     let figures = stats(&samples, count, args.threads.unwrap_or(config.data.workers))?;
     if args.json {
         say!("{}", serde_json::to_string_pretty(&figures)?)?;
@@ -103,8 +108,8 @@ fn print_stats(args: &StatsArgs) -> Result<()> {
                 ],
             });
         }
-        save_png(&sheet.draw(), path)?;
-        say!("{}", path.display())?;
+        save_rgb8(path, PictureFormat::of(path, None)?, &sheet.draw())?;
+        say!("{}", printable(&path.to_string_lossy()))?;
     }
     Ok(())
 }
@@ -123,7 +128,7 @@ fn print_table(figures: &Stats) -> Result<()> {
     say!("degraded    PSNR {:.2} dB, standard deviation {:.2}", figures.psnr.mean, figures.psnr.std)?;
     say!("broken      {}", figures.broken.len())?;
     for (name, reason) in &figures.broken {
-        say!("            {name}: {reason}")?;
+        say!("            {}: {}", printable(name), printable(reason))?;
     }
     Ok(())
 }

@@ -18,10 +18,13 @@ mod verify;
 mod walk;
 mod weights;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use spire_core::atomic_write::check_replaceable;
+use spire_core::picture_file::PictureFormat;
 
 use crate::verbosity::Verbosity;
 
@@ -71,6 +74,12 @@ enum Command {
     Completions(completions::Completions),
     /// Write this program's manual pages
     Man(man::Man),
+}
+
+/// Checks the name of a contact sheet before the work that it shows.
+fn check_sheet(path: &Path) -> Result<()> {
+    PictureFormat::of(path, None)?;
+    Ok(check_replaceable(path)?)
 }
 
 impl Cli {

@@ -5,6 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use serde::de::{DeserializeOwned, IntoDeserializer};
+use spire_core::atomic_write::check_output;
+use spire_core::message::printable;
+use spire_core::picture_file::PictureFormat;
 use spire_core::progress;
 use spire_data::prompt;
 use spire_model::restore::ColourFix;
@@ -19,7 +22,7 @@ use super::model::Model;
 pub struct Restore {
     /// The picture, or a folder of pictures
     input: PathBuf,
-    /// The restored picture, a PNG; or the folder for restored pictures
+    /// The restored picture, .png, .jpg or .webp (lossless); or the folder for restored pictures, PNGs
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
     #[command(flatten)]
@@ -67,6 +70,9 @@ pub struct Restore {
     /// Restore each picture this many times, with seeds from --seed on, and draw a contact sheet
     #[arg(long, default_value_t = 1)]
     variants: u64,
+    /// Quality of a JPEG, from 1 to 100 [default: 95]
+    #[arg(long)]
+    quality: Option<u8>,
     /// Restore again even if the result exists, made in the same way
     #[arg(long)]
     overwrite: bool,
@@ -90,6 +96,18 @@ fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, serde::de::value::Error
 
 pub fn run(args: Restore) -> Result<ExitCode> {
     ensure!(args.input.exists(), "there is no picture or folder {}", args.input.display());
+    let is_folder = args.input.is_dir();
+    let output = if is_folder { args.output } else { output_file(&args.output, &args.input) };
+    if is_folder {
+        ensure!(
+            args.quality.is_none(),
+            "--quality is for a single JPEG: the pictures of a folder are restored to PNGs"
+        );
+    } else {
+        // Before the work.
+        PictureFormat::of(&output, args.quality)?;
+        check_output(&output, &args.input)?;
+    }
     let found = args.model.locate()?;
     let mut sampling = found.sampling.clone();
     sampling.steps = args.steps.unwrap_or(sampling.steps);
@@ -107,6 +125,7 @@ pub fn run(args: Restore) -> Result<ExitCode> {
         upscale: args.upscale,
         sampling,
         batch_size: found.batch_size,
+        quality: args.quality,
         overwrite: args.overwrite,
     };
     settings.validate()?;
@@ -120,19 +139,19 @@ pub fn run(args: Restore) -> Result<ExitCode> {
         tracing::warn!("the model was not trained on this part of the restoration prompt: {unknown}");
     }
 
-    let summary = match args.input.is_dir() {
-        true => restorer.restore_folder(&settings, &args.input, &args.output)?,
-        false => one(&restorer, &settings, &args.input, &args.output)?,
+    let summary = match is_folder {
+        true => restorer.restore_folder(&settings, &args.input, &output)?,
+        false => one(&restorer, &settings, &args.input, &output)?,
     };
     if args.json {
         say!("{}", serde_json::to_string_pretty(&summary)?)?;
-    } else if args.input.is_dir() {
+    } else if is_folder {
         let FolderSummary { restored, kept, failed, .. } = &summary;
-        say!("{restored} restored, {kept} existed already, {} failed; see {}", failed.len(), args.output.display())?;
+        say!("{restored} restored, {kept} existed already, {} failed; see {}", failed.len(), output.display())?;
     } else {
         let note = if summary.kept > 0 { " exists already, made in the same way (--overwrite to repeat)" } else { "" };
         for file in &summary.files {
-            say!("{}{note}", file.display())?;
+            say!("{}{note}", printable(&file.to_string_lossy()))?;
         }
     }
     if restorer.is_built_in && summary.restored > 0 {
@@ -143,13 +162,13 @@ pub fn run(args: Restore) -> Result<ExitCode> {
 
 /// Restores one picture.
 fn one(restorer: &Restorer, settings: &FileSettings, input: &Path, output: &Path) -> Result<FolderSummary> {
-    let RestoredFile { files, kept } = restorer.restore_file(settings, input, &png_path(output, input))?;
+    let RestoredFile { files, kept } = restorer.restore_file(settings, input, output)?;
     let (restored, kept) = if kept { (0, 1) } else { (1, 0) };
     Ok(FolderSummary { restored, kept, files, failed: vec![] })
 }
 
 /// The output file; a picture that is written into an existing folder keeps its name.
-fn png_path(output: &Path, input: &Path) -> PathBuf {
+fn output_file(output: &Path, input: &Path) -> PathBuf {
     match output.is_dir() {
         true => output.join(input.file_name().unwrap_or_default()).with_extension("png"),
         false => output.to_owned(),

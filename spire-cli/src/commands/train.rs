@@ -1,10 +1,11 @@
 //! `spire train`
 
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use spire_core::settings;
 use spire_train::config::RunConfig;
 use spire_train::distributed::{Ranks, with_launched_processes};
@@ -68,15 +69,16 @@ fn train(args: Train, ranks: &Ranks, interrupted: &AtomicBool) -> Result<()> {
         (Some(run), _) => {
             let how =
                 Continuation { from: args.from.unwrap_or_default(), overrides: args.overrides, force: args.force };
-            (training::resume(&run, &how, ranks, interrupted)?, run)
+            (training::resume(&run, &how, ranks, interrupted), run)
         }
         (None, Some(path)) => {
             let config: RunConfig = settings::load(&path, &args.overrides)?;
             let dir = config.run.dir.clone();
-            (training::train(config, &args.overrides, ranks, interrupted)?, dir)
+            (training::train(config, &args.overrides, ranks, interrupted), dir)
         }
         (None, None) => unreachable!("the parser requires one of the two"),
     };
+    let outcome = outcome.map_err(|error| if is_out_of_room(&error) { continue_later(error, &dir) } else { error })?;
     match outcome {
         _ if !ranks.is_first() => {}
         Outcome::Finished => {
@@ -92,4 +94,17 @@ fn train(args: Train, ranks: &Ranks, interrupted: &AtomicBool) -> Result<()> {
 
 fn read(file: &Path) -> Result<String> {
     std::fs::read_to_string(file).with_context(|| format!("can't read {}", file.display()))
+}
+
+/// Whether an error comes from a full disk, a quota or a limit on the size of files.
+fn is_out_of_room(error: &Error) -> bool {
+    let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+    kinds
+        .into_iter()
+        .any(|kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge))
+}
+
+fn continue_later(error: Error, run: &Path) -> Error {
+    let run = run.display();
+    error.context(format!("there is no room for the files of the run; make some, then: spire train --resume {run}"))
 }

@@ -151,7 +151,13 @@ impl EvalConfig {
             !name.is_empty() && !name.starts_with('.') && name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c))
         };
         ensure!(plain(&self.name), "name = \"{}\": letters, digits, \"-\", \"_\" and \".\" only", self.name);
-        ensure!(self.batch_size > 0, "batch_size must be at least 1");
+        ensure!(
+            self.output.as_ref().is_none_or(|output| !output.as_os_str().is_empty()),
+            "output is empty: name a folder"
+        );
+        ensure!((1..=65_536).contains(&self.batch_size), "batch_size must be from 1 to 65536");
+        ensure!(self.threads <= 1024, "threads must be at most 1024");
+        ensure!(self.sheet.rows <= 1000, "sheet.rows must be at most 1000");
         self.sampling.validate()?;
         ensure!(!self.metrics.is_empty(), "metrics is empty: there is nothing to measure");
         let mistaken = self.methods.iter().any(|method| method.captions == Captions::Mistaken);

@@ -6,6 +6,8 @@ mod colour;
 mod sample;
 mod tiles;
 
+use std::cell::{Cell, RefCell};
+
 use anyhow::{Result, ensure};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::RngExt;
@@ -21,9 +23,10 @@ use tiles::{blend, tiles};
 
 use crate::base::Base;
 use crate::control::Control;
+use crate::finite::{ensure_finite, is_finite, not_finite};
 use crate::pictures;
 use crate::scheduler::SamplerKind;
-use crate::spire::predict;
+use crate::spire::{branch_features, predict};
 
 /// Limit on the side of a tile, in pixels: attention over more would not fit into memory.
 const LARGEST_TILE: usize = 1 << 16;
@@ -118,7 +121,8 @@ pub fn noise(rng: &mut spire_core::rng::Rng, [channels, height, width]: [usize; 
 /// cropped back, and large ones are restored in tiles.
 ///
 /// # Errors
-/// There are no pictures, their sizes differ, or the sampler does not support the scheduler's settings.
+/// There are no pictures, their sizes differ, the sampler does not support the scheduler's settings, or a part of the model
+/// computes values that are NaN or infinite; the message names the first such part.
 pub fn restore(base: &Base, control: &Control, config: &SamplingConfig, requests: &[Request]) -> Result<Vec<Picture>> {
     config.validate()?;
     ensure!(!requests.is_empty(), "there is nothing to restore");
@@ -144,13 +148,41 @@ pub fn restore(base: &Base, control: &Control, config: &SamplingConfig, requests
     let restoration: Vec<_> = requests.iter().map(|request| request.restoration.as_str()).collect();
     let restoration = base.prompts.encode(&restoration);
     let embedded: Vec<_> = tiles.iter().map(|tile| control.embed(tile.cut(&degraded, downscale))).collect();
-    let latent = sample(base, config, &semantic, Start { noise, clean }, |sample, time, states| {
+    let (of_base, of_branch) = (base.unet.conv_in().weight.dtype(), control.dtype());
+    if let Some(clean) = &clean {
+        ensure_finite(clean, "the VAE's encoding of the degraded picture", of_base)?;
+    }
+    ensure_finite(&restoration, "the text encoder's encoding of the restoration prompt", of_base)?;
+    for embedded in &embedded {
+        ensure_finite(embedded, "the control branch's embedding of the degraded picture", of_branch)?;
+    }
+
+    // What the branch read last: if a prediction is not finite, it shows where that began.
+    let last: RefCell<Vec<_>> = RefCell::new(vec![None; tiles.len()]);
+    let sampled = sample(base, config, &semantic, Start { noise, clean }, |sample, time, states| {
         blend(&tiles, size, 1, |i, tile| {
             let (sample, embedded) = (tile.cut(&sample, 1), embedded[i].clone());
+            last.borrow_mut()[i] = Some((sample.clone(), time.clone(), states.clone()));
             predict(&base.unet, control, sample, time.clone(), states.clone(), restoration.clone(), embedded)
         })
+    });
+    let latent = sampled.or_else(|error| {
+        for (inputs, embedded) in last.take().into_iter().zip(&embedded) {
+            let Some((sample, time, states)) = inputs else { continue };
+            for features in branch_features(control, sample, time, states, restoration.clone(), embedded.clone()) {
+                ensure_finite(&features, "what the control branch computes", of_branch)?;
+            }
+        }
+        Err(error)
     })?;
-    let decoded = blend(&tiles, size, downscale, |_, tile| base.decode_latents(tile.cut(&latent, 1)));
+
+    let decoded_all = Cell::new(true);
+    let decoded = blend(&tiles, size, downscale, |_, tile| {
+        let decoded = base.decode_unclamped(tile.cut(&latent, 1));
+        decoded_all.set(decoded_all.get() && is_finite(&decoded));
+        decoded.clamp(-1.0, 1.0)
+    });
+    ensure!(decoded_all.get(), not_finite("the VAE's decoding of the restored picture", of_base));
     let restored = pictures::from_tensor(decoded).into_iter().zip(requests);
     Ok(restored
         .map(|(picture, request)| config.colour_fix.apply(picture.crop(0, 0, width, height), &request.degraded))

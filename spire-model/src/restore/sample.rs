@@ -1,12 +1,13 @@
 //! The sampling loop (paper section 3.1).
 
 use anyhow::{Context, Result};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use super::SamplingConfig;
 use super::clip_guidance::ClipGuidance;
 use crate::base::Base;
 use crate::clip::ClipGuidanceConfig;
+use crate::finite::{ensure_finite, is_finite};
 use crate::guidance::GuidedPrompts;
 use crate::scheduler::NoiseSchedule;
 
@@ -32,7 +33,8 @@ impl From<Tensor<4>> for Start {
 /// guidance there are two passes, the unconditional one first.
 ///
 /// # Errors
-/// The sampler does not support the scheduler's settings, or `clip_guidance` is set and [`Base::clip`] is not loaded.
+/// The sampler does not support the scheduler's settings, or `clip_guidance` is set and [`Base::clip`] is not loaded; or a
+/// prediction is NaN or infinite.
 pub fn sample(
     base: &Base,
     config: &SamplingConfig,
@@ -55,6 +57,8 @@ pub fn sample(
     let withheld = vec![config.negative.clone(); batch];
     let semantic = if clip.is_some() { withheld.as_slice() } else { semantic };
     let prompts = GuidedPrompts::new(&base.prompts, semantic, &config.negative, config.guidance_scale);
+    let dtype = base.unet.conv_in().weight.dtype();
+    ensure_finite(&prompts.states, "the text encoder's encoding of the semantic prompt", dtype)?;
     let mut sampler = config.sampler.build(&base.scheduler, config.steps)?;
     let timesteps = sampler.timesteps().to_vec();
     let (first, mut latent) = match start.clean {
@@ -68,13 +72,19 @@ pub fn sample(
     };
     for (i, &timestep) in timesteps.iter().enumerate().skip(first) {
         let input = sampler.scale_model_input(latent.clone(), i);
-        let output = predict(input, Tensor::full([batch], timestep, &device), prompts.states.clone());
-        let output = prompts.combine(output);
+        let predicted = predict(input, Tensor::full([batch], timestep, &device), prompts.states.clone());
+        let output = prompts.combine(predicted.clone());
         let output = match &clip {
             Some(clip) => clip.apply(output, latent.clone(), f64::from(alphas_cumprod[timestep as usize]))?,
             None => output,
         };
         latent = sampler.step(output, i, latent);
+        if !is_finite(&latent) {
+            // The steps that follow would compute on nothing else.
+            let step = format!("in step {} of {}", i + 1, timesteps.len());
+            ensure_finite(&predicted, &format!("the UNet's prediction {step}"), dtype)?;
+            ensure_finite(&latent, &format!("the latent after guidance {step}"), DType::F32)?;
+        }
     }
     Ok(latent)
 }

@@ -1,9 +1,10 @@
 //! Opening weights files by format.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use burn_store::bridge;
 use burn_store::burn_pack::Tensor;
 use burn_store::pytorch_reader::PytorchReader;
@@ -107,7 +108,9 @@ fn open_shards(file: &Path) -> Result<Vec<Tensor>> {
 const STATE_DICT: &str = "state_dict";
 
 fn open_pickle(file: &Path) -> Result<Vec<Tensor>> {
-    let reader = PytorchReader::with_top_level_key(file, STATE_DICT).or_else(|_| PytorchReader::new(file));
-    let tensors = reader.map_err(|error| anyhow::anyhow!("{error}"))?.into_tensors();
+    let read = || PytorchReader::with_top_level_key(file, STATE_DICT).or_else(|_| PytorchReader::new(file));
+    // The reader is not made for hostile files: a panic in it is an error of the file.
+    let reader = catch_unwind(read).map_err(|_| anyhow!("it is damaged"))?;
+    let tensors = reader.map_err(|error| anyhow!("{error}"))?.into_tensors();
     Ok(tensors.into_values().map(bridge::from_pytorch).collect())
 }
