@@ -44,7 +44,8 @@ class Training:
     def loss(self, noisy: Tensor, times: Tensor, semantic: Tensor, restoration: Tensor, degraded: Tensor, target: Tensor):
         autocast = self.bench.args.precision != "f32"
         with torch.autocast(self.bench.device.type, self.bench.dtype, enabled=autocast):
-            predicted = spire_torch.predict(self.unet, self.control, noisy, times, semantic, restoration, degraded)
+            picture = spire_torch.condition(self.control, degraded)
+            predicted = spire_torch.predict(self.unet, self.control, noisy, times, semantic, restoration, picture)
         return (predicted.float() - target).square().mean()
 
     def step(self, optimizer: torch.optim.Optimizer, number: int) -> float:

@@ -229,7 +229,7 @@ impl Painter<'_> {
             let first = self.seed + (n * BATCH) as u64;
             let noise = (0..prompts.len() as u64).map(|i| initial_noise(first + i, shape, self.device)).collect();
             let start = Tensor::cat(noise, 0).into();
-            let latents = sample(&self.base, self.sampling, prompts, start, |sample, time, states| {
+            let latents = sample(&self.base, self.sampling, prompts, start, |sample, time, states, _| {
                 let passes = states.dims()[0] / sample.dims()[0];
                 self.base.unet.forward(repeat_batch(sample, passes), repeat_batch(time, passes), states)
             })?;

@@ -77,7 +77,7 @@ fn inputs(base: &Base, config: &RunConfig, requests: &[Request]) -> Dump {
     let negative = vec![&config.evaluate.sampling.negative; requests.len()];
     let mut dump = Dump::default();
     dump.add("noise", &Tensor::cat(noise, 0));
-    dump.add("degraded", &pictures::to_tensor(requests.iter().map(|request| &request.degraded), &device));
+    dump.add("degraded", &pictures::to_unit_tensor(requests.iter().map(|request| &request.degraded), &device));
     dump.add("semantic", &base.prompts.encode(&semantic));
     dump.add("negative", &base.prompts.encode(&negative));
     dump.add("restoration", &base.prompts.encode(&restoration));

@@ -67,7 +67,7 @@ impl DenoisingBatch {
             timesteps: Tensor::from_floats(times.as_slice(), device),
             semantic: base.prompts.encode(&semantic),
             restoration: base.prompts.encode(&restoration),
-            degraded: pictures::to_tensor(batch.iter().map(|sample| &sample.degraded), device),
+            degraded: pictures::to_unit_tensor(batch.iter().map(|sample| &sample.degraded), device),
         })
     }
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use burn::tensor::Device;
 use spire_model::base::{Base, locate};
 use spire_model::builtin;
-use spire_model::control::{self, ConditioningEmbedding, Control, ControlConfig};
+use spire_model::control::{self, ConditioningEmbedding, ConditioningRange, Control, ControlConfig};
 use spire_model::weights;
 
 use crate::config::{ModelSection, RunConfig};
@@ -46,7 +46,8 @@ pub(crate) fn initial_control(model: &ModelSection, base: &Base, device: &Device
             if let Some(folder) = &model.embedding {
                 let latent_channels = base.unet_config.in_channels;
                 let fresh = ConditioningEmbedding::fresh(&model.embedding_channels, latent_channels, device)?;
-                control = control.with_embedding(weights::load(fresh, folder)?);
+                let range = ConditioningRange::of_embedding(folder)?;
+                control = control.with_embedding(weights::load(fresh, folder)?, range);
             }
             (config, control)
         }

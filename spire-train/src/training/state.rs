@@ -80,7 +80,7 @@ impl<'a> TrainingState<'a> {
         let training = device.clone().autodiff();
         let samples = Samples::open(config.data.clone(), config.degradation.clone(), config.run.seed)?;
         let held_out = held_out(config)?;
-        let (mut base, control_config, mut control) = ranks.one_by_one(|| {
+        let (mut base, mut control_config, mut control) = ranks.one_by_one(|| {
             device.seed(config.run.seed);
             let base = Base::load(&config.model.base, config.model.precision, &device)?;
             let (control_config, control) = initial_control(&config.model, &base, &training)?;
@@ -94,6 +94,9 @@ impl<'a> TrainingState<'a> {
         let mut average = None;
         if let Some(checkpoint) = checkpoint {
             let origin = checkpoint.dir.display().to_string();
+            // A run that an earlier version began goes on with the range that its branch has learned.
+            control_config.conditioning_range = ControlConfig::read(&checkpoint.dir)?.conditioning_range;
+            control = control.with_range(control_config.conditioning_range());
             control = fill(control, Tensors::from_bytes(checkpoint.read(WEIGHTS)?, &origin)?, Precision::F32)?;
             let loaded = Control::new(&control_config, &device)?;
             let loaded = fill(loaded, Tensors::from_bytes(checkpoint.read(AVERAGE)?, &origin)?, Precision::F32)?;
