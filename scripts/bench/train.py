@@ -29,6 +29,8 @@ class Training:
         """Loads the models, and the batches that the first round of the Rust program wrote."""
         bench = self.bench
         self.settings = config["train"]
+        if self.settings.get("min_snr_gamma"):
+            raise SystemExit("train.min_snr_gamma is not here")
         self.unet = bench.unet(Path(config["model"]["base"]))
         self.control = bench.control().train()
         self.average = [parameter.detach().clone() for parameter in self.control.parameters()]

@@ -23,7 +23,7 @@ use embedding::KEEPS_VARIANCE;
 
 use crate::decoupling::PromptRouting;
 use crate::fusion::{self, Fusion, FusionLayers, ScaleAndBias, zero_conv};
-use crate::locate;
+use crate::locate::{self, Wanted};
 use crate::nn::Features;
 use crate::nn::resnet::conv3x3;
 use crate::nn::timestep::{TimestepEmbedding, Timesteps};
@@ -38,7 +38,8 @@ use crate::weights::{self, missing_in_part};
 /// It is neither; the message says what is missing and how to get it.
 pub fn locate(control: &Path) -> Result<PathBuf> {
     let missing = |folder: &Path| missing_in_part(folder, "diffusion_pytorch_model").collect();
-    locate::locate(control, "control branch", &["config.json", "diffusion_pytorch_model*"], missing)
+    let wanted = Wanted { files: &["config.json", "diffusion_pytorch_model*"], variant: None };
+    locate::locate(control, "control branch", &wanted, missing)
 }
 
 /// The control branch.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use burn::tensor::Device;
 use spire_core::checksum::sha256;
 use spire_data::degrade::ParameterizedConfig;
-use spire_model::base::{Base, locate};
+use spire_model::base::{Base, LongPrompts, locate_variant};
 use spire_model::control::{self, Control, ControlConfig};
 use spire_model::model_file::ModelFile;
 use spire_model::restore::SamplingConfig;
@@ -27,9 +27,11 @@ pub struct TrainedModel {
     /// Pictures that are restored together.
     pub batch_size: usize,
     base: PathBuf,
+    variant: Option<String>,
     control: PathBuf,
     precision: Precision,
     control_precision: Precision,
+    long_prompts: LongPrompts,
     /// The ranges of the degradations on which the branch was trained.
     trained: ParameterizedConfig,
     device: String,
@@ -86,9 +88,11 @@ impl TrainedModel {
             sampling: config.evaluate.sampling,
             batch_size: config.evaluate.batch_size,
             base: config.model.base,
+            variant: config.model.variant,
             control,
             precision: config.model.precision,
             control_precision: config.model.control_precision,
+            long_prompts: config.model.long_prompts,
             trained: config.degradation.parameterized,
             device: first_device,
             origin,
@@ -102,9 +106,11 @@ impl TrainedModel {
             sampling: model.sampling,
             batch_size: defaults.evaluate.batch_size,
             base: model.base,
+            variant: model.variant,
             control,
             precision: model.precision,
             control_precision: model.control_precision,
+            long_prompts: model.long_prompts,
             trained,
             device: defaults.run.device,
             origin,
@@ -129,9 +135,11 @@ impl TrainedModel {
     pub fn load(self, device: Option<&str>, precision: Option<Precision>) -> Result<Restorer> {
         let device = spire_model::device::device(device.unwrap_or(&self.device))?;
         let precision = precision.unwrap_or_else(|| supported(self.precision, &device, "the base"));
-        let base = locate(&self.base)
-            .and_then(|base| Base::load(&base, precision, &device))
+        let variant = self.variant.as_deref();
+        let mut base = locate_variant(&self.base, variant)
+            .and_then(|base| Base::load_variant(&base, variant, precision, &device))
             .with_context(|| format!("the text-to-image model of {}", self.origin))?;
+        base.prompts.set_long_prompts(self.long_prompts);
         ControlConfig::read(&self.control)?.check_fits(&base.unet_config)?;
         // The weights on disk are float32 in any case.
         let precision = supported(self.control_precision, &device, "the branch");

@@ -25,8 +25,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use fit::{Misfits, Parameter, check_fit, fill, parameters};
-pub(crate) use folder::missing_in_part;
 pub use folder::weights_file;
+pub(crate) use folder::{has_variant, missing_in_part};
 pub use formula::{Formula, splitmix64};
 pub use tensors::Tensors;
 

@@ -184,7 +184,12 @@ impl<M: Module> Learning<M> {
                 schedule: config.schedule,
                 total_steps: config.steps,
                 final_ratio: 0.02,
+                power: 1.0,
+                cycles: 1,
             },
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
             weight_decay: config.weight_decay,
             max_grad_norm: config.max_grad_norm,
         });

@@ -26,7 +26,7 @@ pub fn restore(config: RunConfig, settings: &BenchSettings) -> Result<Measuremen
     let device = spire_model::device::device(&config.run.device)?;
     device.seed(config.run.seed);
     let sampling = &config.evaluate.sampling;
-    let mut base = Base::load(&config.model.base, config.model.precision, &device)?;
+    let mut base = config.model.load_base(&device)?;
     base.guide_by(sampling.clip_guidance.as_ref())?;
     let (control_config, control) = initial_control(&config.model, &base, &device)?;
     let control = weights::cast(control, config.model.control_precision);

@@ -82,14 +82,14 @@ impl<'a> TrainingState<'a> {
         let held_out = held_out(config)?;
         let (mut base, mut control_config, mut control) = ranks.one_by_one(|| {
             device.seed(config.run.seed);
-            let base = Base::load(&config.model.base, config.model.precision, &device)?;
+            let base = config.model.load_base(&device)?;
             let (control_config, control) = initial_control(&config.model, &base, &training)?;
             anyhow::Ok((base, control_config, control))
         })?;
         base.guide_by(config.evaluate.sampling.clip_guidance.as_ref())?;
         base.prompts.keep_at_most(config.model.text_cache_bytes());
         config.check_size(base.side_multiple())?;
-        let mut optimizer = Optimizer::new(config.train.optimizer());
+        let mut optimizer = Optimizer::new(config.train.optimizer(ranks.count()));
         let (mut step, mut position) = (0, 0);
         let mut average = None;
         if let Some(checkpoint) = checkpoint {
@@ -168,6 +168,8 @@ impl<'a> TrainingState<'a> {
             base: config.model.base.clone(),
             precision: config.model.precision,
             control_precision: config.model.control_precision,
+            long_prompts: config.model.long_prompts,
+            variant: config.model.variant.clone(),
             sampling: config.evaluate.sampling.clone(),
             trained: toml::Table::try_from(&config.degradation.parameterized)?,
         };

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use super::held_out::sheet;
-use super::start::with_models_located;
+use super::start::{with_epochs_as_steps, with_models_located};
 use super::state::TrainingState;
 use super::summary;
 use super::validation::validation_loss;
@@ -43,6 +43,7 @@ pub fn train(config: RunConfig, ranks: &Ranks, interrupted: &AtomicBool) -> Resu
 fn train_as_rank(config: RunConfig, ranks: &Ranks, interrupted: &AtomicBool) -> Result<Outcome> {
     // The first rank may have to download a model.
     let config = ranks.first_before_others(|| with_models_located(config))?;
+    let config = with_epochs_as_steps(config, ranks.count())?;
     // Create the run folder only if the run can start on all ranks.
     let mut state = TrainingState::open(&config, ranks, None)?;
     ranks.barrier();
@@ -62,6 +63,7 @@ pub fn resume(dir: &Path, overrides: &[String], ranks: &Ranks, interrupted: &Ato
 }
 
 fn resume_as_rank(folder: &RunFolder, config: &RunConfig, ranks: &Ranks, interrupted: &AtomicBool) -> Result<Outcome> {
+    let config = &with_epochs_as_steps(config.clone(), ranks.count())?;
     let checkpoint = newest(&folder.checkpoints(config.train.keep_checkpoints), ranks)?;
     if checkpoint.is_none() && ranks.is_first() {
         tracing::warn!("the run in {} has no checkpoint yet and starts from the beginning", config.run.dir.display());
@@ -94,7 +96,7 @@ fn run(state: &mut TrainingState, config: &RunConfig, folder: &RunFolder, interr
         let started = Instant::now();
         let batches = state.batches(train.batch_size, train.accumulate)?;
         let waited = started.elapsed();
-        let inputs = state.prepare(&batches, config.run.seed)?;
+        let inputs = state.prepare(&batches, config)?;
         let (loss, norm) = state.take_step(inputs, config)?;
         if loss.is_finite() && norm.is_finite() {
             bad_steps = 0;
