@@ -314,7 +314,10 @@ mod tests {
                 "sweep.toml: variants \"A b\" and \"a-B\" have the same folder name",
             ),
             ("[[variants]]\nname = '…'", "variant \"…\": the name needs a letter or a digit"),
-            ("[set]\ntrain.epochs = 2.0", "sweep.toml: variant \"base\": train.epochs: a sweep counts steps"),
+            (
+                "[set]\ntrain.epochs = 2.0",
+                "sweep.toml: variant \"base\": train.epochs: a sweep counts steps; set train.steps",
+            ),
             ("[set]\ntrain.steps = 0", "sweep.toml: variant \"base\": train.steps must be at least 1"),
             ("seedz = [1]", "sweep.toml:2: unknown key \"seedz\"; did you mean \"seeds\"?"),
         ] {
