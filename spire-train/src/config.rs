@@ -198,7 +198,7 @@ pub struct TrainSection {
     pub max_grad_norm: f64,
     /// Limits the weight of timesteps with little noise in the loss: min-SNR's γ (<https://arxiv.org/abs/2303.09556>,
     /// which takes 5). By default all timesteps weigh the same. The validation loss is not weighted.
-    pub min_snr_gamma: Option<f64>,
+    pub min_snr_gamma: Option<f32>,
     /// Decay of the weights' moving average, which is used for samples and evaluation.
     pub ema_decay: f64,
     /// Steps between checkpoints.
@@ -375,7 +375,7 @@ impl RunConfig {
             ("train.max_grad_norm", train.max_grad_norm),
             ("train.schedule_power", train.schedule_power),
             ("train.adam_epsilon", train.adam_epsilon),
-            ("train.min_snr_gamma", train.min_snr_gamma.unwrap_or(1.0)),
+            ("train.min_snr_gamma", train.min_snr_gamma.map_or(1.0, f64::from)),
             ("train.epochs", train.epochs.unwrap_or(1.0)),
         ] {
             ensure!(value.is_finite() && value > 0.0, "{key} must be a number above 0");

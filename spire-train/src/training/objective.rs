@@ -49,7 +49,7 @@ impl DenoisingBatch {
         batch: &[TrainingSample],
         latents: Vec<Tensor<4>>,
         seed: u64,
-        min_snr_gamma: Option<f64>,
+        min_snr_gamma: Option<f32>,
         device: &Device,
     ) -> Result<Self> {
         let clean = Tensor::cat(latents, 0);
@@ -70,12 +70,11 @@ impl DenoisingBatch {
             timesteps: Tensor::from_floats(times.as_slice(), device),
             semantic: base.prompts.encode(&semantic),
             restoration: base.prompts.encode(&restoration),
-            weights: min_snr_gamma
-                .map(|gamma| -> Result<_> {
-                    let weights = schedule.min_snr_weights(gamma, &timesteps)?;
-                    Ok(Tensor::from_data(TensorData::new(weights, [batch.len(), 1, 1, 1]), device))
-                })
-                .transpose()?,
+            weights: min_snr_gamma.map(|gamma| {
+                let all = schedule.min_snr_weights(gamma);
+                let weights: Vec<f32> = timesteps.iter().map(|&timestep| all[timestep]).collect();
+                Tensor::from_data(TensorData::new(weights, [batch.len(), 1, 1, 1]), device)
+            }),
             degraded: pictures::to_unit_tensor(batch.iter().map(|sample| &sample.degraded), device),
         })
     }
