@@ -10,7 +10,7 @@ use burn::tensor::{DType, Device};
 use serde::{Deserialize, Serialize};
 use spire_core::atomic_write::write_atomic;
 use spire_core::settings;
-use spire_data::loader::{Crop, Loader, Samples};
+use spire_data::loader::{Loader, Samples};
 use spire_eval::clip_space::ImageSpace;
 use spire_model::base::Base;
 use spire_model::control::{Control, ControlConfig};
@@ -116,7 +116,7 @@ impl<'a> TrainingState<'a> {
         Ok(Self {
             schedule: NoiseSchedule::new(&base.scheduler)?,
             loader: Loader::slice(Arc::new(samples), position, ranks.slice(config.train.samples_per_step()))?,
-            latents: Latents::new(config.data.crop == Crop::Center),
+            latents: Latents::new(config.data.has_fixed_pictures()),
             ranks,
             device,
             base,
