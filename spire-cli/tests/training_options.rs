@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{command, error, ok};
+use common::{error, ok, spire};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -23,9 +23,8 @@ fn train(dir: &Path, more: &[&str]) -> std::process::Output {
         "evaluate.validation_samples=1",
         "evaluate.sampling.steps=2",
     ];
-    let mut command = command(&["train", "configs/tiny.toml"]);
-    short.iter().chain(more).for_each(|set| drop(command.args(["--set", set])));
-    command.output().unwrap()
+    let sets = short.iter().chain(more).flat_map(|set| ["--set", set]);
+    spire(&["train", "configs/tiny.toml"].into_iter().chain(sets).collect::<Vec<_>>())
 }
 
 fn metrics(run: &Path) -> Vec<Value> {

@@ -96,7 +96,7 @@ impl Methods {
                     semantic: method.semantic,
                     restoration: method.restoration_told(),
                     seed: config.seed,
-                    sampling: sampling.clone(),
+                    sampling: Box::new(sampling.clone()),
                     captions: method.captions_told(),
                 };
                 Ok((Pictures::In(folder), made))

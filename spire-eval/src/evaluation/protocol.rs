@@ -47,7 +47,7 @@ pub enum MethodProtocol {
         /// The seed of the first picture.
         seed: u64,
         /// Sampling settings.
-        sampling: SamplingConfig,
+        sampling: Box<SamplingConfig>,
         /// How captions were changed: unmatched, or truncated.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         captions: Option<String>,
