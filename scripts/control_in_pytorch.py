@@ -4,7 +4,8 @@
     spire verify OUT
 
 Writes the prediction of the branch with its base UNet on random inputs as a bundle for `spire verify`. A branch with
-fusion `add` is a ControlNet, which diffusers' own class loads.
+fusion `add` is a ControlNet, which diffusers' own class loads. Pictures are in [0, 1]; `spire_torch.condition` takes them to
+the range that the branch was trained on, its `conditioning_range`.
 Needs `reference/requirements.txt`.
 """
 
@@ -37,6 +38,9 @@ def main() -> None:
     unet, control = spire_torch.load(arguments.control, base)
     config = control.config if isinstance(control, ControlNetModel) else control.settings
     given = denoiser.spire_inputs(random, unet, config)
+    # The bundle has the network's own input, as pictures in [0, 1] become it.
+    picture = torch.rand(given["degraded"].shape, generator=torch.Generator().manual_seed(arguments.seed))
+    given["degraded"] = spire_torch.condition(control, picture)
     shutil.copytree(base, arguments.bundle / "weights" / "unet", dirs_exist_ok=True)
     shutil.copytree(arguments.control, arguments.bundle / "weights" / "control", dirs_exist_ok=True)
     outputs = denoiser.spire_outputs(unet, control, given)

@@ -29,7 +29,8 @@ class Restoration:
     def prepare(self, config: dict) -> None:
         bench, base = self.bench, Path(config["model"]["base"])
         self.sampling = config["evaluate"]["sampling"]
-        fixed = {"sampler": "ddim", "strength": 1.0, "colour_fix": "none"}
+        fixed = {"sampler": "ddim", "strength": 1.0, "start": "noise", "colour_fix": "none"}
+        fixed |= {"control_scale": 1.0, "control_start": 0.0, "control_end": 1.0}
         if any(self.sampling[key] != value for key, value in fixed.items()) or "clip_guidance" in self.sampling:
             raise SystemExit(f"evaluate.sampling must have {fixed} and no clip_guidance: others are not here")
         self.guided = self.sampling["guidance_scale"] != 1.0
@@ -38,7 +39,7 @@ class Restoration:
         self.vae = bench.move(vae(base / "vae").to(bench.dtype).eval())
         self.scheduler = scheduler(base / "scheduler")
         self.inputs = bench.inputs()
-        if not isinstance(self.control, spire_torch.SpireControl) or self.control.settings.get("prompts") == "joined":
+        if not isinstance(self.control, spire_torch.SpireControl) or self.control.settings.get("prompts", "decoupled") != "decoupled":
             raise SystemExit("the branch must modulate, and its prompts be decoupled: others are not here")
         self.predict = bench.compiled(spire_torch.predict_halves)
         self.ready = True
@@ -46,7 +47,7 @@ class Restoration:
     @torch.no_grad()
     def restore(self) -> Tensor:
         dtype, inputs = self.bench.dtype, self.inputs
-        embedded = self.control.embed(inputs["degraded"].to(dtype))
+        embedded = self.control.embed(spire_torch.condition(self.control, inputs["degraded"]).to(dtype))
         restoration = inputs["restoration"].to(dtype)
         semantic = [inputs["negative"], inputs["semantic"]] if self.guided else [inputs["semantic"]]
         semantic = torch.cat(semantic).to(dtype)

@@ -29,6 +29,8 @@ class Training:
         """Loads the models, and the batches that the first round of the Rust program wrote."""
         bench = self.bench
         self.settings = config["train"]
+        if self.settings.get("min_snr_gamma"):
+            raise SystemExit("train.min_snr_gamma is not here")
         self.unet = bench.unet(Path(config["model"]["base"]))
         self.control = bench.control().train()
         self.average = [parameter.detach().clone() for parameter in self.control.parameters()]
@@ -44,7 +46,8 @@ class Training:
     def loss(self, noisy: Tensor, times: Tensor, semantic: Tensor, restoration: Tensor, degraded: Tensor, target: Tensor):
         autocast = self.bench.args.precision != "f32"
         with torch.autocast(self.bench.device.type, self.bench.dtype, enabled=autocast):
-            predicted = spire_torch.predict(self.unet, self.control, noisy, times, semantic, restoration, degraded)
+            picture = spire_torch.condition(self.control, degraded)
+            predicted = spire_torch.predict(self.unet, self.control, noisy, times, semantic, restoration, picture)
         return (predicted.float() - target).square().mean()
 
     def step(self, optimizer: torch.optim.Optimizer, number: int) -> float:

@@ -46,11 +46,12 @@ def draw_unet(random: Generator, linear: bool) -> UNet2DConditionModel:
     return unet
 
 
-def draw_branch(random: Generator, unet: UNet2DConditionModel) -> ControlNetModel:
+def draw_branch(random: Generator, unet: UNet2DConditionModel, levels: int | None = None) -> ControlNetModel:
+    """`levels` of e(y)'s convolutions; by default any number."""
     branch = ControlNetModel.from_unet(
         unet,
         controlnet_conditioning_channel_order=choice(random, "rgb", "bgr"),
-        conditioning_embedding_out_channels=[whole(random, 2, 12) for _ in range(whole(random, 3, 5))],
+        conditioning_embedding_out_channels=[whole(random, 2, 12) for _ in range(levels or whole(random, 3, 5))],
         load_weights_from_unet=False,
     ).eval()
     formula.fill(branch.state_dict(), new_seed(random))

@@ -302,6 +302,12 @@ def fixtures(out: Path) -> None:
     for part in STEM:
         write_part(tiny2, part, out / "tiny2" / part, "formula", torch.float32)
 
+    for name in ("sd15", "sd21"):
+        full = Model.named(name, 49408, seed=0)
+        write_pipeline(full, out / name, with_tokenizer=False)
+        for part in STEM:
+            write_part(full, part, out / name / part, "formula", torch.float32)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -20,6 +20,7 @@ import denoiser
 import encoders
 import formula
 import metrics
+import pipeline
 import quality
 import samplers
 import stable_diffusion
@@ -29,6 +30,7 @@ KINDS = {
     "unet": denoiser.unet,
     "controlnet": denoiser.controlnet,
     "spire": denoiser.spire,
+    "controlnet-pipeline": pipeline.controlnet_pipeline,
     "vae": autoencoder.vae,
     "clip-text": encoders.clip_text,
     "clip-vision": encoders.clip_vision,

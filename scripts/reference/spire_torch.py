@@ -91,6 +91,12 @@ def load_branch(control: Path) -> nn.Module:
     return branch.eval()
 
 
+def condition(control: nn.Module, picture: Tensor) -> Tensor:
+    """A picture in [0, 1] in the range that the branch reads: a `SpireControl` without the key reads [-1, 1]."""
+    symmetric = isinstance(control, SpireControl) and control.settings.get("conditioning_range", [-1, 1]) == [-1, 1]
+    return 2 * picture - 1 if symmetric else picture
+
+
 def predict(
     unet: UNet2DConditionModel,
     control: nn.Module,
@@ -100,7 +106,8 @@ def predict(
     restoration: Tensor,
     degraded: Tensor,
 ) -> Tensor:
-    """Noise or velocity: the UNet reads the semantic prompt, the branch the restoration prompt and the picture."""
+    """Noise or velocity: the UNet reads the semantic prompt, the branch the restoration prompt and `degraded`, the picture
+    in the range of `condition`."""
     if isinstance(control, ControlNetModel):
         down, mid = control(sample, timestep, restoration, degraded, return_dict=False)
         return unet(

@@ -49,6 +49,26 @@ fn a_restored_picture_has_its_provenance_and_is_reproducible() {
 }
 
 #[test]
+fn the_branch_acts_as_strongly_and_as_long_as_asked_for() {
+    let scratch = TempDir::new().unwrap();
+    let restored = |name: &str, options: &[&str]| {
+        let file = scratch.path().join(name);
+        ok(restore("tests/pictures/scene.png", &file, options));
+        Picture::open(&file).unwrap()
+    };
+    let plain = restored("plain.png", &[]);
+    let without = restored("without.png", &["--control-scale", "0"]);
+    assert_ne!(plain, without);
+    // Of two steps, none lies in this window as a whole.
+    assert_eq!(restored("window.png", &["--control-start", "0.1", "--control-end", "0.4"]), without);
+    assert_eq!(restored("whole.png", &["--control-scale", "1", "--control-end", "1"]), plain);
+    let half = restored("half.png", &["--control-end", "0.5"]);
+    assert!(half != plain && half != without);
+    let start = restored("start.png", &["--start", "picture"]);
+    assert!(start != plain && start != restored("noise.png", &["--strength", "0.5"]));
+}
+
+#[test]
 fn pictures_of_every_format_are_restored() {
     let scratch = TempDir::new().unwrap();
     for (name, expected) in [
@@ -270,6 +290,9 @@ fn invalid_numbers_are_rejected_before_loading() {
         ("--steps", "0", "steps"),
         ("--strength", "0", "strength"),
         ("--strength", "nan", "strength"),
+        ("--control-scale", "nan", "control_scale"),
+        ("--control-start", "1", "control_start"),
+        ("--start", "nothing", "picture"),
         ("--upscale", "0.5", "upscale"),
         ("--upscale", "inf", "upscale"),
         ("--variants", "0", "variants"),

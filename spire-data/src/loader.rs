@@ -248,6 +248,62 @@ mod tests {
     }
 
     #[test]
+    fn half_of_the_pictures_are_mirrored_before_they_are_degraded() {
+        let plain = config(0);
+        let flipping = DataConfig { horizontal_flip: true, ..config(0) };
+        assert!(!flipping.has_fixed_pictures());
+        let [plain, flipped] = [plain, flipping].map(|config| {
+            let samples = Samples::new(Shades::of(10), config, DegradationConfig::default(), 7).unwrap();
+            (0..40).map(|n| samples.sample(n).unwrap()).collect::<Vec<_>>()
+        });
+        let mut mirrored = 0;
+        for (plain, flipped) in plain.iter().zip(&flipped) {
+            if plain.clean == flipped.clean {
+                assert_eq!(plain.degraded, flipped.degraded);
+                continue;
+            }
+            let rows = |picture: &Picture| picture.data.chunks_exact(12).map(<[f32]>::to_vec).collect::<Vec<_>>();
+            let reversed = rows(&flipped.clean).into_iter().map(|row| row.into_iter().rev().collect::<Vec<_>>());
+            assert!(reversed.eq(rows(&plain.clean)));
+            assert_eq!(plain.restoration, flipped.restoration);
+            mirrored += 1;
+        }
+        assert!((10..30).contains(&mirrored), "{mirrored}");
+    }
+
+    #[test]
+    fn at_most_max_samples_are_used_and_every_pass_has_each_once() {
+        let few = DataConfig { max_samples: Some(4), ..config(0) };
+        let samples = Samples::new(Shades::of(10), few, DegradationConfig::default(), 7).unwrap();
+        assert_eq!(samples.epoch_len(), 4);
+        let pass = |first: u64| -> std::collections::BTreeSet<String> {
+            (first..first + 4).map(|n| samples.sample(n).unwrap().name).collect()
+        };
+        assert_eq!(pass(0).len(), 4);
+        assert_eq!(pass(0), pass(4));
+        let more = DataConfig { max_samples: Some(99), ..config(0) };
+        assert_eq!(Samples::new(Shades::of(10), more, DegradationConfig::default(), 7).unwrap().epoch_len(), 10);
+    }
+
+    #[test]
+    fn pictures_that_are_too_small_or_too_long_are_skipped_and_named() {
+        // Shades are of 20 by 14 pixels.
+        for (config, key) in [
+            (DataConfig { min_side: 15, ..config(0) }, "data.min_side"),
+            (DataConfig { max_aspect: Some(1.4), ..config(0) }, "data.max_aspect"),
+        ] {
+            let samples = Samples::new(Shades::of(3), config, DegradationConfig::default(), 7).unwrap();
+            assert!(matches!(samples.sample(0), Err(LoaderError::AllBroken { tried: 3, .. })));
+            let skipped = samples.skipped();
+            assert_eq!(skipped.len(), 3);
+            assert!(skipped[0].reason.contains("20×14") && skipped[0].reason.contains(key), "{skipped:?}");
+        }
+        let fitting = DataConfig { min_side: 14, max_aspect: Some(1.5), ..config(0) };
+        let samples = Samples::new(Shades::of(3), fitting, DegradationConfig::default(), 7).unwrap();
+        assert!(samples.sample(0).is_ok() && samples.skipped().is_empty());
+    }
+
+    #[test]
     fn a_loader_that_starts_later_continues_the_same_sequence() {
         let all = take(samples(Shades::of(10), 2), 0, 25);
         for workers in [0, 2] {
@@ -359,6 +415,8 @@ mod tests {
         };
         for (key, wrong) in [
             ("data.size", DataConfig { size: 0, ..config(0) }),
+            ("data.max_aspect", DataConfig { max_aspect: Some(0.5), ..config(0) }),
+            ("data.max_samples", DataConfig { max_samples: Some(0), ..config(0) }),
             ("data.prompt_dropout", DataConfig { prompt_dropout: 1.1, ..config(0) }),
             ("data.prompt_dropout", DataConfig { prompt_dropout: f64::NAN, ..config(0) }),
             ("data.workers", DataConfig { workers: usize::MAX, ..config(0) }),

@@ -13,7 +13,7 @@ use crate::degrade::{
     DegradationConfig, DegradeError, Degraded, Filter, InvalidSetting, Operation, Pipeline, Step, resize,
 };
 use crate::rng::{Rng, rng};
-use crate::source::{self, Pixels, Sample, SampleError, Skipped, Source, SourceConfig, SourceError};
+use crate::source::{self, Pixels, Sample, Skipped, Source, SourceConfig, SourceError, SourceKind, Subset};
 
 /// The `[data]` section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,14 @@ pub struct DataConfig {
     pub size: usize,
     /// How a picture is cropped.
     pub crop: Crop,
+    /// Mirror every picture with probability 1/2. Captions stay as they are, also those that say left or right.
+    pub horizontal_flip: bool,
+    /// Pictures whose shorter side has fewer pixels are skipped.
+    pub min_side: usize,
+    /// Pictures whose longer side is more than this many times the shorter one are skipped; by default none.
+    pub max_aspect: Option<f64>,
+    /// Use only so many samples of the source, chosen by the seed; by default all.
+    pub max_samples: Option<usize>,
     /// Probability that the semantic prompt is dropped, in \[0, 1\].
     pub prompt_dropout: f64,
     /// Threads that prepare samples ahead of time; with 0 each sample is prepared on demand.
@@ -38,6 +46,10 @@ impl Default for DataConfig {
         Self {
             size: 64,
             crop: Crop::Center,
+            horizontal_flip: false,
+            min_side: 0,
+            max_aspect: None,
+            max_samples: None,
             prompt_dropout: 0.1,
             workers: 2,
             prefetch: 32,
@@ -61,12 +73,42 @@ impl DataConfig {
             good.then_some(()).ok_or_else(wrong)
         };
         check("size", &self.size, (1..=65_535).contains(&self.size), "from 1 to 65535")?;
+        check("min_side", &self.min_side, self.min_side <= 65_535, "at most 65535")?;
+        let aspect = self.max_aspect.unwrap_or(1.0);
+        check("max_aspect", &aspect, aspect.is_finite() && aspect >= 1.0, "at least 1")?;
+        let most = self.max_samples.unwrap_or(1);
+        check("max_samples", &most, most > 0, "at least 1")?;
+        let mixed = self.max_samples.is_some() && self.source.kind == SourceKind::Mixture;
+        check(
+            "max_samples",
+            &most,
+            !mixed,
+            "left out for a mixture, whose weights decide how often a sample is drawn",
+        )?;
         let probability = (0.0..=1.0).contains(&self.prompt_dropout);
         check("prompt_dropout", &self.prompt_dropout, probability, "from 0 to 1")?;
         let source = &self.source;
         check("source.count", &source.count, source.count <= MOST_SCENES, &format!("at most {MOST_SCENES}"))?;
         check("workers", &self.workers, self.workers <= 1024, "at most 1024")?;
         check("prefetch", &self.prefetch, self.prefetch <= 65_536, "at most 65536")
+    }
+}
+
+impl DataConfig {
+    /// Whether every pass has the same clean pictures, so that their latents may be kept.
+    pub fn has_fixed_pictures(&self) -> bool {
+        self.crop == Crop::Center && !self.horizontal_flip
+    }
+
+    /// Why pictures of this size are skipped, if they are.
+    fn unwanted(&self, (width, height): (usize, usize)) -> Option<String> {
+        let (shorter, longer) = (width.min(height), width.max(height));
+        if shorter < self.min_side {
+            return Some(format!("{width}×{height} pixels: a side is below data.min_side"));
+        }
+        let most = self.max_aspect? * shorter as f64;
+        (longer as f64 > most)
+            .then(|| format!("{width}×{height} pixels: the sides differ more than data.max_aspect allows"))
     }
 }
 
@@ -222,6 +264,10 @@ impl Samples {
     ) -> Result<Self, LoaderError> {
         config.validate()?;
         degradation.validate()?;
+        let source: Arc<dyn Source> = match config.max_samples {
+            Some(most) if most < source.len() => Arc::new(Subset::new(source, most, seed)),
+            _ => source,
+        };
         if source.is_empty() {
             return Err(SourceError::Empty { place: "the data's source".to_owned() }.into());
         }
@@ -241,6 +287,8 @@ impl Samples {
         let (index, Sample { name, picture, captions }) = self.read(n)?;
         let source_size = picture.size();
         let clean = cut(&picture, self.config.size, self.config.crop, &mut rng(self.seed, "crop", n));
+        let flipped = self.config.horizontal_flip && rng(self.seed, "flip", n).random_bool(0.5);
+        let clean = if flipped { mirrored(&clean) } else { clean };
         let caption = captions.choose(&mut rng(self.seed, "caption", n)).cloned().unwrap_or_default();
         let dropped = rng(self.seed, "prompt dropout", n).random_bool(self.config.prompt_dropout);
         let semantic = if dropped { String::new() } else { caption.clone() };
@@ -281,8 +329,11 @@ impl Samples {
         for attempt in 0..MOST_DRAWN {
             if !broken.contains(&index) {
                 match self.source.read(index) {
-                    Ok(sample) => return Ok((index, sample)),
-                    Err(error) => self.skip(index, &error),
+                    Ok(sample) => match self.config.unwanted(sample.picture.size()) {
+                        None => return Ok((index, sample)),
+                        Some(reason) => self.skip(index, reason, false),
+                    },
+                    Err(error) => self.skip(index, error.to_string(), error.is_missing_caption()),
                 }
                 broken.insert(index);
                 if broken.len() == len.min(MOST_BROKEN) {
@@ -302,23 +353,30 @@ impl Samples {
         })
     }
 
-    fn skip(&self, index: usize, error: &SampleError) {
+    fn skip(&self, index: usize, reason: String, uncaptioned: bool) {
         let mut registry = self.registry();
         if registry.contains_key(&index) {
             return;
         }
-        let skipped = Skipped { name: self.source.name(index), reason: error.to_string() };
+        let skipped = Skipped { name: self.source.name(index), reason };
         if registry.len() < MOST_WARNINGS {
-            tracing::warn!(name = skipped.name, reason = skipped.reason, "skipping a broken sample");
+            tracing::warn!(name = skipped.name, reason = skipped.reason, "skipping a sample");
         } else if registry.len() == MOST_WARNINGS {
-            tracing::warn!("more samples are broken and are skipped without a warning; spire data stats lists them");
+            tracing::warn!("more samples are skipped without a warning; spire data stats lists them");
         }
-        registry.insert(index, Broken { skipped, uncaptioned: error.is_missing_caption() });
+        registry.insert(index, Broken { skipped, uncaptioned });
     }
 
     fn registry(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Broken>> {
         self.skipped.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// The picture with left and right exchanged.
+fn mirrored(picture: &Picture) -> Picture {
+    let rows = picture.data.chunks_exact(picture.width);
+    let data: Vec<f32> = rows.flat_map(|row| row.iter().rev().copied()).collect();
+    Picture { width: picture.width, height: picture.height, data: data.into() }
 }
 
 /// Crops `picture` to a square and resizes it to `size` × `size`: reduced by area averaging, enlarged by bicubic

@@ -10,11 +10,12 @@ use spire_eval::verify::{CaseResult, Report, verify};
 use tempfile::TempDir;
 
 /// One case of every kind, with the folder of its weights.
-const KINDS: [(&str, &str); 17] = [
+const KINDS: [(&str, &str); 18] = [
     ("sd2/case-unet", "sd2/unet"),
     ("sd1/case-controlled-unet", "sd1/unet"),
     ("sd2/case-controlnet", "sd2/controlnet"),
     ("sd1/case-spire", "sd1"),
+    ("case-controlnet-pipeline-guided", "controlnet-pipeline"),
     ("case-vae", "vae"),
     ("case-clip-text-quick_gelu", "clip-text-quick_gelu"),
     ("case-clip-vision-gelu", "clip-vision-gelu"),

@@ -24,7 +24,7 @@ fn main() -> Result<()> {
 
     // One sample: the clean picture, the degraded one and both prompts.
     let clean = pictures::to_tensor([&Picture::filled(64, 64, [0.8, 0.2, 0.1])], &device);
-    let degraded = pictures::to_tensor([&Picture::filled(64, 64, [0.6, 0.3, 0.2])], &device);
+    let degraded = pictures::to_unit_tensor([&Picture::filled(64, 64, [0.6, 0.3, 0.2])], &device);
     let semantic = base.prompts.encode(&["a red square"]);
     let restoration = base.prompts.encode(&["Deblur with sigma 2.0"]);
 

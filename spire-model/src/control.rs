@@ -17,13 +17,13 @@ use burn::tensor::{DType, Device, Tensor};
 use burn_store::{FloatCastAdapter, ModuleAdapter, ModuleSnapshot, PathFilter};
 use spire_kernels::conv2d;
 
-pub use config::ControlConfig;
+pub use config::{ConditioningRange, ControlConfig};
 pub use embedding::ConditioningEmbedding;
 use embedding::KEEPS_VARIANCE;
 
 use crate::decoupling::PromptRouting;
 use crate::fusion::{self, Fusion, FusionLayers, ScaleAndBias, zero_conv};
-use crate::locate;
+use crate::locate::{self, Wanted};
 use crate::nn::Features;
 use crate::nn::resnet::conv3x3;
 use crate::nn::timestep::{TimestepEmbedding, Timesteps};
@@ -38,7 +38,8 @@ use crate::weights::{self, missing_in_part};
 /// It is neither; the message says what is missing and how to get it.
 pub fn locate(control: &Path) -> Result<PathBuf> {
     let missing = |folder: &Path| missing_in_part(folder, "diffusion_pytorch_model").collect();
-    locate::locate(control, "control branch", &["config.json", "diffusion_pytorch_model*"], missing)
+    let wanted = Wanted { files: &["config.json", "diffusion_pytorch_model*"], variant: None };
+    locate::locate(control, "control branch", &wanted, missing)
 }
 
 /// The control branch.
@@ -58,6 +59,10 @@ pub struct Control {
     swap_channels: bool,
     #[module(skip)]
     prompts: PromptRouting,
+    #[module(skip)]
+    range: ConditioningRange,
+    #[module(skip)]
+    scale: f64,
 }
 
 impl Control {
@@ -101,6 +106,8 @@ impl Control {
             controlnet_mid_block: add.then(|| zero_conv(inner, inner, device)),
             swap_channels: config.controlnet_conditioning_channel_order == "bgr",
             prompts: config.prompts,
+            range: config.conditioning_range(),
+            scale: 1.0,
         })
     }
 
@@ -133,8 +140,9 @@ impl Control {
         Ok(control)
     }
 
-    /// Replaces the convolutions of e(y) by those of `embedding`. With [`Fusion::Add`] the last one stays zero.
-    pub fn with_embedding(mut self, embedding: ConditioningEmbedding) -> Self {
+    /// Replaces the convolutions of e(y) by those of `embedding`, which was fitted to pictures in `range`. With [`Fusion::Add`] the last one stays zero.
+    pub fn with_embedding(mut self, embedding: ConditioningEmbedding, range: ConditioningRange) -> Self {
+        let embedding = embedding.for_range(range, self.range);
         self.controlnet_cond_embedding = match self.controlnet_down_blocks {
             Some(_) => embedding.with_last_of(self.controlnet_cond_embedding),
             None => embedding,
@@ -150,6 +158,27 @@ impl Control {
         weights::load(Self::new(&ControlConfig::read(folder)?, device)?, folder)
     }
 
+    /// The branch with other prompts to attend to.
+    pub fn with_prompts(self, prompts: PromptRouting) -> Self {
+        Self { prompts, ..self }
+    }
+
+    /// The branch reading pictures in `range`.
+    pub fn with_range(self, range: ConditioningRange) -> Self {
+        Self { range, ..self }
+    }
+
+    /// The branch with its effect scaled: γ and β, or the added residuals, are multiplied by `scale`. A trained branch
+    /// has 1; with 0 the model is the frozen UNet.
+    pub fn with_scale(self, scale: f64) -> Self {
+        Self { scale, ..self }
+    }
+
+    /// See [`Self::with_scale`].
+    pub fn scale(&self) -> f64 {
+        self.scale
+    }
+
     /// Which prompts the UNet and the branch attend to.
     pub fn prompts(&self) -> PromptRouting {
         self.prompts
@@ -160,9 +189,14 @@ impl Control {
         self.conv_in.weight.dtype()
     }
 
-    /// e(y), in the branch's own float type: `degraded` `[batch, 3, 8·height, 8·width]` in \[-1, 1\] to
+    /// e(y), in the branch's own float type: `degraded` `[batch, 3, 8·height, 8·width]` in \[0, 1\] to
     /// `[batch, channels, height, width]`. It does not depend on the timestep: compute it once per restoration.
     pub fn embed(&self, degraded: Tensor<4>) -> Tensor<4> {
+        self.embed_values(self.range.of_unit(degraded))
+    }
+
+    /// As [`Self::embed`], of values that are in the range already in which the branch reads pictures.
+    pub fn embed_values(&self, degraded: Tensor<4>) -> Tensor<4> {
         let degraded = degraded.cast(self.dtype());
         self.controlnet_cond_embedding.forward(if self.swap_channels { degraded.flip([1]) } else { degraded })
     }
@@ -199,7 +233,7 @@ impl Control {
     /// The frozen UNet's features fused with this branch's, and the decoder's modulations with
     /// [`Fusion::ModulateSkipAndUp`]. `frozen` may contain the branch's batch several times, once per guidance pass.
     pub fn fuse(&self, frozen: Features, control: ControlFeatures) -> (Features, Option<Vec<ScaleAndBias>>) {
-        self.layers().fuse(frozen, control)
+        self.layers().fuse(frozen, control, self.scale)
     }
 
     /// The fusion's layers. They are fields of this struct because their keys in the state dict have no prefix.

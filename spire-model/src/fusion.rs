@@ -49,9 +49,9 @@ impl ScaleAndBias {
         Self { gamma: halves[0].clone(), beta: halves[1].clone() }
     }
 
-    /// `[γ, β] = conv1x1(c)` in f32, the type of the frozen UNet's features, whatever the branch computes in.
-    fn of(conv: &Conv2d, feature: Tensor<4>) -> Self {
-        Self::new(conv2d(conv, feature)).cast(DType::F32)
+    /// `[γ, β] = scale · conv1x1(c)` in f32, the type of the frozen UNet's features, whatever the branch computes in.
+    fn of(conv: &Conv2d, feature: Tensor<4>, scale: f64) -> Self {
+        Self::new(scaled(conv2d(conv, feature).cast(DType::F32), scale))
     }
 
     /// Converts both to another float type.
@@ -81,13 +81,18 @@ pub(crate) enum FusionLayers<'a> {
 
 impl FusionLayers<'_> {
     /// The fused features, and the modulations of the decoder if there are any. The batch of `frozen` is a multiple of that of
-    /// `control`.
-    pub fn fuse(&self, frozen: Features, control: Features) -> (Features, Option<Vec<ScaleAndBias>>) {
+    /// `control`. `scale` multiplies γ and β, or the residuals.
+    pub fn fuse(&self, frozen: Features, control: Features, scale: f64) -> (Features, Option<Vec<ScaleAndBias>>) {
         match *self {
-            Self::Modulate { skip, mid, up } => modulate(skip, mid, up, frozen, control),
-            Self::Add { skip, mid } => (add(frozen, residuals(skip, mid, control).cast(DType::F32)), None),
+            Self::Modulate { skip, mid, up } => modulate(skip, mid, up, frozen, control, scale),
+            Self::Add { skip, mid } => (add(frozen, residuals(skip, mid, control).cast(DType::F32), scale), None),
         }
     }
+}
+
+/// `scale · x`; a scale of 1, that of training, costs nothing.
+fn scaled(x: Tensor<4>, scale: f64) -> Tensor<4> {
+    if scale == 1.0 { x } else { x.mul_scalar(scale) }
 }
 
 fn modulate(
@@ -96,14 +101,15 @@ fn modulate(
     up: Option<&[Conv2d]>,
     frozen: Features,
     control: Features,
+    scale: f64,
 ) -> (Features, Option<Vec<ScaleAndBias>>) {
     let modulations = |convs: &[Conv2d]| -> Vec<ScaleAndBias> {
-        convs.iter().zip(&control.down).map(|(conv, c)| ScaleAndBias::of(conv, c.clone())).collect()
+        convs.iter().zip(&control.down).map(|(conv, c)| ScaleAndBias::of(conv, c.clone(), scale)).collect()
     };
     // The decoder meets a skip at the skip's own resolution, so c_i has the size of the decoder feature too.
     let up = up.map(modulations);
     let down = modulations(skip).into_iter().zip(frozen.down).map(|(modulation, f)| modulation.apply(f)).collect();
-    let mid = ScaleAndBias::of(mid, control.mid).apply(frozen.mid);
+    let mid = ScaleAndBias::of(mid, control.mid, scale).apply(frozen.mid);
     (Features { down, mid }, up)
 }
 
@@ -115,9 +121,9 @@ pub(crate) fn residuals(skip: &[Conv2d], mid: &Conv2d, control: Features) -> Fea
     }
 }
 
-fn add(frozen: Features, residuals: Features) -> Features {
+fn add(frozen: Features, residuals: Features, scale: f64) -> Features {
     let passes = frozen.mid.dims()[0] / residuals.mid.dims()[0];
-    let add = |(f, r): (Tensor<4>, Tensor<4>)| f + repeat_batch(r, passes);
+    let add = |(f, r): (Tensor<4>, Tensor<4>)| f + repeat_batch(scaled(r, scale), passes);
     Features {
         down: frozen.down.into_iter().zip(residuals.down).map(add).collect(),
         mid: add((frozen.mid, residuals.mid)),

@@ -19,12 +19,13 @@ pub(crate) struct GuidedPrompts {
 impl GuidedPrompts {
     /// Guidance changes nothing if `scale` is 1 or every prompt equals the negative one: then there is one pass, else two.
     pub fn new(encoder: &PromptEncoder, semantic: &[String], negative: &str, scale: f64) -> Self {
-        let conditional = encoder.encode(semantic);
         if scale == 1.0 || semantic.iter().all(|prompt| prompt == negative) {
-            return Self { states: conditional, scale: None };
+            return Self { states: encoder.encode(semantic), scale: None };
         }
-        let unconditional = encoder.encode(&vec![negative; semantic.len()]);
-        Self { states: Tensor::cat(vec![unconditional, conditional], 0), scale: Some(scale) }
+        // Together, so that both passes have as many tokens.
+        let conditional = semantic.iter().map(String::as_str);
+        let both: Vec<&str> = std::iter::repeat_n(negative, semantic.len()).chain(conditional).collect();
+        Self { states: encoder.encode(&both), scale: Some(scale) }
     }
 
     /// The guided prediction `[batch, channels, height, width]` from the network's output for `states`,

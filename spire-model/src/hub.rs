@@ -7,7 +7,28 @@ use std::{env, fs};
 use anyhow::{Context, Result, bail};
 
 /// Files that repeat the weights in another form; they are not downloaded.
-const UNWANTED: [&str; 4] = ["*.fp16.*", "*.non_ema.*", "*.msgpack", "*.onnx*"];
+const UNWANTED: [&str; 4] = ["*.msgpack", "*.onnx*", "*.h5", "*openvino*"];
+
+/// Variants of the weights, which are downloaded only if they are asked for.
+const VARIANTS: [&str; 2] = ["fp16", "non_ema"];
+
+/// Which files of a repository to download.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Patterns of their paths. As in huggingface_hub, `*` matches `/` too.
+    pub files: &'a [&'a str],
+    /// The variant of the weights, such as `fp16`; by default the one without a name.
+    pub variant: Option<&'a str>,
+}
+
+impl Wanted<'_> {
+    /// The patterns of the files that are not downloaded.
+    fn unwanted(&self) -> Vec<String> {
+        let others = VARIANTS.iter().filter(|variant| self.variant != Some(variant));
+        let others = others.flat_map(|variant| [format!("*.{variant}.*"), format!("*.{variant}-*")]);
+        UNWANTED.iter().map(ToString::to_string).chain(others).collect()
+    }
+}
 
 /// `owner/name` and a revision, `main` by default.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -48,7 +69,7 @@ impl fmt::Display for HubName {
 ///
 /// # Errors
 /// `path` is no name on the Hub, or as [`find`].
-pub fn locate(path: &Path, what: &str, wanted: &[&str], missing: impl Fn(&Path) -> Vec<String>) -> Result<PathBuf> {
+pub fn locate(path: &Path, what: &str, wanted: &Wanted, missing: impl Fn(&Path) -> Vec<String>) -> Result<PathBuf> {
     match path.to_str().and_then(HubName::parse) {
         Some(name) => find(&name, wanted, missing),
         None => bail!("there is no {what} {}", path.display()),
@@ -59,7 +80,7 @@ pub fn locate(path: &Path, what: &str, wanted: &[&str], missing: impl Fn(&Path) 
 ///
 /// # Errors
 /// The cache does not hold a complete snapshot, and the download fails or does not complete it.
-fn find(name: &HubName, wanted: &[&str], missing: impl Fn(&Path) -> Vec<String>) -> Result<PathBuf> {
+fn find(name: &HubName, wanted: &Wanted, missing: impl Fn(&Path) -> Vec<String>) -> Result<PathBuf> {
     let cache = cache_folder()?;
     let found = name.cached(&cache);
     let mut lacking = match &found {
@@ -83,14 +104,16 @@ fn find(name: &HubName, wanted: &[&str], missing: impl Fn(&Path) -> Vec<String>)
         Some(folder) => format!("the copy in {} lacks {}", folder.display(), lacking.join(", ")),
         None => format!("there is no folder or file of that name, and no copy in {}", cache.display()),
     };
+    let unwanted = wanted.unwanted();
+    let unwanted: Vec<&str> = unwanted.iter().map(String::as_str).collect();
     let quoted =
         |patterns: &[&str]| patterns.iter().map(|pattern| format!("'{pattern}'")).collect::<Vec<_>>().join(" ");
     bail!(
         "model {name}: {state}; {failure}. Where there is a network: hf download {name} --revision {} --include {} \
          --exclude {}",
         name.revision,
-        quoted(wanted),
-        quoted(&UNWANTED)
+        quoted(wanted.files),
+        quoted(&unwanted)
     )
 }
 
@@ -105,10 +128,9 @@ fn cache_folder() -> Result<PathBuf> {
         .context("there is no home folder; set HF_HOME to the Hugging Face cache")
 }
 
-/// Downloads the files of a repository that match a pattern of `wanted` and none of [`UNWANTED`]. Files that are in the cache
-/// already are kept.
+/// Downloads the files of a repository that [`select`] chooses. Files that are in the cache already are kept.
 #[cfg(feature = "hub")]
-fn download(name: &HubName, wanted: &[&str]) -> Result<PathBuf> {
+fn download(name: &HubName, wanted: &Wanted) -> Result<PathBuf> {
     use hf_hub::api::sync::ApiBuilder;
     use hf_hub::{Repo, RepoType};
 
@@ -123,21 +145,52 @@ fn download(name: &HubName, wanted: &[&str]) -> Result<PathBuf> {
     let repository =
         builder.build()?.repo(Repo::with_revision(name.to_string(), RepoType::Model, name.revision.clone()));
     let files = repository.info()?.siblings;
-    for file in files.iter().map(|file| &file.rfilename).filter(|file| is_selected(file, wanted)) {
-        repository.get(file).with_context(|| file.clone())?;
+    let files: Vec<&str> = files.iter().map(|file| file.rfilename.as_str()).collect();
+    for file in select(&files, wanted) {
+        repository.get(file).with_context(|| file.to_owned())?;
     }
-    name.cached(&cache_folder()?).with_context(|| format!("{name} has none of the files {}", wanted.join(", ")))
+    name.cached(&cache_folder()?).with_context(|| format!("{name} has none of the files {}", wanted.files.join(", ")))
 }
 
-/// Whether a file's path matches a pattern of `wanted` and none of [`UNWANTED`]. As in huggingface_hub, `*` matches `/` too.
+/// The files of a repository to download: those that match a pattern and are no other form of the weights. In each folder
+/// that has weights of the variant, only those; and where there are safetensors, no pickles.
 #[cfg(feature = "hub")]
-fn is_selected(file: &str, wanted: &[&str]) -> bool {
-    let matches = |pattern: &&str| glob::Pattern::new(pattern).is_ok_and(|pattern| pattern.matches(file));
-    wanted.iter().any(matches) && !UNWANTED.iter().any(matches)
+fn select<'a>(files: &[&'a str], wanted: &Wanted) -> Vec<&'a str> {
+    let matches = |pattern: &str, file: &str| glob::Pattern::new(pattern).is_ok_and(|pattern| pattern.matches(file));
+    let unwanted = wanted.unwanted();
+    let mut selected: Vec<&str> = files
+        .iter()
+        .copied()
+        .filter(|file| wanted.files.iter().any(|pattern| matches(pattern, file)))
+        .filter(|file| !unwanted.iter().any(|pattern| matches(pattern, file)))
+        .collect();
+    if let Some(variant) = wanted.variant {
+        let of_variant = |file: &str| [".", "-"].iter().any(|end| file.contains(&format!(".{variant}{end}")));
+        selected = preferred(selected, of_variant);
+    }
+    preferred(selected, is_safetensors)
+}
+
+/// Drops the other weights of each folder that has weights for which `is_better` holds.
+#[cfg(feature = "hub")]
+fn preferred(files: Vec<&str>, is_better: impl Fn(&str) -> bool) -> Vec<&str> {
+    fn folder(file: &str) -> &str {
+        file.rsplit_once('/').map_or("", |(folder, _)| folder)
+    }
+    let is_pickle = |file: &str| [".bin", ".ckpt", ".pt", ".pth"].iter().any(|ending| file.contains(ending));
+    let better: Vec<&str> = files.iter().filter(|file| is_better(file)).map(|file| folder(file)).collect();
+    let is_other = |file: &str| (is_pickle(file) || is_safetensors(file)) && !is_better(file);
+    files.into_iter().filter(|file| !is_other(file) || !better.contains(&folder(file))).collect()
+}
+
+/// Whether a file is a part or the index of weights in safetensors.
+#[cfg(feature = "hub")]
+fn is_safetensors(file: &str) -> bool {
+    file.contains(".safetensors")
 }
 
 #[cfg(not(feature = "hub"))]
-fn download(_name: &HubName, _wanted: &[&str]) -> Result<PathBuf> {
+fn download(_name: &HubName, _wanted: &Wanted) -> Result<PathBuf> {
     bail!("this program was built without the feature hub")
 }
 
@@ -160,13 +213,49 @@ mod tests {
     #[cfg(feature = "hub")]
     #[test]
     fn second_copies_of_weights_are_not_downloaded() {
-        let wanted = ["unet/*", "config.json", "diffusion_pytorch_model*"];
-        let selected = |file| is_selected(file, &wanted);
-        assert!(selected("unet/diffusion_pytorch_model.safetensors") && selected("config.json"));
-        assert!(selected("diffusion_pytorch_model-00001-of-00002.safetensors"));
-        for file in ["unet/diffusion_pytorch_model.fp16.safetensors", "vae/config.json", "README.md", "unet/x.onnx"] {
-            assert!(!selected(file), "{file}");
-        }
+        let files = [
+            "README.md",
+            "text_encoder/config.json",
+            "text_encoder/pytorch_model.bin",
+            "unet/config.json",
+            "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
+            "unet/diffusion_pytorch_model.bin",
+            "unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors",
+            "unet/diffusion_pytorch_model.fp16.bin",
+            "unet/diffusion_pytorch_model.non_ema.safetensors",
+            "unet/diffusion_pytorch_model.safetensors.index.fp16.json",
+            "unet/diffusion_pytorch_model.safetensors.index.json",
+            "unet/model.onnx",
+            "vae/diffusion_pytorch_model.fp16.safetensors",
+            "vae/diffusion_pytorch_model.safetensors",
+        ];
+        let selected = |variant| select(&files, &Wanted { files: &["unet/*", "vae/*", "text_encoder/*"], variant });
+        let plain = [
+            "text_encoder/config.json",
+            "text_encoder/pytorch_model.bin",
+            "unet/config.json",
+            "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
+            "unet/diffusion_pytorch_model.safetensors.index.json",
+            "vae/diffusion_pytorch_model.safetensors",
+        ];
+        assert_eq!(selected(None), plain);
+        let half = [
+            "text_encoder/config.json",
+            "text_encoder/pytorch_model.bin",
+            "unet/config.json",
+            "unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors",
+            "unet/diffusion_pytorch_model.safetensors.index.fp16.json",
+            "vae/diffusion_pytorch_model.fp16.safetensors",
+        ];
+        assert_eq!(selected(Some("fp16")), half);
+        let non_ema = [
+            "text_encoder/config.json",
+            "text_encoder/pytorch_model.bin",
+            "unet/config.json",
+            "unet/diffusion_pytorch_model.non_ema.safetensors",
+            "vae/diffusion_pytorch_model.safetensors",
+        ];
+        assert_eq!(selected(Some("non_ema")), non_ema);
     }
 
     #[test]

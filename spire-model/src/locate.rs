@@ -6,12 +6,14 @@ use anyhow::Result;
 
 use crate::{builtin, hub};
 
-/// Resolves `path` to an existing folder or file. `what` names it in errors, `wanted` are patterns of the files to download
-/// from the Hub, and `missing` lists what a folder lacks.
+pub use crate::hub::Wanted;
+
+/// Resolves `path` to an existing folder or file. `what` names it in errors, `wanted` are the files to download from the Hub,
+/// and `missing` lists what a folder lacks.
 ///
 /// # Errors
 /// There is no such path and no such repository; the message says what is missing and how to get it.
-pub fn locate(path: &Path, what: &str, wanted: &[&str], missing: impl Fn(&Path) -> Vec<String>) -> Result<PathBuf> {
+pub fn locate(path: &Path, what: &str, wanted: &Wanted, missing: impl Fn(&Path) -> Vec<String>) -> Result<PathBuf> {
     if path.exists() {
         // Links are not resolved: in the Hub's cache the target of a link has no file name extension.
         return Ok(std::path::absolute(path)?);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::base::LongPrompts;
 use crate::restore::SamplingConfig;
 use crate::weights::Precision;
 
@@ -20,12 +21,18 @@ pub struct ModelFile {
     /// The frozen model: a path, `tiny`, or a repository on the Hugging Face Hub. A relative path is looked up in the file's
     /// folder, then in the working directory.
     pub base: PathBuf,
+    /// Variant of the frozen model's weights; see [`BaseSource::open_variant`](crate::base::BaseSource::open_variant).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
     /// Float type of the frozen model.
     #[serde(default)]
     pub precision: Precision,
     /// Float type in which the control branch computes; its weights are stored in f32.
     #[serde(default)]
     pub control_precision: Precision,
+    /// How prompts are encoded that are longer than the text encoder reads.
+    #[serde(default)]
+    pub long_prompts: LongPrompts,
     /// Sampling settings to restore with, unless the user sets others.
     #[serde(default)]
     pub sampling: SamplingConfig,
@@ -78,8 +85,10 @@ mod tests {
         assert_eq!(ModelFile::of(&control).unwrap(), None);
         let model = ModelFile {
             base: "owner/name".into(),
+            variant: Some("fp16".into()),
             precision: Precision::Bf16,
             control_precision: Precision::F32,
+            long_prompts: LongPrompts::Chunk,
             sampling: SamplingConfig { steps: 20, ..SamplingConfig::default() },
             trained: toml::from_str("blur_sigma = [0.5, 3.0]").unwrap(),
         };

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
 use spire_core::Picture;
 
-use crate::base::{self, Base};
+use crate::base::{self, Base, LongPrompts};
 use crate::builtin;
 use crate::control::{self, Control, ControlConfig};
 use crate::model_file::ModelFile;
@@ -46,8 +46,10 @@ impl Pipeline {
     /// A part is missing or unreadable, or the branch does not fit the base.
     pub fn load(base: impl AsRef<Path>, control: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let control = control::locate(control.as_ref())?;
-        let sampling = ModelFile::of(&control)?.map(|model| model.sampling).unwrap_or_default();
-        Self::assemble(base.as_ref(), &control, [Precision::F32; 2], sampling, device)
+        let model = ModelFile::of(&control)?;
+        let (sampling, long) = model.map(|model| (model.sampling, model.long_prompts)).unwrap_or_default();
+        let base = Base::load(&base::locate(base.as_ref())?, Precision::F32, device)?;
+        Self::assemble(base, &control, Precision::F32, long, sampling)
     }
 
     /// Loads a run: a folder with `control/` and `model.toml`, which names the base, its precision and the sampling settings.
@@ -59,8 +61,10 @@ impl Pipeline {
         let control = run.join("control");
         let model = ModelFile::of(&control)?
             .with_context(|| format!("{} has no model.toml, which names the base model", run.display()))?;
-        let precisions = [model.precision, model.control_precision];
-        Self::assemble(&model.base, &control, precisions, model.sampling, device)
+        let variant = model.variant.as_deref();
+        let base = base::locate_variant(&model.base, variant)?;
+        let base = Base::load_variant(&base, variant, model.precision, device)?;
+        Self::assemble(base, &control, model.control_precision, model.long_prompts, model.sampling)
     }
 
     /// Loads the small model that the library carries. It knows pictures of 64×64 pixels of simple shapes.
@@ -73,15 +77,16 @@ impl Pipeline {
     }
 
     fn assemble(
-        base: &Path,
+        mut base: Base,
         control: &Path,
-        [precision, control_precision]: [Precision; 2],
+        control_precision: Precision,
+        long_prompts: LongPrompts,
         sampling: SamplingConfig,
-        device: &Device,
     ) -> Result<Self> {
-        let base = Base::load(&base::locate(base)?, precision, device)?;
+        base.prompts.set_long_prompts(long_prompts);
         ControlConfig::read(control)?.check_fits(&base.unet_config)?;
-        let control = weights::cast(Control::load(control, device)?, control_precision);
+        let device = base.unet.conv_in().weight.val().device();
+        let control = weights::cast(Control::load(control, &device)?, control_precision);
         Self { base, control, sampling: SamplingConfig::default() }.with_sampling(sampling)
     }
 

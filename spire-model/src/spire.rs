@@ -33,7 +33,7 @@ impl Spire {
     }
 
     /// The predicted noise (or velocity) `[batch, channels, height, width]`: see [`predict`]; `degraded` is
-    /// `[batch, 3, 8·height, 8·width]` in \[-1, 1\].
+    /// `[batch, 3, 8·height, 8·width]` in the range in which the branch reads pictures.
     pub fn predict(
         &self,
         sample: Tensor<4>,
@@ -42,7 +42,7 @@ impl Spire {
         restoration: Tensor<3>,
         degraded: Tensor<4>,
     ) -> Tensor<4> {
-        let embedded = self.control.embed(degraded);
+        let embedded = self.control.embed_values(degraded);
         predict(&self.unet, &self.control, sample, timestep, semantic, restoration, embedded)
     }
 }
@@ -53,6 +53,8 @@ impl Spire {
 ///
 /// The guidance passes differ only in the semantic prompt. If the branch ignores it, its features are the same for all
 /// passes and computed once.
+///
+/// With a [`Control::scale`] of 0 the frozen UNet predicts alone, and the branch is not computed.
 ///
 /// Keep the UNet's weights on a device without autodiff and the control branch's on one with it: then the graph contains
 /// the branch and the decoder after the fusion, but not the frozen encoder.
@@ -70,6 +72,9 @@ pub fn predict(
     let passes = semantic.dims()[0] / batch;
     let time = repeat_batch(unet.embed_time(timestep.clone()), passes);
     let frozen = unet.encode(repeat_batch(sample.clone(), passes), &time, &semantic);
+    if control.scale() == 0.0 {
+        return unet.decode(frozen, None, &time, &semantic);
+    }
     let features = features(control, sample, timestep, context, embedded);
     let (fused, up) = control.fuse(frozen, features);
     unet.decode(fused, up, &time, &semantic)

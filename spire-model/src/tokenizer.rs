@@ -116,6 +116,26 @@ impl Tokenizer {
         ids
     }
 
+    /// The prompt in pieces of exactly `context_length` token ids each, at least one: every piece has a start token, as many of
+    /// the prompt's tokens as fit, an end token, then `pad_id`.
+    pub fn encode_in_chunks(&self, text: &str, context_length: usize, pad_id: u32) -> Vec<Vec<i64>> {
+        let words = self.words_of(text);
+        let piece = |words: &[u32]| {
+            let ids = [&[self.start], words, &[self.end]].concat();
+            let padding = std::iter::repeat(pad_id);
+            ids.into_iter().chain(padding).take(context_length).map(i64::from).collect()
+        };
+        match words.len() {
+            0 => vec![piece(&[])],
+            _ => words.chunks(context_length.saturating_sub(2).max(1)).map(piece).collect(),
+        }
+    }
+
+    /// The number of tokens of a prompt, with the start and the end token.
+    pub fn count(&self, text: &str) -> usize {
+        self.words_of(text).len() + 2
+    }
+
     /// The id of the start token.
     pub fn start_id(&self) -> u32 {
         self.start
@@ -137,16 +157,19 @@ impl Tokenizer {
     }
 
     fn encode_to(&self, text: &str, context_length: usize) -> Vec<u32> {
-        let words = self
-            .words
-            .encode_fast(clean(text), false)
-            .expect("byte-level BPE with an unknown token in its vocabulary encodes every text");
-        let mut ids = [&[self.start], words.get_ids(), &[self.end]].concat();
+        let mut ids = [&[self.start], &*self.words_of(text), &[self.end]].concat();
         if ids.len() > context_length {
             ids.truncate(context_length);
             ids.iter_mut().rev().take(1).for_each(|last| *last = self.end);
         }
         ids
+    }
+
+    /// The prompt's ids without start and end.
+    fn words_of(&self, text: &str) -> Vec<u32> {
+        let words = self.words.encode_fast(clean(text), false);
+        let words = words.expect("byte-level BPE with an unknown token in its vocabulary encodes every text");
+        words.get_ids().to_vec()
     }
 
     fn from_clip_merges() -> Self {

@@ -7,7 +7,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use burn_store::ModuleSnapshot;
-use spire_model::control::{ConditioningEmbedding, Control, ControlConfig};
+use spire_model::control::{ConditioningEmbedding, ConditioningRange, Control, ControlConfig};
 use spire_model::decoupling::PromptRouting;
 use spire_model::fusion::Fusion;
 use spire_model::spire::{Spire, predict};
@@ -34,7 +34,7 @@ fn inputs() -> Inputs {
         timestep: Tensor::from_floats([3.0, 700.0], &device),
         semantic: Tensor::random([2, 7, 24], normal, &device),
         restoration: Tensor::random([2, 7, 24], normal, &device),
-        degraded: Tensor::random([2, 3, 64, 64], Distribution::Uniform(-1.0, 1.0), &device),
+        degraded: Tensor::random([2, 3, 64, 64], Distribution::Uniform(0.0, 1.0), &device),
     }
 }
 
@@ -149,7 +149,7 @@ fn guidance_passes_in_one_batch_equal_separate_passes() {
     let x = inputs();
     let other = inputs().semantic;
     for fusion in [Fusion::ModulateSkip, Fusion::ModulateSkipAndUp, Fusion::Add] {
-        for prompts in [PromptRouting::Decoupled, PromptRouting::Joined] {
+        for prompts in [PromptRouting::Decoupled, PromptRouting::Joined, PromptRouting::Semantic] {
             let config = ControlConfig {
                 prompts,
                 ..ControlConfig::for_unet(&UNetConfig::read(&folder()).unwrap(), fusion, vec![4, 8, 8, 8])
@@ -167,6 +167,75 @@ fn guidance_passes_in_one_batch_equal_separate_passes() {
             both.into_data().assert_approx_eq::<f32>(&one_by_one.into_data(), tolerance);
         }
     }
+}
+
+#[test]
+fn the_scale_leads_from_the_frozen_unet_to_the_branch_and_beyond() {
+    let device = Device::flex();
+    let unet = UNet::load(&folder(), &device).unwrap();
+    let x = inputs();
+    let frozen = unet.forward(x.sample.clone(), x.timestep.clone(), x.semantic.clone());
+    for fusion in [Fusion::ModulateSkip, Fusion::ModulateSkipAndUp, Fusion::Add] {
+        let control = noisy(branch(fusion, &unet, &device));
+        let scaled = |scale| forward(&unet, &control.clone().with_scale(scale), &x);
+        assert!(scaled(0.0).into_data() == frozen.clone().into_data(), "{fusion:?}");
+        assert!(scaled(1.0).into_data() == forward(&unet, &control, &x).into_data(), "{fusion:?}");
+        let effect = |scale| (scaled(scale) - frozen.clone()).abs().mean().into_scalar::<f32>();
+        let effects = [0.0, 0.25, 0.5, 1.0, 2.0].map(effect);
+        assert!(effects.is_sorted_by(|weak, strong| weak < strong), "{fusion:?}: {effects:?}");
+    }
+}
+
+#[test]
+fn a_branch_reads_pictures_in_the_range_of_its_configuration() {
+    let device = Device::flex();
+    let picture = inputs().degraded;
+    let unet = UNetConfig::read(&folder()).unwrap();
+    let new = ControlConfig::for_unet(&unet, Fusion::ModulateSkip, vec![4, 8, 8, 8]);
+    let old = ControlConfig { conditioning_range: None, ..new.clone() };
+    let control_net = ControlConfig::for_unet(&unet, Fusion::Add, vec![4, 8, 8, 8]);
+    let range_of = |config: &ControlConfig| {
+        let read: ControlConfig = serde_json::from_slice(&config.to_json().unwrap()).unwrap();
+        assert_eq!(&read.conditioning_range, &config.conditioning_range);
+        read.conditioning_range()
+    };
+    assert_eq!(range_of(&new), ConditioningRange::Unit);
+    assert_eq!(range_of(&old), ConditioningRange::Symmetric);
+    assert_eq!(range_of(&control_net), ConditioningRange::Unit);
+    assert!(String::from_utf8(new.to_json().unwrap()).unwrap().contains("\"conditioning_range\""));
+    let text = |range: &str| format!("{{\"conditioning_range\": {range}}}");
+    assert!(serde_json::from_str::<ControlConfig>(&text("[-1.0, 1]")).is_ok());
+    let error = serde_json::from_str::<ControlConfig>(&text("[0, 255]")).unwrap_err().to_string();
+    assert!(error.contains("conditioning_range"), "{error}");
+
+    // ControlNet's last convolution of e(y) is zero, so the others have to show it.
+    let control = noisy(Control::new(&new, &device).unwrap());
+    let same = |a: Tensor<4>, b: Tensor<4>| a.into_data() == b.into_data();
+    assert!(same(control.embed(picture.clone()), control.embed_values(picture.clone())));
+    let control = control.with_range(ConditioningRange::Symmetric);
+    let symmetric = picture.clone().mul_scalar(2.0).sub_scalar(1.0);
+    assert!(same(control.embed(picture.clone()), control.embed_values(symmetric)));
+    assert!(!same(control.embed(picture.clone()), control.embed_values(picture)));
+}
+
+#[test]
+fn an_embedding_that_was_fitted_to_the_other_range_computes_the_same_inside_the_picture() {
+    let device = Device::flex();
+    let picture = inputs().degraded;
+    let symmetric = picture.clone().mul_scalar(2.0).sub_scalar(1.0);
+    let fitted = ConditioningEmbedding::fresh(&[4, 8, 8, 8], 4, &device).unwrap();
+    let (one, other) = (ConditioningRange::Symmetric, ConditioningRange::Unit);
+    let converted = fitted.clone().for_range(one, other);
+    let difference = |a: Tensor<4>, b: Tensor<4>| {
+        // The convolutions carry the border's difference three positions inwards from the top left, two from the bottom right.
+        let inside = |x: Tensor<4>| x.slice([0..2, 0..4, 3..6, 3..6]);
+        (inside(a) - inside(b)).abs().max().into_scalar::<f32>()
+    };
+    let expected = fitted.forward(symmetric.clone());
+    assert!(difference(expected.clone(), converted.forward(picture.clone())) < 1e-4);
+    assert!(difference(expected.clone(), fitted.forward(picture)) > 1e-2);
+    let back = converted.for_range(other, one);
+    assert!((back.forward(symmetric) - expected).abs().max().into_scalar::<f32>() < 1e-4);
 }
 
 /// With random values in the zero-initialised layers too, so that the fusion has an effect.
@@ -229,7 +298,7 @@ fn a_branch_takes_an_embedding_and_still_starts_as_the_identity() {
     let embedding = ConditioningEmbedding::fresh(&[4, 8, 8, 8], 4, &device).unwrap();
     let given = values(&embedding);
     for fusion in [Fusion::ModulateSkip, Fusion::Add] {
-        let control = branch(fusion, &unet, &device).with_embedding(embedding.clone());
+        let control = branch(fusion, &unet, &device).with_embedding(embedding.clone(), ConditioningRange::Unit);
         forward(&unet, &control, &x).into_data().assert_eq(&frozen, true);
         for (name, value) in values(&control) {
             let Some(name) = name.strip_prefix("controlnet_cond_embedding.") else { continue };

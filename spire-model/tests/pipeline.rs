@@ -24,6 +24,8 @@ fn a_run_folder_restores_like_the_built_in_model() {
     assert!(Pipeline::open(run.path(), &device).unwrap_err().to_string().contains(FILE_NAME));
     let model = ModelFile {
         base: builtin::NAME.into(),
+        variant: None,
+        long_prompts: Default::default(),
         precision: Default::default(),
         control_precision: Default::default(),
         sampling,

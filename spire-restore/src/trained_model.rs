@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use spire_data::degrade::ParameterizedConfig;
-use spire_model::base::{self, Base, locate};
+use spire_model::base::{self, Base, LongPrompts, locate_variant};
 use spire_model::builtin;
 use spire_model::control::{self, Control, ControlConfig};
 use spire_model::model_file::ModelFile;
@@ -29,9 +29,11 @@ pub struct TrainedModel {
     /// Pictures that are restored together.
     pub batch_size: usize,
     base: PathBuf,
+    variant: Option<String>,
     control: PathBuf,
     precision: Precision,
     control_precision: Precision,
+    long_prompts: LongPrompts,
     /// The ranges of the degradations on which the branch was trained.
     trained: ParameterizedConfig,
     device: String,
@@ -102,9 +104,11 @@ impl TrainedModel {
             sampling: config.evaluate.sampling,
             batch_size: config.evaluate.batch_size,
             base: config.model.base,
+            variant: config.model.variant,
             control,
             precision: config.model.precision,
             control_precision: config.model.control_precision,
+            long_prompts: config.model.long_prompts,
             trained: config.degradation.parameterized,
             device: first_device,
             origin,
@@ -118,9 +122,11 @@ impl TrainedModel {
             sampling: model.sampling,
             batch_size: defaults.evaluate.batch_size,
             base: model.base,
+            variant: model.variant,
             control,
             precision: model.precision,
             control_precision: model.control_precision,
+            long_prompts: model.long_prompts,
             trained,
             device: defaults.run.device,
             origin,
@@ -144,8 +150,10 @@ impl TrainedModel {
         let device = spire_model::device::device(device.unwrap_or(&self.device))?;
         let precision = precision.unwrap_or_else(|| supported(self.precision, &device, "the base"));
         let of_origin = || format!("the text-to-image model of {}", self.origin);
-        let folder = locate(&self.base).with_context(of_origin)?;
-        let base = Base::load(&folder, precision, &device).with_context(of_origin)?;
+        let variant = self.variant.as_deref();
+        let folder = locate_variant(&self.base, variant).with_context(of_origin)?;
+        let mut base = Base::load_variant(&folder, variant, precision, &device).with_context(of_origin)?;
+        base.prompts.set_long_prompts(self.long_prompts);
         ControlConfig::read(&self.control)?.check_fits(&base.unet_config)?;
         // The weights on disk are float32 in any case.
         let control_precision = supported(self.control_precision, &device, "the branch");

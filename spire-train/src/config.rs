@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use spire_data::degrade::{DegradationConfig, ParameterizedConfig};
 use spire_data::loader::DataConfig;
 use spire_data::source::SourceConfig;
+use spire_model::base::{Base, LongPrompts};
 use spire_model::control::ControlConfig;
 use spire_model::decoupling::PromptRouting;
 use spire_model::device::ensure_computes_in;
@@ -79,12 +80,17 @@ pub struct ModelSection {
     /// The frozen text-to-image model: a folder in the Hugging Face layout, a single `.safetensors` or `.ckpt` file, or
     /// a name on the Hugging Face Hub, `owner/name`.
     pub base: PathBuf,
+    /// Variant of the frozen model's weights, such as `fp16` for `diffusion_pytorch_model.fp16.safetensors`; by default
+    /// the weights without one.
+    pub variant: Option<String>,
     /// Float type of the frozen model: `f32`, `bf16` or `f16`.
     pub precision: Precision,
     /// Float type in which the control branch computes: `f32` or `bf16`. Its weights are float32 in any case.
     pub control_precision: Precision,
     /// Memory for cached text encoder states, in MB; the least recently used are dropped.
     pub text_cache_megabytes: usize,
+    /// Prompts with more tokens than the text encoder reads: `truncate`, or `chunk` to encode them in pieces.
+    pub long_prompts: LongPrompts,
     /// Folder of CLIP's image tower, for the Fréchet distance; by default `image_encoder` in the base folder.
     pub image_encoder: Option<PathBuf>,
     /// Initial control branch, a folder or a name on the Hugging Face Hub; by default a copy of the UNet's encoder.
@@ -92,7 +98,7 @@ pub struct ModelSection {
     /// Fusion of a new branch: `modulate_skip` (the default), `modulate_skip_and_up` or `add`. A branch from `control`
     /// has its own, as for the next three keys.
     pub fusion: Option<Fusion>,
-    /// Which prompts the UNet and the branch attend to: `decoupled` (the default) or `joined`.
+    /// Which prompts the UNet and the branch attend to: `decoupled` (the default), `joined` or `semantic`.
     pub prompts: Option<PromptRouting>,
     /// Channels of e(y)'s convolutions at full size, 1/2, 1/4 and 1/8; by default 16, 32, 96 and 256.
     pub embedding_channels: Option<Vec<usize>>,
@@ -104,9 +110,11 @@ impl Default for ModelSection {
     fn default() -> Self {
         Self {
             base: "assets/tiny".into(),
+            variant: None,
             precision: Precision::default(),
             control_precision: Precision::default(),
             text_cache_megabytes: 1000,
+            long_prompts: LongPrompts::default(),
             image_encoder: None,
             control: None,
             fusion: None,
@@ -122,6 +130,16 @@ impl ModelSection {
     pub(crate) fn image_encoder(&self) -> Option<PathBuf> {
         let folder = self.image_encoder.clone().unwrap_or_else(|| self.base.join("image_encoder"));
         folder.is_dir().then_some(folder)
+    }
+
+    /// Loads the frozen model.
+    ///
+    /// # Errors
+    /// As [`Base::load_variant`].
+    pub(crate) fn load_base(&self, device: &Device) -> Result<Base> {
+        let mut base = Base::load_variant(&self.base, self.variant.as_deref(), self.precision, device)?;
+        base.prompts.set_long_prompts(self.long_prompts);
+        Ok(base)
     }
 
     /// The configuration of a new branch for this UNet.
@@ -181,6 +199,8 @@ impl ModelSection {
 pub struct TrainSection {
     /// Optimiser steps.
     pub steps: u64,
+    /// Instead of `steps`: passes over the training pictures. The run folder's configuration has the steps.
+    pub epochs: Option<f64>,
     /// Samples per batch.
     pub batch_size: usize,
     /// Batches per step; their gradients are averaged.
@@ -194,16 +214,31 @@ pub struct TrainSection {
     pub gradient_checkpointing: bool,
     /// Base learning rate of AdamW.
     pub learning_rate: f64,
-    /// Schedule after the warm-up: `cosine` or `constant`.
+    /// Multiply the learning rate by the number of ranks.
+    pub scale_learning_rate: bool,
+    /// Schedule after the warm-up: `cosine`, `constant`, `linear`, `polynomial` or `cosine_with_restarts`.
     pub schedule: Schedule,
+    /// `polynomial`: the exponent.
+    pub schedule_power: f64,
+    /// `cosine_with_restarts`: the number of half cosines.
+    pub schedule_cycles: u32,
     /// Steps of linear warm-up.
     pub warmup_steps: u64,
-    /// Final learning rate of the cosine, relative to the base rate.
+    /// Final learning rate of a schedule that is not constant, relative to the base rate.
     pub final_ratio: f64,
+    /// AdamW's β₁, the decay of the gradients' moving average.
+    pub adam_beta1: f64,
+    /// AdamW's β₂, the decay of the squared gradients' moving average.
+    pub adam_beta2: f64,
+    /// AdamW's ε, added to the divisor of an update.
+    pub adam_epsilon: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
     /// Gradients are scaled down so that their global norm is at most this.
     pub max_grad_norm: f64,
+    /// Limits the weight of timesteps with little noise in the loss: min-SNR's γ (<https://arxiv.org/abs/2303.09556>,
+    /// which takes 5). By default all timesteps weigh the same. The validation loss is not weighted.
+    pub min_snr_gamma: Option<f32>,
     /// Decay of the weights' moving average, which is used for samples and evaluation.
     pub ema_decay: f64,
     /// Steps between checkpoints.
@@ -220,17 +255,25 @@ impl Default for TrainSection {
     fn default() -> Self {
         Self {
             steps: 10_000,
+            epochs: None,
             batch_size: 16,
             accumulate: 1,
             threads: 1,
             bucket_megabytes: 25,
             gradient_checkpointing: false,
             learning_rate: 5e-5,
+            scale_learning_rate: false,
             schedule: Schedule::Cosine,
+            schedule_power: 1.0,
+            schedule_cycles: 1,
             warmup_steps: 500,
             final_ratio: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
             weight_decay: 1e-2,
             max_grad_norm: 1.0,
+            min_snr_gamma: None,
             ema_decay: 0.999,
             checkpoint_every: 1000,
             keep_checkpoints: 2,
@@ -241,19 +284,34 @@ impl Default for TrainSection {
 }
 
 impl TrainSection {
-    /// The settings of the optimiser.
-    pub(crate) fn optimizer(&self) -> OptimizerSettings {
+    /// The settings of the optimiser, for a run on so many ranks.
+    pub(crate) fn optimizer(&self, ranks: usize) -> OptimizerSettings {
+        let factor = if self.scale_learning_rate { ranks as f64 } else { 1.0 };
         OptimizerSettings {
             learning_rate: LearningRate {
-                base: self.learning_rate,
+                base: self.learning_rate * factor,
                 warmup_steps: self.warmup_steps,
                 schedule: self.schedule,
                 total_steps: self.steps,
                 final_ratio: self.final_ratio,
+                power: self.schedule_power,
+                cycles: self.schedule_cycles,
             },
+            beta1: self.adam_beta1,
+            beta2: self.adam_beta2,
+            epsilon: self.adam_epsilon,
             weight_decay: self.weight_decay,
             max_grad_norm: self.max_grad_norm,
         }
+    }
+
+    /// The configuration with the steps that `epochs` passes over `pictures` take on so many ranks, at least one.
+    pub(crate) fn with_epochs_as_steps(mut self, pictures: usize, ranks: usize) -> Self {
+        if let Some(epochs) = self.epochs.take() {
+            let per_step = (self.samples_per_step() * ranks) as f64;
+            self.steps = ((epochs * pictures as f64 / per_step).ceil() as u64).max(1);
+        }
+        self
     }
 
     /// Samples per step and rank.
@@ -341,7 +399,7 @@ impl RunConfig {
         let mut remarks = vec![];
         let TrainSection { steps, warmup_steps, learning_rate, .. } = self.train;
         if warmup_steps > 0 && warmup_steps >= steps {
-            let highest = self.train.optimizer().learning_rate.at(steps.saturating_sub(1));
+            let highest = self.train.optimizer(1).learning_rate.at(steps.saturating_sub(1));
             remarks.push(format!(
                 "train.warmup_steps = {warmup_steps} is not below train.steps = {steps}: the learning rate only rises, up to \
                  {highest:.2e} of train.learning_rate = {learning_rate:.2e}; lower train.warmup_steps"
@@ -426,9 +484,19 @@ impl RunConfig {
             "model.control_precision must be f32 or bf16: f16 loses small gradients"
         );
         ensure!(train.max_bad_steps > 0, "train.max_bad_steps must be at least 1");
-        for (key, value) in [("train.learning_rate", train.learning_rate), ("train.max_grad_norm", train.max_grad_norm)]
-        {
+        ensure!(train.schedule_cycles > 0, "train.schedule_cycles must be at least 1");
+        for (key, value) in [
+            ("train.learning_rate", train.learning_rate),
+            ("train.max_grad_norm", train.max_grad_norm),
+            ("train.schedule_power", train.schedule_power),
+            ("train.adam_epsilon", train.adam_epsilon),
+            ("train.min_snr_gamma", train.min_snr_gamma.map_or(1.0, f64::from)),
+            ("train.epochs", train.epochs.unwrap_or(1.0)),
+        ] {
             ensure!(value.is_finite() && value > 0.0, "{key} must be a number above 0");
+        }
+        for (key, value) in [("train.adam_beta1", train.adam_beta1), ("train.adam_beta2", train.adam_beta2)] {
+            ensure!((0.0..1.0).contains(&value), "{key} must be at least 0 and below 1");
         }
         for (key, value) in [("train.ema_decay", train.ema_decay), ("train.final_ratio", train.final_ratio)] {
             ensure!((0.0..=1.0).contains(&value), "{key} must be between 0 and 1");

@@ -96,8 +96,8 @@ pub fn jump_of_the_rate(then: &RunConfig, now: &RunConfig, step: u64) -> Option<
     if step == 0 {
         return None;
     }
-    let [planned, changed] = [then, now].map(|config| config.train.optimizer().learning_rate.at(step));
-    let last = then.train.optimizer().learning_rate.at(step.saturating_sub(1));
+    let [planned, changed] = [then, now].map(|config| config.train.optimizer(1).learning_rate.at(step));
+    let last = then.train.optimizer(1).learning_rate.at(step.saturating_sub(1));
     ((planned - changed).abs() > 0.01 * planned.max(changed)).then(|| {
         format!(
             "the learning rate of the next step is {changed:.2e}; that of the last one was {last:.2e}. The schedule depends on \

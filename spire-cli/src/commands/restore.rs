@@ -10,7 +10,7 @@ use spire_core::message::printable;
 use spire_core::picture_file::PictureFormat;
 use spire_core::progress;
 use spire_data::prompt;
-use spire_model::restore::ColourFix;
+use spire_model::restore::{ColourFix, StartFrom};
 use spire_model::scheduler::SamplerKind;
 use spire_model::weights::Precision;
 use spire_restore::files::{FileSettings, FolderSummary, RestoredFile, Semantic};
@@ -54,6 +54,18 @@ pub struct Restore {
     /// Start from the degraded picture with noise and take this share of the steps (SDEdit); 1 starts from pure noise
     #[arg(long)]
     strength: Option<f64>,
+    /// Where all steps start: noise, or picture, the degraded picture with the noise of the first step
+    #[arg(long, value_parser = by_name::<StartFrom>)]
+    start: Option<StartFrom>,
+    /// Factor of the control branch's effect; 0 is the text-to-image model alone
+    #[arg(long, value_name = "FACTOR")]
+    control_scale: Option<f64>,
+    /// The control branch acts from this fraction of the steps on
+    #[arg(long, value_name = "FRACTION")]
+    control_start: Option<f64>,
+    /// The control branch acts until this fraction of the steps
+    #[arg(long, value_name = "FRACTION")]
+    control_end: Option<f64>,
     /// Take colours from the degraded picture: none, wavelet or adain
     #[arg(long, alias = "color-fix", value_parser = by_name::<ColourFix>)]
     colour_fix: Option<ColourFix>,
@@ -115,6 +127,10 @@ pub fn run(args: Restore) -> Result<ExitCode> {
     sampling.sampler = args.sampler.unwrap_or(sampling.sampler);
     sampling.negative = args.negative.unwrap_or(sampling.negative);
     sampling.strength = args.strength.unwrap_or(sampling.strength);
+    sampling.start = args.start.unwrap_or(sampling.start);
+    sampling.control_scale = args.control_scale.unwrap_or(sampling.control_scale);
+    sampling.control_start = args.control_start.unwrap_or(sampling.control_start);
+    sampling.control_end = args.control_end.unwrap_or(sampling.control_end);
     sampling.colour_fix = args.colour_fix.unwrap_or(sampling.colour_fix);
     sampling.tile = args.tile.or(sampling.tile);
     let settings = FileSettings {

@@ -23,8 +23,12 @@ use crate::rng::Rng;
 pub struct RealEsrganConfig {
     /// The factor between the sizes of the clean and the degraded picture, before the latter is resized back.
     pub scale: usize,
-    /// Sides of the blur kernels in pixels, `[low, high]`, both odd. Only odd sides are drawn.
+    /// Sides of the blur kernels in pixels, `[low, high]`, both odd. Only odd sides are drawn. The final sinc filter has
+    /// them too.
     pub kernel_size: [usize; 2],
+    /// Sides of the second pass's blur kernels; by default `kernel_size`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub second_kernel_size: Option<[usize; 2]>,
     /// The first pass.
     pub first: OrderConfig<1>,
     /// Probability that the second pass blurs.
@@ -71,6 +75,7 @@ impl Default for RealEsrganConfig {
         Self {
             scale: 4,
             kernel_size: [7, 21],
+            second_kernel_size: None,
             first: OrderConfig::default(),
             second_blur_probability: 0.8,
             second: OrderConfig::default(),
@@ -128,7 +133,7 @@ impl RealEsrganConfig {
         course.apply(self.first.jpeg(rng), rng)?;
 
         if chance(self.second_blur_probability, rng) {
-            course.apply(self.second.blur(self.kernel_size, rng), rng)?;
+            course.apply(self.second.blur(self.second_kernel_size.unwrap_or(self.kernel_size), rng), rng)?;
         }
         let factor = self.second.factor(rng) / self.scale as f64;
         let scaled = |size: usize| ((size as f64 * factor) as usize).max(1);
@@ -167,9 +172,12 @@ impl RealEsrganConfig {
     pub(super) fn validate(&self) -> Result<(), InvalidSetting> {
         let section = Section("degradation.real_esrgan");
         section.check("scale", &self.scale, self.scale >= 1, "at least 1")?;
-        section.range("kernel_size", self.kernel_size, [1, 101])?;
-        let odd = self.kernel_size.iter().all(|size| !size.is_multiple_of(2));
-        section.check("kernel_size", &self.kernel_size, odd, "two odd numbers")?;
+        let sizes = [("kernel_size", Some(self.kernel_size)), ("second_kernel_size", self.second_kernel_size)];
+        for (key, size) in sizes.into_iter().filter_map(|(key, size)| Some((key, size?))) {
+            section.range(key, size, [1, 101])?;
+            let odd = size.iter().all(|size| !size.is_multiple_of(2));
+            section.check(key, &size, odd, "two odd numbers")?;
+        }
         self.first.validate(&Section("degradation.real_esrgan.first"))?;
         section.probability("second_blur_probability", self.second_blur_probability)?;
         self.second.validate(&Section("degradation.real_esrgan.second"))?;
@@ -291,6 +299,35 @@ mod tests {
     }
 
     #[test]
+    fn the_second_pass_may_have_kernels_of_its_own_size() {
+        let clean = Picture::filled(40, 40, [0.2, 0.5, 0.7]);
+        let config = RealEsrganConfig {
+            kernel_size: [21, 21],
+            second_kernel_size: Some([7, 11]),
+            second_blur_probability: 1.0,
+            final_sinc_probability: 0.0,
+            ..RealEsrganConfig::default()
+        };
+        let mut seconds = vec![];
+        for index in 0..40 {
+            let (_, done) = config.degrade(&clean, &mut rng(0, "test", index)).unwrap();
+            let sizes: Vec<usize> = done
+                .iter()
+                .filter_map(|operation| match operation {
+                    Operation::Blur(kernel) => Some(kernel.size),
+                    _ => None,
+                })
+                .collect();
+            let [first, second] = sizes[..] else { panic!("{sizes:?}") };
+            assert_eq!(first, 21);
+            seconds.push(second);
+        }
+        seconds.sort_unstable();
+        seconds.dedup();
+        assert_eq!(seconds, [7, 9, 11]);
+    }
+
+    #[test]
     fn a_wrong_setting_is_named() {
         let check = |change: fn(&mut RealEsrganConfig)| {
             let mut config = RealEsrganConfig::default();
@@ -300,6 +337,10 @@ mod tests {
         assert_eq!(RealEsrganConfig::default().validate(), Ok(()));
         assert_eq!(check(|config| config.scale = 0), "degradation.real_esrgan.scale");
         assert_eq!(check(|config| config.kernel_size = [7, 20]), "degradation.real_esrgan.kernel_size");
+        assert_eq!(
+            check(|config| config.second_kernel_size = Some([7, 12])),
+            "degradation.real_esrgan.second_kernel_size"
+        );
         assert_eq!(check(|config| config.first.resize_factor[0] = 1.2), "degradation.real_esrgan.first.resize_factor");
         assert_eq!(
             check(|config| config.second.kernel_probabilities[0] = 0.9),

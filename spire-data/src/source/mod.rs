@@ -10,6 +10,7 @@ mod mixture;
 mod parquet;
 mod pixels;
 mod shards;
+mod subset;
 mod tar_index;
 mod webdataset;
 mod world;
@@ -26,6 +27,7 @@ pub use folder::{FolderSource, list_pictures};
 pub use mixture::MixtureSource;
 pub use parquet::ParquetSource;
 pub use pixels::Pixels;
+pub(crate) use subset::Subset;
 pub use webdataset::WebDatasetSource;
 pub use world::WorldSource;
 

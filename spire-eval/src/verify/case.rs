@@ -87,6 +87,12 @@ impl Case {
         Arrays::open(self.folder.join("tensors.safetensors"))
     }
 
+    /// Reads the keys of `case.toml` that only cases of this kind have.
+    pub fn settings<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
+        let text = std::fs::read_to_string(self.folder.join("case.toml")).context("case.toml can't be read")?;
+        toml::from_str(&text).context("case.toml")
+    }
+
     /// Reads a JSON file of the case.
     pub fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T> {
         let path = self.folder.join(name);

@@ -6,6 +6,7 @@ mod degradation;
 mod diffusion;
 mod metrics;
 mod networks;
+mod pipeline;
 mod quality;
 mod report;
 mod text;
@@ -73,6 +74,7 @@ fn run(case: &Case, device: &Device) -> Result<Worst> {
         "controlled-unet" => networks::controlled_unet(case, device),
         "controlnet" => networks::controlnet(case, device),
         "spire" => networks::spire(case, device),
+        "controlnet-pipeline" => pipeline::controlnet_pipeline(case, device),
         "vae" => networks::vae(case, device),
         "clip-text" => networks::clip_text(case, device),
         "clip-vision" => networks::clip_vision(case, device),

@@ -66,7 +66,7 @@ pub fn controlnet(case: &Case, device: &Device) -> Result<Worst> {
     let context = context("in.context", &arrays, &config.encoder, &sample, device)?;
     let condition = condition("in.condition", &arrays, &config, &sample, device)?;
     let residuals =
-        case.timed(|| control.residuals(control.features(sample, timestep, context, control.embed(condition))));
+        case.timed(|| control.residuals(control.features(sample, timestep, context, control.embed_values(condition))));
     compare(&arrays, &features("out.down", "out.mid", residuals), &[], relative_maximum)
 }
 
@@ -84,7 +84,7 @@ pub fn spire(case: &Case, device: &Device) -> Result<Worst> {
     let restoration = context("in.restoration_context", &arrays, &control_config.encoder, &sample, device)?;
     let degraded = condition("in.degraded", &arrays, &control_config, &sample, device)?;
 
-    let embedded = spire.control.embed(degraded.clone());
+    let embedded = spire.control.embed_values(degraded.clone());
     let control = spire.control.features(sample.clone(), timestep.clone(), restoration.clone(), embedded);
     let mut outputs = features("out.control", "out.control.mid", control);
     let output = case.timed(|| spire.predict(sample, timestep, semantic, restoration, degraded));

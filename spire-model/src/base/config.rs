@@ -31,9 +31,17 @@ impl BaseConfig {
     /// # Errors
     /// As [`Base::load`](super::Base::load).
     pub fn read(path: &Path) -> Result<Self> {
+        Self::read_variant(path, None)
+    }
+
+    /// As [`Self::read`], of a variant: see [`BaseSource::open_variant`].
+    ///
+    /// # Errors
+    /// As [`Self::read`], or the model has no such variant.
+    pub fn read_variant(path: &Path, variant: Option<&str>) -> Result<Self> {
         // No tensor is allocated on it.
         let device = &Device::flex();
-        let source = BaseSource::open(path)?;
+        let source = BaseSource::open_variant(path, variant)?;
         let (vae, vae_weights) = source.vae()?;
         let (unet, unet_weights) = source.unet()?;
         check_latents(path, &vae, &unet)?;

@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use burn::tensor::{DType, Device, Tensor};
 
 pub use config::BaseConfig;
-pub use prompts::PromptEncoder;
-pub use source::{BaseSource, checksum, locate};
+pub use prompts::{LongPrompts, PromptEncoder};
+pub use source::{BaseSource, checksum, locate, locate_variant};
 
 use crate::clip::{ClipGuidanceConfig, ClipGuide, ClipText};
 use crate::device::ensure_computes_in;
@@ -46,8 +46,16 @@ impl Base {
     /// A part is missing or not supported, its weights do not fit its configuration, or the device does not compute in
     /// `precision`.
     pub fn load(path: &Path, precision: Precision, device: &Device) -> Result<Self> {
+        Self::load_variant(path, None, precision, device)
+    }
+
+    /// As [`Self::load`], with the weights of a variant: see [`BaseSource::open_variant`].
+    ///
+    /// # Errors
+    /// As [`Self::load`], or the model has no such variant.
+    pub fn load_variant(path: &Path, variant: Option<&str>, precision: Precision, device: &Device) -> Result<Self> {
         ensure_computes_in(precision, device, &format!("precision {precision}"))?;
-        let source = BaseSource::open(path)?;
+        let source = BaseSource::open_variant(path, variant)?;
         let (vae_config, vae) = source.vae()?;
         let (unet_config, unet) = source.unet()?;
         config::check_latents(path, &vae_config, &unet_config)?;

@@ -2,17 +2,31 @@
 
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use lru::LruCache;
+use serde::{Deserialize, Serialize};
 
 use crate::clip::{ClipText, ClipTextConfig};
 use crate::tokenizer::Tokenizer;
 
 /// Default size of the cache of encoded prompts, in bytes.
 const REMEMBERED: usize = 1_000_000_000;
+
+/// How prompts are encoded that have more tokens than the text encoder reads at once.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LongPrompts {
+    /// Tokens beyond the limit are cut off, as in diffusers' pipelines.
+    #[default]
+    Truncate,
+    /// Pieces that fit are encoded one by one and their states joined, as in the long-prompt pipelines for Stable
+    /// Diffusion.
+    Chunk,
+}
 
 /// A text encoder with its tokenizer and a cache of encoded prompts.
 #[derive(Debug)]
@@ -21,6 +35,9 @@ pub struct PromptEncoder {
     text_encoder: ClipText,
     context_length: usize,
     device: Device,
+    long: LongPrompts,
+    /// Whether the warning about a prompt that is cut off was given.
+    warned: AtomicBool,
     /// Size of one prompt's states in bytes.
     text_bytes: usize,
     /// Training encodes the same captions and restoration prompts repeatedly.
@@ -28,12 +45,19 @@ pub struct PromptEncoder {
 }
 
 impl PromptEncoder {
-    /// Combines the two; prompts are truncated or padded to the encoder's `max_position_embeddings`.
+    /// Combines the two. Prompts are padded to the encoder's `max_position_embeddings`, and cut off if they are longer.
     pub fn new(tokenizer: Tokenizer, text_encoder: ClipText, config: &ClipTextConfig, device: &Device) -> Self {
         let context_length = config.max_position_embeddings;
         let text_bytes = DType::F32.size() * context_length * config.hidden_size;
         let seen = Mutex::new(LruCache::new(texts(REMEMBERED, text_bytes)));
-        Self { tokenizer, text_encoder, context_length, device: device.clone(), text_bytes, seen }
+        let (device, long, warned) = (device.clone(), LongPrompts::Truncate, AtomicBool::new(false));
+        Self { tokenizer, text_encoder, context_length, device, long, warned, text_bytes, seen }
+    }
+
+    /// Chooses what happens to long prompts.
+    pub fn set_long_prompts(&mut self, long: LongPrompts) {
+        self.long = long;
+        self.seen.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Limits the cache to `bytes`; it keeps the most recently used prompts, at least one.
@@ -66,19 +90,61 @@ impl PromptEncoder {
         Tensor::from_data(TensorData::new(ids, [prompts.len(), self.context_length]), &self.device)
     }
 
-    /// The states of the prompts' tokens, in f32: `[prompts, context_length, width]`.
+    /// The states of the prompts' tokens, in f32: `[prompts, tokens, width]`. `tokens` is the context length; with
+    /// [`LongPrompts::Chunk`] it is as many times that as the longest prompt has pieces, and shorter prompts are followed by
+    /// empty ones.
     pub fn encode<S: AsRef<str>>(&self, prompts: &[S]) -> Tensor<3> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let states = prompts.iter().map(AsRef::as_ref).map(|prompt: &str| {
             // One at a time: states may round differently in batches of another size, and a run resumed from a
             // checkpoint must get the states of the original run.
-            let encode = || {
-                let states = self.text_encoder.forward(self.tokenize(&[prompt])).last_hidden_state;
-                states.squeeze_dim(0).cast(DType::F32)
-            };
-            seen.get_or_insert_ref(prompt, encode).clone()
+            seen.get_or_insert_ref(prompt, || self.states(prompt)).clone()
         });
-        Tensor::stack(states.collect(), 0)
+        let mut states: Vec<Tensor<2>> = states.collect();
+        let longest = states.iter().map(|states| states.dims()[0]).max().unwrap_or(0);
+        if states.iter().any(|states| states.dims()[0] < longest) {
+            let empty = seen.get_or_insert_ref("", || self.states("")).clone();
+            for states in &mut states {
+                let missing = (longest - states.dims()[0]) / self.context_length;
+                let parts = std::iter::once(states.clone()).chain(std::iter::repeat_n(empty.clone(), missing));
+                *states = Tensor::cat(parts.collect(), 0);
+            }
+        }
+        Tensor::stack(states, 0)
+    }
+
+    /// The states of one prompt, `[tokens, width]`.
+    fn states(&self, prompt: &str) -> Tensor<2> {
+        let encode = |ids: Tensor<2, Int>| {
+            let states = self.text_encoder.forward(ids).last_hidden_state;
+            states.squeeze_dim(0).cast(DType::F32)
+        };
+        match self.long {
+            LongPrompts::Truncate => {
+                self.warn_if_long(prompt);
+                encode(self.tokenize(&[prompt]))
+            }
+            LongPrompts::Chunk => {
+                let length = self.context_length;
+                let pieces = self.tokenizer.encode_in_chunks(prompt, length, self.tokenizer.pad_id());
+                let encode = |ids| encode(Tensor::from_data(TensorData::new(ids, [1, length]), &self.device));
+                Tensor::cat(pieces.into_iter().map(encode).collect(), 0)
+            }
+        }
+    }
+
+    fn warn_if_long(&self, prompt: &str) {
+        if self.warned.load(Ordering::Relaxed) {
+            return;
+        }
+        let count = self.tokenizer.count(prompt);
+        if count > self.context_length && !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "a prompt has {count} tokens, and the text encoder reads the first {}: the rest of it, and of every \
+                 prompt as long, is cut off; model.long_prompts = \"chunk\" keeps it. The prompt: {prompt}",
+                self.context_length
+            );
+        }
     }
 }
 
@@ -106,6 +172,33 @@ mod tests {
             }
         }
         assert!(!encoder.encode(&prompts).is_autodiff());
+    }
+
+    #[test]
+    fn a_long_prompt_is_cut_off_or_encoded_in_pieces() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny");
+        let mut encoder = PromptEncoder::load(&folder, &Device::flex()).unwrap();
+        let length = encoder.context_length;
+        // One token a word.
+        let first = ["red"; 75].join(" ");
+        let long = format!("{first} a panda");
+        assert_eq!(encoder.tokenizer.count(&long), 79);
+        let cut = encoder.encode(&[&long]);
+        cut.into_data().assert_eq(&encoder.encode(&[&first]).into_data(), true);
+        assert!(encoder.warned.load(Ordering::Relaxed));
+
+        encoder.set_long_prompts(LongPrompts::Chunk);
+        let whole = encoder.encode(&[long.as_str(), "a zebra"]);
+        assert_eq!(whole.dims()[..2], [2, 2 * length]);
+        let part =
+            |row: usize, piece: usize| whole.clone().narrow(0, row, 1).narrow(1, piece * length, length).into_data();
+        for (row, pieces) in [(0, [first.as_str(), "a panda"]), (1, ["a zebra", ""])] {
+            for (i, prompt) in pieces.into_iter().enumerate() {
+                part(row, i).assert_eq(&encoder.encode(&[prompt]).into_data(), true);
+            }
+        }
+        // A batch of short prompts is as without chunks.
+        assert_eq!(encoder.encode(&["a zebra", "a panda"]).dims()[1], length);
     }
 
     #[test]

@@ -6,16 +6,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use crate::clip::{self, ClipTextConfig};
-use crate::locate;
+use crate::locate::{self, Wanted};
 use crate::scheduler::SchedulerConfig;
 use crate::tokenizer::Tokenizer;
 use crate::unet::UNetConfig;
 use crate::vae::{self, VaeConfig};
 use crate::weights::single_file::SingleFile;
-use crate::weights::{Tensors, checksum, missing_in_part};
+use crate::weights::{Tensors, checksum, has_variant, missing_in_part};
 
 /// An optional file beside a single-file model, with the settings that the file itself does not contain.
 const SCHEDULER_FILE: &str = "scheduler_config.json";
+
+/// The parts with weights.
+const PARTS: [&str; 3] = ["unet", "vae", "text_encoder"];
 
 /// The files to download from a model's repository.
 const WANTED: [&str; 5] = ["unet/*", "vae/*", "text_encoder/*", "tokenizer/*", "scheduler/*"];
@@ -23,8 +26,8 @@ const WANTED: [&str; 5] = ["unet/*", "vae/*", "text_encoder/*", "tokenizer/*", "
 /// The parts of a text-to-image model, opened on demand.
 #[derive(Clone, Debug)]
 pub enum BaseSource {
-    /// `unet/`, `vae/`, `text_encoder/`, `tokenizer/`, `scheduler/`.
-    Folder(PathBuf),
+    /// `unet/`, `vae/`, `text_encoder/`, `tokenizer/`, `scheduler/`; and the variant of the weights.
+    Folder(PathBuf, Option<String>),
     /// One file in the original Stable Diffusion layout.
     File(PathBuf, SingleFile),
 }
@@ -35,13 +38,31 @@ impl BaseSource {
     /// # Errors
     /// The model does not exist, or parts of it are missing.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_variant(path, None)
+    }
+
+    /// As [`Self::open`], with the weights of a variant, such as `fp16` for `diffusion_pytorch_model.fp16.safetensors`. A
+    /// part that has no such weights is opened without them, with a warning.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; or no part has the variant; or the model is a single file, which has none.
+    pub fn open_variant(path: &Path, variant: Option<&str>) -> Result<Self> {
         if path.is_file() {
+            ensure!(variant.is_none(), "{} is a single file, which has no variants", path.display());
             return Ok(Self::File(path.to_owned(), SingleFile::new(Tensors::open(path)?)?));
         }
         ensure!(path.is_dir(), "there is no model folder or file {}", path.display());
         let missing = missing_files(path);
         ensure!(missing.is_empty(), "the model folder {} lacks {}", path.display(), missing.join(", "));
-        Ok(Self::Folder(path.to_owned()))
+        if let Some(variant) = variant {
+            let (with, without): (Vec<&str>, Vec<&str>) =
+                PARTS.iter().partition(|part| has_variant(&path.join(part), variant));
+            ensure!(!with.is_empty(), "the model folder {} has no variant {variant}", path.display());
+            if !without.is_empty() {
+                tracing::warn!("{} has no variant {variant} of {}", path.display(), without.join(", "));
+            }
+        }
+        Ok(Self::Folder(path.to_owned(), variant.map(str::to_owned)))
     }
 
     /// The UNet's configuration and weights.
@@ -50,9 +71,9 @@ impl BaseSource {
     /// The files are unreadable or have settings that are not supported.
     pub fn unet(&self) -> Result<(UNetConfig, Tensors)> {
         match self {
-            Self::Folder(folder) => {
+            Self::Folder(folder, variant) => {
                 let part = folder.join("unet");
-                Ok((UNetConfig::read(&part)?, Tensors::in_folder(&part)?))
+                Ok((UNetConfig::read(&part)?, Tensors::of_variant(&part, variant.as_deref())?))
             }
             Self::File(_, file) => file.unet(),
         }
@@ -64,9 +85,10 @@ impl BaseSource {
     /// The files are unreadable or have settings that are not supported.
     pub fn vae(&self) -> Result<(VaeConfig, Tensors)> {
         match self {
-            Self::Folder(folder) => {
+            Self::Folder(folder, variant) => {
                 let part = folder.join("vae");
-                Ok((VaeConfig::read(&part)?, vae::tensors_in_folder(&part)?))
+                let tensors = Tensors::of_variant(&part, variant.as_deref())?;
+                Ok((VaeConfig::read(&part)?, vae::with_current_names(&tensors)))
             }
             Self::File(_, file) => file.vae(),
         }
@@ -78,9 +100,10 @@ impl BaseSource {
     /// The files are unreadable or have settings that are not supported.
     pub fn text_encoder(&self) -> Result<(ClipTextConfig, Tensors)> {
         match self {
-            Self::Folder(folder) => {
+            Self::Folder(folder, variant) => {
                 let part = folder.join("text_encoder");
-                Ok((ClipTextConfig::read(&part)?, clip::text::tensors_in_folder(&part)?))
+                let tensors = Tensors::of_variant(&part, variant.as_deref())?;
+                Ok((ClipTextConfig::read(&part)?, clip::text::with_full_names(&tensors)))
             }
             Self::File(_, file) => file.text_encoder(),
         }
@@ -92,7 +115,7 @@ impl BaseSource {
     /// The tokenizer's files are unreadable.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         match self {
-            Self::Folder(folder) => Ok(Tokenizer::from_folder(folder.join("tokenizer"))?),
+            Self::Folder(folder, _) => Ok(Tokenizer::from_folder(folder.join("tokenizer"))?),
             Self::File(_, file) if file.is_version_2() => Ok(Tokenizer::clip().clone().with_pad_id(0)),
             Self::File(..) => Ok(Tokenizer::clip().clone()),
         }
@@ -106,7 +129,7 @@ impl BaseSource {
     pub fn scheduler(&self) -> Result<SchedulerConfig> {
         let read = |path: &Path| SchedulerConfig::from_file(path).context("the scheduler's settings");
         match self {
-            Self::Folder(folder) => read(&folder.join("scheduler")),
+            Self::Folder(folder, _) => read(&folder.join("scheduler")),
             Self::File(path, file) => {
                 let beside = path.with_file_name(SCHEDULER_FILE);
                 if beside.is_file() {
@@ -131,7 +154,26 @@ impl BaseSource {
 /// # Errors
 /// It is neither; the message says what is missing and how to get it.
 pub fn locate(base: &Path) -> Result<PathBuf> {
-    locate::locate(base, "model folder or file", &WANTED, missing_files)
+    locate_variant(base, None)
+}
+
+/// As [`locate`]; of a repository on the Hub, the weights of `variant` are downloaded where it has them.
+///
+/// # Errors
+/// As [`locate`].
+pub fn locate_variant(base: &Path, variant: Option<&str>) -> Result<PathBuf> {
+    let missing = |folder: &Path| {
+        let mut missing = missing_files(folder);
+        // Another variant may be in the cache alone.
+        if let Some(variant) =
+            variant.filter(|variant| !PARTS.iter().any(|part| has_variant(&folder.join(part), variant)))
+        {
+            missing.push(format!("unet/diffusion_pytorch_model.{variant}.safetensors"));
+        }
+        missing
+    };
+    let wanted = Wanted { files: &WANTED, variant };
+    locate::locate(base, "model folder or file", &wanted, missing)
 }
 
 /// SHA-256 over everything that [`Base::load`](super::Base::load) reads from what [`locate`] found.
@@ -149,7 +191,7 @@ pub fn checksum(path: &Path) -> Result<String> {
 /// The files that a model folder lacks, as paths in it.
 pub fn missing_files(folder: &Path) -> Vec<String> {
     let mut missing = vec![];
-    for part in ["unet", "vae", "text_encoder"] {
+    for part in PARTS {
         let stem = if part == "text_encoder" { "model" } else { "diffusion_pytorch_model" };
         missing.extend(missing_in_part(&folder.join(part), stem).map(|file| format!("{part}/{file}")));
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::bounds::{MOST_CHANNELS, MOST_RESOLUTIONS, check_at_most};
@@ -11,7 +12,63 @@ use crate::fusion::Fusion;
 use crate::unet::config::{UNetConfig, check_fixed_settings};
 use crate::weights::read_config;
 
-/// `config.json` of a control branch: diffusers' `ControlNetModel` configuration and three keys more.
+/// The range of the values that a branch reads the degraded picture in. In `config.json` it is written as the list
+/// `[0, 1]` or `[-1, 1]`.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(try_from = "[f64; 2]", into = "[i8; 2]")]
+pub enum ConditioningRange {
+    /// \[0, 1\], as ControlNet and diffusers have it: every new branch.
+    Unit,
+    /// \[-1, 1\], as the VAE has it: branches of this project's first versions.
+    Symmetric,
+}
+
+impl ConditioningRange {
+    /// The range that an embedding e(y) on its own was fitted to, from its `config.json`: \[-1, 1\] without the key, as
+    /// the first versions fitted it.
+    ///
+    /// # Errors
+    /// The file is unreadable, or the range is not supported.
+    pub fn of_embedding(folder: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct EmbeddingConfig {
+            conditioning_range: Option<ConditioningRange>,
+        }
+        let config: EmbeddingConfig = read_config(folder, "config.json")?;
+        Ok(config.conditioning_range.unwrap_or(Self::Symmetric))
+    }
+
+    /// Values in \[0, 1\] to this range.
+    pub(super) fn of_unit(self, picture: Tensor<4>) -> Tensor<4> {
+        match self {
+            Self::Unit => picture,
+            Self::Symmetric => picture.mul_scalar(2.0).sub_scalar(1.0),
+        }
+    }
+}
+
+impl TryFrom<[f64; 2]> for ConditioningRange {
+    type Error = String;
+
+    fn try_from(range: [f64; 2]) -> Result<Self, String> {
+        match range {
+            [0.0, 1.0] => Ok(Self::Unit),
+            [-1.0, 1.0] => Ok(Self::Symmetric),
+            _ => Err(format!("\"conditioning_range\": {range:?} is not [0, 1] or [-1, 1]")),
+        }
+    }
+}
+
+impl From<ConditioningRange> for [i8; 2] {
+    fn from(range: ConditioningRange) -> Self {
+        match range {
+            ConditioningRange::Unit => [0, 1],
+            ConditioningRange::Symmetric => [-1, 1],
+        }
+    }
+}
+
+/// `config.json` of a control branch: diffusers' `ControlNetModel` configuration and four keys more.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct ControlConfig {
     /// `SpireControl` or `ControlNetModel`.
@@ -29,6 +86,9 @@ pub struct ControlConfig {
     /// `rgb`, or `bgr` for a branch trained on swapped channels.
     #[serde(default = "rgb")]
     pub controlnet_conditioning_channel_order: String,
+    /// The range of the degraded picture's values; see [`Self::conditioning_range`] for `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conditioning_range: Option<ConditioningRange>,
     /// How the branch's features are fused with the UNet's; `None` in a `ControlNetModel`.
     #[serde(default)]
     pub fusion: Option<Fusion>,
@@ -57,7 +117,9 @@ fn rgb() -> String {
 }
 
 impl ControlConfig {
-    /// The configuration of a branch for `unet`, with decoupled prompts. `embedding_channels` are those of e(y)'s convolutions.
+    /// The configuration of a new branch for `unet`, with decoupled prompts. `embedding_channels` are those of e(y)'s
+    /// convolutions. The branch reads pictures in \[0, 1\]: a `ControlNetModel` always does, others have it in their
+    /// configuration.
     pub fn for_unet(unet: &UNetConfig, fusion: Fusion, embedding_channels: Vec<usize>) -> Self {
         let add = fusion == Fusion::Add;
         Self {
@@ -66,6 +128,7 @@ impl ControlConfig {
             conditioning_channels: three(),
             conditioning_embedding_out_channels: embedding_channels,
             controlnet_conditioning_channel_order: rgb(),
+            conditioning_range: (!add).then_some(ConditioningRange::Unit),
             fusion: (!add).then_some(fusion),
             prompts: PromptRouting::default(),
             condition_channels: (!add).then_some(unet.in_channels),
@@ -106,6 +169,16 @@ impl ControlConfig {
             Some(fusion) => fusion,
             None if self.class_name == "ControlNetModel" => Fusion::Add,
             None => Fusion::default(),
+        }
+    }
+
+    /// The range of the values that the branch reads the degraded picture in. Without the key, a `ControlNetModel` reads
+    /// \[0, 1\], as diffusers does; another branch is of this project's first versions, which read \[-1, 1\].
+    pub fn conditioning_range(&self) -> ConditioningRange {
+        match self.conditioning_range {
+            Some(range) => range,
+            None if self.class_name == "ControlNetModel" => ConditioningRange::Unit,
+            None => ConditioningRange::Symmetric,
         }
     }
 

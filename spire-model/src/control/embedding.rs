@@ -1,11 +1,13 @@
 //! The conditioning embedding e(y) of the degraded picture.
 
 use anyhow::{Result, ensure};
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Initializer, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
 use spire_kernels::{conv2d, silu};
+
+use super::ConditioningRange;
 
 /// Keeps the signal's variance through the convolutions: SiLU maps a normal variable of variance 1 to a mean square of 0.355,
 /// and the gain compensates. PyTorch's default keeps a third of the variance per convolution; after eight, about one
@@ -51,12 +53,34 @@ impl ConditioningEmbedding {
         }
     }
 
-    /// `picture` `[batch, 3, height, width]` in \[-1, 1\] to `[batch, out, height / 8, width / 8]`: each entry of
+    /// `picture` `[batch, 3, height, width]`, in the range that the embedding was fitted to, to `[batch, out, height / 8, width / 8]`: each entry of
     /// `channels` after the first halves the size.
     pub fn forward(&self, picture: Tensor<4>) -> Tensor<4> {
         let x = silu(conv2d(&self.conv_in, picture));
         let x = self.blocks.iter().fold(x, |x, block| silu(conv2d(block, x)));
         conv2d(&self.conv_out, x)
+    }
+
+    /// These convolutions, fitted to pictures in `from`, for pictures in `to`. The first one takes over the conversion,
+    /// which is exact except at the border of the picture: its padding stands for grey in \[-1, 1\] and for black in
+    /// \[0, 1\].
+    pub fn for_range(mut self, from: ConditioningRange, to: ConditioningRange) -> Self {
+        // The values in `from`'s range are `factor · x + shift` for x in that of `to`.
+        let (factor, shift) = match (from, to) {
+            (ConditioningRange::Symmetric, ConditioningRange::Unit) => (2.0, -1.0),
+            (ConditioningRange::Unit, ConditioningRange::Symmetric) => (0.5, 0.5),
+            _ => return self,
+        };
+        let weight = self.conv_in.weight.val();
+        let [out, ..] = weight.dims();
+        let moved = weight.clone().sum_dims(&[1, 2, 3]).reshape([out]).mul_scalar(shift);
+        let bias = match &self.conv_in.bias {
+            Some(bias) => bias.val() + moved,
+            None => moved,
+        };
+        self.conv_in.weight = Param::from_tensor(weight.mul_scalar(factor));
+        self.conv_in.bias = Some(Param::from_tensor(bias));
+        self
     }
 
     /// These convolutions with the last one of `other`.

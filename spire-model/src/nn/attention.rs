@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 /// `softmax(q·kᵀ/√d + bias)·v` over `heads` heads; `query` `[batch, queries, width]`, `key` and `value`
 /// `[batch, keys, width]`, `bias` broadcast over `[batch, heads, queries, keys]`.
@@ -38,6 +38,7 @@ pub struct Attention {
     to_v: Linear,
     to_out: Vec<Linear>,
     heads: usize,
+    upcast: bool,
 }
 
 impl Attention {
@@ -50,7 +51,14 @@ impl Attention {
             to_v: projection(context_width),
             to_out: vec![LinearConfig::new(width, width).init(device)],
             heads,
+            upcast: false,
         }
+    }
+
+    /// The same layer with scores in f32 where its weights are f16, if `upcast`: diffusers' `upcast_attention`. Stable
+    /// Diffusion 2.1 has scores beyond the largest number of f16, 65504; bf16 has the range of f32.
+    pub fn with_upcast(self, upcast: bool) -> Self {
+        Self { upcast, ..self }
     }
 
     /// `x` `[batch, length, width]`, `context` `[batch, tokens, context_width]`, to the shape of `x`.
@@ -58,6 +66,50 @@ impl Attention {
         let query = self.to_q.forward(x);
         let key = self.to_k.forward(context.clone());
         let value = self.to_v.forward(context);
-        self.to_out[0].forward(attend(query, key, value, self.heads, None))
+        let dtype = query.dtype();
+        let attended = if self.upcast && dtype == DType::F16 {
+            let [query, key, value] = [query, key, value].map(|x| x.cast(DType::F32));
+            attend(query, key, value, self.heads, None).cast(dtype)
+        } else {
+            attend(query, key, value, self.heads, None)
+        };
+        self.to_out[0].forward(attended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::{Precision, cast};
+    use burn::module::{Module, ModuleMapper, Param};
+    use burn::tensor::Distribution;
+
+    #[test]
+    fn upcast_scores_beyond_the_range_of_f16_are_those_of_f32() {
+        struct Enlarge;
+        impl ModuleMapper for Enlarge {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                param.map(|value| value.mul_scalar(30.0))
+            }
+        }
+        let device = Device::flex();
+        device.seed(1);
+        let layer = cast(Attention::new(32, 32, 1, false, &device).map(&mut Enlarge), Precision::F16);
+        let x = Tensor::<3>::random([1, 12, 32], Distribution::Normal(0.0, 20.0), &device).cast(DType::F16);
+        let score = layer
+            .to_q
+            .forward(x.clone())
+            .cast(DType::F32)
+            .matmul(layer.to_k.forward(x.clone()).cast(DType::F32).swap_dims(1, 2));
+        assert!(score.abs().max().into_scalar::<f32>() > 65504.0);
+
+        let found = layer.clone().with_upcast(true).forward(x.clone(), x.clone());
+        assert_eq!(found.dtype(), DType::F16);
+        // The same products from the same rounded queries, keys and values.
+        let [query, key, value] =
+            [&layer.to_q, &layer.to_k, &layer.to_v].map(|linear| linear.forward(x.clone()).cast(DType::F32));
+        let expected = layer.to_out[0].forward(attend(query, key, value, 1, None).cast(DType::F16));
+        assert!(found.clone().is_finite().all().into_scalar::<bool>());
+        assert!(found.into_data() == expected.into_data());
     }
 }

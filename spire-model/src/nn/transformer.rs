@@ -68,13 +68,16 @@ pub struct BasicTransformerBlock {
 }
 
 impl BasicTransformerBlock {
-    fn new(width: usize, context_width: usize, heads: usize, device: &Device) -> Self {
+    fn new(width: usize, config: TransformerConfig, device: &Device) -> Self {
+        let TransformerConfig { context_width, heads, upcast_attention, .. } = config;
+        let attention =
+            |context_width| Attention::new(width, context_width, heads, false, device).with_upcast(upcast_attention);
         let norm = || LayerNormConfig::new(width).init(device);
         Self {
             norm1: norm(),
-            attn1: Attention::new(width, width, heads, false, device),
+            attn1: attention(width),
             norm2: norm(),
-            attn2: Attention::new(width, context_width, heads, false, device),
+            attn2: attention(context_width),
             norm3: norm(),
             ff: FeedForward::new(width, device),
         }
@@ -130,6 +133,8 @@ pub struct TransformerConfig {
     pub groups: usize,
     /// Linear instead of 1×1 convolution around the blocks.
     pub linear_projection: bool,
+    /// Whether attention scores are computed in f32 by weights in f16.
+    pub upcast_attention: bool,
 }
 
 impl Transformer2d {
@@ -138,9 +143,7 @@ impl Transformer2d {
         Self {
             norm: GroupNormConfig::new(config.groups, width).with_epsilon(1e-6).init(device),
             proj_in: Projection::new(width, config.linear_projection, device),
-            transformer_blocks: (0..config.layers)
-                .map(|_| BasicTransformerBlock::new(width, config.context_width, config.heads, device))
-                .collect(),
+            transformer_blocks: (0..config.layers).map(|_| BasicTransformerBlock::new(width, config, device)).collect(),
             proj_out: Projection::new(width, config.linear_projection, device),
         }
     }

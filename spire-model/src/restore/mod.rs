@@ -31,6 +31,19 @@ use crate::spire::{branch_features, predict};
 /// Limit on the side of a tile, in pixels: attention over more would not fit into memory.
 const LARGEST_TILE: usize = 1 << 16;
 
+/// Where sampling starts.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartFrom {
+    /// Pure noise.
+    #[default]
+    Noise,
+    /// The degraded picture's latent with the noise of the first step. Training's last timestep leaves a trace of the
+    /// picture, which pure noise lacks: large areas keep their colours. SeeSR's default,
+    /// <https://arxiv.org/abs/2311.16518>.
+    Picture,
+}
+
 /// Settings of sampling.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -46,6 +59,14 @@ pub struct SamplingConfig {
     /// Fraction of the steps that are taken, starting from the degraded picture with the corresponding noise; 1 starts
     /// from pure noise. SDEdit, <https://arxiv.org/abs/2108.01073>.
     pub strength: f64,
+    /// Where all steps start if `strength` is 1: `noise`, or the degraded `picture` with the noise of the first step.
+    pub start: StartFrom,
+    /// Factor of the control branch's effect; 0 is the frozen model alone.
+    pub control_scale: f64,
+    /// The branch acts from this fraction of the steps that are taken on.
+    pub control_start: f64,
+    /// The branch acts until this fraction of the steps that are taken.
+    pub control_end: f64,
     /// CLIP guidance, for a model trained without semantic prompts; the UNet then gets no semantic prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_guidance: Option<ClipGuidanceConfig>,
@@ -65,6 +86,10 @@ impl Default for SamplingConfig {
             guidance_scale: 2.0,
             negative: String::new(),
             strength: 1.0,
+            start: StartFrom::Noise,
+            control_scale: 1.0,
+            control_start: 0.0,
+            control_end: 1.0,
             clip_guidance: None,
             colour_fix: ColourFix::None,
             tile: None,
@@ -81,6 +106,14 @@ impl SamplingConfig {
         ensure!(self.steps > 0, "steps must be at least 1");
         ensure!(self.guidance_scale.is_finite(), "guidance_scale must be a number");
         ensure!(self.strength > 0.0 && self.strength <= 1.0, "strength must be above 0 and at most 1");
+        ensure!(
+            self.control_scale.is_finite() && self.control_scale >= 0.0,
+            "control_scale must be a number that is not negative"
+        );
+        ensure!(
+            0.0 <= self.control_start && self.control_start < self.control_end && self.control_end <= 1.0,
+            "control_start must be at least 0 and below control_end, which must be at most 1"
+        );
         if let Some(guidance) = &self.clip_guidance {
             ensure!(guidance.scale.is_finite(), "clip_guidance.scale must be a number");
             ensure!(
@@ -90,6 +123,19 @@ impl SamplingConfig {
         }
         ensure!(self.tile.is_none_or(|side| side <= LARGEST_TILE), "tile must be at most {LARGEST_TILE} pixels");
         Ok(())
+    }
+
+    /// Whether sampling starts from the degraded picture's latent.
+    pub fn starts_from_picture(&self) -> bool {
+        self.strength < 1.0 || self.start == StartFrom::Picture
+    }
+
+    /// The factor of the control branch's effect at step `i` of `steps`, as diffusers' pipelines decide it: a step belongs
+    /// to the window if it lies in it as a whole.
+    fn control_scale_at(&self, i: usize, steps: usize) -> f64 {
+        let fraction = |step: usize| step as f64 / steps as f64;
+        let outside = fraction(i) < self.control_start || fraction(i + 1) > self.control_end;
+        if outside { 0.0 } else { self.control_scale }
     }
 }
 
@@ -132,18 +178,56 @@ pub fn restore(base: &Base, control: &Control, config: &SamplingConfig, requests
         requests.iter().all(|request| (request.degraded.width, request.degraded.height) == (width, height)),
         "pictures that are restored in one batch must have one size"
     );
+    let padded: Vec<_> = requests
+        .iter()
+        .map(|request| Request { degraded: pad(&request.degraded, base.side_multiple()), ..request.clone() })
+        .collect();
     let device = base.unet.conv_in().weight.val().device();
-    let padded: Vec<_> = requests.iter().map(|request| pad(&request.degraded, base.side_multiple())).collect();
-    let degraded = pictures::to_tensor(&padded, &device);
-    let [_, _, padded_height, padded_width] = degraded.dims();
-    let downscale = base.vae_config.downscale();
-    let size = [padded_height / downscale, padded_width / downscale];
-    let tiles = tiles(size[0], size[1], tile_side(base, config));
-
-    let shape = [base.unet_config.in_channels, size[0], size[1]];
+    let shape = latent_shape(base, &padded[0].degraded);
     let noise = Tensor::cat(requests.iter().map(|request| initial_noise(request.seed, shape, &device)).collect(), 0);
-    let clean = (config.strength < 1.0)
-        .then(|| blend(&tiles, size, 1, |_, tile| base.encode_pictures(tile.cut(&degraded, downscale))));
+    let restored = restore_from(base, control, config, &padded, noise)?.into_iter().zip(requests);
+    Ok(restored
+        .map(|(picture, request)| config.colour_fix.apply(picture.crop(0, 0, width, height), &request.degraded))
+        .collect())
+}
+
+/// Restores pictures of one size from given standard normal `noise`, `[batch, channels, height / 8, width / 8]`, without
+/// padding and colour correction. The seeds of `requests` are not used.
+///
+/// # Errors
+/// There are no pictures, their sizes differ, a side is no multiple of the VAE's downscaling, the noise has another shape,
+/// or the sampler does not support the scheduler's settings.
+pub fn restore_from(
+    base: &Base,
+    control: &Control,
+    config: &SamplingConfig,
+    requests: &[Request],
+    noise: Tensor<4>,
+) -> Result<Vec<Picture>> {
+    config.validate()?;
+    ensure!(!requests.is_empty(), "there is nothing to restore");
+    let (width, height) = (requests[0].degraded.width, requests[0].degraded.height);
+    ensure!(
+        requests.iter().all(|request| (request.degraded.width, request.degraded.height) == (width, height)),
+        "pictures that are restored in one batch must have one size"
+    );
+    let downscale = base.vae_config.downscale();
+    ensure!(
+        width > 0 && height > 0 && width.is_multiple_of(downscale) && height.is_multiple_of(downscale),
+        "a picture of {width}×{height} has no latent: its sides must be multiples of {downscale}"
+    );
+    let [channels, rows, columns] = latent_shape(base, &requests[0].degraded);
+    let expected = [requests.len(), channels, rows, columns];
+    ensure!(noise.dims() == expected, "the noise has shape {:?}, the latents {expected:?}", noise.dims());
+    let device = noise.device();
+    let size = [rows, columns];
+    let tiles = tiles(rows, columns, tile_side(base, config));
+
+    let degraded = pictures::to_unit_tensor(requests.iter().map(|request| &request.degraded), &device);
+    let clean = config.starts_from_picture().then(|| {
+        let degraded = pictures::to_tensor(requests.iter().map(|request| &request.degraded), &device);
+        blend(&tiles, size, 1, |_, tile| base.encode_pictures(tile.cut(&degraded, downscale)))
+    });
     let semantic: Vec<_> = requests.iter().map(|request| request.semantic.clone()).collect();
     let restoration: Vec<_> = requests.iter().map(|request| request.restoration.as_str()).collect();
     let restoration = base.prompts.encode(&restoration);
@@ -159,11 +243,12 @@ pub fn restore(base: &Base, control: &Control, config: &SamplingConfig, requests
 
     // What the branch read last: if a prediction is not finite, it shows where that began.
     let last: RefCell<Vec<_>> = RefCell::new(vec![None; tiles.len()]);
-    let sampled = sample(base, config, &semantic, Start { noise, clean }, |sample, time, states| {
+    let sampled = sample(base, config, &semantic, Start { noise, clean }, |sample, time, states, control_scale| {
+        let control = control.clone().with_scale(control_scale);
         blend(&tiles, size, 1, |i, tile| {
             let (sample, embedded) = (tile.cut(&sample, 1), embedded[i].clone());
             last.borrow_mut()[i] = Some((sample.clone(), time.clone(), states.clone()));
-            predict(&base.unet, control, sample, time.clone(), states.clone(), restoration.clone(), embedded)
+            predict(&base.unet, &control, sample, time.clone(), states.clone(), restoration.clone(), embedded)
         })
     });
     let latent = sampled.or_else(|error| {
@@ -183,10 +268,13 @@ pub fn restore(base: &Base, control: &Control, config: &SamplingConfig, requests
         decoded.clamp(-1.0, 1.0)
     });
     ensure!(decoded_all.get(), not_finite("the VAE's decoding of the restored picture", of_base));
-    let restored = pictures::from_tensor(decoded).into_iter().zip(requests);
-    Ok(restored
-        .map(|(picture, request)| config.colour_fix.apply(picture.crop(0, 0, width, height), &request.degraded))
-        .collect())
+    Ok(pictures::from_tensor(decoded))
+}
+
+/// Channels, height and width of the latent of `picture`, whose sides are multiples of the VAE's downscaling.
+fn latent_shape(base: &Base, picture: &Picture) -> [usize; 3] {
+    let downscale = base.vae_config.downscale();
+    [base.unet_config.in_channels, picture.height / downscale, picture.width / downscale]
 }
 
 /// The side of a tile in latent positions, rounded up so that the UNet can halve it.
@@ -215,6 +303,21 @@ fn pad(picture: &Picture, multiple: usize) -> Picture {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_branch_acts_in_its_window_of_steps() {
+        let window = |control_start, control_end| {
+            let config = SamplingConfig { control_scale: 0.5, control_start, control_end, ..SamplingConfig::default() };
+            config.validate().map(|()| (0..10).map(|i| config.control_scale_at(i, 10)).collect::<Vec<_>>())
+        };
+        assert_eq!(window(0.0, 1.0).unwrap(), [0.5; 10]);
+        let expected = [0.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.0, 0.0];
+        assert_eq!(window(0.1, 0.8).unwrap(), expected);
+        assert_eq!(window(0.05, 0.85).unwrap(), expected);
+        for (start, end) in [(0.5, 0.5), (-0.1, 1.0), (0.0, 1.1), (f64::NAN, 1.0)] {
+            assert!(window(start, end).unwrap_err().to_string().contains("control_start"));
+        }
+    }
 
     #[test]
     fn padding_repeats_the_edges() {

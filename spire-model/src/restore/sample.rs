@@ -16,7 +16,7 @@ use crate::scheduler::NoiseSchedule;
 pub struct Start {
     /// Standard normal noise.
     pub noise: Tensor<4>,
-    /// The latent that the noise is added to, if `strength` is below 1.
+    /// The latent that the noise is added to, if sampling does not start from noise alone.
     pub clean: Option<Tensor<4>>,
 }
 
@@ -28,9 +28,10 @@ impl From<Tensor<4>> for Start {
 
 /// Samples latents, `[batch, channels, height, width]`, with classifier-free guidance.
 ///
-/// `predict(sample, timestep, states)` is the network: `sample` `[batch, channels, height, width]`, `timestep` `[batch]` and
-/// the semantic prompts' `states` `[passes · batch, tokens, width]` to `[passes · batch, channels, height, width]`. With
-/// guidance there are two passes, the unconditional one first.
+/// `predict(sample, timestep, states, control_scale)` is the network: `sample` `[batch, channels, height, width]`, `timestep`
+/// `[batch]`, the semantic prompts' `states` `[passes · batch, tokens, width]`, and the factor of the control branch's effect
+/// at this step, to `[passes · batch, channels, height, width]`. With guidance there are two passes, the unconditional one
+/// first.
 ///
 /// # Errors
 /// The sampler does not support the scheduler's settings, or `clip_guidance` is set and [`Base::clip`] is not loaded; or a
@@ -40,7 +41,7 @@ pub fn sample(
     config: &SamplingConfig,
     semantic: &[String],
     start: Start,
-    predict: impl Fn(Tensor<4>, Tensor<1>, Tensor<3>) -> Tensor<4>,
+    predict: impl Fn(Tensor<4>, Tensor<1>, Tensor<3>, f64) -> Tensor<4>,
 ) -> Result<Tensor<4>> {
     config.validate()?;
     let batch = start.noise.dims()[0];
@@ -72,7 +73,9 @@ pub fn sample(
     };
     for (i, &timestep) in timesteps.iter().enumerate().skip(first) {
         let input = sampler.scale_model_input(latent.clone(), i);
-        let predicted = predict(input, Tensor::full([batch], timestep, &device), prompts.states.clone());
+        let control_scale = config.control_scale_at(i - first, timesteps.len() - first);
+        let time = Tensor::full([batch], timestep, &device);
+        let predicted = predict(input, time, prompts.states.clone(), control_scale);
         let output = prompts.combine(predicted.clone());
         let output = match &clip {
             Some(clip) => clip.apply(output, latent.clone(), f64::from(alphas_cumprod[timestep as usize]))?,

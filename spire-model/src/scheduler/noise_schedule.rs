@@ -91,6 +91,23 @@ impl NoiseSchedule {
         Ok(self.prediction_type.target(sample, noise, &rates))
     }
 
+    /// Of each timestep, the weight of its squared error with min-SNR weighting (Hang et al. 2023,
+    /// <https://arxiv.org/abs/2303.09556>): min(SNR, γ) for an error of the clean latent, SNR = ᾱ / (1 − ᾱ). In these units an
+    /// error of ε weighs min(SNR, γ) / SNR, one of v min(SNR, γ) / (SNR + 1).
+    pub fn min_snr_weights(&self, gamma: f32) -> Vec<f32> {
+        let weight = |&alpha: &f32| {
+            let snr = alpha / (1.0 - alpha);
+            match self.prediction_type {
+                // The limit at the last timestep of a schedule that ends in pure noise.
+                PredictionType::Epsilon if snr == 0.0 => 1.0,
+                PredictionType::Epsilon => snr.min(gamma) / snr,
+                PredictionType::VPrediction => snr.min(gamma) / (snr + 1.0),
+                PredictionType::Sample => snr.min(gamma),
+            }
+        };
+        self.alphas_cumprod.iter().map(weight).collect()
+    }
+
     /// x₀ from the network's `model_output` for the noisy `sample` at `timesteps`. Shapes as in [`NoiseSchedule::add_noise`].
     ///
     /// # Errors
@@ -183,6 +200,28 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn min_snr_weighs_the_error_of_the_clean_latent_alike_for_every_prediction() {
+        let weights = |prediction_type| {
+            let schedule = NoiseSchedule::new(&SchedulerConfig::stable_diffusion(prediction_type)).unwrap();
+            (schedule.min_snr_weights(5.0), schedule.alphas_cumprod().to_vec())
+        };
+        let (epsilon, alphas) = weights(PredictionType::Epsilon);
+        let (velocity, _) = weights(PredictionType::VPrediction);
+        let (sample, _) = weights(PredictionType::Sample);
+        assert_eq!(alphas.len(), 1000);
+        for (i, alpha) in alphas.into_iter().enumerate() {
+            // An error of ε is √SNR times that of x₀, one of v √(SNR + 1) times.
+            let snr = alpha / (1.0 - alpha);
+            let close = |a: f32, b: f32| (a - b).abs() < 1e-5 * b;
+            assert!(close(sample[i], snr.min(5.0)), "{i}: {}", sample[i]);
+            assert!(close(epsilon[i] * snr, snr.min(5.0)), "{i}: {}", epsilon[i]);
+            assert!(close(velocity[i] * (snr + 1.0), snr.min(5.0)), "{i}: {}", velocity[i]);
+        }
+        assert!(epsilon[0] < 0.01 && epsilon[999] == 1.0);
+    }
+
     use crate::scheduler::reference::{self, Case};
 
     #[test]

@@ -29,6 +29,7 @@ impl UNetConfig {
             layers: self.transformer_layers_per_block.get(block).unwrap_or(1),
             groups: self.norm_num_groups,
             linear_projection: self.use_linear_projection,
+            upcast_attention: self.upcast_attention,
         }
     }
 

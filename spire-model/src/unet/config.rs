@@ -40,6 +40,8 @@ pub struct UNetConfig {
     pub norm_eps: f64,
     /// Linear layers around the transformer (SD 2.x) instead of 1×1 convolutions (SD 1.x).
     pub use_linear_projection: bool,
+    /// Attention scores in f32 where the weights are f16 (SD 2.1).
+    pub upcast_attention: bool,
     /// Whether the cosines come first in the timestep features.
     pub flip_sin_to_cos: bool,
     /// Shift of the timestep features' frequencies.
@@ -68,6 +70,7 @@ impl Default for UNetConfig {
             norm_num_groups: 32,
             norm_eps: 1e-5,
             use_linear_projection: false,
+            upcast_attention: false,
             flip_sin_to_cos: true,
             freq_shift: 0.0,
             downsample_padding: 1,

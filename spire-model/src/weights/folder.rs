@@ -29,11 +29,31 @@ pub fn missing_in_part(folder: &Path, stem: &str) -> impl Iterator<Item = String
     config.into_iter().chain(weights)
 }
 
+/// Whether a model folder has weights of a variant.
+pub fn has_variant(folder: &Path, variant: &str) -> bool {
+    file_of_variant(folder, variant).is_some()
+}
+
+fn file_of_variant(folder: &Path, variant: &str) -> Option<PathBuf> {
+    let endings = ["safetensors", "bin"].into_iter().flat_map(|form| {
+        [format!(".{variant}.{form}"), format!(".{form}.index.{variant}.json"), format!(".{variant}.{form}.index.json")]
+    });
+    endings.flat_map(|ending| STEMS.map(|stem| folder.join(format!("{stem}{ending}")))).find(|path| path.is_file())
+}
+
 /// The weights file of a model folder, or the index of its shards:
 ///
 /// # Errors
 /// There is none.
 pub fn weights_file(folder: &Path) -> Result<PathBuf> {
+    weights_file_of(folder, None)
+}
+
+/// As [`weights_file`]; the weights of `variant`, such as `fp16`, if the folder has them.
+pub(super) fn weights_file_of(folder: &Path, variant: Option<&str>) -> Result<PathBuf> {
+    if let Some(file) = variant.and_then(|variant| file_of_variant(folder, variant)) {
+        return Ok(file);
+    }
     ENDINGS
         .iter()
         .flat_map(|ending| STEMS.map(|stem| folder.join(format!("{stem}{ending}"))))

@@ -49,6 +49,14 @@ impl Tensors {
         Self::open(&folder::weights_file(folder)?)
     }
 
+    /// As [`Self::in_folder`]; the weights of `variant`, such as `fp16`, if the folder has them.
+    ///
+    /// # Errors
+    /// As [`Self::in_folder`].
+    pub(crate) fn of_variant(folder: &Path, variant: Option<&str>) -> Result<Self> {
+        Self::open(&folder::weights_file_of(folder, variant)?)
+    }
+
     /// Opens a safetensors file in memory; `origin` names it in errors.
     ///
     /// # Errors

@@ -11,6 +11,12 @@ use super::learning_rate::LearningRate;
 pub struct OptimizerSettings {
     /// Base rate, warm-up and schedule.
     pub learning_rate: LearningRate,
+    /// Decay of the moving average of the gradients.
+    pub beta1: f64,
+    /// Decay of the moving average of the squared gradients.
+    pub beta2: f64,
+    /// Added to the divisor of an update.
+    pub epsilon: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
     /// Gradients are scaled down so that their global norm is at most this.
@@ -24,10 +30,14 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// A new optimiser whose moments are zero; β₁ = 0.9, β₂ = 0.999, ε = 1e-8.
+    /// A new optimiser whose moments are zero.
     pub fn new(settings: OptimizerSettings) -> Self {
-        let adamw = AdamWConfig::new().with_weight_decay(settings.weight_decay as f32).with_epsilon(1e-8).init();
-        Self { adamw, settings }
+        let adamw = AdamWConfig::new()
+            .with_beta_1(settings.beta1 as f32)
+            .with_beta_2(settings.beta2 as f32)
+            .with_epsilon(settings.epsilon as f32)
+            .with_weight_decay(settings.weight_decay as f32);
+        Self { adamw: adamw.init(), settings }
     }
 
     /// The learning rate of `step`, counted from 0.
@@ -89,7 +99,12 @@ mod tests {
                 schedule: Schedule::Constant,
                 total_steps: 10,
                 final_ratio: 1.0,
+                power: 1.0,
+                cycles: 1,
             },
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
             weight_decay: 0.0,
             max_grad_norm: 1.0,
         };

@@ -113,8 +113,17 @@ mod tests {
             schedule: Schedule::Constant,
             total_steps: 10,
             final_ratio: 0.0,
+            power: 1.0,
+            cycles: 1,
         };
-        let settings = OptimizerSettings { learning_rate, weight_decay: 0.0, max_grad_norm: 1.0 };
+        let settings = OptimizerSettings {
+            learning_rate,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+        };
         Learner::new(LinearConfig::new(3, 2).init(&Device::flex().autodiff()), settings)
     }
 

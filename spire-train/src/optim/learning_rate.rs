@@ -1,4 +1,4 @@
-//! The learning-rate schedule: a linear warm-up, then a constant rate or half a cosine.
+//! The learning-rate schedule: a linear warm-up, then one of the common decays, each with the name that diffusers gives it.
 
 use std::f64::consts::PI;
 
@@ -13,6 +13,12 @@ pub enum Schedule {
     Cosine,
     /// The base rate until the end.
     Constant,
+    /// A straight line down to `final_ratio` times the base rate.
+    Linear,
+    /// A power of the remaining share of the steps, down to `final_ratio` times the base rate.
+    Polynomial,
+    /// Half cosines that each start from the base rate again (Loshchilov & Hutter, 2017, with hard restarts).
+    CosineWithRestarts,
 }
 
 /// The learning rate as a function of the step alone, so that a resumed run continues exactly.
@@ -29,6 +35,10 @@ pub struct LearningRate {
     pub total_steps: u64,
     /// The rate at `total_steps` and later, relative to `base`. A constant schedule ignores it.
     pub final_ratio: f64,
+    /// The exponent of [`Schedule::Polynomial`].
+    pub power: f64,
+    /// The number of half cosines of [`Schedule::CosineWithRestarts`].
+    pub cycles: u32,
 }
 
 impl LearningRate {
@@ -37,15 +47,18 @@ impl LearningRate {
         if step < self.warmup_steps {
             return self.base * (step + 1) as f64 / self.warmup_steps as f64;
         }
-        match self.schedule {
-            Schedule::Constant => self.base,
-            Schedule::Cosine => {
-                let decay_steps = self.total_steps.saturating_sub(self.warmup_steps).max(1);
-                let progress = ((step - self.warmup_steps) as f64 / decay_steps as f64).min(1.0);
-                let cosine = 0.5 * (1.0 + (PI * progress).cos());
-                self.base * (self.final_ratio + (1.0 - self.final_ratio) * cosine)
-            }
-        }
+        let decay_steps = self.total_steps.saturating_sub(self.warmup_steps).max(1);
+        let progress = ((step - self.warmup_steps) as f64 / decay_steps as f64).min(1.0);
+        let cosine = |progress: f64| 0.5 * (1.0 + (PI * progress).cos());
+        let remaining = match self.schedule {
+            Schedule::Constant => return self.base,
+            Schedule::Cosine => cosine(progress),
+            Schedule::Linear => 1.0 - progress,
+            Schedule::Polynomial => (1.0 - progress).powf(self.power),
+            Schedule::CosineWithRestarts if progress < 1.0 => cosine((f64::from(self.cycles) * progress).fract()),
+            Schedule::CosineWithRestarts => 0.0,
+        };
+        self.base * (self.final_ratio + (1.0 - self.final_ratio) * remaining)
     }
 }
 
@@ -53,8 +66,15 @@ impl LearningRate {
 mod tests {
     use super::*;
 
-    const COSINE: LearningRate =
-        LearningRate { base: 2e-4, warmup_steps: 10, schedule: Schedule::Cosine, total_steps: 110, final_ratio: 0.1 };
+    const COSINE: LearningRate = LearningRate {
+        base: 2e-4,
+        warmup_steps: 10,
+        schedule: Schedule::Cosine,
+        total_steps: 110,
+        final_ratio: 0.1,
+        power: 2.0,
+        cycles: 4,
+    };
 
     fn close(a: f64, b: f64) -> bool {
         (a - b).abs() < 1e-15
@@ -84,10 +104,35 @@ mod tests {
     }
 
     #[test]
+    fn every_decay_starts_at_the_base_rate_and_ends_at_the_final_one() {
+        let of = |schedule| LearningRate { schedule, ..COSINE };
+        // A quarter, a half and three quarters of the way; of four cycles, each of these is a restart.
+        for (schedule, expected) in [
+            (Schedule::Linear, [0.775, 0.55, 0.325]),
+            (Schedule::Polynomial, [0.60625, 0.325, 0.15625]),
+            (Schedule::CosineWithRestarts, [1.0, 1.0, 1.0]),
+        ] {
+            let rate = of(schedule);
+            assert!(
+                close(rate.at(10), 2e-4) && close(rate.at(110), 2e-5) && close(rate.at(9999), 2e-5),
+                "{schedule:?}"
+            );
+            for (step, ratio) in [35, 60, 85].into_iter().zip(expected) {
+                assert!(close(rate.at(step), 2e-4 * ratio), "{schedule:?} at {step}: {}", rate.at(step));
+            }
+        }
+        // The end of a cycle is near the final rate.
+        assert!(of(Schedule::CosineWithRestarts).at(34) < 2.2e-5);
+        assert!(close(of(Schedule::CosineWithRestarts).at(22), of(Schedule::CosineWithRestarts).at(47)));
+    }
+
+    #[test]
     fn degenerate_lengths_give_finite_rates() {
-        for (warmup_steps, total_steps) in [(0, 0), (0, 1), (5, 5), (9, 3)] {
-            let rate = LearningRate { warmup_steps, total_steps, ..COSINE };
-            assert!((0..12).all(|step| rate.at(step).is_finite() && rate.at(step) > 0.0));
+        for schedule in [Schedule::Cosine, Schedule::Linear, Schedule::Polynomial, Schedule::CosineWithRestarts] {
+            for (warmup_steps, total_steps) in [(0, 0), (0, 1), (5, 5), (9, 3)] {
+                let rate = LearningRate { warmup_steps, total_steps, schedule, ..COSINE };
+                assert!((0..12).all(|step| rate.at(step).is_finite() && rate.at(step) > 0.0));
+            }
         }
     }
 }

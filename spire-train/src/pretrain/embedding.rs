@@ -14,7 +14,7 @@ use spire_core::sheet;
 use spire_data::Picture;
 use spire_data::rng::rng;
 use spire_data::world::World;
-use spire_model::control::ConditioningEmbedding;
+use spire_model::control::{ConditioningEmbedding, ConditioningRange};
 use spire_model::pictures;
 use spire_model::vae::{Vae, VaeConfig};
 
@@ -57,9 +57,8 @@ pub fn run(config: &Common, stage: &EmbeddingStage, device: &Device, interrupted
                 Ok(config.degradation.degrade(&clean, &mut rng(config.seed, "embedding", n))?.picture)
             })
             .collect::<Result<_>>()?;
-        let degraded = pictures::to_tensor(&degraded, device);
-        let latents = vae.encode(degraded.clone()).0.mul_scalar(vae_config.scaling_factor);
-        Ok((degraded, latents))
+        let latents = vae.encode(pictures::to_tensor(&degraded, device)).0.mul_scalar(vae_config.scaling_factor);
+        Ok((pictures::to_unit_tensor(&degraded, device), latents))
     };
     let fresh = ConditioningEmbedding::fresh(&stage.channels, vae_config.latent_channels, &training(device))?;
     // Scenes beyond `count` are held out.
@@ -69,15 +68,18 @@ pub fn run(config: &Common, stage: &EmbeddingStage, device: &Device, interrupted
     };
     let preview = |embedding: &ConditioningEmbedding| {
         let shown = held_out.clone().narrow(0, 0, stage.evaluate.min(SHOWN));
-        let [clean, degraded] =
-            [embedding.forward(shown.clone()), vae.encode(shown).0.mul_scalar(vae_config.scaling_factor)]
-                .map(|latents| pictures::from_tensor(vae.decode(latents.div_scalar(vae_config.scaling_factor))));
+        let latents = wanted.clone().narrow(0, 0, stage.evaluate.min(SHOWN));
+        let [clean, degraded] = [embedding.forward(shown), latents]
+            .map(|latents| pictures::from_tensor(vae.decode(latents.div_scalar(vae_config.scaling_factor))));
         let cells = clean.into_iter().zip(degraded).flat_map(|(student, encoder)| {
             [(student, "e(y), decoded".to_owned()), (encoder, "the encoder's latent, decoded".to_owned())]
         });
         Ok(Preview { loss: f64::from(loss(embedding)), sheet: sheet::grid(6, &cells.collect::<Vec<_>>()) })
     };
-    let start = config.starting("embedding", fresh)?;
+    let mut start = config.starting("embedding", fresh)?;
+    if let Some(model) = &config.start {
+        start = start.for_range(ConditioningRange::of_embedding(&model.join("embedding"))?, ConditioningRange::Unit);
+    }
     let step = |embedding: &ConditioningEmbedding, part: u64, size: usize| {
         let (degraded, latents) = pair(part * size as u64 % config.world.count, size)?;
         Ok((embedding.forward(degraded) - latents).square().mean())
@@ -92,7 +94,10 @@ pub fn run(config: &Common, stage: &EmbeddingStage, device: &Device, interrupted
         "explained_variance": 1.0 - unexplained,
     });
     let class = ("_class_name", "ControlNetConditioningEmbedding");
-    let sizes = json!({ "conditioning_embedding_out_channels": stage.channels });
+    let sizes = json!({
+        "conditioning_embedding_out_channels": stage.channels,
+        "conditioning_range": ConditioningRange::Unit,
+    });
     let folder = config.out.join("embedding");
     write_part(&folder, &sizes, class, "diffusion_pytorch_model.safetensors", &embedding)?;
     write_figures(&config.out, "embedding", &figures)?;

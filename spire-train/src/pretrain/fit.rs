@@ -57,7 +57,12 @@ impl FitConfig {
                 schedule: self.schedule,
                 total_steps: self.steps,
                 final_ratio: 0.02,
+                power: 1.0,
+                cycles: 1,
             },
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
             weight_decay: self.weight_decay,
             max_grad_norm: self.max_grad_norm,
         }

@@ -117,7 +117,10 @@ pub fn run(config: &Common, stage: &UNetStage, device: &Device, interrupted: &At
     }
     let scheduler = SchedulerConfig::stable_diffusion(stage.prediction_type);
     let schedule = NoiseSchedule::new(&scheduler)?;
-    let weights = min_snr_weights(&schedule, stage.min_snr_gamma);
+    let weights = match stage.min_snr_gamma {
+        Some(gamma) => schedule.min_snr_weights(gamma),
+        None => vec![1.0; schedule.num_train_timesteps()],
+    };
     let prompts = PromptEncoder::load(&config.out, device)?;
     let vae_folder = config.out.join("vae");
     let (vae, vae_config) = (Vae::load(&vae_folder, device)?, VaeConfig::read(&vae_folder)?);
@@ -194,20 +197,6 @@ pub fn run(config: &Common, stage: &UNetStage, device: &Device, interrupted: &At
     Ok(true)
 }
 
-/// Of each timestep, the weight of its loss: `min(snr, γ) / snr` for ε and `min(snr, γ) / (snr + 1)` for v, so that all
-/// timesteps pull alike (Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy"). 1 without γ.
-fn min_snr_weights(schedule: &NoiseSchedule, gamma: Option<f32>) -> Vec<f32> {
-    let weight = |&alpha: &f32| {
-        let snr = alpha / (1.0 - alpha);
-        match (gamma, schedule.prediction_type()) {
-            (None, _) => 1.0,
-            (Some(gamma), PredictionType::VPrediction) => snr.min(gamma) / (snr + 1.0),
-            (Some(gamma), _) => snr.min(gamma) / snr,
-        }
-    };
-    schedule.alphas_cumprod().iter().map(weight).collect()
-}
-
 /// The model with the denoiser as it is now, to draw pictures from prompts.
 struct Painter<'a> {
     base: Base,
@@ -229,7 +218,7 @@ impl Painter<'_> {
             let first = self.seed + (n * BATCH) as u64;
             let noise = (0..prompts.len() as u64).map(|i| initial_noise(first + i, shape, self.device)).collect();
             let start = Tensor::cat(noise, 0).into();
-            let latents = sample(&self.base, self.sampling, prompts, start, |sample, time, states| {
+            let latents = sample(&self.base, self.sampling, prompts, start, |sample, time, states, _| {
                 let passes = states.dims()[0] / sample.dims()[0];
                 self.base.unet.forward(repeat_batch(sample, passes), repeat_batch(time, passes), states)
             })?;
@@ -253,24 +242,5 @@ impl Painter<'_> {
         let found = judge.kinds(&self.draw(&captions)?, &counts);
         let shares: f64 = asked.iter().zip(&found).map(|(asked, found)| identity(asked, found)).sum();
         Ok(shares / scenes.len().max(1) as f64)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn min_snr_weights_are_bounded_by_gamma_and_one_without() {
-        let config = SchedulerConfig::stable_diffusion(PredictionType::VPrediction);
-        let schedule = NoiseSchedule::new(&config).unwrap();
-        assert!(min_snr_weights(&schedule, None).iter().all(|weight| *weight == 1.0));
-        let weights = min_snr_weights(&schedule, Some(5.0));
-        // Hardly any noise: 5 / (snr + 1). Hardly anything but noise: snr / (snr + 1) = ᾱ.
-        let alphas = schedule.alphas_cumprod();
-        let snr = alphas[0] / (1.0 - alphas[0]);
-        assert!((weights[0] - 5.0 / (snr + 1.0)).abs() < 1e-6 && weights[0] < 0.01);
-        assert!((weights[999] - alphas[999]).abs() < 1e-6);
-        assert!(weights.iter().all(|weight| (0.0..0.84).contains(weight)));
     }
 }

@@ -26,7 +26,7 @@ pub fn restore(config: RunConfig, settings: &BenchSettings) -> Result<Measuremen
     let device = spire_model::device::device(&config.run.device)?;
     device.seed(config.run.seed);
     let sampling = &config.evaluate.sampling;
-    let mut base = Base::load(&config.model.base, config.model.precision, &device)?;
+    let mut base = config.model.load_base(&device)?;
     base.guide_by(sampling.clip_guidance.as_ref())?;
     let (control_config, control) = initial_control(&config.model, &base, &device)?;
     let control = weights::cast(control, config.model.control_precision);
@@ -77,7 +77,7 @@ fn inputs(base: &Base, config: &RunConfig, requests: &[Request]) -> Dump {
     let negative = vec![&config.evaluate.sampling.negative; requests.len()];
     let mut dump = Dump::default();
     dump.add("noise", &Tensor::cat(noise, 0));
-    dump.add("degraded", &pictures::to_tensor(requests.iter().map(|request| &request.degraded), &device));
+    dump.add("degraded", &pictures::to_unit_tensor(requests.iter().map(|request| &request.degraded), &device));
     dump.add("semantic", &base.prompts.encode(&semantic));
     dump.add("negative", &base.prompts.encode(&negative));
     dump.add("restoration", &base.prompts.encode(&restoration));

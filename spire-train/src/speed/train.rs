@@ -27,7 +27,7 @@ pub fn train(config: RunConfig, settings: &BenchSettings) -> Result<Measurement>
     let mut state = TrainingState::open(&config, &alone, None)?;
     let batches = state.batches(config.train.batch_size, config.train.accumulate, &AtomicBool::new(false))?;
     let batches = batches.context("no samples")?;
-    let inputs = state.prepare(&batches, config.run.seed)?;
+    let inputs = state.prepare(&batches, &config)?;
     if let Some(folder) = &settings.dump {
         dump_of(&inputs).write(folder, &state.control_config, &state.learner.module)?;
     }

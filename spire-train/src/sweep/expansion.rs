@@ -77,7 +77,9 @@ pub fn expand(config: &SweepConfig, path: &Path, text: &str, runs: &Path) -> Res
             );
         }
         let base: RunConfig = load(&config.base, &set, &at)?;
-        base.validate().with_context(|| format!("{}: variant \"{}\"", path.display(), variant.name))?;
+        let context = || format!("{}: variant \"{}\"", path.display(), variant.name);
+        base.validate().with_context(context)?;
+        ensure!(base.train.epochs.is_none(), "{}: train.epochs: a sweep counts steps; set train.steps", context());
         let of_all = config.evaluation.as_ref().map_or(&[][..], |evaluation| &evaluation.methods);
         let methods = match (&variant.methods[..], of_all) {
             ([], []) => vec![MethodConfig::default()],
@@ -312,6 +314,10 @@ mod tests {
                 "sweep.toml: variants \"A b\" and \"a-B\" have the same folder name",
             ),
             ("[[variants]]\nname = '…'", "variant \"…\": the name needs a letter or a digit"),
+            (
+                "[set]\ntrain.epochs = 2.0",
+                "sweep.toml: variant \"base\": train.epochs: a sweep counts steps; set train.steps",
+            ),
             ("[set]\ntrain.steps = 0", "sweep.toml: variant \"base\": train.steps must be at least 1"),
             ("seedz = [1]", "sweep.toml:2: unknown key \"seedz\"; did you mean \"seeds\"?"),
         ] {

@@ -21,6 +21,8 @@ use crate::config::{EvaluateSection, RunConfig};
 pub(crate) fn held_out(config: &RunConfig) -> Result<Samples> {
     let mut data = config.data.clone();
     data.prompt_dropout = 0.0;
+    data.horizontal_flip = false;
+    data.max_samples = None;
     match &config.evaluate.source {
         Some(source) => data.source = source.clone(),
         None if data.source.kind == SourceKind::World => {

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result, bail, ensure};
 use spire_core::settings::Difference;
 
-use super::start::with_models_located;
+use super::start::{with_epochs_as_steps, with_models_located};
 use super::state::TrainingState;
 use super::train::{Outcome, run};
 use crate::checkpoint::{Checkpoint, CheckpointStore};
@@ -65,6 +65,7 @@ pub fn train(config: RunConfig, overrides: &[String], ranks: &Ranks, interrupted
 fn train_as_rank(config: RunConfig, overrides: &[String], ranks: &Ranks, interrupted: &AtomicBool) -> Result<Outcome> {
     // The first rank may have to download a model.
     let config = ranks.first_before_others(|| with_models_located(config))?;
+    let config = with_epochs_as_steps(config, ranks.count())?;
     remark(&config, ranks);
     // Create the run folder only if the run can start on all ranks.
     let mut state = TrainingState::open(&config, ranks, None)?;
@@ -117,6 +118,7 @@ fn resume_as_rank(
     // The paths in the run's own configuration are located already.
     let changes_model = how.overrides.iter().any(|change| change.trim_start().starts_with("model"));
     let config = if changes_model { ranks.first_before_others(|| with_models_located(now))? } else { now };
+    let config = with_epochs_as_steps(config, ranks.count())?;
     let changes = allowed_changes(then, &config, how.force)?;
     let checkpoint = chosen(&folder.checkpoints(config.train.keep_checkpoints), how.from, ranks)?;
     let step = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);

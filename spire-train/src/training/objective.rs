@@ -9,7 +9,7 @@
 //! instead of ε.
 
 use anyhow::Result;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use rand::RngExt;
 use spire_core::rng::rng;
 use spire_data::loader::TrainingSample;
@@ -36,17 +36,20 @@ pub(crate) struct DenoisingBatch {
     pub restoration: Tensor<3>,
     /// y, `[batch, 3, height, width]`, values in [0, 1].
     pub degraded: Tensor<4>,
+    /// The weight of each sample's squared error, `[batch, 1, 1, 1]`; `None` for 1.
+    pub weights: Option<Tensor<4>>,
 }
 
 impl DenoisingBatch {
     /// Draws a timestep and noise for each sample, from `seed` and the sample's number. `latents` has z_0 of each
-    /// sample, `[1, channels, height / 8, width / 8]`.
+    /// sample, `[1, channels, height / 8, width / 8]`. With `min_snr_gamma` the loss is weighted by the timestep.
     pub fn new(
         base: &Base,
         schedule: &NoiseSchedule,
         batch: &[TrainingSample],
         latents: Vec<Tensor<4>>,
         seed: u64,
+        min_snr_gamma: Option<f32>,
         device: &Device,
     ) -> Result<Self> {
         let clean = Tensor::cat(latents, 0);
@@ -67,14 +70,23 @@ impl DenoisingBatch {
             timesteps: Tensor::from_floats(times.as_slice(), device),
             semantic: base.prompts.encode(&semantic),
             restoration: base.prompts.encode(&restoration),
-            degraded: pictures::to_tensor(batch.iter().map(|sample| &sample.degraded), device),
+            weights: min_snr_gamma.map(|gamma| {
+                let all = schedule.min_snr_weights(gamma);
+                let weights: Vec<f32> = timesteps.iter().map(|&timestep| all[timestep]).collect();
+                Tensor::from_data(TensorData::new(weights, [batch.len(), 1, 1, 1]), device)
+            }),
+            degraded: pictures::to_unit_tensor(batch.iter().map(|sample| &sample.degraded), device),
         })
     }
 
-    /// The loss: the mean squared error of the prediction, `[1]`.
+    /// The loss: the mean squared error of the prediction, weighted if the batch has weights, `[1]`.
     pub fn loss(self, unet: &UNet, control: &Control) -> Tensor<1> {
         let embedded = control.embed(self.degraded);
         let predicted = predict(unet, control, self.noisy, self.timesteps, self.semantic, self.restoration, embedded);
-        (predicted - self.target).square().mean()
+        let errors = (predicted - self.target).square();
+        match self.weights {
+            Some(weights) => (errors * weights).mean(),
+            None => errors.mean(),
+        }
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use spire_core::atomic_write::write_atomic;
 use spire_core::interruption::ends_at_once;
 use spire_core::settings;
-use spire_data::loader::{Crop, Loader, Samples};
+use spire_data::loader::{Loader, Samples};
 use spire_eval::clip_space::ImageSpace;
 use spire_model::base::Base;
 use spire_model::control::{Control, ControlConfig};
@@ -71,16 +71,21 @@ impl<'a> TrainingState<'a> {
         let training = device.clone().autodiff();
         let samples = Samples::open(config.data.clone(), config.degradation.clone(), config.run.seed)?;
         let held_out = held_out(config)?;
-        let (mut base, control_config, control) = ranks.one_by_one(|| {
+        let (mut base, mut control_config, mut control) = ranks.one_by_one(|| {
             device.seed(config.run.seed);
-            let base = Base::load(&config.model.base, config.model.precision, &device)?;
+            let base = config.model.load_base(&device)?;
             let (control_config, control) = initial_control(&config.model, &base, &training)?;
             anyhow::Ok((base, control_config, control))
         })?;
         base.guide_by(config.evaluate.sampling.clip_guidance.as_ref())?;
         base.prompts.keep_at_most(config.model.text_cache_bytes());
         config.check_size(base.side_multiple())?;
-        let mut learner = Learner::new(control, config.train.optimizer());
+        if let Some(checkpoint) = checkpoint {
+            // A run that an earlier version began goes on with the range that its branch has learned.
+            control_config.conditioning_range = ControlConfig::read(&checkpoint.dir)?.conditioning_range;
+            control = control.with_range(control_config.conditioning_range());
+        }
+        let mut learner = Learner::new(control, config.train.optimizer(ranks.count()));
         let mut position = 0;
         if let Some(checkpoint) = checkpoint {
             learner = learner.resumed(checkpoint)?;
@@ -96,7 +101,7 @@ impl<'a> TrainingState<'a> {
         Ok(Self {
             schedule: NoiseSchedule::new(&base.scheduler)?,
             loader: Loader::slice(Arc::new(samples), position, ranks.slice(config.train.samples_per_step()))?,
-            latents: Latents::new(config.data.crop == Crop::Center),
+            latents: Latents::new(config.data.has_fixed_pictures()),
             ranks,
             device,
             base,
@@ -132,6 +137,8 @@ impl<'a> TrainingState<'a> {
             base: config.model.base.clone(),
             precision: config.model.precision,
             control_precision: config.model.control_precision,
+            long_prompts: config.model.long_prompts,
+            variant: config.model.variant.clone(),
             sampling: config.evaluate.sampling.clone(),
             trained: toml::Table::try_from(&config.degradation.parameterized)?,
         };

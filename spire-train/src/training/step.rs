@@ -31,11 +31,12 @@ impl TrainingState<'_> {
         Ok(Some((0..count).map(|_| samples.by_ref().take(size).collect()).collect()))
     }
 
-    /// The network's inputs and targets for `batches`; `seed` decides noise and timesteps.
-    pub fn prepare(&mut self, batches: &[Vec<TrainingSample>], seed: u64) -> Result<Vec<DenoisingBatch>> {
+    /// The network's inputs and targets for `batches`; the run's seed decides noise and timesteps.
+    pub fn prepare(&mut self, batches: &[Vec<TrainingSample>], config: &RunConfig) -> Result<Vec<DenoisingBatch>> {
+        let (seed, gamma) = (config.run.seed, config.train.min_snr_gamma);
         let inputs = batches.iter().map(|batch| {
             let latents = batch.iter().map(|sample| self.latents.of(&self.base, sample, &self.device)).collect();
-            DenoisingBatch::new(&self.base, &self.schedule, batch, latents, seed, &self.device)
+            DenoisingBatch::new(&self.base, &self.schedule, batch, latents, seed, gamma, &self.device)
         });
         inputs.collect()
     }

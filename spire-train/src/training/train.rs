@@ -66,7 +66,7 @@ pub(super) fn run(
             return Ok(Outcome::Interrupted(state.learner.step));
         };
         let waited = started.elapsed();
-        let inputs = state.prepare(&batches, config.run.seed)?;
+        let inputs = state.prepare(&batches, config)?;
         let learning_rate = state.learner.learning_rate();
         let (loss, norm) = state.take_step(inputs, config)?;
         let took = started.elapsed().as_secs_f64();

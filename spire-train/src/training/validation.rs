@@ -23,7 +23,7 @@ pub(super) fn validation_loss(state: &TrainingState, config: &RunConfig) -> Resu
         let sample = state.held_out.sample(n)?;
         let latent = Latents::new(false).of(base, &sample, device);
         let seed = config.evaluate.seed;
-        let batch = DenoisingBatch::new(base, &state.schedule, &[sample], vec![latent], seed, device)?;
+        let batch = DenoisingBatch::new(base, &state.schedule, &[sample], vec![latent], seed, None, device)?;
         total += f64::from(batch.loss(&base.unet, &branch).into_scalar::<f32>());
         progress.iter().for_each(|progress| progress.advance(""));
     }

@@ -58,6 +58,8 @@ fn config(tensors: &Tensors) -> Result<UNetConfig> {
         down_block_types: attends.iter().map(|attends| block_type(attends, "Down")).collect(),
         up_block_types: attends.iter().rev().map(|attends| block_type(attends, "Up")).collect(),
         attention_head_dim: heads,
+        // A file does not say whether it is SD 2.0 or 2.1, which needs it. It has an effect in f16 only.
+        upcast_attention: linear,
         cross_attention_dim: PerBlock::All(cross_attention_dim),
         transformer_layers_per_block: PerBlock::All(count(tensors, &format!("{transformer}transformer_blocks."))),
         use_linear_projection: linear,

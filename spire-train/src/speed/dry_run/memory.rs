@@ -1,6 +1,5 @@
 //! The memory that a run needs, in bytes.
 
-use spire_data::loader::Crop;
 use spire_model::cost::Cost;
 
 use super::DryRun;
@@ -93,7 +92,7 @@ impl DryRun {
         // The Real-ESRGAN pipeline has a single prompt; the parameterised one may draw a new prompt for every sample.
         let prompts = (samples as f64 * self.config.degradation.parameterized_share) as u64;
         let mut caches = vec![];
-        if data.crop == Crop::Center {
+        if data.has_fixed_pictures() {
             caches.push((format!("latents of {pictures} pictures"), pictures * latent));
         }
         let (states, bound) = ((pictures + prompts).saturating_mul(text), self.config.model.text_cache_bytes() as u64);

@@ -54,13 +54,15 @@ pub fn dry_run(config: RunConfig) -> Result<DryRun> {
 }
 
 /// As [`dry_run`], for a configuration whose models are located, and that writes no run folder.
-pub(super) fn count(config: RunConfig) -> Result<DryRun> {
+pub(super) fn count(mut config: RunConfig) -> Result<DryRun> {
     for device in config.run.device.split(',') {
         config.model.check_precision(&spire_model::device::device(device.trim())?)?;
     }
     let samples = Samples::open(config.data.clone(), config.degradation.clone(), config.run.seed)?;
+    let devices = config.run.device.split(',').count();
+    config.train = config.train.with_epochs_as_steps(samples.epoch_len(), devices);
     held_out(&config)?;
-    let base = BaseConfig::read(&config.model.base)?;
+    let base = BaseConfig::read_variant(&config.model.base, config.model.variant.as_deref())?;
     NoiseSchedule::new(&base.scheduler)?;
     let sampling = &config.evaluate.sampling;
     sampling.sampler.build(&base.scheduler, sampling.steps)?;

@@ -69,22 +69,19 @@ impl Costs {
     pub fn parts(&self, prompts: PromptRouting, sampling: &SamplingConfig) -> Vec<Part> {
         // Guidance has a conditional and an unconditional pass.
         let guidance = if sampling.guidance_scale == 1.0 { 1 } else { 2 };
-        let from_degraded = sampling.strength < 1.0;
-        let steps = match from_degraded {
-            // As in the sampling loop: this share of the steps, at least one.
-            true => ((sampling.steps as f64 * sampling.strength) as u64).max(1),
-            false => sampling.steps as u64,
-        };
+        let from_picture = sampling.starts_from_picture();
+        // As in the sampling loop: this share of the steps, at least one.
+        let steps = ((sampling.steps as f64 * sampling.strength) as u64).max(1);
         let branch = match prompts {
             // The branch does not read the semantic prompt: both passes of guidance share its features.
             PromptRouting::Decoupled => steps,
-            PromptRouting::Joined => steps * guidance,
+            PromptRouting::Joined | PromptRouting::Semantic => steps * guidance,
         };
         let part =
             |kind, cost, training_passes, restoration_passes| Part { kind, cost, training_passes, restoration_passes };
         vec![
             part(PartKind::TextEncoder, self.text, 2, 1 + guidance),
-            part(PartKind::VaeEncoder, self.vae_encoder, 1, u64::from(from_degraded)),
+            part(PartKind::VaeEncoder, self.vae_encoder, 1, u64::from(from_picture)),
             part(PartKind::VaeDecoder, self.vae_decoder, 0, 1),
             part(PartKind::UNetEncoder, self.unet.encoder, 1, steps * guidance),
             part(PartKind::UNetDecoder, self.unet.decoder, 1, steps * guidance),
