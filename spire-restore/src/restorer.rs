@@ -27,7 +27,7 @@ pub struct Restorer {
 
 impl Restorer {
     /// The provenance of a picture that this model restores.
-    pub(crate) fn provenance(
+    pub fn provenance(
         &self,
         input_sha256: &str,
         semantic: &str,

@@ -6,6 +6,8 @@ mod colour;
 mod sample;
 mod tiles;
 
+use std::ops::ControlFlow;
+
 use anyhow::{Result, ensure};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::RngExt;
@@ -16,8 +18,9 @@ use spire_core::rng::rng;
 
 pub use crate::clip::{ClipGuidanceConfig, ClipGuide};
 pub use colour::ColourFix;
+use sample::{SampledStep, sample_watched};
 pub use sample::{Start, sample};
-use tiles::{blend, tiles};
+use tiles::{Tile, blend, tiles};
 
 use crate::base::Base;
 use crate::control::Control;
@@ -114,12 +117,45 @@ pub fn noise(rng: &mut spire_core::rng::Rng, [channels, height, width]: [usize; 
     Tensor::from_data(TensorData::new(values, [1, channels, height, width]), device)
 }
 
+/// A step of a restoration.
+pub struct RestoringStep<'a> {
+    /// Steps done, this one included.
+    pub done: usize,
+    /// Steps of the whole restoration.
+    pub steps: usize,
+    step: &'a SampledStep<'a>,
+    base: &'a Base,
+    canvas: &'a Canvas,
+}
+
+impl RestoringStep<'_> {
+    /// The clean pictures that this step predicts, without colour correction. Decoding them takes time.
+    pub fn predicted(&self) -> Vec<Picture> {
+        self.canvas.decode(self.base, &self.step.predicted_clean())
+    }
+}
+
 /// Restores pictures of one size in one batch. The size is arbitrary: pictures are padded by repeating their edges and
 /// cropped back, and large ones are restored in tiles.
 ///
 /// # Errors
 /// There are no pictures, their sizes differ, or the sampler does not support the scheduler's settings.
 pub fn restore(base: &Base, control: &Control, config: &SamplingConfig, requests: &[Request]) -> Result<Vec<Picture>> {
+    let restored = restore_watched(base, control, config, requests, &mut |_| ControlFlow::Continue(()))?;
+    Ok(restored.expect("nothing breaks off the restoration"))
+}
+
+/// As [`restore`], with the same result; calls `watch` after each step. `None` if `watch` breaks off the restoration.
+///
+/// # Errors
+/// As [`restore`].
+pub fn restore_watched(
+    base: &Base,
+    control: &Control,
+    config: &SamplingConfig,
+    requests: &[Request],
+    watch: &mut dyn FnMut(&RestoringStep) -> ControlFlow<()>,
+) -> Result<Option<Vec<Picture>>> {
     config.validate()?;
     ensure!(!requests.is_empty(), "there is nothing to restore");
     let (width, height) = (requests[0].degraded.width, requests[0].degraded.height);
@@ -135,26 +171,52 @@ pub fn restore(base: &Base, control: &Control, config: &SamplingConfig, requests
     let downscale = base.vae_config.downscale();
     let size = [padded_height / downscale, padded_width / downscale];
     let tiles = tiles(size[0], size[1], tile_side(base, config));
+    let canvas = Canvas { tiles, size, downscale, width, height };
+    let tiles = &canvas.tiles;
 
     let shape = [base.unet_config.in_channels, size[0], size[1]];
     let noise = Tensor::cat(requests.iter().map(|request| initial_noise(request.seed, shape, &device)).collect(), 0);
     let clean = (config.strength < 1.0)
-        .then(|| blend(&tiles, size, 1, |_, tile| base.encode_pictures(tile.cut(&degraded, downscale))));
+        .then(|| blend(tiles, size, 1, |_, tile| base.encode_pictures(tile.cut(&degraded, downscale))));
     let semantic: Vec<_> = requests.iter().map(|request| request.semantic.clone()).collect();
     let restoration: Vec<_> = requests.iter().map(|request| request.restoration.as_str()).collect();
     let restoration = base.prompts.encode(&restoration);
     let embedded: Vec<_> = tiles.iter().map(|tile| control.embed(tile.cut(&degraded, downscale))).collect();
-    let latent = sample(base, config, &semantic, Start { noise, clean }, |sample, time, states| {
-        blend(&tiles, size, 1, |i, tile| {
+    let denoise = |sample: Tensor<4>, time: Tensor<1>, states: Tensor<3>| {
+        blend(tiles, size, 1, |i, tile| {
             let (sample, embedded) = (tile.cut(&sample, 1), embedded[i].clone());
             predict(&base.unet, control, sample, time.clone(), states.clone(), restoration.clone(), embedded)
         })
-    })?;
-    let decoded = blend(&tiles, size, downscale, |_, tile| base.decode_latents(tile.cut(&latent, 1)));
-    let restored = pictures::from_tensor(decoded).into_iter().zip(requests);
-    Ok(restored
-        .map(|(picture, request)| config.colour_fix.apply(picture.crop(0, 0, width, height), &request.degraded))
-        .collect())
+    };
+    let mut watch = |step: &SampledStep| {
+        watch(&RestoringStep { done: step.done, steps: step.steps, step, base, canvas: &canvas })
+    };
+    let start = Start { noise, clean };
+    let Some(latent) = sample_watched(base, config, &semantic, start, denoise, &mut watch)? else { return Ok(None) };
+    let restored = canvas.decode(base, &latent).into_iter().zip(requests);
+    Ok(Some(restored.map(|(picture, request)| config.colour_fix.apply(picture, &request.degraded)).collect()))
+}
+
+/// The padded latent of a batch and the pictures inside it.
+struct Canvas {
+    tiles: Vec<Tile>,
+    /// Height and width of the latent.
+    size: [usize; 2],
+    /// Pixels per latent position.
+    downscale: usize,
+    /// Width of the pictures in pixels.
+    width: usize,
+    /// Height of the pictures in pixels.
+    height: usize,
+}
+
+impl Canvas {
+    /// Decodes a latent and removes the padding.
+    fn decode(&self, base: &Base, latent: &Tensor<4>) -> Vec<Picture> {
+        let decode = |_, tile: &Tile| base.decode_latents(tile.cut(latent, 1));
+        let decoded = blend(&self.tiles, self.size, self.downscale, decode);
+        pictures::from_tensor(decoded).iter().map(|picture| picture.crop(0, 0, self.width, self.height)).collect()
+    }
 }
 
 /// The side of a tile in latent positions, rounded up so that the UNet can halve it.
