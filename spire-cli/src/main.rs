@@ -16,7 +16,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // Silence dependencies: GPU compilers log every kernel.
     let levels = "warn,hf_hub=off,spire=info,spire_core=info,spire_data=info,spire_eval=info,spire_model=info,\
-                  spire_restore=info,spire_train=info";
+                  spire_restore=info,spire_serve=info,spire_train=info";
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(levels));
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -191,12 +191,31 @@ pub fn decode_rgb8(bytes: &[u8], path: &Path) -> Result<RgbImage, PictureError> 
     Ok(over_white(decode(bytes, path)?))
 }
 
+/// Width and height as a file's header declares them, before its orientation is applied. Decodes no pixels; `path` names
+/// the file in errors.
+///
+/// # Errors
+/// The bytes are not a picture, or it would need more than 512 MiB decoded.
+pub fn declared_size(bytes: &[u8], path: &Path) -> Result<(u32, u32), PictureError> {
+    Ok(decoder(bytes, path)?.dimensions())
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, PictureError> {
     std::fs::read(path).map_err(|source| PictureError::Io { path: path.to_owned(), source })
 }
 
 /// Decodes and applies the EXIF orientation.
 fn decode(bytes: &[u8], path: &Path) -> Result<DynamicImage, PictureError> {
+    let decode = |source| PictureError::Decode { path: path.to_owned(), source };
+    let mut decoder = decoder(bytes, path)?;
+    let orientation = decoder.orientation().map_err(decode)?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(decode)?;
+    image.apply_orientation(orientation);
+    Ok(image)
+}
+
+/// The decoder of a file that is neither truncated nor too large.
+fn decoder<'a>(bytes: &'a [u8], path: &Path) -> Result<impl ImageDecoder + use<'a>, PictureError> {
     let io = |source| PictureError::Io { path: path.to_owned(), source };
     let decode = |source| PictureError::Decode { path: path.to_owned(), source };
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(io)?;
@@ -206,16 +225,13 @@ fn decode(bytes: &[u8], path: &Path) -> Result<DynamicImage, PictureError> {
     let mut limits = Limits::default();
     limits.max_alloc = Some(DECODE_LIMIT);
     reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(decode)?;
+    let decoder = reader.into_decoder().map_err(decode)?;
     // The decoders apply the limit only to memory besides the picture's own.
     if decoder.total_bytes() > DECODE_LIMIT {
         let (width, height) = decoder.dimensions();
         return Err(PictureError::TooLarge { path: path.to_owned(), width, height });
     }
-    let orientation = decoder.orientation().map_err(decode)?;
-    let mut image = DynamicImage::from_decoder(decoder).map_err(decode)?;
-    image.apply_orientation(orientation);
-    Ok(image)
+    Ok(decoder)
 }
 
 fn over_white(image: DynamicImage) -> RgbImage {
@@ -246,6 +262,16 @@ mod tests {
         assert_eq!(cut.dimensions(), (3, 2));
         assert_eq!(cut.get_pixel(0, 0).0, [2, 1, 0]);
         assert_eq!(cut.get_pixel(2, 1).0, [4, 2, 0]);
+    }
+
+    #[test]
+    fn the_size_is_read_from_the_header_alone() {
+        let mut bytes = std::io::Cursor::new(vec![]);
+        RgbImage::new(300, 200).write_to(&mut bytes, ImageFormat::Png).unwrap();
+        // The header of a PNG ends before byte 64; no pixel is needed.
+        let bytes = bytes.into_inner();
+        assert_eq!(declared_size(&bytes[..64], Path::new("a")).unwrap(), (300, 200));
+        assert!(declared_size(b"no picture", Path::new("a")).is_err());
     }
 
     #[test]

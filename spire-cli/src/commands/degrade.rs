@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::Result;
 use spire_core::Picture;
 use spire_core::rng::rng;
 use spire_data::degrade;
-use spire_data::prompt::{self, Fragment};
+use spire_data::prompt;
 
 #[derive(clap::Args)]
 pub struct Degrade {
@@ -25,17 +25,7 @@ pub struct Degrade {
 }
 
 pub fn run(args: Degrade) -> Result<ExitCode> {
-    let steps = prompt::parse(&args.prompt)?
-        .into_iter()
-        .map(|fragment| match fragment {
-            Fragment::Numbered(step) => Ok(step),
-            Fragment::Bare(_) => bail!(
-                "\"{}\" does not say how much: degrading needs numbers, as in \"Deblur with sigma 3.0\"",
-                args.prompt
-            ),
-        })
-        .collect::<Result<Vec<_>>>()?;
-    ensure!(!steps.is_empty(), "\"{}\" names no degradation that could be applied", args.prompt);
+    let steps = prompt::parse_steps(&args.prompt)?;
     let clean = Picture::open(&args.image)?;
     let (degraded, _) = degrade::apply(&steps, &clean, &mut rng(args.seed, "degrade", 0))?;
     let output = args.output.unwrap_or_else(|| {

@@ -74,7 +74,7 @@ pub struct Restore {
 }
 
 /// Parses a value by its name in a configuration.
-fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, serde::de::value::Error> {
+pub fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, serde::de::value::Error> {
     T::deserialize(name.into_deserializer())
 }
 

@@ -188,9 +188,8 @@ pub fn restore_watched(
             predict(&base.unet, control, sample, time.clone(), states.clone(), restoration.clone(), embedded)
         })
     };
-    let mut watch = |step: &SampledStep| {
-        watch(&RestoringStep { done: step.done, steps: step.steps, step, base, canvas: &canvas })
-    };
+    let mut watch =
+        |step: &SampledStep| watch(&RestoringStep { done: step.done, steps: step.steps, step, base, canvas: &canvas });
     let start = Start { noise, clean };
     let Some(latent) = sample_watched(base, config, &semantic, start, denoise, &mut watch)? else { return Ok(None) };
     let restored = canvas.decode(base, &latent).into_iter().zip(requests);
