@@ -161,3 +161,34 @@ fn models(site: &Site) -> Reply {
     });
     reply::json(StatusCode::OK, &value)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::jobs::order::Order;
+
+    /// The keys that a type accepts, from serde's complaint about another one.
+    fn accepted<T: DeserializeOwned>() -> Vec<String> {
+        let complaint = serde_json::from_str::<T>(r#"{"no such key": 0}"#).err().unwrap().to_string();
+        complaint.split('`').skip(3).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_description_of_the_interface_names_every_key() {
+        let api: Value = serde_json::from_str(page::OPENAPI).unwrap();
+        let described = |schema: &str| -> Vec<String> {
+            let properties = &api["components"]["schemas"][schema]["properties"];
+            properties.as_object().unwrap().keys().cloned().collect()
+        };
+        let sorted = |mut keys: Vec<String>| {
+            keys.sort_unstable();
+            keys
+        };
+        assert_eq!(sorted(described("Order")), sorted(accepted::<Order>()));
+        assert_eq!(sorted(described("Degrading")), sorted(accepted::<scenes::Degrading>()));
+        assert_eq!(sorted(described("Ask")), sorted(accepted::<prompt::Ask>()));
+    }
+}

@@ -10,7 +10,7 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const JSON: &str = "application/json";
 
 /// The description of the interface for programs.
-pub const OPENAPI: &str = include_str!("../../page/openapi.json");
+pub(super) const OPENAPI: &str = include_str!("../../page/openapi.json");
 
 /// Path, type and content of each file.
 const FILES: [(&str, &str, &str); 13] = [
