@@ -44,6 +44,8 @@ pub fn work(queue: &Queue, models: &[Model]) {
         match more {
             Ok(true) => queue.put_back(job),
             Ok(false) => opened = None,
+            // Its pictures were dropped before its turn.
+            Err(_) if job.is_cancelled() => opened = None,
             Err(error) => {
                 tracing::warn!("a job failed: {error:#}");
                 job.finish(State::Failed, Some(format!("{error:#}")));

@@ -58,7 +58,14 @@ pub fn run(args: Serve) -> Result<ExitCode> {
         None => of_environment().context("SPIRE_TOKEN")?,
     };
     let settings = ServeSettings { host: args.host, port: args.port, token };
-    serve(models, &settings, &stop, |address| println!("The playground is at {address} (Ctrl-C to stop)"))?;
+    serve(models, &settings, &stop, |address| {
+        println!("The playground is at {address} (Ctrl-C to stop)");
+        if args.host.is_unspecified() {
+            println!(
+                "Other machines put this machine's name in place of the address; the connection is not encrypted."
+            );
+        }
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -71,8 +71,10 @@ async fn wait(site: &Site, job: &Arc<Job>) -> Result<Reply, Problem> {
     struct Waiting<'a>(&'a Site, &'a Job);
     impl Drop for Waiting<'_> {
         fn drop(&mut self) {
+            // Nobody else knows the job.
             self.1.cancel();
             self.0.queue.sweep();
+            self.0.store.remove(&self.1.id);
         }
     }
     let _waiting = Waiting(site, job);

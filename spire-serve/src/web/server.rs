@@ -1,7 +1,7 @@
 //! Connections.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -42,7 +42,12 @@ pub fn run(site: &Site, settings: &ServeSettings, stop: &AtomicBool, listening: 
         let address = SocketAddr::new(settings.host, settings.port);
         let listener = TcpListener::bind(address).await;
         let listener = listener.with_context(|| format!("can't listen on {address}; choose another with --port"))?;
-        listening(&format!("http://{}/{query}", listener.local_addr()?));
+        let mut shown = listener.local_addr()?;
+        if shown.ip().is_unspecified() {
+            // No browser opens this address; the loopback is part of it.
+            shown.set_ip(if shown.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+        }
+        listening(&format!("http://{shown}/{query}"));
         accept(&listener, site, stop).await;
         Ok(())
     });

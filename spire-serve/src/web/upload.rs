@@ -73,22 +73,29 @@ impl Gate {
         Ok(Form { fields: parse(fields)?, uploads: Uploads { picture: picture.unwrap_or_default(), truth } })
     }
 
-    /// Reads a body. The permits count its bytes for as long as they are held.
-    async fn receive(&self, mut body: Incoming) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), Problem> {
+    /// Reads a body. The permit counts its bytes for as long as it is held.
+    async fn receive(&self, mut body: Incoming) -> Result<(Bytes, OwnedSemaphorePermit), Problem> {
         let receive = async {
-            let (mut bytes, mut held) = (vec![], vec![]);
+            let mut bytes = vec![];
+            let mut held = self.permits(0)?;
             while let Some(frame) = body.frame().await {
                 let frame = frame.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the upload broke off"))?;
                 let Ok(data) = frame.into_data() else { continue };
-                if bytes.len() + data.len() > MOST_BYTES {
+                bytes.extend_from_slice(&data);
+                if bytes.len() > MOST_BYTES {
+                    drop((bytes, held));
+                    discard(body).await;
                     let message = format!("an upload may have at most {} MiB", MOST_BYTES >> 20);
                     return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, message));
                 }
-                // Frames are a few KiB or more; a held permit a frame is cheap.
-                let kib = data.len().div_ceil(1024) as u32;
-                let permit = self.receiving.clone().try_acquire_many_owned(kib);
-                held.push(permit.map_err(|_| Problem::busy("too many uploads at once; try again in a few seconds"))?);
-                bytes.extend_from_slice(&data);
+                match self.permits(bytes.len().div_ceil(1024) - held.num_permits()) {
+                    Ok(more) => held.merge(more),
+                    Err(problem) => {
+                        drop((bytes, held));
+                        discard(body).await;
+                        return Err(problem);
+                    }
+                }
             }
             Ok((Bytes::from(bytes), held))
         };
@@ -98,22 +105,19 @@ impl Gate {
         })
     }
 
+    fn permits(&self, kib: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        let permits = self.receiving.clone().try_acquire_many_owned(kib as u32);
+        permits.map_err(|_| Problem::busy("too many uploads at once; try again in a few seconds"))
+    }
+
     /// Checks that the bytes are a picture of a size that is served, after it was enlarged by `upscale`, and decodes it once,
     /// so that a broken file is found now. `what` names it in errors.
     pub async fn check(&self, bytes: &Bytes, what: &'static str, upscale: f64) -> Result<Picture, Problem> {
         if bytes.is_empty() {
             return Err(Problem::new(StatusCode::BAD_REQUEST, format!("{what} is missing")));
         }
-        let (width, height) = declared_size(bytes, Path::new(what)).map_err(Problem::bad)?;
-        let pixels = f64::from(width) * f64::from(height) * upscale * upscale;
-        if pixels > MOST_PIXELS as f64 || pixels == 0.0 {
-            let enlarged = if upscale > 1.0 { format!(" times {upscale} on each side") } else { String::new() };
-            let message = format!("{what} has {width}×{height} pixels{enlarged}; at most {MOST_PIXELS} are served");
-            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, message));
-        }
         let bytes = bytes.clone();
-        let decode = move || Picture::decode_with_alpha(&bytes, Path::new(what)).map(|(picture, _)| picture);
-        self.compute(decode).await?.map_err(Problem::bad)
+        self.compute(move || decode(&bytes, what, upscale)).await?
     }
 
     /// Runs `compute` on a thread of its own; a few at once.
@@ -122,6 +126,28 @@ impl Gate {
         let _permit = self.decoding.acquire().await.map_err(|_| broken())?;
         tokio::task::spawn_blocking(compute).await.map_err(|_| broken())
     }
+}
+
+/// Reads the rest of a body, so that the client reads why it is turned away instead of finding the connection reset.
+async fn discard(mut body: Incoming) {
+    let mut bytes = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        bytes += frame.data_ref().map_or(0, Bytes::len);
+        if bytes > 4 * MOST_BYTES {
+            break;
+        }
+    }
+}
+
+fn decode(bytes: &[u8], what: &str, upscale: f64) -> Result<Picture, Problem> {
+    let (width, height) = declared_size(bytes, Path::new(what)).map_err(Problem::bad)?;
+    let pixels = f64::from(width) * f64::from(height) * upscale * upscale;
+    if pixels > MOST_PIXELS as f64 || pixels == 0.0 {
+        let enlarged = if upscale > 1.0 { format!(" times {upscale} on each side") } else { String::new() };
+        let message = format!("{what} has {width}×{height} pixels{enlarged}; at most {MOST_PIXELS} are served");
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, message));
+    }
+    Picture::decode_with_alpha(bytes, Path::new(what)).map(|(picture, _)| picture).map_err(Problem::bad)
 }
 
 type Parts = (Map<String, Value>, Option<Bytes>, Option<Bytes>);

@@ -1,16 +1,11 @@
-//! The page of `spire serve` in a real browser: drop a picture, move a slider, restore, compare, cancel, open a link.
-
-#[path = "common/browser.rs"]
-mod browser;
-#[path = "common/server.rs"]
-mod server;
+//! The page in a real browser: drop a picture, move a slider, restore, compare, cancel, open a link.
 
 use std::time::{Duration, Instant};
 
-use browser::{Opened, browser_path, mouse, number, open, resize, value};
+use crate::browser::{Opened, browser_path, mouse, number, open, resize, value};
+use crate::server::Server;
 use headless_chrome::Tab;
 use headless_chrome::protocol::cdp::Input::DispatchMouseEventTypeOption::{MouseMoved, MousePressed, MouseReleased};
-use server::Server;
 
 /// A text that would run as a script if it became markup.
 const HOSTILE: &str = "<img src=x onerror=\"document.title=1\">";

@@ -1,8 +1,4 @@
-//! `spire serve` with the real program and the built-in model: the interface for programs, and behaviour under load.
-
-mod common;
-#[path = "common/server.rs"]
-mod server;
+//! The interface for programs, and behaviour under load.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -10,9 +6,9 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{command, error, ok, spire};
+use crate::common::{command, error, ok, spire};
+use crate::server::{Answer, Server, form, receive};
 use serde_json::{Value, json};
-use server::{Answer, Server, form, receive};
 use spire_data::{Picture, png_text};
 use spire_restore::provenance::{KEYWORD, Provenance};
 use tempfile::TempDir;
