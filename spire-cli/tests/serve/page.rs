@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::browser::{Opened, browser_path, mouse, number, open, resize, value};
-use crate::server::Server;
 use headless_chrome::Tab;
 use headless_chrome::protocol::cdp::Input::DispatchMouseEventTypeOption::{MouseMoved, MousePressed, MouseReleased};
+
+use crate::browser::{Opened, browser_path, mouse, number, open, resize, value};
+use crate::server::Server;
 
 /// A text that would run as a script if it became markup.
 const HOSTILE: &str = "<img src=x onerror=\"document.title=1\">";
@@ -24,7 +25,7 @@ fn wait(tab: &Tab, expression: &str) {
 }
 
 fn run(tab: &Tab, script: &str) {
-    tab.evaluate(&format!("{{ {script} }}"), true).unwrap();
+    tab.evaluate(&format!("(async () => {{ {script} }})()"), true).unwrap();
 }
 
 fn text(tab: &Tab, expression: &str) -> String {

@@ -6,12 +6,13 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::common::{command, error, ok, spire};
-use crate::server::{Answer, Server, form, receive};
 use serde_json::{Value, json};
 use spire_data::{Picture, png_text};
 use spire_restore::provenance::{KEYWORD, Provenance};
 use tempfile::TempDir;
+
+use crate::common::{command, error, ok, spire};
+use crate::server::{Answer, Server, form, receive};
 
 const ONLY_PNG: (&str, &str) = ("Accept", "image/png");
 
