@@ -58,14 +58,10 @@ pub fn run(args: Serve) -> Result<ExitCode> {
         None => of_environment().context("SPIRE_TOKEN")?,
     };
     let settings = ServeSettings { host: args.host, port: args.port, token };
-    serve(models, &settings, &stop, |address| {
-        println!("The playground is at {address} (Ctrl-C to stop)");
-        if args.host.is_unspecified() {
-            println!(
-                "Other machines put this machine's name in place of the address; the connection is not encrypted."
-            );
-        }
-    })?;
+    if args.host.is_unspecified() {
+        tracing::warn!("other machines can reach this server by this machine's name; the connection is not encrypted");
+    }
+    serve(models, &settings, &stop, |address| println!("The playground is at {address} (Ctrl-C to stop)"))?;
     Ok(ExitCode::SUCCESS)
 }
 

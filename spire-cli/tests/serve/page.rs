@@ -59,7 +59,7 @@ fn the_playground_works_in_a_browser() {
     // A sample comes with its truth and both prompts.
     assert_eq!(text(tab, RIGHT), "Clean");
     wait(tab, &format!("{PROMPT} === 'Deblur with sigma 2.0'"));
-    wait(tab, "document.querySelector('.slider[data-kind=blur] input').checked");
+    wait(tab, "document.querySelector('#sliders .slider[data-kind=blur] input').checked");
 
     // A picture is dropped; its name is text.
     run(
@@ -78,20 +78,20 @@ fn the_playground_works_in_a_browser() {
     // A slider writes the prompt, live; what lies outside the trained range is marked.
     tab.find_element("#remove-all").unwrap().click().unwrap();
     wait(tab, &format!("{PROMPT} === 'Remove all degradation'"));
-    run(tab, "document.querySelector('.slider[data-kind=noise] input[type=range]').focus()");
+    run(tab, "document.querySelector('#sliders .slider[data-kind=noise] input[type=range]').focus()");
     tab.press_key("Home").unwrap();
     wait(tab, &format!("{PROMPT} === 'Denoise with sigma 0.01'"));
     tab.press_key("End").unwrap();
     wait(tab, &format!("{PROMPT} === 'Denoise with sigma 0.50'"));
     wait(tab, "document.querySelector('#untrained').textContent.includes('outside the trained range')");
     // The number can be left out; the text moves the sliders back.
-    tab.find_element(".slider[data-kind=noise] .amount").unwrap().click().unwrap();
+    tab.find_element("#sliders .slider[data-kind=noise] .amount").unwrap().click().unwrap();
     wait(tab, &format!("{PROMPT} === 'Denoise'"));
     let typed = "const text = document.querySelector('#restoration'); text.value = 'Deblur with sigma 3.1'; \
                  text.dispatchEvent(new Event('input'))";
     run(tab, typed);
-    wait(tab, "document.querySelector('.slider[data-kind=blur] input[type=range]').valueAsNumber === 3.1");
-    wait(tab, "!document.querySelector('.slider[data-kind=noise] input').checked");
+    wait(tab, "document.querySelector('#sliders .slider[data-kind=blur] input[type=range]').valueAsNumber === 3.1");
+    wait(tab, "!document.querySelector('#sliders .slider[data-kind=noise] input').checked");
 
     // Restore by the keyboard: predictions appear, then the result with its figures in the history.
     run(
@@ -109,6 +109,7 @@ fn the_playground_works_in_a_browser() {
     assert_eq!(number(tab, "document.querySelectorAll('#history b, #picture-name img').length"), 0.0);
 
     // Compare: the slider by mouse and keys, zoom by whole factors.
+    run(tab, "document.querySelector('#stage').scrollIntoView({ block: 'center', behavior: 'instant' })");
     let place = value(
         tab,
         "(box => [box.left, box.top, box.width, box.height])(document.querySelector('#stage').getBoundingClientRect())",
@@ -205,7 +206,7 @@ fn a_link_brings_everything_back() {
     wait(tab, "document.querySelector('#semantic').value === 'a panda & \"friends\"'");
     wait(tab, "document.querySelectorAll('#samples button')[1].getAttribute('aria-pressed') === 'true'");
     wait(tab, &format!("{PROMPT} === 'Denoise with sigma 0.15'"));
-    wait(tab, "document.querySelector('.slider[data-kind=noise] input').checked");
+    wait(tab, "document.querySelector('#sliders .slider[data-kind=noise] input').checked");
     assert_eq!(
         value(tab, "['guidance', 'seed'].map(id => document.getElementById(id).value)"),
         serde_json::json!(["3.5", "11"])

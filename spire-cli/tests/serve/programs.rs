@@ -366,25 +366,41 @@ fn other_machines_need_the_token() {
     assert!(error(spire(&["serve", "--token", "short"])).contains("at least 8"));
 }
 
-#[test]
-fn nothing_of_this_machine_leaves_it() {
-    let scratch = TempDir::new().unwrap();
-    let run = scratch.path().join("secret-place/my-run");
-    fs::create_dir_all(run.join("control")).unwrap();
+/// A run's folder with the built-in branch, which restores in `steps` steps.
+fn run_folder(folder: &Path, steps: usize) -> String {
+    fs::create_dir_all(folder.join("control")).unwrap();
     for name in ["config.json", "diffusion_pytorch_model.safetensors"] {
-        fs::copy(format!("../assets/tiny/control/{name}"), run.join("control").join(name)).unwrap();
+        fs::copy(format!("../assets/tiny/control/{name}"), folder.join("control").join(name)).unwrap();
     }
-    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny");
-    let control = run.join("control");
-    let server = Server::start(&["--base", tiny.to_str().unwrap(), "--control", control.to_str().unwrap()]);
+    fs::write(folder.join("model.toml"), format!("base = \"tiny\"\n[sampling]\nsteps = {steps}\n")).unwrap();
+    folder.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn several_runs_are_compared_and_nothing_of_this_machine_leaves_it() {
+    let scratch = TempDir::new().unwrap();
+    let place = scratch.path().join("secret-place");
+    let [one, other] = [("one", 1), ("other", 3)].map(|(name, steps)| run_folder(&place.join(name), steps));
+    let server = Server::start(&["--run", &one, "--run", &other]);
     let models = server.get("/api/models");
     let text = String::from_utf8_lossy(&models.body).into_owned();
-    assert!(text.contains("tiny with control") && !text.contains("secret-place"), "{text}");
-    let answer = server.post_form("/api/restore", &[ONLY_PNG], &[("picture", &picture())], &[("steps", "1")]);
-    assert_eq!(answer.status, 200);
-    let whole = String::from_utf8_lossy(&answer.body).into_owned();
-    assert!(whole.contains(KEYWORD) && whole.contains("tiny with control"), "the provenance is there");
-    assert!(!whole.contains("secret-place") && !whole.contains(env!("CARGO_MANIFEST_DIR")));
+    assert!(!text.contains("secret-place"), "{text}");
+    assert_eq!(models.json()["models"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        (&models.json()["models"][1]["name"], &models.json()["models"][1]["options"]),
+        (&json!("other"), &json!("--run other"))
+    );
+
+    let job = order(&server, &[("models", r#"["one", "other"]"#)]);
+    let job = server.finished(id(&job));
+    assert_eq!((&job["state"], &job["columns"]), (&json!("done"), &json!(2)), "{job}");
+    let pictures = [0, 1].map(|n| server.get(&format!("/api/jobs/{}/pictures/{n}", id(&job))).body);
+    assert_ne!(pictures[0], pictures[1], "the models take different numbers of steps");
+    for (picture, name) in pictures.iter().zip(["one", "other"]) {
+        let whole = String::from_utf8_lossy(picture).into_owned();
+        assert!(whole.contains(KEYWORD) && whole.contains(&format!(r#""run":"{name}""#)), "the provenance is there");
+        assert!(!whole.contains("secret-place"));
+    }
 
     // Every answer forbids what the page does not need.
     for path in ["/", "/api/models", "/nowhere"] {
