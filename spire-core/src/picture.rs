@@ -205,6 +205,15 @@ pub fn decode_rgb8(bytes: &[u8], path: &Path) -> Result<RgbImage, PictureError> 
     Ok(over_white(decode(bytes, path)?))
 }
 
+/// Width and height as a file's header declares them, before its orientation is applied. Decodes no pixels; `path` names
+/// the file in errors.
+///
+/// # Errors
+/// The bytes are not a picture, or it would need more than 512 MiB decoded.
+pub fn declared_size(bytes: &[u8], path: &Path) -> Result<(u32, u32), PictureError> {
+    Ok(decoder(bytes, path)?.dimensions())
+}
+
 /// The bytes of a picture's file, at most 256 MiB.
 ///
 /// # Errors
@@ -271,6 +280,16 @@ mod tests {
         assert_eq!(cut.dimensions(), (3, 2));
         assert_eq!(cut.get_pixel(0, 0).0, [2, 1, 0]);
         assert_eq!(cut.get_pixel(2, 1).0, [4, 2, 0]);
+    }
+
+    #[test]
+    fn the_size_is_read_from_the_header_alone() {
+        let mut bytes = std::io::Cursor::new(vec![]);
+        RgbImage::new(300, 200).write_to(&mut bytes, ImageFormat::Png).unwrap();
+        // The header of a PNG ends before byte 64; no pixel is needed.
+        let bytes = bytes.into_inner();
+        assert_eq!(declared_size(&bytes[..64], Path::new("a")).unwrap(), (300, 200));
+        assert!(declared_size(b"no picture", Path::new("a")).is_err());
     }
 
     #[test]

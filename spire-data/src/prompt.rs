@@ -79,6 +79,15 @@ pub enum PromptError {
         /// The accepted forms.
         accepted: &'static str,
     },
+    /// A fragment has no number, and degrading needs one.
+    #[error("\"{fragment}\" does not say how much: degrading needs numbers, as in \"Deblur with sigma 3.0\"")]
+    WithoutNumber {
+        /// The fragment.
+        fragment: String,
+    },
+    /// "Remove all degradation" names no degradation.
+    #[error("\"{REMOVE_ALL}\" names no degradation that could be applied")]
+    NothingNamed,
 }
 
 /// The highest sigma and factor. Nothing is left of a picture long before.
@@ -119,7 +128,7 @@ impl StepKind {
     }
 
     /// The step of this kind with that number, rounded. `None` if the number is out of range.
-    fn step(self, number: f32) -> Option<Step> {
+    pub fn step(self, number: f32) -> Option<Step> {
         let step = match self {
             Self::Blur => Step::Blur { sigma: number },
             Self::Downsample => Step::Downsample { factor: number },
@@ -212,6 +221,22 @@ pub fn parse(prompt: &str) -> Result<Vec<Fragment>, PromptError> {
     }
 }
 
+/// Parses a prompt into the degradations that it asks to undo, each with its number, in order.
+///
+/// # Errors
+/// As [`parse`]; or a fragment has no number, or none is named.
+pub fn parse_steps(prompt: &str) -> Result<Vec<Step>, PromptError> {
+    let fragments = parse(prompt)?;
+    if fragments.is_empty() {
+        return Err(PromptError::NothingNamed);
+    }
+    let step = |fragment: Fragment| match fragment {
+        Fragment::Numbered(step) => Ok(step),
+        Fragment::Bare(_) => Err(PromptError::WithoutNumber { fragment: fragment.to_string() }),
+    };
+    fragments.into_iter().map(step).collect()
+}
+
 fn parse_fragment(fragment: &str) -> Result<Fragment, PromptError> {
     let text = normalised(fragment);
     let (verb, rest) = text.split_once(' ').unwrap_or((&text, ""));
@@ -284,6 +309,14 @@ mod tests {
         assert_eq!(unknown, PromptError::Unknown { fragment: "Sharpen a lot".to_owned() });
         assert!(unknown.to_string().contains("Upsample to 6.0x"), "{unknown}");
         assert_eq!(parse(" ; "), Err(PromptError::Empty));
+    }
+
+    #[test]
+    fn degrading_needs_numbers() {
+        assert_eq!(parse_steps("Deblur with sigma 2.0").unwrap(), [Step::Blur { sigma: 2.0 }]);
+        let bare = parse_steps("Deblur with sigma 2.0; denoise").unwrap_err();
+        assert_eq!(bare, PromptError::WithoutNumber { fragment: "Denoise".to_owned() });
+        assert_eq!(parse_steps(REMOVE_ALL), Err(PromptError::NothingNamed));
     }
 
     #[test]

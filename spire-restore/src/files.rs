@@ -130,9 +130,7 @@ impl Restorer {
             return Ok(RestoredFile { files, kept: true });
         }
 
-        let (picture, alpha) = Picture::decode_with_alpha(&bytes, input)?;
-        let degraded = upscaled(&picture, settings.upscale)?;
-        let size = (picture.width, picture.height);
+        let Input { degraded, alpha } = Input::decode(&bytes, input, settings.upscale)?;
         if alpha.is_some() && !format.has_alpha() {
             tracing::warn!(
                 "{} can't be transparent, as {} is: it shows white there",
@@ -140,7 +138,6 @@ impl Restorer {
                 input.display()
             );
         }
-        let alpha = alpha.map(|alpha| resize_plane(&alpha, size, degraded.width, degraded.height, Filter::Bicubic));
         let mut cells = vec![(degraded.clone(), "degraded".to_owned())];
         tracing::debug!(
             "{}: {}×{} pixels, semantic prompt \"{semantic}\", restoration prompt \"{}\", seeds {seeds:?}",
@@ -238,6 +235,28 @@ impl Restorer {
 fn beside(output: &Path, name: &str, extension: &str) -> PathBuf {
     let stem = output.file_stem().unwrap_or_default().to_string_lossy();
     output.with_file_name(format!("{stem}-{name}.{extension}"))
+}
+
+/// A decoded file as it goes into the model.
+pub struct Input {
+    /// The degraded picture, enlarged.
+    pub degraded: Picture,
+    /// Its transparency, enlarged; `height * width` values in \[0, 1\]. `None` if the picture is opaque.
+    pub alpha: Option<Vec<f32>>,
+}
+
+impl Input {
+    /// Decodes a file's bytes and enlarges the picture by `upscale`; `path` names the file in errors.
+    ///
+    /// # Errors
+    /// The bytes are not a picture, or it is too large.
+    pub fn decode(bytes: &[u8], path: &Path, upscale: f64) -> Result<Self> {
+        let (picture, alpha) = Picture::decode_with_alpha(bytes, path)?;
+        let degraded = upscaled(&picture, upscale)?;
+        let size = (picture.width, picture.height);
+        let alpha = alpha.map(|alpha| resize_plane(&alpha, size, degraded.width, degraded.height, Filter::Bicubic));
+        Ok(Self { degraded, alpha })
+    }
 }
 
 fn upscaled(picture: &Picture, factor: f64) -> Result<Picture> {

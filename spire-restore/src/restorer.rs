@@ -43,7 +43,7 @@ impl Restorer {
     }
 
     /// The provenance of a picture that this model restores.
-    pub(crate) fn provenance(
+    pub fn provenance(
         &self,
         input_sha256: &str,
         semantic: &str,

@@ -67,7 +67,7 @@ impl Path {
     ///
     /// # Errors
     /// There are no steps, or a number is out of range.
-    fn stops(&self) -> Result<(usize, Vec<Stop>)> {
+    pub fn stops(&self) -> Result<(usize, Vec<Stop>)> {
         match self {
             Self::Strengths { denoise, deblur, semantic } => {
                 ensure!(!denoise.is_empty() && !deblur.is_empty(), "a walk needs at least one strength each way");
@@ -106,10 +106,14 @@ impl Path {
 }
 
 /// A picture of the walk before it is restored.
-struct Stop {
-    title: String,
-    semantic: String,
-    restoration: Option<String>,
+#[derive(Clone, Debug)]
+pub struct Stop {
+    /// The title below it.
+    pub title: String,
+    /// The semantic prompt.
+    pub semantic: String,
+    /// The restoration prompt; `None` for the degraded picture itself.
+    pub restoration: Option<String>,
 }
 
 /// Restores `degraded` at every stop of `path`, from the same initial noise, `batch_size` at a time.

@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::Result;
 use spire_core::Picture;
 use spire_core::atomic_write::check_output;
 use spire_core::message::printable;
 use spire_core::picture_file::{self, PictureFormat};
 use spire_core::rng::rng;
 use spire_data::degrade;
-use spire_data::prompt::{self, Fragment};
+use spire_data::prompt;
 
 #[derive(clap::Args)]
 pub struct Degrade {
@@ -31,17 +31,7 @@ pub struct Degrade {
 }
 
 pub fn run(args: Degrade) -> Result<ExitCode> {
-    let steps = prompt::parse(&args.prompt)?
-        .into_iter()
-        .map(|fragment| match fragment {
-            Fragment::Numbered(step) => Ok(step),
-            Fragment::Bare(_) => bail!(
-                "\"{}\" does not say how much: degrading needs numbers, as in \"Deblur with sigma 3.0\"",
-                args.prompt
-            ),
-        })
-        .collect::<Result<Vec<_>>>()?;
-    ensure!(!steps.is_empty(), "\"{}\" names no degradation that could be applied", args.prompt);
+    let steps = prompt::parse_steps(&args.prompt)?;
     let output = args.output.unwrap_or_else(|| {
         let stem = args.image.file_stem().unwrap_or_default().to_string_lossy();
         args.image.with_file_name(format!("{stem}-degraded.png"))

@@ -12,6 +12,7 @@ mod man;
 mod model;
 mod pretrain;
 mod restore;
+mod serve;
 mod sweep;
 mod train;
 mod verify;
@@ -50,6 +51,8 @@ enum Command {
     Train(train::Train),
     /// Restore a picture, or a folder of pictures
     Restore(Box<restore::Restore>),
+    /// Restore pictures in a browser: a page and an interface for programs
+    Serve(serve::Serve),
     /// Degrade a picture as a restoration prompt describes
     Degrade(degrade::Degrade),
     /// Make test sets from recipes, and check them
@@ -90,6 +93,7 @@ impl Cli {
             Command::Init(args) => init::run(args),
             Command::Train(args) => train::run(args),
             Command::Restore(args) => restore::run(*args),
+            Command::Serve(args) => serve::run(args),
             Command::Degrade(args) => degrade::run(args),
             Command::Benchmark(args) => benchmark::run(args),
             Command::Eval(args) => eval::run(args),

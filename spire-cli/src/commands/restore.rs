@@ -102,7 +102,7 @@ const BUILT_IN: &str = "note: the built-in small model knows only the illustrate
     model.base=stable-diffusion-v1-5/stable-diffusion-v1-5), and restore with --run RUN";
 
 /// Parses a value by its name in a configuration.
-fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, serde::de::value::Error> {
+pub fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, serde::de::value::Error> {
     T::deserialize(name.into_deserializer())
 }
 

@@ -1,5 +1,7 @@
 //! The sampling loop (paper section 3.1).
 
+use std::ops::ControlFlow;
+
 use anyhow::{Context, Result};
 use burn::tensor::{DType, Tensor};
 
@@ -9,7 +11,7 @@ use crate::base::Base;
 use crate::clip::ClipGuidanceConfig;
 use crate::finite::{ensure_finite, is_finite};
 use crate::guidance::GuidedPrompts;
-use crate::scheduler::NoiseSchedule;
+use crate::scheduler::{NoiseSchedule, Sampler};
 
 /// The start of sampling, each `[batch, channels, height, width]`.
 #[derive(Clone, Debug)]
@@ -23,6 +25,25 @@ pub struct Start {
 impl From<Tensor<4>> for Start {
     fn from(noise: Tensor<4>) -> Self {
         Self { noise, clean: None }
+    }
+}
+
+/// A step whose network evaluation is done.
+pub(super) struct SampledStep<'a> {
+    /// Steps done, this one included.
+    pub done: usize,
+    /// Steps of the whole run.
+    pub steps: usize,
+    sampler: &'a dyn Sampler,
+    index: usize,
+    output: &'a Tensor<4>,
+    latent: &'a Tensor<4>,
+}
+
+impl SampledStep<'_> {
+    /// The clean latent that this step predicts, `[batch, channels, height, width]`.
+    pub fn predicted_clean(&self) -> Tensor<4> {
+        self.sampler.predicted_clean(self.output.clone(), self.index, self.latent.clone())
     }
 }
 
@@ -43,6 +64,19 @@ pub fn sample(
     start: Start,
     predict: impl Fn(Tensor<4>, Tensor<1>, Tensor<3>, f64) -> Tensor<4>,
 ) -> Result<Tensor<4>> {
+    let sampled = sample_watched(base, config, semantic, start, predict, &mut |_| ControlFlow::Continue(()))?;
+    Ok(sampled.expect("nothing breaks off the run"))
+}
+
+/// As [`sample`]; calls `watch` after each network evaluation. `None` if `watch` breaks off the run.
+pub(super) fn sample_watched(
+    base: &Base,
+    config: &SamplingConfig,
+    semantic: &[String],
+    start: Start,
+    predict: impl Fn(Tensor<4>, Tensor<1>, Tensor<3>, f64) -> Tensor<4>,
+    watch: &mut dyn FnMut(&SampledStep) -> ControlFlow<()>,
+) -> Result<Option<Tensor<4>>> {
     config.validate()?;
     let batch = start.noise.dims()[0];
     let device = start.noise.device();
@@ -81,6 +115,11 @@ pub fn sample(
             Some(clip) => clip.apply(output, latent.clone(), f64::from(alphas_cumprod[timestep as usize]))?,
             None => output,
         };
+        let (done, steps) = (i + 1 - first, timesteps.len() - first);
+        let step = SampledStep { done, steps, sampler: &*sampler, index: i, output: &output, latent: &latent };
+        if watch(&step).is_break() {
+            return Ok(None);
+        }
         latent = sampler.step(output, i, latent);
         if !is_finite(&latent) {
             // The steps that follow would compute on nothing else.
@@ -89,5 +128,5 @@ pub fn sample(
             ensure_finite(&latent, &format!("the latent after guidance {step}"), DType::F32)?;
         }
     }
-    Ok(latent)
+    Ok(Some(latent))
 }
