@@ -17,7 +17,7 @@ use crate::provenance::{KEYWORD, Provenance};
 use crate::restorer::{Restorer, write_file};
 
 /// The most pixels of a restored picture: a larger one takes more than 3 GiB.
-const MOST_PIXELS: f64 = (1_u64 << 28) as f64;
+pub(crate) const MOST_PIXELS: f64 = (1_u64 << 28) as f64;
 
 /// The most variants of one picture: the contact sheet shows all of them.
 const MOST_VARIANTS: u64 = 1000;
@@ -151,36 +151,49 @@ impl Restorer {
     /// The folder can't be searched or has no pictures.
     pub fn restore_folder(&self, settings: &FileSettings, input: &Path, output: &Path) -> Result<FolderSummary> {
         settings.validate()?;
-        fs::create_dir_all(output).with_context(|| format!("can't create {}", output.display()))?;
-        let (input, output) = (&input.canonicalize()?, &output.canonicalize()?);
-        ensure!(input != output, "restored pictures need another folder than {}", input.display());
-        let mut pictures = list_pictures(input)?;
-        // `output` may be inside `input`.
-        pictures.retain(|picture| !picture.starts_with(output));
-        ensure!(!pictures.is_empty(), "there are no pictures in {}", input.display());
-        let mut summary = FolderSummary::default();
-        let mut taken = HashSet::new();
-        let progress = FileProgress::new(pictures.len() as u64);
-        for picture in pictures {
-            let name = picture.strip_prefix(input).unwrap_or(&picture);
-            let mut place = output.join(name.with_extension("png"));
-            if !taken.insert(place.clone()) {
-                // `a.jpg` and `a.png`: the second keeps its extension.
-                let ending = picture.extension().unwrap_or_default().to_string_lossy().into_owned();
-                place = output.join(name.with_extension(format!("{ending}.png")));
-            }
-            match self.restore_file(settings, &picture, &place) {
-                Ok(restored) if restored.kept => summary.kept += 1,
-                Ok(_) => summary.restored += 1,
-                Err(error) => {
-                    progress.print(&format!("{}: {error:#}", name.display()));
-                    summary.failed.push((picture.clone(), format!("{error:#}")));
-                }
-            }
-            progress.advance(&name.display().to_string());
-        }
-        Ok(summary)
+        restore_each(input, output, |picture, place| self.restore_file(settings, picture, place))
     }
+}
+
+/// Restores every picture in `input` and its subfolders by `restore`, to a PNG at the same place in `output`. A broken file
+/// is reported and skipped.
+///
+/// # Errors
+/// The folder can't be searched or has no pictures.
+pub(crate) fn restore_each(
+    input: &Path,
+    output: &Path,
+    restore: impl Fn(&Path, &Path) -> Result<RestoredFile>,
+) -> Result<FolderSummary> {
+    fs::create_dir_all(output).with_context(|| format!("can't create {}", output.display()))?;
+    let (input, output) = (&input.canonicalize()?, &output.canonicalize()?);
+    ensure!(input != output, "restored pictures need another folder than {}", input.display());
+    let mut pictures = list_pictures(input)?;
+    // `output` may be inside `input`.
+    pictures.retain(|picture| !picture.starts_with(output));
+    ensure!(!pictures.is_empty(), "there are no pictures in {}", input.display());
+    let mut summary = FolderSummary::default();
+    let mut taken = HashSet::new();
+    let progress = FileProgress::new(pictures.len() as u64);
+    for picture in pictures {
+        let name = picture.strip_prefix(input).unwrap_or(&picture);
+        let mut place = output.join(name.with_extension("png"));
+        if !taken.insert(place.clone()) {
+            // `a.jpg` and `a.png`: the second keeps its extension.
+            let ending = picture.extension().unwrap_or_default().to_string_lossy().into_owned();
+            place = output.join(name.with_extension(format!("{ending}.png")));
+        }
+        match restore(&picture, &place) {
+            Ok(restored) if restored.kept => summary.kept += 1,
+            Ok(_) => summary.restored += 1,
+            Err(error) => {
+                progress.print(&format!("{}: {error:#}", name.display()));
+                summary.failed.push((picture.clone(), format!("{error:#}")));
+            }
+        }
+        progress.advance(&name.display().to_string());
+    }
+    Ok(summary)
 }
 
 /// `a/b.png` with `-name` before the extension.

@@ -6,10 +6,12 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use spire_data::prompt;
+use spire_model::feedforward::NetworkKind;
 use spire_model::restore::ColourFix;
 use spire_model::scheduler::SamplerKind;
 use spire_model::weights::Precision;
-use spire_restore::files::{FileSettings, Semantic};
+use spire_restore::files::{FileSettings, FolderSummary, RestoredFile, Semantic};
+use spire_restore::network::NetworkRestorer;
 
 use super::model::Model;
 
@@ -22,6 +24,16 @@ pub struct Restore {
     output: PathBuf,
     #[command(flatten)]
     model: Model,
+    /// Restore with another author's network, without prompts: swinir, bsrnet or scunet
+    #[arg(long = "model", value_name = "NETWORK", value_parser = by_name::<NetworkKind>, requires = "weights")]
+    #[arg(conflicts_with_all = [
+        "run", "base", "control", "precision", "semantic", "captions", "restoration", "negative", "steps", "guidance",
+        "sampler", "strength", "colour_fix", "upscale", "seed", "variants",
+    ])]
+    network: Option<NetworkKind>,
+    /// The published checkpoint of --model
+    #[arg(long, value_name = "FILE", requires = "network")]
+    weights: Option<PathBuf>,
     /// Float type of the text-to-image model: f32, bf16 or f16
     #[arg(long, value_parser = by_name::<Precision>)]
     precision: Option<Precision>,
@@ -53,7 +65,7 @@ pub struct Restore {
     #[arg(long, alias = "color-fix", value_parser = by_name::<ColourFix>)]
     colour_fix: Option<ColourFix>,
     /// Side of the tiles in which larger pictures are restored, in pixels; 0 for no tiles [default: the side for which
-    /// the model was trained]
+    /// the model was trained; 512 for --model]
     #[arg(long, value_name = "PIXELS")]
     tile: Option<usize>,
     /// Enlarge the picture by this factor first
@@ -80,6 +92,15 @@ fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, serde::de::value::Error
 
 pub fn run(args: Restore) -> Result<ExitCode> {
     ensure!(args.input.exists(), "there is no picture or folder {}", args.input.display());
+    if let (Some(network), Some(weights)) = (args.network, &args.weights) {
+        let restorer = NetworkRestorer::load(network, weights, args.tile, args.device.as_deref().unwrap_or("flex"))?;
+        if args.input.is_dir() {
+            return report(&restorer.restore_folder(&args.input, &args.output, args.overwrite)?, &args.output);
+        }
+        let output = png_path(&args.output, &args.input);
+        print_files(&restorer.restore_file(&args.input, &output, None, args.overwrite)?);
+        return Ok(ExitCode::SUCCESS);
+    }
     let found = args.model.locate()?;
     let mut sampling = found.sampling.clone();
     sampling.steps = args.steps.unwrap_or(sampling.steps);
@@ -109,18 +130,25 @@ pub fn run(args: Restore) -> Result<ExitCode> {
 
     if !args.input.is_dir() {
         let output = png_path(&args.output, &args.input);
-        let restored = restorer.restore_file(&settings, &args.input, &output)?;
-        let note = if restored.kept { " exists already, made in the same way (--overwrite to repeat)" } else { "" };
-        restored.files.iter().for_each(|file| println!("{}{note}", file.display()));
+        print_files(&restorer.restore_file(&settings, &args.input, &output)?);
         return Ok(ExitCode::SUCCESS);
     }
-    let summary = restorer.restore_folder(&settings, &args.input, &args.output)?;
+    report(&restorer.restore_folder(&settings, &args.input, &args.output)?, &args.output)
+}
+
+fn print_files(restored: &RestoredFile) {
+    let note = if restored.kept { " exists already, made in the same way (--overwrite to repeat)" } else { "" };
+    restored.files.iter().for_each(|file| println!("{}{note}", file.display()));
+}
+
+/// Prints what became of a folder; a failure if a picture failed.
+fn report(summary: &FolderSummary, output: &Path) -> Result<ExitCode> {
     println!(
         "{} restored, {} existed already, {} failed; see {}",
         summary.restored,
         summary.kept,
         summary.failed.len(),
-        args.output.display()
+        output.display()
     );
     Ok(if summary.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

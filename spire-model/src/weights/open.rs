@@ -48,6 +48,16 @@ impl Tensors {
         Self::open(&folder::weights_file(folder)?)
     }
 
+    /// Opens a weights file, or the weights of a folder. The prefix `module.` of PyTorch's data parallel training is
+    /// removed.
+    ///
+    /// # Errors
+    /// As [`Self::open`] and [`Self::in_folder`].
+    pub fn at(path: &Path) -> Result<Self> {
+        let tensors = if path.is_dir() { Self::in_folder(path) } else { Self::open(path) }?;
+        Ok(tensors.renamed(|name| Some(name.strip_prefix("module.").unwrap_or(name).to_owned())))
+    }
+
     /// Opens a safetensors file in memory; `origin` names it in errors.
     ///
     /// # Errors
@@ -84,11 +94,13 @@ fn open_shards(file: &Path) -> Result<Vec<Tensor>> {
     Ok(tensors)
 }
 
-/// Training frameworks store the weights under this key, beside their own state.
-const STATE_DICT: &str = "state_dict";
+/// Training frameworks store the weights under one of these keys, beside their own state; BasicSR has averaged weights
+/// under `params_ema`, which its authors use where they are there.
+const STATE_DICTS: [&str; 3] = ["state_dict", "params_ema", "params"];
 
 fn open_pickle(file: &Path) -> Result<Vec<Tensor>> {
-    let reader = PytorchReader::with_top_level_key(file, STATE_DICT).or_else(|_| PytorchReader::new(file));
+    let keyed = STATE_DICTS.iter().find_map(|key| PytorchReader::with_top_level_key(file, key).ok());
+    let reader = keyed.map_or_else(|| PytorchReader::new(file), Ok);
     let tensors = reader.map_err(|error| anyhow::anyhow!("{error}"))?.into_tensors();
     Ok(tensors.into_values().map(bridge::from_pytorch).collect())
 }
