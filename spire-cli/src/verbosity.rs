@@ -37,7 +37,16 @@ impl Verbosity {
             _ => "info",
         };
         // Silence dependencies: GPU compilers log every kernel.
-        let crates = ["spire", "spire_core", "spire_data", "spire_eval", "spire_model", "spire_restore", "spire_serve", "spire_train"];
+        let crates = [
+            "spire",
+            "spire_core",
+            "spire_data",
+            "spire_eval",
+            "spire_model",
+            "spire_restore",
+            "spire_serve",
+            "spire_train",
+        ];
         let levels: String = crates.iter().map(|name| format!(",{name}={own}")).collect();
         format!("warn,hf_hub=off{levels}")
     }

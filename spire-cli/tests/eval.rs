@@ -149,6 +149,46 @@ fn a_missing_method_does_not_affect_the_others_and_unknown_weights_give_a_cautio
 }
 
 #[test]
+fn networks_without_prompts_are_measured_beside_the_model() {
+    let scratch = TempDir::new().unwrap();
+    let scratch = scratch.path();
+    let config = configuration(scratch);
+    let text = fs::read_to_string(&config).unwrap();
+    let header = &text[..text.find("[[methods]]").unwrap()].replace("against = \"Blind\"\n", "");
+    let method = |name: &str, kind: &str, weights: &str| {
+        format!("[[methods]]\nname = \"{name}\"\nkind = \"{kind}\"\nweights = \"{weights}\"\n")
+    };
+    let reference = "tests/reference/";
+    let methods = [
+        method("SwinIR", "swinir", &format!("{reference}swinir-real")),
+        method("SCUNet", "scunet", &format!("{reference}scunet-colour")),
+        method("BSRNet", "bsrnet", "weights/BSRNet.pth"),
+    ];
+    fs::write(&config, format!("metrics = [\"psnr\"]\n{header}{}", methods.concat())).unwrap();
+    let complained = error(spire(&["eval", &config]));
+    assert!(complained.contains("weights/BSRNet.pth") && complained.contains("cszn/KAIR"), "{complained}");
+    let results = results(scratch);
+    let measured = results["benchmarks"][0]["methods"].as_array().unwrap();
+    assert_eq!(measured.len(), 2);
+    for (method, network) in measured.iter().zip(["swinir", "scunet"]) {
+        let figure = &method["figures"]["psnr"];
+        assert!(figure["value"].as_f64().unwrap().is_finite());
+        let made = &results["protocols"][figure["protocol"].as_str().unwrap()]["method"];
+        assert_eq!((&made["kind"], &made["network"]), (&"network".into(), &network.into()));
+    }
+    // The enlarged pictures have the size of the clean ones again.
+    let sizes = ["out/restored/tiny-six/swinir", "tiny-six/clean"].map(|folder| {
+        let file = fs::read_dir(scratch.join(folder)).unwrap().next().unwrap().unwrap().path();
+        let picture = spire_data::Picture::open(file).unwrap();
+        (picture.width, picture.height)
+    });
+    assert_eq!(sizes[0], sizes[1]);
+
+    let wrong = |set: &str| error(command(&["eval", &config, "--set", set]).output().unwrap());
+    assert!(wrong("methods.0.kind=input").contains("methods.0.weights"), "{}", wrong("methods.0.kind=input"));
+}
+
+#[test]
 fn errors_name_the_key() {
     let scratch = TempDir::new().unwrap();
     let config = configuration(scratch.path());

@@ -314,3 +314,41 @@ fn invalid_numbers_are_rejected_before_loading() {
     let absent = error(restore("no/such.png", &scratch.path().join("out.png"), &[]));
     assert!(absent.contains("no/such.png"), "{absent}");
 }
+
+#[test]
+fn networks_without_prompts_restore_and_enlarge() {
+    let scratch = TempDir::new().unwrap();
+    let restore = |input: &Path, output: &Path, network: &str, weights: &str, options: &[&str]| {
+        let (input, output) = (input.to_str().unwrap(), output.to_str().unwrap());
+        let arguments = ["restore", input, "-o", output, "--model", network, "--weights", weights];
+        command(&arguments).args(options).output().unwrap()
+    };
+    let small = scratch.path().join("photos/small.png");
+    fs::create_dir(scratch.path().join("photos")).unwrap();
+    Picture::filled(21, 9, [0.3, 0.5, 0.7]).save_png(&small).unwrap();
+    let output = scratch.path().join("restored.png");
+    for (network, weights, factor) in
+        [("scunet", "scunet-colour", 1), ("bsrnet", "bsrnet-4", 4), ("swinir", "swinir-real-large", 4)]
+    {
+        let weights = format!("tests/reference/{weights}");
+        assert!(!ok(restore(&small, &output, network, &weights, &[])).contains("exists"));
+        assert_eq!(size(&output), (21 * factor, 9 * factor), "{network}");
+        assert!(ok(restore(&small, &output, network, &weights, &[])).contains("exists already"));
+        assert!(!ok(restore(&small, &output, network, &weights, &["--tile", "8"])).contains("exists"));
+    }
+    let (photos, folder) = (scratch.path().join("photos"), scratch.path().join("out"));
+    let weights = "tests/reference/swinir-lightweight";
+    assert!(ok(restore(&photos, &folder, "swinir", weights, &[])).contains("1 restored"));
+    assert!(ok(restore(&photos, &folder, "swinir", weights, &[])).contains("1 existed already"));
+
+    let printed = error(restore(&small, &output, "scunet", weights, &[]));
+    assert!(printed.contains("swinir-lightweight") && printed.contains("not a checkpoint of a SCUNet"), "{printed}");
+    let printed = error(restore(&small, &output, "swinir", "weights/nowhere.pth", &[]));
+    assert!(printed.contains("weights/nowhere.pth") && printed.contains("JingyunLiang/SwinIR"), "{printed}");
+    let printed = error(restore(&small, &output, "swinir", weights, &["--semantic", "a cup"]));
+    assert!(printed.contains("--semantic") && printed.contains("cannot be used with"), "{printed}");
+    let broken = scratch.path().join("broken.pth");
+    fs::write(&broken, b"not a pickle").unwrap();
+    let printed = error(restore(&small, &output, "swinir", broken.to_str().unwrap(), &[]));
+    assert!(printed.contains("broken.pth"), "{printed}");
+}

@@ -123,7 +123,7 @@ impl<'a> Measuring<'a> {
         }
         let prompts = match method.kind {
             MethodKind::Model => method.prompts(&self.benchmark.entries, &self.config.alike, self.config.seed)?,
-            MethodKind::Input | MethodKind::Folder => vec![],
+            _ => vec![],
         };
         let files = self.benchmark.entries.iter().map(file).collect();
         let shown = ShownMethod { name: method.name.clone(), files, prompts };

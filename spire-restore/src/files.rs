@@ -21,7 +21,7 @@ use crate::provenance::{KEYWORD, Provenance};
 use crate::restorer::{Restorer, create_folder_of};
 
 /// The most pixels of a restored picture: a larger one takes more than 3 GiB.
-const MOST_PIXELS: f64 = (1_u64 << 28) as f64;
+pub(crate) const MOST_PIXELS: f64 = (1_u64 << 28) as f64;
 
 /// The most variants of one picture: the contact sheet shows all of them.
 const MOST_VARIANTS: u64 = 1000;
@@ -93,6 +93,13 @@ pub struct FolderSummary {
     pub files: Vec<PathBuf>,
     /// What could not be read or restored, with the reasons.
     pub failed: Vec<(PathBuf, String)>,
+}
+
+impl From<RestoredFile> for FolderSummary {
+    fn from(RestoredFile { files, kept }: RestoredFile) -> Self {
+        let (restored, kept) = if kept { (0, 1) } else { (1, 0) };
+        Self { restored, kept, files, failed: vec![] }
+    }
 }
 
 impl Restorer {
@@ -185,50 +192,63 @@ impl Restorer {
     /// The folder can't be searched or has no pictures.
     pub fn restore_folder(&self, settings: &FileSettings, input: &Path, output: &Path) -> Result<FolderSummary> {
         settings.validate()?;
-        fs::create_dir_all(output).with_context(|| format!("can't create {}", output.display()))?;
-        let (input, output) = (&input.canonicalize()?, &output.canonicalize()?);
-        ensure!(input != output, "restored pictures need another folder than {}", input.display());
-        let (mut pictures, left_out) = list_pictures(input)?;
-        if output.starts_with(input) {
-            pictures.retain(|picture| !picture.starts_with(output));
-        }
-        ensure!(!pictures.is_empty(), "there are no pictures in {}", input.display());
-        let inputs: HashSet<PathBuf> = pictures.iter().cloned().collect();
-        let mut summary = FolderSummary::default();
-        let mut taken = HashSet::new();
-        let progress = PhaseProgress::new("restoring", pictures.len() as u64);
-        for Skipped { name, reason } in left_out {
-            progress.print(&format!("{name}: {reason}"));
-            summary.failed.push((name.into(), reason));
-        }
-        for picture in pictures {
-            let name = picture.strip_prefix(input).unwrap_or(&picture);
-            let mut place = output.join(name.with_extension("png"));
-            if !taken.insert(place.clone()) {
-                // `a.jpg` and `a.png`: the second keeps its extension.
-                let ending = picture.extension().unwrap_or_default().to_string_lossy().into_owned();
-                place = output.join(name.with_extension(format!("{ending}.png")));
-            }
-            let restored = match inputs.contains(&place) {
-                // `input` may be inside `output`.
-                true => Err(anyhow!("its result would replace the picture {}: choose another folder", place.display())),
-                false => self.restore_file(settings, &picture, &place),
-            };
-            match restored {
-                Ok(RestoredFile { files, kept }) => {
-                    *(if kept { &mut summary.kept } else { &mut summary.restored }) += 1;
-                    summary.files.extend(files);
-                }
-                Err(error) => {
-                    let reason = with_causes(error.as_ref());
-                    progress.print(&format!("{}: {reason}", name.display()));
-                    summary.failed.push((picture.clone(), reason));
-                }
-            }
-            progress.advance(&name.display().to_string());
-        }
-        Ok(summary)
+        restore_each(input, output, |picture, place| self.restore_file(settings, picture, place))
     }
+}
+
+/// Restores every picture in `input` and its subfolders by `restore`, to a PNG at the same place in `output`. A broken file
+/// is reported and skipped.
+///
+/// # Errors
+/// The folder can't be searched or has no pictures.
+pub(crate) fn restore_each(
+    input: &Path,
+    output: &Path,
+    restore: impl Fn(&Path, &Path) -> Result<RestoredFile>,
+) -> Result<FolderSummary> {
+    fs::create_dir_all(output).with_context(|| format!("can't create {}", output.display()))?;
+    let (input, output) = (&input.canonicalize()?, &output.canonicalize()?);
+    ensure!(input != output, "restored pictures need another folder than {}", input.display());
+    let (mut pictures, left_out) = list_pictures(input)?;
+    if output.starts_with(input) {
+        pictures.retain(|picture| !picture.starts_with(output));
+    }
+    ensure!(!pictures.is_empty(), "there are no pictures in {}", input.display());
+    let inputs: HashSet<PathBuf> = pictures.iter().cloned().collect();
+    let mut summary = FolderSummary::default();
+    let mut taken = HashSet::new();
+    let progress = PhaseProgress::new("restoring", pictures.len() as u64);
+    for Skipped { name, reason } in left_out {
+        progress.print(&format!("{name}: {reason}"));
+        summary.failed.push((name.into(), reason));
+    }
+    for picture in pictures {
+        let name = picture.strip_prefix(input).unwrap_or(&picture);
+        let mut place = output.join(name.with_extension("png"));
+        if !taken.insert(place.clone()) {
+            // `a.jpg` and `a.png`: the second keeps its extension.
+            let ending = picture.extension().unwrap_or_default().to_string_lossy().into_owned();
+            place = output.join(name.with_extension(format!("{ending}.png")));
+        }
+        let restored = match inputs.contains(&place) {
+            // `input` may be inside `output`.
+            true => Err(anyhow!("its result would replace the picture {}: choose another folder", place.display())),
+            false => restore(&picture, &place),
+        };
+        match restored {
+            Ok(RestoredFile { files, kept }) => {
+                *(if kept { &mut summary.kept } else { &mut summary.restored }) += 1;
+                summary.files.extend(files);
+            }
+            Err(error) => {
+                let reason = with_causes(error.as_ref());
+                progress.print(&format!("{}: {reason}", name.display()));
+                summary.failed.push((picture.clone(), reason));
+            }
+        }
+        progress.advance(&name.display().to_string());
+    }
+    Ok(summary)
 }
 
 /// `a/b-name.extension` for the output `a/b.png`.

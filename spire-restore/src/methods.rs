@@ -7,8 +7,10 @@ use anyhow::{Context, Result, ensure};
 use spire_core::progress::PhaseProgress;
 use spire_data::testset::{Entry, TestSet};
 use spire_eval::evaluation::{EvalConfig, MethodConfig, MethodKind, MethodProtocol, PromptPair, slug};
+use spire_model::feedforward::{NetworkKind, Tiling};
 
 use crate::jobs::{Job, JobSettings, Restored};
+use crate::network::NetworkRestorer;
 use crate::provenance::ModelIdentity;
 use crate::restorer::Restorer;
 use crate::trained_model::TrainedModel;
@@ -18,6 +20,7 @@ use crate::trained_model::TrainedModel;
 pub struct Methods {
     /// By run, base, branch and CLIP.
     loaded: BTreeMap<String, Restorer>,
+    networks: BTreeMap<String, NetworkRestorer>,
     restored: Restored,
 }
 
@@ -59,6 +62,10 @@ impl Methods {
                 Ok(())
             }
             MethodKind::Model => locate(method)?.check(),
+            MethodKind::SwinIr | MethodKind::BsrNet | MethodKind::ScuNet => {
+                let (network, weights) = network_of(method, benchmark)?;
+                NetworkRestorer::checksum(network, &weights).map(|_| ())
+            }
         }
     }
 
@@ -78,6 +85,21 @@ impl Methods {
             MethodKind::Input => Ok((Pictures::Degraded, MethodProtocol::Input)),
             MethodKind::Folder => {
                 Ok((Pictures::In(folder_of(method, benchmark)), MethodProtocol::Folder { files: String::new() }))
+            }
+            MethodKind::SwinIr | MethodKind::BsrNet | MethodKind::ScuNet => {
+                let (network, weights) = network_of(method, benchmark)?;
+                let key = format!("{network} {weights:?} {:?}", method.tile);
+                if !self.networks.contains_key(&key) {
+                    let restorer = NetworkRestorer::load(network, &weights, method.tile, &config.device)?;
+                    self.networks.insert(key.clone(), restorer);
+                }
+                let restorer = &self.networks[&key];
+                let folder = output.join("restored").join(name(benchmark)).join(slug(&method.name));
+                restore_by_network(restorer, method, benchmark, &folder)?;
+                let Tiling { side, overlap } = restorer.tiling();
+                let weights = restorer.weights_sha256.clone();
+                let made = MethodProtocol::Network { network, weights, tile: side, tile_overlap: overlap };
+                Ok((Pictures::In(folder), made))
             }
             MethodKind::Model => {
                 let sampling = method.sampling.as_ref().unwrap_or(&config.sampling);
@@ -111,7 +133,41 @@ impl Methods {
 }
 
 fn folder_of(method: &MethodConfig, benchmark: &TestSet) -> PathBuf {
-    method.folder.as_deref().unwrap_or_default().replace("{benchmark}", &name(benchmark)).into()
+    of_benchmark(method.folder.as_deref().unwrap_or_default(), benchmark)
+}
+
+fn of_benchmark(path: &str, benchmark: &TestSet) -> PathBuf {
+    path.replace("{benchmark}", &name(benchmark)).into()
+}
+
+fn network_of(method: &MethodConfig, benchmark: &TestSet) -> Result<(NetworkKind, PathBuf)> {
+    let network = method.kind.network().context("this method is no network")?;
+    let weights = method.weights.as_deref().context("weights is not set")?;
+    Ok((network, of_benchmark(weights, benchmark)))
+}
+
+/// Restores each picture of the test set: the small ones, if the network enlarges all of them to the clean pictures' sizes,
+/// else the degraded ones, and resizes the results.
+fn restore_by_network(
+    restorer: &NetworkRestorer,
+    method: &MethodConfig,
+    benchmark: &TestSet,
+    folder: &Path,
+) -> Result<()> {
+    let enlarged = |entry: &Entry| {
+        let (width, height) = image::image_dimensions(benchmark.small(entry)).ok()?;
+        Some(restorer.restored_size((width as usize, height as usize)))
+    };
+    let small = benchmark.entries.iter().all(|entry| enlarged(entry) == Some((entry.width, entry.height)));
+    let progress = PhaseProgress::new(&format!("{}: restoring", method.name), benchmark.entries.len() as u64);
+    for entry in &benchmark.entries {
+        let input = if small { benchmark.small(entry) } else { benchmark.degraded(entry) };
+        let output = folder.join(format!("{}.png", entry.id));
+        let size = Some((entry.width, entry.height));
+        restorer.restore_file(&input, &output, size, false).with_context(|| method.name.clone())?;
+        progress.advance(&format!("{}.png", entry.id));
+    }
+    Ok(())
 }
 
 fn locate(method: &MethodConfig) -> Result<TrainedModel> {

@@ -10,10 +10,12 @@ use spire_core::message::printable;
 use spire_core::picture_file::PictureFormat;
 use spire_core::progress;
 use spire_data::prompt;
+use spire_model::feedforward::NetworkKind;
 use spire_model::restore::{ColourFix, StartFrom};
 use spire_model::scheduler::SamplerKind;
 use spire_model::weights::Precision;
 use spire_restore::files::{FileSettings, FolderSummary, RestoredFile, Semantic};
+use spire_restore::network::NetworkRestorer;
 use spire_restore::restorer::Restorer;
 
 use super::model::Model;
@@ -27,6 +29,16 @@ pub struct Restore {
     output: PathBuf,
     #[command(flatten)]
     model: Model,
+    /// Restore with another author's network, without prompts: swinir, bsrnet or scunet
+    #[arg(long = "model", value_name = "NETWORK", value_parser = by_name::<NetworkKind>, requires = "weights")]
+    #[arg(conflicts_with_all = [
+        "run", "base", "control", "precision", "semantic", "captions", "restoration", "negative", "steps", "guidance",
+        "sampler", "strength", "colour_fix", "upscale", "seed", "variants",
+    ])]
+    network: Option<NetworkKind>,
+    /// The published checkpoint of --model
+    #[arg(long, value_name = "FILE", requires = "network")]
+    weights: Option<PathBuf>,
     /// Float type of the text-to-image model: f32, bf16 or f16
     #[arg(long, value_parser = by_name::<Precision>)]
     precision: Option<Precision>,
@@ -70,7 +82,7 @@ pub struct Restore {
     #[arg(long, alias = "color-fix", value_parser = by_name::<ColourFix>)]
     colour_fix: Option<ColourFix>,
     /// Side of the tiles in which larger pictures are restored, in pixels; 0 for no tiles [default: the side for which
-    /// the model was trained]
+    /// the model was trained; 512 for --model]
     #[arg(long, value_name = "PIXELS")]
     tile: Option<usize>,
     /// Enlarge the picture by this factor first
@@ -120,6 +132,14 @@ pub fn run(args: Restore) -> Result<ExitCode> {
         PictureFormat::of(&output, args.quality)?;
         check_output(&output, &args.input)?;
     }
+    if let (Some(network), Some(weights)) = (args.network, &args.weights) {
+        let restorer = NetworkRestorer::load(network, weights, args.tile, args.device.as_deref().unwrap_or("flex"))?;
+        let summary = match is_folder {
+            true => restorer.restore_folder(&args.input, &output, args.overwrite)?,
+            false => restorer.restore_file(&args.input, &output, None, args.overwrite)?.into(),
+        };
+        return report(&summary, is_folder, &output, args.json);
+    }
     let found = args.model.locate()?;
     let mut sampling = found.sampling.clone();
     sampling.steps = args.steps.unwrap_or(sampling.steps);
@@ -157,12 +177,21 @@ pub fn run(args: Restore) -> Result<ExitCode> {
 
     let summary = match is_folder {
         true => restorer.restore_folder(&settings, &args.input, &output)?,
-        false => one(&restorer, &settings, &args.input, &output)?,
+        false => restorer.restore_file(&settings, &args.input, &output)?.into(),
     };
-    if args.json {
-        say!("{}", serde_json::to_string_pretty(&summary)?)?;
+    let code = report(&summary, is_folder, &output, args.json)?;
+    if restorer.is_built_in && summary.restored > 0 {
+        progress::print(BUILT_IN);
+    }
+    Ok(code)
+}
+
+/// Prints what became of the pictures; a failure if one failed.
+fn report(summary: &FolderSummary, is_folder: bool, output: &Path, json: bool) -> Result<ExitCode> {
+    if json {
+        say!("{}", serde_json::to_string_pretty(summary)?)?;
     } else if is_folder {
-        let FolderSummary { restored, kept, failed, .. } = &summary;
+        let FolderSummary { restored, kept, failed, .. } = summary;
         say!("{restored} restored, {kept} existed already, {} failed; see {}", failed.len(), output.display())?;
     } else {
         let note = if summary.kept > 0 { " exists already, made in the same way (--overwrite to repeat)" } else { "" };
@@ -170,17 +199,7 @@ pub fn run(args: Restore) -> Result<ExitCode> {
             say!("{}{note}", printable(&file.to_string_lossy()))?;
         }
     }
-    if restorer.is_built_in && summary.restored > 0 {
-        progress::print(BUILT_IN);
-    }
     Ok(if summary.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Restores one picture.
-fn one(restorer: &Restorer, settings: &FileSettings, input: &Path, output: &Path) -> Result<FolderSummary> {
-    let RestoredFile { files, kept } = restorer.restore_file(settings, input, output)?;
-    let (restored, kept) = if kept { (0, 1) } else { (1, 0) };
-    Ok(FolderSummary { restored, kept, files, failed: vec![] })
 }
 
 /// The output file; a picture that is written into an existing folder keeps its name.

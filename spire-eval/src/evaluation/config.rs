@@ -203,7 +203,18 @@ impl EvalConfig {
                 MethodKind::Folder => {
                     ensure!(method.folder.is_some(), "methods.{i}.folder is not set ({})", method.name)
                 }
-                MethodKind::Input => {}
+                _ => {}
+            }
+            match (method.kind.network(), &method.weights) {
+                (Some(network), None) => bail!(
+                    "methods.{i}.weights is not set ({}): the checkpoint; {} publishes those of {network}",
+                    method.name,
+                    network.published()
+                ),
+                (None, Some(_)) => {
+                    bail!("methods.{i}.weights ({}): only the kinds swinir, bsrnet and scunet have them", method.name)
+                }
+                _ => {}
             }
         }
         if let Some(name) =

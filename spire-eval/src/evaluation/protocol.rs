@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use spire_data::checksum::sha256;
+use spire_model::feedforward::NetworkKind;
 use spire_model::restore::SamplingConfig;
 
 /// Everything that a score depends on.
@@ -33,6 +34,17 @@ pub enum MethodProtocol {
     Folder {
         /// SHA-256 of the checksums of all files, in the order of the test set.
         files: String,
+    },
+    /// By this program, with another author's network without prompts.
+    Network {
+        /// The architecture.
+        network: NetworkKind,
+        /// SHA-256 of the checkpoint.
+        weights: String,
+        /// Side of the tiles in pixels; 0 for none.
+        tile: usize,
+        /// Overlap of the tiles in pixels.
+        tile_overlap: usize,
     },
     /// By this program.
     Model {

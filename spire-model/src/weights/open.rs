@@ -57,6 +57,16 @@ impl Tensors {
         Self::open(&folder::weights_file_of(folder, variant)?)
     }
 
+    /// Opens a weights file, or the weights of a folder. The prefix `module.` of PyTorch's data parallel training is
+    /// removed.
+    ///
+    /// # Errors
+    /// As [`Self::open`] and [`Self::in_folder`].
+    pub fn at(path: &Path) -> Result<Self> {
+        let tensors = if path.is_dir() { Self::in_folder(path) } else { Self::open(path) }?;
+        Ok(tensors.renamed(|name| Some(name.strip_prefix("module.").unwrap_or(name).to_owned())))
+    }
+
     /// Opens a safetensors file in memory; `origin` names it in errors.
     ///
     /// # Errors
@@ -112,11 +122,15 @@ fn open_shards(file: &Path) -> Result<Vec<Tensor>> {
     Ok(tensors)
 }
 
-/// Training frameworks store the weights under this key, beside their own state.
-const STATE_DICT: &str = "state_dict";
+/// Training frameworks store the weights under one of these keys, beside their own state; BasicSR has averaged weights
+/// under `params_ema`, which its authors use where they are there.
+const STATE_DICTS: [&str; 3] = ["state_dict", "params_ema", "params"];
 
 fn open_pickle(file: &Path) -> Result<Vec<Tensor>> {
-    let read = || PytorchReader::with_top_level_key(file, STATE_DICT).or_else(|_| PytorchReader::new(file));
+    let read = || {
+        let keyed = STATE_DICTS.iter().find_map(|key| PytorchReader::with_top_level_key(file, key).ok());
+        keyed.map_or_else(|| PytorchReader::new(file), Ok)
+    };
     // The reader is not made for hostile files: a panic in it is an error of the file.
     let reader = catch_unwind(read).map_err(|_| anyhow!("it is damaged"))?;
     let tensors = reader.map_err(|error| anyhow!("{error}"))?.into_tensors();
