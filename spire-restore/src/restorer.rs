@@ -66,6 +66,12 @@ impl Restorer {
     }
 }
 
+/// Writes a file, and creates its folder if needed.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    create_folder_of(path)?;
+    Ok(write_atomic(path, bytes)?)
+}
+
 /// Creates the folder of a file if needed.
 pub(crate) fn create_folder_of(path: &Path) -> Result<()> {
     let Some(folder) = path.parent() else { return Ok(()) };

@@ -14,9 +14,8 @@ use spire_model::feedforward::NetworkKind;
 use spire_model::restore::{ColourFix, StartFrom};
 use spire_model::scheduler::SamplerKind;
 use spire_model::weights::Precision;
-use spire_restore::files::{FileSettings, FolderSummary, RestoredFile, Semantic};
+use spire_restore::files::{FileSettings, FolderSummary, Semantic};
 use spire_restore::network::NetworkRestorer;
-use spire_restore::restorer::Restorer;
 
 use super::model::Model;
 

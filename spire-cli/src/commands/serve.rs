@@ -79,14 +79,14 @@ impl Serve {
             Ok(())
         };
         if self.runs.is_empty() && self.base.is_none() {
-            add(TrainedModel::locate(None, None)?, "built-in".to_owned(), String::new())?;
+            add(TrainedModel::locate(None, None, None)?, "built-in".to_owned(), String::new())?;
         }
         for run in &self.runs {
             let name = last_part(run)?;
-            add(TrainedModel::locate(Some(run), None)?, name.clone(), format!("--run {name}"))?;
+            add(TrainedModel::locate(Some(run), None, None)?, name.clone(), format!("--run {name}"))?;
         }
         if let (Some(base), Some(control)) = (&self.base, &self.control) {
-            let found = TrainedModel::locate(None, Some((base, control)))?;
+            let found = TrainedModel::locate(None, Some(base), Some(control))?;
             let [base, control] = [public_name(base)?, public_name(control)?];
             add(found, format!("{base} with {control}"), format!("--base {base} --control {control}"))?;
         }
