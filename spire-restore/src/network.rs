@@ -66,8 +66,11 @@ impl NetworkRestorer {
         let device = spire_model::device::device(device)?;
         let weights_sha256 = Self::checksum(kind, weights)?;
         let network = Network::load(kind, weights, &device)?;
-        let tiling = Tiling::default();
-        Ok(Self { network, kind, weights_sha256, tiling: Tiling { side: tile.unwrap_or(tiling.side), ..tiling } })
+        let Tiling { side, overlap } = Tiling::default();
+        let side = tile.unwrap_or(side);
+        // Small tiles would otherwise overlap entirely.
+        let overlap = if side == 0 { overlap } else { overlap.min(side / 2) };
+        Ok(Self { network, kind, weights_sha256, tiling: Tiling { side, overlap } })
     }
 
     /// How large pictures are split.
