@@ -184,6 +184,15 @@ fn where_there_is_no_room_the_old_file_stays() {
     assert!(printed.contains(&format!("spire train --resume {}", run.display())), "{printed}");
 }
 
+/// The small configuration without the keys of a new branch.
+fn of_an_initial_branch(folder: &Path) -> PathBuf {
+    let config = fs::read_to_string(in_repository("configs/tiny.toml")).unwrap();
+    let kept: Vec<&str> = config.lines().filter(|line| !line.starts_with("embedding")).collect();
+    let path = folder.join("config.toml");
+    fs::write(&path, kept.join("\n")).unwrap();
+    path
+}
+
 #[test]
 fn weights_that_are_not_finite_are_found_before_anything_is_computed() {
     let scratch = TempDir::new().unwrap();
@@ -211,7 +220,8 @@ fn weights_that_are_not_finite_are_found_before_anything_is_computed() {
     assert!(!output.exists());
 
     let set = format!("model.control={}", control.display());
-    let printed = error(spire(&["train", "configs/tiny.toml", "--dry-run", "--set", &set]));
+    let config = of_an_initial_branch(scratch.path());
+    let printed = error(spire(&["train", text(&config), "--dry-run", "--set", &set]));
     assert!(printed.contains(tensor) && printed.contains("NaN or infinite"), "{printed}");
 }
 

@@ -73,9 +73,13 @@ fn the_result_depends_on_the_seed_but_not_on_threads() {
         assert_eq!(fs::read(one.folder.join(&file)).unwrap(), fs::read(three.folder.join(&file)).unwrap(), "{file:?}");
     }
     // The location of the pictures on disk does not change the checksum.
-    let source = SourceConfig { path: Some("elsewhere".into()), ..recipe.source.clone() };
-    let moved = made(&Recipe { source, ..recipe.clone() }, &dir.path().join("moved"), 2);
-    assert_eq!(check(&moved.folder, 1).unwrap().1, check(&one.folder, 1).unwrap().1);
+    let [here, there] = ["here", "there"].map(|name| {
+        let folder = dir.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        let recipe = Recipe { source: photographs(&folder, 24), ..recipe.clone() };
+        made(&recipe, &folder.join("made"), 2)
+    });
+    assert_eq!(check(&here.folder, 1).unwrap().1, check(&there.folder, 1).unwrap().1);
     let other = made(&Recipe { seed: 2, ..recipe }, &dir.path().join("other"), 2);
     assert_ne!(one.entries, other.entries);
 }

@@ -120,6 +120,7 @@ fn the_published_sizes_are_read_off_the_shapes() {
         cross_attention_dim: PerBlock::All(1024),
         attention_head_dim: PerBlock::Each(vec![5, 10, 20, 20]),
         use_linear_projection: true,
+        upcast_attention: true,
         ..UNetConfig::default()
     };
     assert_eq!(unet, published);
@@ -307,11 +308,15 @@ fn attention_of_old_vae_checkpoints_is_recognised() {
     assert!(Misfits::between(&Vae::new(&VaeConfig::read(&source).unwrap(), &device).unwrap(), &tensors).is_empty());
 }
 
-/// A configuration that would need terabytes is rejected by comparing shapes, before any allocation.
+/// A configuration that would need terabytes is rejected, and one of another size by comparing shapes, before any allocation.
 #[test]
 fn a_configuration_of_impossible_size_is_an_error() {
     let folder = layouts().join("tiny2/text_encoder");
     let config = ClipTextConfig { vocab_size: 1 << 40, ..ClipTextConfig::read(&folder).unwrap() };
+    let error = ClipText::new(&config, &Device::flex()).unwrap_err().to_string();
+    assert!(error.contains("vocab_size"), "{error}");
+    // A size that is possible, but not that of the weights.
+    let config = ClipTextConfig { vocab_size: 1 << 20, ..config };
     let module = ClipText::new(&config, &Device::flex()).unwrap();
     let error = fill(module, Tensors::in_folder(&folder).unwrap(), Precision::F32).unwrap_err().to_string();
     assert!(error.contains("token_embedding"), "{error}");

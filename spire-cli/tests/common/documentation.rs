@@ -27,6 +27,7 @@ pub fn commands_in_blocks(file: &Path) -> Vec<Vec<String>> {
 pub fn arguments(line: &str) -> Option<Vec<String>> {
     let words = shlex::split(line)?;
     let start = match words.first().map(String::as_str) {
+        Some("cargo") if words.iter().any(|word| word == "--example") => return None,
         Some("cargo") if words.get(1).is_some_and(|word| word == "run") => {
             words.iter().position(|word| word == "--")?
         }

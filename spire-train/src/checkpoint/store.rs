@@ -346,8 +346,8 @@ mod tests {
     #[test]
     fn if_all_are_damaged_the_error_names_each() {
         let (_guard, store) = store(3);
-        for step in [1, 2] {
-            fs::remove_file(store.save(step, files(step), None).unwrap().join(MANIFEST)).unwrap();
+        for saved in [1, 2].map(|step| store.save(step, files(step), None).unwrap()) {
+            fs::remove_file(saved.join(MANIFEST)).unwrap();
         }
         let message = store.latest().unwrap_err().to_string();
         assert!(message.contains("step-00000001") && message.contains("step-00000002"), "{message}");
