@@ -78,8 +78,9 @@ impl ConditioningEmbedding {
             Some(bias) => bias.val() + moved,
             None => moved,
         };
-        self.conv_in.weight = Param::from_tensor(weight.mul_scalar(factor));
-        self.conv_in.bias = Some(Param::from_tensor(bias));
+        // Detached: on a device with autodiff these are new weights, not results of the old ones.
+        self.conv_in.weight = Param::from_tensor(weight.mul_scalar(factor).detach());
+        self.conv_in.bias = Some(Param::from_tensor(bias.detach()));
         self
     }
 
