@@ -62,11 +62,11 @@ def save(folder: Path, model) -> Path:
     return bundle.weights(folder, model.to_json_string().rstrip(), STEM, model.state_dict())
 
 
-def inputs(random: Generator) -> dict[str, torch.Tensor]:
-    """A noisy latent of any size, and one timestep for all of the batch or one each."""
+def inputs(random: Generator, channels: int = 4) -> dict[str, torch.Tensor]:
+    """A noisy latent of any size with `channels`, and one timestep for all of the batch or one each."""
     batch, height, width = whole(random, 1, 3), whole(random, 8, 19), whole(random, 8, 19)
     times = random.integers(1000, size=choice(random, 1, batch))
-    return {"sample": normal(random, batch, 4, height, width), "timestep": torch.from_numpy(times)}
+    return {"sample": normal(random, batch, channels, height, width), "timestep": torch.from_numpy(times)}
 
 
 def prompt(random: Generator, unet: UNet2DConditionModel, sample: torch.Tensor) -> torch.Tensor:
@@ -141,7 +141,7 @@ def spire(out: Path, random: Generator) -> None:
 
 
 def spire_inputs(random: Generator, base: UNet2DConditionModel, config: dict) -> dict[str, torch.Tensor]:
-    given = inputs(random)
+    given = inputs(random, base.config.in_channels)
     given["semantic_context"] = prompt(random, base, given["sample"])
     given["restoration_context"] = prompt(random, base, given["sample"])
     given["degraded"] = degraded(random, config, given["sample"])
@@ -151,7 +151,8 @@ def spire_inputs(random: Generator, base: UNet2DConditionModel, config: dict) ->
 def spire_outputs(base: UNet2DConditionModel, branch: torch.nn.Module, given: dict) -> dict[str, torch.Tensor]:
     outputs = {"sample": spire_torch.predict(base, branch, *given.values())}
     if isinstance(branch, spire_torch.SpireControl):
-        features, mid = branch(given["sample"], given["timestep"], given["restoration_context"], given["degraded"])
+        embedded = branch.embed(given["degraded"])
+        features, mid = branch(given["sample"], given["timestep"], given["restoration_context"], embedded)
         outputs |= {f"control.{i}": feature for i, feature in enumerate(features)} | {"control.mid": mid}
     return outputs
 

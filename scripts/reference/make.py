@@ -20,9 +20,12 @@ import denoiser
 import encoders
 import formula
 import metrics
+import official
 import pipeline
 import quality
+import restoration
 import samplers
+import second_stage
 import stable_diffusion
 import tokens
 
@@ -49,7 +52,13 @@ KINDS = {
     "blur-kernels": degradations.blur_kernels,
     "blur-resize": degradations.blur_resize,
     "jpeg": degradations.jpeg,
+    "swinir": restoration.swinir,
+    "bsrnet": restoration.bsrnet,
+    "scunet": restoration.scunet,
+    "diffbir": second_stage.diffbir,
 }
+# These need checkouts of the official code.
+OFFICIAL = ("swinir", "bsrnet", "scunet", "diffbir")
 FULL = {
     "unet": stable_diffusion.unet,
     "spire": stable_diffusion.spire,
@@ -63,20 +72,27 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder to write into")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", help=f"comma-separated, of {', '.join(KINDS)}; default: all")
-    parser.add_argument("--full", choices=["sd15", "sd21"], help="full size: unet, spire, vae and clip-text")
+    parser.add_argument("--full", choices=["sd15", "sd21", "restoration"], help="full size: Stable Diffusion's networks, or those that restore")
+    parser.add_argument("--official", type=Path, help=f"folder with the repositories for {', '.join(OFFICIAL)}")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(False)
-    known = FULL if arguments.full else KINDS
+    official.folder = arguments.official
+    known = {None: KINDS, "restoration": restoration.PUBLISHED}.get(arguments.full, FULL)
     kinds = arguments.kinds.split(",") if arguments.kinds else known
     for kind in kinds:
         if kind not in known:
             parser.error(f"unknown kind {kind}; known are {', '.join(known)}")
+        if known is not FULL and kind.startswith(OFFICIAL) and official.folder is None:
+            if arguments.kinds:
+                parser.error(f"{kind} needs --official: see README.md")
+            print(f"{kind}: left out, needs --official", flush=True)
+            continue
         # A separate random stream per kind, so that a kind does not depend on the others.
         random = numpy.random.default_rng([arguments.seed, formula.fnv1a(kind)])
-        known[kind](arguments.out, random, *([arguments.full] if arguments.full else []))
+        known[kind](arguments.out, random, *([arguments.full] if known is FULL else []))
         print(kind, flush=True)
 
 

@@ -4,18 +4,42 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
+use spire_core::{interruption, progress};
 
-/// A flag that SIGINT (Ctrl-C), SIGTERM and SIGHUP set. The first signal prints `message`, the second ends the process.
+/// The exit status of a process that Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
+
+/// A flag that SIGINT (Ctrl-C), SIGTERM and SIGHUP set. The first signal prints `message`, or ends the process if it is in a
+/// phase that has [nothing to save](interruption::ends_at_once); the second ends it in any case.
 pub fn interruption(message: &'static str) -> Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = interrupted.clone();
     on_signal(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
+        if flag.load(Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED);
         }
-        eprintln!("{message}");
+        interrupt(&flag);
+        progress::print(message);
     })?;
     Ok(interrupted)
+}
+
+/// Sets the flag, or ends the process if it is in a phase that has nothing to save.
+pub fn interrupt(flag: &AtomicBool) {
+    flag.store(true, Ordering::Relaxed);
+    if let Some(told) = interruption::ending_now() {
+        progress::print(&format!("interrupted: {told}"));
+        std::process::exit(INTERRUPTED);
+    }
+}
+
+/// Turns the signal of a limit on the size of files (`ulimit -f`), which would end the process without a word, into an error
+/// of the write.
+pub fn outlive_size_limit() {
+    #[cfg(unix)]
+    if let Err(error) = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default()) {
+        tracing::debug!(%error, "the signal of the limit on the size of files keeps its effect");
+    }
 }
 
 #[cfg(unix)]

@@ -51,4 +51,7 @@ fn a_dry_run_rejects_what_a_run_would_reject() {
     assert!(refused("data.size=50").contains("multiple"));
     assert!(refused("model.base=no/such/model").contains("no/such/model"));
     assert!(refused("train.steps=0").contains("train.steps"));
+    // The configuration has keys of a new branch.
+    let both = refused("model.control=assets/tiny/control");
+    assert!(both.contains("model.embedding_channels is for a new branch") && both.contains("remove one"), "{both}");
 }

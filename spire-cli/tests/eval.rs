@@ -61,6 +61,10 @@ fn methods_are_measured_and_restored_pictures_are_kept() {
             assert_eq!(first["protocols"][protocol]["images"], 6);
         }
     }
+    let made = &first["protocols"][methods[1]["figures"]["psnr"]["protocol"].as_str().unwrap()]["method"];
+    assert_eq!((made["base"].as_str().unwrap().len(), made["control"].as_str().unwrap().len()), (64, 64));
+    assert_eq!(made["precision"], "f32, branch f32");
+    assert!(printed.contains("| Degraded (reference) |") && printed.contains("Hash of the method"), "{printed}");
     assert_eq!((figure(3, "psnr"), figure(3, "ssim")), (60.0, 1.0));
     assert!((figure(3, "clip_i") - 1.0).abs() < 1e-6 && figure(3, "clip_frechet").abs() < 1e-4);
     assert_ne!(methods[1]["per_image"]["psnr"], methods[2]["per_image"]["psnr"]);
@@ -145,12 +149,53 @@ fn a_missing_method_does_not_affect_the_others_and_unknown_weights_give_a_cautio
 }
 
 #[test]
+fn networks_without_prompts_are_measured_beside_the_model() {
+    let scratch = TempDir::new().unwrap();
+    let scratch = scratch.path();
+    let config = configuration(scratch);
+    let text = fs::read_to_string(&config).unwrap();
+    let header = &text[..text.find("[[methods]]").unwrap()].replace("against = \"Blind\"\n", "");
+    let method = |name: &str, kind: &str, weights: &str| {
+        format!("[[methods]]\nname = \"{name}\"\nkind = \"{kind}\"\nweights = \"{weights}\"\n")
+    };
+    let reference = "tests/reference/";
+    let methods = [
+        method("SwinIR", "swinir", &format!("{reference}swinir-real")),
+        method("SCUNet", "scunet", &format!("{reference}scunet-colour")),
+        method("BSRNet", "bsrnet", "weights/BSRNet.pth"),
+    ];
+    fs::write(&config, format!("metrics = [\"psnr\"]\n{header}{}", methods.concat())).unwrap();
+    let complained = error(spire(&["eval", &config]));
+    assert!(complained.contains("weights/BSRNet.pth") && complained.contains("cszn/KAIR"), "{complained}");
+    let results = results(scratch);
+    let measured = results["benchmarks"][0]["methods"].as_array().unwrap();
+    assert_eq!(measured.len(), 2);
+    for (method, network) in measured.iter().zip(["swinir", "scunet"]) {
+        let figure = &method["figures"]["psnr"];
+        assert!(figure["value"].as_f64().unwrap().is_finite());
+        let made = &results["protocols"][figure["protocol"].as_str().unwrap()]["method"];
+        assert_eq!((&made["kind"], &made["network"]), (&"network".into(), &network.into()));
+    }
+    // The enlarged pictures have the size of the clean ones again.
+    let sizes = ["out/restored/tiny-six/swinir", "tiny-six/clean"].map(|folder| {
+        let file = fs::read_dir(scratch.join(folder)).unwrap().next().unwrap().unwrap().path();
+        let picture = spire_data::Picture::open(file).unwrap();
+        (picture.width, picture.height)
+    });
+    assert_eq!(sizes[0], sizes[1]);
+
+    let wrong = |set: &str| error(command(&["eval", &config, "--set", set]).output().unwrap());
+    assert!(wrong("methods.0.kind=input").contains("methods.0.weights"), "{}", wrong("methods.0.kind=input"));
+}
+
+#[test]
 fn errors_name_the_key() {
     let scratch = TempDir::new().unwrap();
     let config = configuration(scratch.path());
     let wrong = |set: &str| error(command(&["eval", &config, "--set", set]).output().unwrap());
     assert!(wrong("methods.1.restoration=all").contains("methods"), "{}", wrong("methods.1.restoration=all"));
     assert!(wrong("against=Nobody").contains("Nobody"));
+    assert!(wrong("methods.1.run=runs/x").contains("base would be ignored, because run"));
     assert!(wrong("methods.1.name=Degraded").contains("two methods"));
     assert!(wrong("benchmarks.0.recipe=none.toml").contains("none.toml"));
     assert!(wrong("methods.1.control=nowhere").contains("nowhere"), "{}", wrong("methods.1.control=nowhere"));

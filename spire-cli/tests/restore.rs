@@ -176,6 +176,98 @@ fn a_base_with_a_branch_restores_without_a_run() {
     assert!(mean < 0.02, "{mean}");
 }
 
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => _ = fs::copy(entry.path(), target).unwrap(),
+        }
+    }
+}
+
+fn tiny() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny")
+}
+
+/// A copy of the built-in text-to-image model.
+fn copied_base(scratch: &Path) -> PathBuf {
+    let base = scratch.join("base");
+    for part in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
+        copy(&tiny().join(part), &base.join(part));
+    }
+    base
+}
+
+/// Changes the last number of a file of weights a little.
+fn change(weights: &Path) {
+    let mut bytes = fs::read(weights).unwrap();
+    let last = bytes.len() - 2;
+    bytes[last] ^= 1;
+    fs::write(weights, bytes).unwrap();
+}
+
+#[test]
+fn a_picture_is_restored_again_if_weights_or_precision_changed() {
+    let scratch = TempDir::new().unwrap();
+    let (base, output) = (copied_base(scratch.path()), scratch.path().join("out.png"));
+    let base_text = base.to_str().unwrap();
+    let kept = |options: &[&str]| {
+        let model = ["--base", base_text, "--control", "assets/tiny/control"];
+        ok(restore("tests/pictures/grey.jpg", &output, &[&model[..], options].concat())).contains("exists already")
+    };
+    assert!(!kept(&[]) && kept(&[]));
+    // Other weights under the same name, in the same place and of the same size.
+    change(&base.join("vae/diffusion_pytorch_model.safetensors"));
+    assert!(!kept(&[]) && kept(&[]));
+    assert!(!kept(&["--precision", "f16"]) && kept(&["--precision", "f16"]));
+    let made = Provenance::read(&output).unwrap().model;
+    assert_eq!((made.precision.to_string().as_str(), made.base_sha256.len()), ("f16", 64));
+}
+
+#[test]
+fn the_built_in_model_says_what_it_knows_before_and_after() {
+    let scratch = TempDir::new().unwrap();
+    let output = scratch.path().join("out.png");
+    let told = |options: &[&str]| {
+        let printed = restore("tests/pictures/grey.jpg", &output, options);
+        let told = String::from_utf8_lossy(&printed.stderr).into_owned();
+        ok(printed);
+        told.matches("knows only the illustrated world").count()
+    };
+    assert_eq!(told(&[]), 2);
+    assert_eq!(told(&[]), 1, "nothing was restored");
+    // Another model.
+    let base = copied_base(scratch.path());
+    change(&base.join("unet/diffusion_pytorch_model.safetensors"));
+    assert_eq!(told(&["--base", base.to_str().unwrap(), "--control", "assets/tiny/control"]), 0);
+}
+
+#[test]
+fn a_branch_names_its_base() {
+    let scratch = TempDir::new().unwrap();
+    let (control, output) = (scratch.path().join("control"), scratch.path().join("out.png"));
+    copy(&tiny().join("control"), &control);
+    let options = ["--control", control.to_str().unwrap()];
+    let unknown = error(restore("tests/pictures/grey.jpg", &output, &options));
+    assert!(unknown.contains("no model.toml") && unknown.contains("--base"), "{unknown}");
+    fs::write(scratch.path().join("model.toml"), format!("base = {:?}\n", tiny())).unwrap();
+    ok(restore("tests/pictures/grey.jpg", &output, &options));
+    assert_eq!(Provenance::read(&output).unwrap().run, control.display().to_string());
+}
+
+#[test]
+fn programs_get_json() {
+    let scratch = TempDir::new().unwrap();
+    let output = scratch.path().join("out.png");
+    let printed = ok(restore("tests/pictures/grey.jpg", &output, &["--variants", "2", "--json"]));
+    let summary: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!((&summary["restored"], &summary["kept"]), (&1.into(), &0.into()));
+    assert_eq!(summary["files"].as_array().unwrap().len(), 2);
+    assert!(summary["failed"].as_array().unwrap().is_empty());
+}
+
 #[test]
 fn prompts_outside_the_training_ranges_give_a_warning() {
     let scratch = TempDir::new().unwrap();
@@ -221,4 +313,42 @@ fn invalid_numbers_are_rejected_before_loading() {
     assert!(huge.contains("pixels"), "{huge}");
     let absent = error(restore("no/such.png", &scratch.path().join("out.png"), &[]));
     assert!(absent.contains("no/such.png"), "{absent}");
+}
+
+#[test]
+fn networks_without_prompts_restore_and_enlarge() {
+    let scratch = TempDir::new().unwrap();
+    let restore = |input: &Path, output: &Path, network: &str, weights: &str, options: &[&str]| {
+        let (input, output) = (input.to_str().unwrap(), output.to_str().unwrap());
+        let arguments = ["restore", input, "-o", output, "--model", network, "--weights", weights];
+        command(&arguments).args(options).output().unwrap()
+    };
+    let small = scratch.path().join("photos/small.png");
+    fs::create_dir(scratch.path().join("photos")).unwrap();
+    Picture::filled(21, 9, [0.3, 0.5, 0.7]).save_png(&small).unwrap();
+    let output = scratch.path().join("restored.png");
+    for (network, weights, factor) in
+        [("scunet", "scunet-colour", 1), ("bsrnet", "bsrnet-4", 4), ("swinir", "swinir-real-large", 4)]
+    {
+        let weights = format!("tests/reference/{weights}");
+        assert!(!ok(restore(&small, &output, network, &weights, &[])).contains("exists"));
+        assert_eq!(size(&output), (21 * factor, 9 * factor), "{network}");
+        assert!(ok(restore(&small, &output, network, &weights, &[])).contains("exists already"));
+        assert!(!ok(restore(&small, &output, network, &weights, &["--tile", "8"])).contains("exists"));
+    }
+    let (photos, folder) = (scratch.path().join("photos"), scratch.path().join("out"));
+    let weights = "tests/reference/swinir-lightweight";
+    assert!(ok(restore(&photos, &folder, "swinir", weights, &[])).contains("1 restored"));
+    assert!(ok(restore(&photos, &folder, "swinir", weights, &[])).contains("1 existed already"));
+
+    let printed = error(restore(&small, &output, "scunet", weights, &[]));
+    assert!(printed.contains("swinir-lightweight") && printed.contains("not a checkpoint of a SCUNet"), "{printed}");
+    let printed = error(restore(&small, &output, "swinir", "weights/nowhere.pth", &[]));
+    assert!(printed.contains("weights/nowhere.pth") && printed.contains("JingyunLiang/SwinIR"), "{printed}");
+    let printed = error(restore(&small, &output, "swinir", weights, &["--semantic", "a cup"]));
+    assert!(printed.contains("--semantic") && printed.contains("cannot be used with"), "{printed}");
+    let broken = scratch.path().join("broken.pth");
+    fs::write(&broken, b"not a pickle").unwrap();
+    let printed = error(restore(&small, &output, "swinir", broken.to_str().unwrap(), &[]));
+    assert!(printed.contains("broken.pth"), "{printed}");
 }

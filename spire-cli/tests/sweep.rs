@@ -11,7 +11,7 @@ use common::{command, error, ok, spire};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Two variants with two seeds; the loss of the second variant is not finite after its first step.
+/// Two variants with two seeds; the second variant loses its weights in its first step.
 fn configuration(scratch: &Path, steps: u32) -> PathBuf {
     let path = scratch.join("sweep.toml");
     let text = format!(
@@ -61,7 +61,7 @@ fn a_failed_variant_does_not_affect_the_other_and_a_second_call_trains_nothing()
     let first = output(&config, &[]);
     let printed = String::from_utf8(first.stdout.clone()).unwrap();
     let told = error(first);
-    assert!(told.contains("Broken, seed 1: failed: the loss was not finite"), "{told}");
+    assert!(told.contains("Broken, seed 1: failed: the weights are lost"), "{told}");
     assert!(printed.contains("| Broken | 0/2 (a) | – |"), "{printed}");
 
     // The row is the mean over the two runs.

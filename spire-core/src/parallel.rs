@@ -3,7 +3,10 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-/// Calls `work` for each number below `count` on `threads` threads (at least one) and returns the results in order.
+/// The most threads of a loop.
+const MOST_THREADS: usize = 1024;
+
+/// Calls `work` for each number below `count` on `threads` threads (at least one, at most 1024) and returns the results in order.
 /// Numbers are handed out in ascending order, so that neighbours are processed at the same time. After an error no new
 /// work is started.
 ///
@@ -30,7 +33,7 @@ pub fn in_order<T: Send, E: Send>(
         made
     };
     let mut made: Vec<_> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads.clamp(1, count.max(1))).map(|_| scope.spawn(run)).collect();
+        let threads: Vec<_> = (0..threads.clamp(1, count.clamp(1, MOST_THREADS))).map(|_| scope.spawn(run)).collect();
         let joined = threads.into_iter().map(thread::ScopedJoinHandle::join);
         joined.flat_map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });

@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 use thiserror::Error;
 
+use crate::atomic_write::WriteError;
+use crate::bounded_read;
 use crate::buffer::Buffer;
 use crate::jpeg_end::is_whole;
+use crate::picture_file::{PictureFormat, save_rgb8};
 
 /// Planar RGB picture, `data[channel * height * width + y * width + x]`, values in \[0, 1\], sRGB-encoded.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +26,7 @@ pub struct Picture {
 /// Why a picture could not be read or written.
 #[derive(Debug, Error)]
 pub enum PictureError {
-    /// The file is missing, unreadable or not writable.
+    /// The file is missing, unreadable, too large or not a regular file.
     #[error("{path}: {source}")]
     Io {
         /// The file.
@@ -55,7 +58,21 @@ pub enum PictureError {
         /// The decoder's error.
         source: image::ImageError,
     },
+    /// The picture is too large for the format of its file.
+    #[error("{path}: can't encode the picture: {source}")]
+    Encode {
+        /// The file.
+        path: PathBuf,
+        /// The encoder's error.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The file can't be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
 }
+
+/// Limit on the bytes of one file.
+const MOST_BYTES: u64 = 1 << 28;
 
 /// Limit on the memory for decoding one file, in bytes. A small file can declare a huge size.
 const DECODE_LIMIT: u64 = 1 << 29;
@@ -135,10 +152,7 @@ impl Picture {
     /// # Errors
     /// The file can't be written.
     pub fn save_png(&self, path: impl AsRef<Path>) -> Result<(), PictureError> {
-        let path = path.as_ref();
-        self.to_rgb8()
-            .save_with_format(path, image::ImageFormat::Png)
-            .map_err(|source| PictureError::Decode { path: path.to_owned(), source })
+        save_rgb8(path.as_ref(), PictureFormat::Png, &self.to_rgb8())
     }
 
     /// One colour plane, row after row.
@@ -191,12 +205,35 @@ pub fn decode_rgb8(bytes: &[u8], path: &Path) -> Result<RgbImage, PictureError> 
     Ok(over_white(decode(bytes, path)?))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, PictureError> {
-    std::fs::read(path).map_err(|source| PictureError::Io { path: path.to_owned(), source })
+/// Width and height as a file's header declares them, before its orientation is applied. Decodes no pixels; `path` names
+/// the file in errors.
+///
+/// # Errors
+/// The bytes are not a picture, or it would need more than 512 MiB decoded.
+pub fn declared_size(bytes: &[u8], path: &Path) -> Result<(u32, u32), PictureError> {
+    Ok(decoder(bytes, path)?.dimensions())
+}
+
+/// The bytes of a picture's file, at most 256 MiB.
+///
+/// # Errors
+/// The file is missing, unreadable, larger, or not a regular file.
+pub fn read(path: &Path) -> Result<Vec<u8>, PictureError> {
+    bounded_read::read(path, MOST_BYTES).map_err(|source| PictureError::Io { path: path.to_owned(), source })
 }
 
 /// Decodes and applies the EXIF orientation.
 fn decode(bytes: &[u8], path: &Path) -> Result<DynamicImage, PictureError> {
+    let decode = |source| PictureError::Decode { path: path.to_owned(), source };
+    let mut decoder = decoder(bytes, path)?;
+    let orientation = decoder.orientation().map_err(decode)?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(decode)?;
+    image.apply_orientation(orientation);
+    Ok(image)
+}
+
+/// A decoder for a picture that is whole, as far as its format tells, and not too large.
+pub(crate) fn decoder<'a>(bytes: &'a [u8], path: &Path) -> Result<impl ImageDecoder + use<'a>, PictureError> {
     let io = |source| PictureError::Io { path: path.to_owned(), source };
     let decode = |source| PictureError::Decode { path: path.to_owned(), source };
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(io)?;
@@ -206,16 +243,13 @@ fn decode(bytes: &[u8], path: &Path) -> Result<DynamicImage, PictureError> {
     let mut limits = Limits::default();
     limits.max_alloc = Some(DECODE_LIMIT);
     reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(decode)?;
+    let decoder = reader.into_decoder().map_err(decode)?;
     // The decoders apply the limit only to memory besides the picture's own.
     if decoder.total_bytes() > DECODE_LIMIT {
         let (width, height) = decoder.dimensions();
         return Err(PictureError::TooLarge { path: path.to_owned(), width, height });
     }
-    let orientation = decoder.orientation().map_err(decode)?;
-    let mut image = DynamicImage::from_decoder(decoder).map_err(decode)?;
-    image.apply_orientation(orientation);
-    Ok(image)
+    Ok(decoder)
 }
 
 fn over_white(image: DynamicImage) -> RgbImage {
@@ -246,6 +280,16 @@ mod tests {
         assert_eq!(cut.dimensions(), (3, 2));
         assert_eq!(cut.get_pixel(0, 0).0, [2, 1, 0]);
         assert_eq!(cut.get_pixel(2, 1).0, [4, 2, 0]);
+    }
+
+    #[test]
+    fn the_size_is_read_from_the_header_alone() {
+        let mut bytes = std::io::Cursor::new(vec![]);
+        RgbImage::new(300, 200).write_to(&mut bytes, ImageFormat::Png).unwrap();
+        // The header of a PNG ends before byte 64; no pixel is needed.
+        let bytes = bytes.into_inner();
+        assert_eq!(declared_size(&bytes[..64], Path::new("a")).unwrap(), (300, 200));
+        assert!(declared_size(b"no picture", Path::new("a")).is_err());
     }
 
     #[test]

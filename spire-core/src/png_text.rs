@@ -12,7 +12,6 @@ use crate::Picture;
 /// # Errors
 /// A keyword is empty, longer than 79 characters or not Latin-1.
 pub fn encode(picture: &Picture, alpha: Option<&[f32]>, texts: &[(&str, &str)]) -> Result<Vec<u8>, png::EncodingError> {
-    let rgb = picture.to_rgb8();
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, picture.width as u32, picture.height as u32);
     encoder.set_depth(png::BitDepth::Eight);
@@ -22,19 +21,24 @@ pub fn encode(picture: &Picture, alpha: Option<&[f32]>, texts: &[(&str, &str)]) 
     }
     let mut writer = encoder.write_header()?;
     match alpha {
-        None => writer.write_image_data(rgb.as_raw())?,
-        Some(alpha) => {
-            let opacity = alpha.iter().map(|alpha| (alpha.clamp(0.0, 1.0) * 255.0).round() as u8);
-            let rgba: Vec<u8> = rgb.pixels().zip(opacity).flat_map(|(p, a)| [p[0], p[1], p[2], a]).collect();
-            writer.write_image_data(&rgba)?;
-        }
+        None => writer.write_image_data(picture.to_rgb8().as_raw())?,
+        Some(alpha) => writer.write_image_data(&rgba(picture, alpha))?,
     }
     writer.finish()?;
     Ok(bytes)
 }
 
+/// The pixels in 8 bits, four bytes each.
+pub(crate) fn rgba(picture: &Picture, alpha: &[f32]) -> Vec<u8> {
+    let opacity = alpha.iter().map(|alpha| (alpha.clamp(0.0, 1.0) * 255.0).round() as u8);
+    picture.to_rgb8().pixels().zip(opacity).flat_map(|(p, a)| [p[0], p[1], p[2], a]).collect()
+}
+
 /// The text chunk `keyword` of the PNG at `path`. `None` if the file is not a complete PNG or has no such chunk.
 pub fn read(path: &Path, keyword: &str) -> Option<String> {
+    if !path.is_file() {
+        return None;
+    }
     let mut reader = png::Decoder::new(BufReader::new(File::open(path).ok()?)).read_info().ok()?;
     // Read to the end: a text chunk may follow the pixels, and a truncated file must be rejected.
     reader.finish().ok()?;

@@ -3,9 +3,10 @@
 
 use std::path::Path;
 
+use crate::picture_file::{PictureFormat, save_rgb8};
 use crate::{Picture, PictureError};
 use ab_glyph::{Font, FontRef, PxScale, ScaleFont, point};
-use image::{ImageFormat, Rgb, RgbImage, imageops};
+use image::{Rgb, RgbImage, imageops};
 
 const BACKGROUND: Rgb<u8> = Rgb([255, 255, 255]);
 const INK: Rgb<u8> = Rgb([24, 24, 28]);
@@ -145,10 +146,7 @@ pub fn grid(columns: usize, pictures: &[(Picture, String)]) -> RgbImage {
 /// # Errors
 /// The file can't be written.
 pub fn save_png(sheet: &RgbImage, path: &Path) -> Result<(), PictureError> {
-    let io = |source| PictureError::Io { path: path.to_owned(), source };
-    let mut png = std::io::Cursor::new(Vec::new());
-    sheet.write_to(&mut png, ImageFormat::Png).map_err(|error| io(std::io::Error::other(error)))?;
-    std::fs::write(path, png.into_inner()).map_err(io)
+    save_rgb8(path, PictureFormat::Png, sheet)
 }
 
 fn note_lines<'a>(row: &Row, label: &'a Pen, body: &'a Pen) -> Vec<(&'a Pen, String)> {

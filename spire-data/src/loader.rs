@@ -3,12 +3,17 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::order::Slice;
 use crate::samples::SampleResult;
 pub use crate::samples::{Crop, DataConfig, LoaderError, Samples, TrainingSample};
+
+/// After an interruption, a source may take this long to give the next sample before it counts as blocked.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Training samples in order, prepared ahead of time by threads. The iterator never ends; dropping it stops the
 /// threads.
@@ -19,11 +24,15 @@ pub struct Loader {
     /// Number of samples taken.
     taken: u64,
     workers: Vec<Worker>,
+    /// Whether a thread may wait for the source for ever.
+    blocked: bool,
 }
 
 /// A thread that prepares every `workers`-th sample and waits while its channel is full.
 struct Worker {
     prepared: Receiver<SampleResult>,
+    /// A sample that came and is not taken yet.
+    waiting: Option<SampleResult>,
     thread: JoinHandle<()>,
 }
 
@@ -44,7 +53,7 @@ impl Loader {
         let count = samples.config.workers;
         // A worker holds one sample itself; the channel holds the rest of its share.
         let waiting = samples.config.prefetch.checked_div(count).unwrap_or(0).saturating_sub(1);
-        let mut loader = Self { samples, start, slice, taken: 0, workers: Vec::with_capacity(count) };
+        let mut loader = Self { samples, start, slice, taken: 0, workers: Vec::with_capacity(count), blocked: false };
         for worker in 0..count {
             let (give, prepared) = sync_channel(waiting);
             let samples = Arc::clone(&loader.samples);
@@ -55,7 +64,7 @@ impl Loader {
                     }
                 }
             })?;
-            loader.workers.push(Worker { prepared, thread });
+            loader.workers.push(Worker { prepared, waiting: None, thread });
         }
         Ok(loader)
     }
@@ -74,6 +83,56 @@ impl Loader {
         self.take(size).collect()
     }
 
+    /// As [`batch`](Self::batch); `None` if `interrupted` is set and the source is blocked: it gives no sample for two
+    /// seconds. Then no sample counts as taken. A source that the calling thread reads itself can't be left.
+    ///
+    /// # Errors
+    /// As [`batch`](Self::batch).
+    pub fn batch_unless(
+        &mut self,
+        interrupted: &AtomicBool,
+        size: usize,
+    ) -> Result<Option<Vec<TrainingSample>>, LoaderError> {
+        let before = self.taken;
+        let mut batch = Vec::with_capacity(size);
+        for _ in 0..size {
+            if !self.wait_unless(interrupted) {
+                self.taken = before;
+                self.blocked = true;
+                return Ok(None);
+            }
+            batch.extend(self.next().transpose()?);
+        }
+        Ok(Some(batch))
+    }
+
+    /// Counts the last `count` samples as not taken. The position is then the one before them, but this loader does not
+    /// give them again.
+    pub fn put_back(&mut self, count: usize) {
+        self.taken = self.taken.saturating_sub(count as u64);
+    }
+
+    /// Waits for the next sample; false if the source is blocked after an interruption.
+    fn wait_unless(&mut self, interrupted: &AtomicBool) -> bool {
+        let workers = self.workers.len() as u64;
+        let Some(next) = self.taken.checked_rem(workers) else { return true };
+        let worker = &mut self.workers[next as usize];
+        let mut since = None;
+        while worker.waiting.is_none() {
+            match worker.prepared.recv_timeout(Duration::from_millis(100)) {
+                Ok(sample) => worker.waiting = Some(sample),
+                Err(RecvTimeoutError::Disconnected) => return true,
+                Err(RecvTimeoutError::Timeout) => {
+                    let asked = interrupted.load(Ordering::Relaxed);
+                    if asked && since.get_or_insert_with(Instant::now).elapsed() >= PATIENCE {
+                        return false;
+                    }
+                }
+            }
+        }
+        true
+    }
+
     /// The underlying sequence.
     pub fn samples(&self) -> &Samples {
         &self.samples
@@ -90,8 +149,9 @@ impl Iterator for Loader {
         if self.workers.is_empty() {
             return Some(make(&self.samples, self.start + self.slice.nth(i)));
         }
-        let worker = i % self.workers.len() as u64;
-        self.workers[worker as usize].prepared.recv().ok()
+        let next = i % self.workers.len() as u64;
+        let worker = &mut self.workers[next as usize];
+        worker.waiting.take().or_else(|| worker.prepared.recv().ok())
     }
 }
 
@@ -101,6 +161,9 @@ impl Drop for Loader {
         let (channels, threads): (Vec<_>, Vec<_>) =
             self.workers.drain(..).map(|worker| (worker.prepared, worker.thread)).unzip();
         drop(channels);
+        if self.blocked {
+            return;
+        }
         for thread in threads {
             // The threads do not panic: `make` catches panics of a sample.
             let _ = thread.join();
@@ -128,7 +191,7 @@ mod tests {
     use crate::source::{CocoSource, FolderSource};
     use crate::source::{Pixels, Sample, SampleError, Source, SourceError};
     use std::path::Path;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     /// Gradients of one colour each; index 13 panics.
     struct Shades {
@@ -248,6 +311,53 @@ mod tests {
             assert_eq!(loader.position(), 11);
             assert_eq!(loader.batch(14).unwrap(), all[11..]);
             assert_eq!(loader.position(), 25);
+        }
+    }
+
+    /// Gives its first samples, then nothing more.
+    struct Blocking(Shades);
+
+    impl Source for Blocking {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+
+        fn name(&self, index: usize) -> String {
+            self.0.name(index)
+        }
+
+        fn read(&self, index: usize) -> Result<Sample, SampleError> {
+            while self.0.reads.load(Ordering::SeqCst) >= 8 {
+                std::thread::park();
+            }
+            self.0.read(index)
+        }
+    }
+
+    #[test]
+    fn an_interruption_ends_waiting_for_a_blocked_source() {
+        let shades = Shades { len: 10, reads: AtomicUsize::new(0) };
+        let mut loader = Loader::new(samples(Arc::new(Blocking(shades)), 1), 0).unwrap();
+        let interrupted = AtomicBool::new(true);
+        // What is prepared already is given in any case.
+        assert_eq!(loader.batch_unless(&interrupted, 3).unwrap().unwrap().len(), 3);
+        assert_eq!(loader.position(), 3);
+        let started = Instant::now();
+        assert_eq!(loader.batch_unless(&interrupted, 8).unwrap(), None);
+        assert!((2..20).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+        assert_eq!(loader.position(), 3, "an incomplete batch is not taken");
+        // Dropping it does not wait for the blocked thread.
+        drop(loader);
+    }
+
+    #[test]
+    fn a_batch_without_an_interruption_is_that_of_the_sequence() {
+        let all = take(samples(Shades::of(10), 0), 0, 9);
+        for workers in [0, 2] {
+            let mut loader = Loader::new(samples(Shades::of(10), workers), 0).unwrap();
+            for part in all.chunks(3) {
+                assert_eq!(loader.batch_unless(&AtomicBool::new(false), 3).unwrap().unwrap(), part);
+            }
         }
     }
 
@@ -383,6 +493,27 @@ mod tests {
                 assert!(message.contains("0.png") && message.contains("not a readable picture"), "{message}");
             }
         }
+    }
+
+    #[test]
+    fn only_pictures_without_captions_are_an_error_that_names_the_key() {
+        let dir = tempfile::tempdir().unwrap();
+        for index in 0..7 {
+            write_png(dir.path(), &format!("{index}.png"), 0.5);
+        }
+        let open = |uncaptioned| {
+            let source = FolderSource::open(dir.path(), None).unwrap().uncaptioned(uncaptioned);
+            Loader::new(samples(Arc::new(source), 0), 0).unwrap().batch(2)
+        };
+        let error = open(false).unwrap_err();
+        assert!(matches!(&error, LoaderError::NoCaptions { tried: 7, skipped } if skipped.len() == 7));
+        let message = error.to_string();
+        assert!(message.contains("none of the 7") && message.contains("data.source.uncaptioned = true"), "{message}");
+        assert_eq!(open(true).unwrap().len(), 2);
+        // A broken file is another fault.
+        std::fs::write(dir.path().join("7.png"), b"").unwrap();
+        std::fs::write(dir.path().join("7.txt"), "zero bytes").unwrap();
+        assert!(matches!(open(false).unwrap_err(), LoaderError::AllBroken { tried: 8, .. }));
     }
 
     #[test]

@@ -79,7 +79,19 @@ pub enum PromptError {
         /// The accepted forms.
         accepted: &'static str,
     },
+    /// A fragment has no number, and degrading needs one.
+    #[error("\"{fragment}\" does not say how much: degrading needs numbers, as in \"Deblur with sigma 3.0\"")]
+    WithoutNumber {
+        /// The fragment.
+        fragment: String,
+    },
+    /// "Remove all degradation" names no degradation.
+    #[error("\"{REMOVE_ALL}\" names no degradation that could be applied")]
+    NothingNamed,
 }
+
+/// The highest sigma and factor. Nothing is left of a picture long before.
+const STRONGEST: f32 = 1000.0;
 
 const FORMS: &str = "one or more of \"Deblur with sigma 3.0\", \"Upsample to 6.0x\", \"Denoise with sigma 0.06\" and \
     \"Dejpeg with quality 80\", with or without the number, with \";\" between them, or \"Remove all degradation\" alone";
@@ -108,15 +120,15 @@ impl StepKind {
 
     fn accepted(self) -> &'static str {
         match self {
-            Self::Blur => "write \"Deblur\" or \"Deblur with sigma 3.0\", sigma in pixels, at least 0.1",
-            Self::Downsample => "write \"Upsample\" or \"Upsample to 6.0x\", at least 1.0x",
-            Self::Noise => "write \"Denoise\" or \"Denoise with sigma 0.06\", sigma at least 0.01, 1 being white",
+            Self::Blur => "write \"Deblur\" or \"Deblur with sigma 3.0\", sigma in pixels, from 0.1 to 1000",
+            Self::Downsample => "write \"Upsample\" or \"Upsample to 6.0x\", from 1.0x to 1000x",
+            Self::Noise => "write \"Denoise\" or \"Denoise with sigma 0.06\", sigma from 0.01 to 1000, 1 being white",
             Self::Jpeg => "write \"Dejpeg\" or \"Dejpeg with quality 80\", a whole number from 1 to 100",
         }
     }
 
     /// The step of this kind with that number, rounded. `None` if the number is out of range.
-    fn step(self, number: f32) -> Option<Step> {
+    pub fn step(self, number: f32) -> Option<Step> {
         let step = match self {
             Self::Blur => Step::Blur { sigma: number },
             Self::Downsample => Step::Downsample { factor: number },
@@ -126,8 +138,8 @@ impl StepKind {
         };
         let step = step.rounded();
         let sensible = match step {
-            Step::Blur { sigma } | Step::Noise { sigma } => sigma.is_finite() && sigma > 0.0,
-            Step::Downsample { factor } => factor.is_finite() && factor >= 1.0,
+            Step::Blur { sigma } | Step::Noise { sigma } => sigma > 0.0 && sigma <= STRONGEST,
+            Step::Downsample { factor } => (1.0..=STRONGEST).contains(&factor),
             Step::Jpeg { quality } => (1..=100).contains(&quality),
         };
         sensible.then_some(step)
@@ -209,6 +221,22 @@ pub fn parse(prompt: &str) -> Result<Vec<Fragment>, PromptError> {
     }
 }
 
+/// Parses a prompt into the degradations that it asks to undo, each with its number, in order.
+///
+/// # Errors
+/// As [`parse`]; or a fragment has no number, or none is named.
+pub fn parse_steps(prompt: &str) -> Result<Vec<Step>, PromptError> {
+    let fragments = parse(prompt)?;
+    if fragments.is_empty() {
+        return Err(PromptError::NothingNamed);
+    }
+    let step = |fragment: Fragment| match fragment {
+        Fragment::Numbered(step) => Ok(step),
+        Fragment::Bare(_) => Err(PromptError::WithoutNumber { fragment: fragment.to_string() }),
+    };
+    fragments.into_iter().map(step).collect()
+}
+
 fn parse_fragment(fragment: &str) -> Result<Fragment, PromptError> {
     let text = normalised(fragment);
     let (verb, rest) = text.split_once(' ').unwrap_or((&text, ""));
@@ -284,6 +312,14 @@ mod tests {
     }
 
     #[test]
+    fn degrading_needs_numbers() {
+        assert_eq!(parse_steps("Deblur with sigma 2.0").unwrap(), [Step::Blur { sigma: 2.0 }]);
+        let bare = parse_steps("Deblur with sigma 2.0; denoise").unwrap_err();
+        assert_eq!(bare, PromptError::WithoutNumber { fragment: "Denoise".to_owned() });
+        assert_eq!(parse_steps(REMOVE_ALL), Err(PromptError::NothingNamed));
+    }
+
+    #[test]
     fn numbers_out_of_range_are_errors() {
         for prompt in [
             "Deblur with sigma 0",
@@ -297,6 +333,9 @@ mod tests {
             "Upsample to 0.9x",
             "Upsample to x",
             "Upsample to 1e39x",
+            "Upsample to 1001x",
+            "Deblur with sigma 1e30",
+            "Denoise with sigma 1000.1",
             "Denoise with sigma",
             "Dejpeg with quality 0",
             "Dejpeg with quality 79.5",

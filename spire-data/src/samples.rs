@@ -58,6 +58,9 @@ impl Default for DataConfig {
     }
 }
 
+/// The most scenes that the illustrated world draws.
+const MOST_SCENES: usize = 1_000_000_000;
+
 impl DataConfig {
     /// Checks every number. Paths are checked when the source is opened.
     ///
@@ -84,6 +87,8 @@ impl DataConfig {
         )?;
         let probability = (0.0..=1.0).contains(&self.prompt_dropout);
         check("prompt_dropout", &self.prompt_dropout, probability, "from 0 to 1")?;
+        let source = &self.source;
+        check("source.count", &source.count, source.count <= MOST_SCENES, &format!("at most {MOST_SCENES}"))?;
         check("workers", &self.workers, self.workers <= 1024, "at most 1024")?;
         check("prefetch", &self.prefetch, self.prefetch <= 65_536, "at most 65536")
     }
@@ -164,6 +169,19 @@ pub enum LoaderError {
         /// The pictures.
         skipped: Vec<Skipped>,
     },
+    /// Too many samples in a row have no caption, and nothing else is wrong with them.
+    #[error(
+        "none of the {tried} pictures tried has a caption, {}; write a .txt with a caption beside each picture, or name \
+         the key of the captions (data.source.caption), or train without captions (data.source.uncaptioned = true, for \
+         folders)",
+        first_few(.skipped)
+    )]
+    NoCaptions {
+        /// Number of different pictures tried for one sample.
+        tried: usize,
+        /// The pictures.
+        skipped: Vec<Skipped>,
+    },
     /// A picture can't be degraded.
     #[error("{name} could not be degraded: {source}")]
     Degrade {
@@ -193,6 +211,9 @@ fn first_few(skipped: &[Skipped]) -> String {
 /// Number of different pictures tried for one sample before the source counts as broken.
 const MOST_BROKEN: usize = 100;
 
+/// Number of broken samples that a warning each names. More would bury what else is printed.
+const MOST_WARNINGS: usize = 5;
+
 /// Number of draws, including pictures known to be broken.
 const MOST_DRAWN: usize = 2000;
 
@@ -211,7 +232,14 @@ pub struct Samples {
     degradation: DegradationConfig,
     pub(crate) config: DataConfig,
     seed: u64,
-    skipped: Mutex<BTreeMap<usize, Skipped>>,
+    skipped: Mutex<BTreeMap<usize, Broken>>,
+}
+
+/// A broken sample.
+struct Broken {
+    skipped: Skipped,
+    /// Whether only its caption is missing.
+    uncaptioned: bool,
 }
 
 impl Samples {
@@ -286,7 +314,11 @@ impl Samples {
     /// What the source skipped when it was opened, and the broken samples found so far, each once, in the order of the
     /// source.
     pub fn skipped(&self) -> Vec<Skipped> {
-        self.source.left_out().into_iter().chain(self.registry().values().cloned()).collect()
+        self.source
+            .left_out()
+            .into_iter()
+            .chain(self.registry().values().map(|broken| broken.skipped.clone()))
+            .collect()
     }
 
     fn read(&self, n: u64) -> Result<(usize, Sample), LoaderError> {
@@ -299,9 +331,9 @@ impl Samples {
                 match self.source.read(index) {
                     Ok(sample) => match self.config.unwanted(sample.picture.size()) {
                         None => return Ok((index, sample)),
-                        Some(reason) => self.skip(index, reason),
+                        Some(reason) => self.skip(index, reason, false),
                     },
-                    Err(error) => self.skip(index, error.to_string()),
+                    Err(error) => self.skip(index, error.to_string(), error.is_missing_caption()),
                 }
                 broken.insert(index);
                 if broken.len() == len.min(MOST_BROKEN) {
@@ -313,19 +345,29 @@ impl Samples {
             index = self.source.nth(self.seed, n + replacement.random_range(1..=within));
         }
         let registry = self.registry();
-        let skipped = broken.iter().filter_map(|index| registry.get(index).cloned()).collect();
-        Err(LoaderError::AllBroken { tried: broken.len(), skipped })
+        let found: Vec<&Broken> = broken.iter().filter_map(|index| registry.get(index)).collect();
+        let (tried, skipped) = (broken.len(), found.iter().map(|broken| broken.skipped.clone()).collect());
+        Err(match found.iter().all(|broken| broken.uncaptioned) {
+            true => LoaderError::NoCaptions { tried, skipped },
+            false => LoaderError::AllBroken { tried, skipped },
+        })
     }
 
-    fn skip(&self, index: usize, reason: String) {
-        self.registry().entry(index).or_insert_with(|| {
-            let skipped = Skipped { name: self.source.name(index), reason };
+    fn skip(&self, index: usize, reason: String, uncaptioned: bool) {
+        let mut registry = self.registry();
+        if registry.contains_key(&index) {
+            return;
+        }
+        let skipped = Skipped { name: self.source.name(index), reason };
+        if registry.len() < MOST_WARNINGS {
             tracing::warn!(name = skipped.name, reason = skipped.reason, "skipping a sample");
-            skipped
-        });
+        } else if registry.len() == MOST_WARNINGS {
+            tracing::warn!("more samples are skipped without a warning; spire data stats lists them");
+        }
+        registry.insert(index, Broken { skipped, uncaptioned });
     }
 
-    fn registry(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Skipped>> {
+    fn registry(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Broken>> {
         self.skipped.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

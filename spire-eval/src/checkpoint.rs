@@ -16,10 +16,8 @@ pub(crate) fn open<Config: DeserializeOwned + Default>(path: &Path, published: &
         true => read_config(path, "config.json")?,
         false => Config::default(),
     };
-    let tensors = if path.is_dir() { Tensors::in_folder(path) } else { Tensors::open(path) };
-    let tensors = tensors.with_context(|| format!("the weights that are needed are published as {published}"))?;
-    // PyTorch's DataParallel adds this prefix to every name.
-    Ok((config, tensors.renamed(|name| Some(name.strip_prefix("module.").unwrap_or(name).to_owned()))))
+    let tensors = Tensors::at(path);
+    Ok((config, tensors.with_context(|| format!("the weights that are needed are published as {published}"))?))
 }
 
 #[cfg(test)]

@@ -35,6 +35,14 @@ const KINDS: [(&str, &str); 18] = [
 /// own test.
 const QUALITY: [(&str, &str); 3] = [("case-musiq", "musiq"), ("case-clip-iqa", "clip-iqa"), ("case-maniqa", "maniqa")];
 
+/// Cases of restoration by other authors' networks. Not all of their outputs have to be there.
+const RESTORATION: [(&str, &str); 4] = [
+    ("case-swinir-classical", "swinir-classical"),
+    ("case-bsrnet-2", "bsrnet-2"),
+    ("case-scunet-grey", "scunet-grey"),
+    ("case-diffbir-1", "diffbir-1"),
+];
+
 fn reference() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference")
 }
@@ -155,7 +163,7 @@ fn every_reference_bundle_passes() {
     let report = run(&reference());
     assert!(report.passed(), "\n{report}");
     let kinds: BTreeSet<&str> = report.rows.iter().map(|row| row.kind.as_str()).collect();
-    assert_eq!(kinds.len(), KINDS.len() + QUALITY.len() + 1, "{kinds:?}");
+    assert_eq!(kinds.len(), KINDS.len() + QUALITY.len() + RESTORATION.len() + 1, "{kinds:?}");
 }
 
 #[test]
@@ -288,6 +296,27 @@ fn a_change_of_any_output_of_a_quality_metric_fails() {
         grey.insert("in.image.0".into(), Stored { dtype: *dtype, shape: vec![shape[0], shape[1], 1], bytes: first });
         copy.write(&grey);
         assert_failed(&run_one(&copy.folder), "in.image.0 has 1 channels");
+    }
+}
+
+#[test]
+fn a_change_of_a_restoration_fails() {
+    for (case, weights) in RESTORATION {
+        let copy = Copy::of(case, weights);
+        let tensors = copy.tensors().unwrap();
+        for (name, stored) in &tensors {
+            let mut changed = tensors.clone();
+            if name.starts_with("out.") {
+                changed.insert(name.clone(), stored.perturbed());
+                copy.write(&changed);
+                assert_failed(&run_one(&copy.folder), &format!("{name} differs"));
+            } else {
+                changed.remove(name);
+                copy.write(&changed);
+                let missing = if name.starts_with("in.noise.") { "in.noise.*" } else { name };
+                assert_failed(&run_one(&copy.folder), missing);
+            }
+        }
     }
 }
 

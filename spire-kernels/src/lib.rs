@@ -9,11 +9,12 @@
 
 mod autograd;
 mod kernels;
+mod windows;
 
 use burn::backend::Dispatch;
 use burn::module::Param;
 use burn::nn::conv::Conv2d;
-use burn::nn::{GroupNorm, PaddingConfig2d};
+use burn::nn::{GroupNorm, Linear, PaddingConfig2d};
 use burn::tensor::ops::{AvgPoolOptions, ConvOptions, MaxPoolOptions};
 use burn::tensor::{DType, Device, Tensor, activation};
 
@@ -21,11 +22,13 @@ use kernels::attention::Attention;
 use kernels::convolution::Convolution;
 use kernels::elementwise::Activation;
 use kernels::group_norm;
+use kernels::inference::Inference;
 use kernels::ops::Kernels;
 use kernels::pool::Pooling;
 
 pub use autograd::{Forward, GradientHook, block, hooked, with_gradient_hook};
 pub use kernels::pool::Window;
+pub use windows::Windows;
 
 /// `conv.forward(x)`: `x` `[batch, channels, height, width]` to `[batch, out_channels, out_height, out_width]`.
 pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
@@ -135,6 +138,35 @@ pub fn attention_in_products(
     activation::softmax(scores, 3).matmul(split(value)).swap_dims(1, 2).reshape([batch, queries, width])
 }
 
+/// Self-attention within the windows of a map: `qkv` `[batch, height, width, 3 · channels]`, queries, keys and values one
+/// after the other, to `[batch, height, width, channels]`. The scores' bias is in `table` `[(2 · side − 1)², heads]`, one
+/// row for each relative position of query and key, row by row from the smallest.
+///
+/// # Panics
+/// Height or width is no multiple of the windows' side, or the shapes contradict `windows`.
+pub fn window_attention(qkv: Tensor<4>, table: Tensor<2>, windows: Windows) -> Tensor<4> {
+    let ([_, height, width, triple], Windows { side, shift, heads, .. }) = (qkv.dims(), windows);
+    assert!(height % side == 0 && width % side == 0, "{height} by {width} positions in windows of {side} by {side}");
+    assert!(shift < side && triple % (3 * heads) == 0, "{triple} values a position, {windows:?}");
+    assert_eq!(table.dims(), [(2 * side - 1).pow(2), heads], "the table of relative positions");
+    if !is_computed_alone(&qkv) {
+        return windows.attend(qkv, table);
+    }
+    let [qkv, table] = [qkv.into_dispatch(), table.into_dispatch()];
+    Tensor::from_dispatch(<Dispatch as Inference>::attend_windows(qkv, table, windows))
+}
+
+/// `linear.forward(x)`: `x` `[…, from]` to `[…, to]`.
+pub fn linear<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
+    match &linear.bias {
+        Some(bias) if is_computed_alone(&x) => {
+            let [weight, bias] = [linear.weight.val().into_dispatch(), bias.val().into_dispatch()];
+            Tensor::from_dispatch(<Dispatch as Inference>::linear(x.into_dispatch(), weight, bias))
+        }
+        _ => linear.forward(x),
+    }
+}
+
 /// The largest pixel of each window: `x` `[batch, channels, height, width]` to `[batch, channels, out_height, out_width]`.
 ///
 /// # Panics
@@ -165,6 +197,11 @@ fn pool(x: Tensor<4>, pooling: Pooling, window: Window) -> Tensor<4> {
             burn::tensor::module::avg_pool2d(x, options.with_count_include_pad(false))
         }
     }
+}
+
+/// Whether there are kernels, and no derivative is wanted.
+fn is_computed_alone<const D: usize>(x: &Tensor<D>) -> bool {
+    has_kernels(x) && !x.device().is_autodiff()
 }
 
 fn has_kernels<const D: usize>(x: &Tensor<D>) -> bool {

@@ -1,7 +1,7 @@
 //! Every kernel and its gradients agree with Burn's.
 
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{GroupNorm, GroupNormConfig, PaddingConfig2d};
+use burn::nn::{GroupNorm, GroupNormConfig, LinearConfig, PaddingConfig2d};
 use burn::tensor::module::{self, avg_pool2d, max_pool2d};
 use burn::tensor::ops::{AttentionModuleOptions, AvgPoolOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor, TensorData, activation};
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand_distr::{Distribution, StandardNormal};
-use spire_kernels::Window;
+use spire_kernels::{Window, Windows};
 
 /// Normally distributed numbers. Not from Burn's generator: concurrent tests share it.
 fn random<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> Tensor<D> {
@@ -237,4 +237,31 @@ fn gradient_checkpointing_changes_nothing() {
     let [(x, weight), (x_again, weight_again)] = gradients;
     x.into_data().assert_eq(&x_again.into_data(), true);
     weight.into_data().assert_eq(&weight_again.into_data(), true);
+}
+
+#[test]
+fn attention_in_windows_is_attention_by_operators() {
+    let (alone, tracked) = (Device::flex(), Device::flex().autodiff());
+    for (side, heads, depth, elsewhere) in [(2, 1, 3, -100.0), (4, 2, 5, f32::NEG_INFINITY), (7, 3, 4, -100.0)] {
+        for shift in [0, 1, side / 2] {
+            let windows = Windows { side, shift, heads, elsewhere };
+            let shape = [2, 3 * side, 2 * side, 3 * heads * depth];
+            let attended = |device| {
+                let table = random([(2 * side - 1) * (2 * side - 1), heads], 2, device);
+                spire_kernels::window_attention(random(shape, 1, device), table, windows)
+            };
+            // Under autodiff there is no kernel.
+            assert_close(&attended(&alone), &attended(&tracked).inner(), &format!("{windows:?}"));
+        }
+    }
+}
+
+#[test]
+fn linear_layers_agree() {
+    let device = Device::flex();
+    for (rows, from, to) in [(1, 1, 1), (700, 5, 9), (40, 64, 130)] {
+        let linear = LinearConfig::new(from, to).init(&device);
+        let x = random([2, 3, rows, from], 1, &device);
+        assert_close(&spire_kernels::linear(&linear, x.clone()), &linear.forward(x), &format!("{from} to {to}"));
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::{env, fs, process};
 
 use anyhow::{Context, Result};
-use spire_core::atomic_write::TEMPORARY;
+use spire_core::atomic_write::{TEMPORARY, write_synced};
 
 use crate::tokenizer::CLIP_FILES;
 
@@ -30,6 +30,11 @@ const IN_REPOSITORY: &str = "assets/tiny";
 pub fn resolve(path: &Path) -> Result<Option<PathBuf>> {
     let Some(inside) = inside(path) else { return Ok(None) };
     Ok(Some(folder()?.join(inside)))
+}
+
+/// Whether the UNet in the model folder `folder` is the small model's, file by file.
+pub fn is_built_in(folder: &Path) -> bool {
+    all().filter(|(name, _)| name.starts_with("unet")).all(|file| is_there(folder, &file))
 }
 
 /// The part of `path` below the built-in model's name.
@@ -81,7 +86,7 @@ fn unpack(parent: &Path, name: &str) -> Result<PathBuf> {
         for (name, bytes) in all() {
             let path = temporary.join(name);
             fs::create_dir_all(path.parent().unwrap_or(&temporary))?;
-            fs::write(&path, bytes).with_context(|| path.display().to_string())?;
+            write_synced(&path, bytes)?;
         }
         if folder.exists() {
             fs::rename(&folder, parent.join(format!("{TEMPORARY}damaged-{name}-{}", process::id())))?;
@@ -96,7 +101,12 @@ fn unpack(parent: &Path, name: &str) -> Result<PathBuf> {
 }
 
 fn is_complete(folder: &Path) -> bool {
-    all().all(|(name, bytes)| fs::read(folder.join(name)).is_ok_and(|found| found == bytes))
+    all().all(|file| is_there(folder, &file))
+}
+
+/// Whether the folder has this file with this content.
+fn is_there(folder: &Path, (name, bytes): &(PathBuf, &[u8])) -> bool {
+    fs::read(folder.join(name)).is_ok_and(|found| found == *bytes)
 }
 
 #[cfg(test)]
@@ -106,7 +116,8 @@ mod tests {
     #[test]
     fn the_embedded_files_are_those_of_the_repository() {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(IN_REPOSITORY);
-        assert!(is_complete(&repository));
+        assert!(is_complete(&repository) && is_built_in(&repository));
+        assert!(!is_built_in(&repository.join("..")));
         assert!(all().count() > 10);
     }
 

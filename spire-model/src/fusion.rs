@@ -1,6 +1,8 @@
 //! Fusion of the control branch with the frozen UNet (paper section 3.4, "modulation fusion layer"): `[γ, β] = conv1x1(c)`,
 //! `f ← (1 + γ)·f + β`. The convolution is zero-initialised, so that fusion starts as the identity.
 
+use std::fmt;
+
 use burn::nn::Initializer;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{DType, Device, Tensor};
@@ -20,6 +22,17 @@ pub enum Fusion {
     ModulateSkipAndUp,
     /// A zero convolution, added: ControlNet (Table 5).
     Add,
+}
+
+/// The name in a configuration.
+impl fmt::Display for Fusion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ModulateSkip => "modulate_skip",
+            Self::ModulateSkipAndUp => "modulate_skip_and_up",
+            Self::Add => "add",
+        })
+    }
 }
 
 /// γ and β of one feature map, each `[batch, channels, height, width]`.

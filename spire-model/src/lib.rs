@@ -10,18 +10,24 @@
 //! | [`decoupling`], [`spire`] | which prompt each part reads, and the whole denoiser |
 //! | [`scheduler`], [`guidance`] | noise schedules and samplers, classifier-free guidance |
 //! | [`restore`] | the sampling loop, tiles, colour correction |
+//! | [`feedforward`] | networks of other authors that restore without prompts |
+//! | [`diffbir`] | DiffBIR's second stage |
 //! | [`builtin`], [`model_file`] | the small model that the library carries; `model.toml` |
 //! | [`weights`], [`cost`] | reading and writing weights; counting parameters and operations |
 //!
 //! Fields are named as the keys of diffusers' state dicts, so that weights load without a table of renames.
 
 pub mod base;
+mod bounds;
 pub mod builtin;
 pub mod clip;
 pub mod control;
 pub mod cost;
 pub mod decoupling;
 pub mod device;
+pub mod diffbir;
+pub mod feedforward;
+mod finite;
 pub mod fusion;
 pub mod guidance;
 mod hub;

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use burn::tensor::{Device, Tensor};
 
-use crate::control::{Control, ControlConfig};
+use crate::control::{Control, ControlConfig, ControlFeatures};
 use crate::nn::repeat_batch;
 use crate::unet::{UNet, UNetConfig};
 
@@ -75,9 +75,35 @@ pub fn predict(
     if control.scale() == 0.0 {
         return unet.decode(frozen, None, &time, &semantic);
     }
-    let branch_passes = context.dims()[0] / batch;
-    let [sample, embedded] = [sample, embedded].map(|x| repeat_batch(x, branch_passes));
-    let features = control.features(sample, repeat_batch(timestep, branch_passes), context, embedded);
+    let features = features(control, sample, timestep, context, embedded);
     let (fused, up) = control.fuse(frozen, features);
     unet.decode(fused, up, &time, &semantic)
+}
+
+/// The branch's features for the guidance passes of `context`, which may be more than the batch of `sample`.
+fn features(
+    control: &Control,
+    sample: Tensor<4>,
+    timestep: Tensor<1>,
+    context: Tensor<3>,
+    embedded: Tensor<4>,
+) -> ControlFeatures {
+    let passes = context.dims()[0] / sample.dims()[0];
+    let [sample, embedded] = [sample, embedded].map(|x| repeat_batch(x, passes));
+    control.features(sample, repeat_batch(timestep, passes), context, embedded)
+}
+
+/// The branch's features alone, with the inputs of [`predict`]: to find out which part of the model failed.
+pub(crate) fn branch_features(
+    control: &Control,
+    sample: Tensor<4>,
+    timestep: Tensor<1>,
+    semantic: Tensor<3>,
+    restoration: Tensor<3>,
+    embedded: Tensor<4>,
+) -> Vec<Tensor<4>> {
+    let (_, context) = control.prompts().route(semantic, restoration);
+    let ControlFeatures { mut down, mid } = features(control, sample, timestep, context, embedded);
+    down.push(mid);
+    down
 }

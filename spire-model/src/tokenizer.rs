@@ -7,12 +7,13 @@ mod mojibake;
 mod mojibake_tables;
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::LazyLock,
 };
 
 use serde_json::{Map, Value};
+use spire_core::bounded_read;
 use tokenizers::{
     ModelWrapper, PreTokenizerWrapper, SplitDelimiterBehavior,
     models::bpe::{BPE, Vocab},
@@ -224,12 +225,16 @@ fn clean(text: &str) -> String {
     resolved.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
 }
 
+/// The most bytes of a file of settings; it may hold a chat template.
+const MOST_SETTINGS_BYTES: u64 = 1 << 24;
+
 fn read_settings(path: &Path) -> Result<Map<String, Value>, TokenizerError> {
     if !path.is_file() {
         return Ok(Map::new());
     }
-    let json = fs::read_to_string(path).map_err(|source| TokenizerError::Read { path: path.to_owned(), source })?;
-    serde_json::from_str(&json).map_err(|error| TokenizerError::invalid(path, error))
+    let json = bounded_read::read(path, MOST_SETTINGS_BYTES)
+        .map_err(|source| TokenizerError::Read { path: path.to_owned(), source })?;
+    serde_json::from_slice(&json).map_err(|error| TokenizerError::invalid(path, error))
 }
 
 /// A special token: its text, or an object with its text and settings.
@@ -273,6 +278,7 @@ impl TokenizerError {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+    use std::fs;
 
     use proptest::prelude::*;
     use serde::Deserialize;

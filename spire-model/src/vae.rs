@@ -10,6 +10,7 @@ use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use spire_kernels::{conv2d, group_norm, group_norm_silu};
 
+use crate::bounds::{MOST_CHANNELS, MOST_LAYERS, MOST_RESOLUTIONS, check_at_most};
 use crate::nn::attention::attend;
 use crate::nn::resample::{Downsample2d, Upsample2d};
 use crate::nn::resnet::{ResnetBlock2d, ResnetConfig, conv1x1, conv3x3};
@@ -82,6 +83,16 @@ impl VaeConfig {
     pub fn check(&self) -> Result<()> {
         ensure!(!self.block_out_channels.is_empty(), "\"block_out_channels\" is empty");
         ensure!(self.layers_per_block > 0, "\"layers_per_block\" is 0");
+        check_at_most("layers_per_block", [self.layers_per_block], MOST_LAYERS)?;
+        check_at_most("the number of block_out_channels", [self.block_out_channels.len()], MOST_RESOLUTIONS)?;
+        check_at_most("block_out_channels", self.block_out_channels.iter().copied(), MOST_CHANNELS)?;
+        for (key, value) in [
+            ("in_channels", self.in_channels),
+            ("out_channels", self.out_channels),
+            ("latent_channels", self.latent_channels),
+        ] {
+            check_at_most(key, [value], MOST_CHANNELS)?;
+        }
         ensure!(self.act_fn == "silu", "\"act_fn\": \"{}\" is not supported, only \"silu\" is", self.act_fn);
         for &channels in &self.block_out_channels {
             ensure!(

@@ -1,13 +1,13 @@
 //! Evaluations: methods on test sets, from the recipe to tables and report (`spire eval`).
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, IntoInnerError};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use spire_core::atomic_write::write_atomic;
-use spire_core::progress::FileProgress;
+use spire_core::atomic_write::{AtomicFile, write_atomic};
+use spire_core::folder_lock::FolderLock;
+use spire_core::message::with_causes;
+use spire_core::progress::PhaseProgress;
 use spire_core::{parallel, settings, sheet};
 use spire_data::testset::{self, Entry, Recipe, TestSet};
 use spire_eval::evaluation::{
@@ -27,13 +27,15 @@ pub struct Evaluated {
     /// The pictures of each test set's methods.
     methods: Vec<Vec<ShownMethod>>,
     sheet: SheetConfig,
+    /// Held until everything is written.
+    _lock: FolderLock,
 }
 
 /// Measures every method on every test set. Missing test sets are made from their recipes, missing pictures of models
 /// are restored into `output`. A method that can't be measured is reported; the others are still measured.
 ///
 /// # Errors
-/// A test set can't be opened or made; the weights of a metric do not fit.
+/// A test set can't be opened or made; the weights of a metric do not fit; another process uses `output`.
 pub fn evaluate(config: &EvalConfig, output: &Path) -> Result<Evaluated> {
     let device = spire_model::device::device(&config.device)?;
     let benchmarks = config.benchmarks.iter().map(open).collect::<Result<Vec<_>>>()?;
@@ -47,6 +49,7 @@ pub fn evaluate(config: &EvalConfig, output: &Path) -> Result<Evaluated> {
         unmeasured.push(reasons);
     }
     let scorer = Scorer::load(config, &device)?;
+    let lock = FolderLock::take(output)?;
 
     let mut made = Methods::default();
     let mut results = Results::new(config, &scorer);
@@ -70,12 +73,13 @@ pub fn evaluate(config: &EvalConfig, output: &Path) -> Result<Evaluated> {
         results.add(&choice.title, benchmark, &scorer, &rows, reasons, config.against.as_deref());
         shown.push(pictures);
     }
-    Ok(Evaluated { results, benchmarks, methods: shown, sheet: config.sheet.clone() })
+    Ok(Evaluated { results, benchmarks, methods: shown, sheet: config.sheet.clone(), _lock: lock })
 }
 
 fn note(reasons: &mut BTreeMap<String, String>, method: &MethodConfig, benchmark: &TestSet, error: &anyhow::Error) {
-    tracing::error!("{} on {}: {error:#}", method.name, benchmark.folder.display());
-    reasons.insert(method.name.clone(), format!("{error:#}"));
+    let reason = with_causes(error.as_ref());
+    tracing::error!("{} on {}: {reason}", method.name, benchmark.folder.display());
+    reasons.insert(method.name.clone(), reason);
 }
 
 /// Opens a test set; makes it first if it is missing and has a recipe.
@@ -119,7 +123,7 @@ impl<'a> Measuring<'a> {
         }
         let prompts = match method.kind {
             MethodKind::Model => method.prompts(&self.benchmark.entries, &self.config.alike, self.config.seed)?,
-            MethodKind::Input | MethodKind::Folder => vec![],
+            _ => vec![],
         };
         let files = self.benchmark.entries.iter().map(file).collect();
         let shown = ShownMethod { name: method.name.clone(), files, prompts };
@@ -136,9 +140,8 @@ impl<'a> Measuring<'a> {
     }
 
     fn progress(&self, what: &str) -> impl Fn(&Entry) + Sync + use<> {
-        let progress = FileProgress::new(self.benchmark.entries.len() as u64);
-        let what = what.to_owned();
-        move |entry| progress.advance(&format!("{what}: measuring {}", entry.id))
+        let progress = PhaseProgress::new(&format!("{what}: measuring"), self.benchmark.entries.len() as u64);
+        move |entry| progress.advance(&entry.id)
     }
 }
 
@@ -177,12 +180,10 @@ impl Evaluated {
         let pairs = self.benchmarks.iter().zip(&self.methods);
         let shown: Vec<Shown> =
             pairs.map(|(benchmark, methods)| Shown { benchmark, methods: methods.clone() }).collect();
-        let (path, part) = (output.join("report.html"), output.join("report.html.part"));
-        let mut file = BufWriter::new(File::create(&part).with_context(|| format!("can't create {}", part.display()))?);
-        write_report(&self.results, &shown, pictures, &mut file)?;
-        let file = file.into_inner().map_err(IntoInnerError::into_error).context("can't write the report")?;
-        let size = file.metadata()?.len();
-        std::fs::rename(&part, &path).with_context(|| format!("can't create {}", path.display()))?;
-        Ok(size)
+        let path = output.join("report.html");
+        let mut file = AtomicFile::create(&path)?;
+        write_report(&self.results, &shown, pictures, &mut file).with_context(|| path.display().to_string())?;
+        file.finish()?;
+        Ok(path.metadata()?.len())
     }
 }

@@ -4,20 +4,24 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use serde::Serialize;
+use spire_core::atomic_write::check_output;
 use spire_core::checksum::sha256;
-use spire_core::progress::FileProgress;
-use spire_core::{Picture, png_text, sheet};
+use spire_core::message::with_causes;
+use spire_core::picture_file::{self, PictureFormat};
+use spire_core::progress::PhaseProgress;
+use spire_core::{Picture, picture, sheet};
 use spire_data::degrade::resize::resize_plane;
 use spire_data::degrade::{Filter, resize};
-use spire_data::source::{caption_of, list_pictures};
+use spire_data::source::{Skipped, caption_of, list_pictures};
 use spire_model::restore::{Request, SamplingConfig, restore};
 
 use crate::provenance::{KEYWORD, Provenance};
-use crate::restorer::{Restorer, write_file};
+use crate::restorer::{Restorer, create_folder_of};
 
 /// The most pixels of a restored picture: a larger one takes more than 3 GiB.
-const MOST_PIXELS: f64 = (1_u64 << 28) as f64;
+pub(crate) const MOST_PIXELS: f64 = (1_u64 << 28) as f64;
 
 /// The most variants of one picture: the contact sheet shows all of them.
 const MOST_VARIANTS: u64 = 1000;
@@ -48,6 +52,8 @@ pub struct FileSettings {
     pub sampling: SamplingConfig,
     /// Variants that are restored together.
     pub batch_size: usize,
+    /// JPEG's quality, from 1 to 100, for outputs in that format.
+    pub quality: Option<u8>,
     /// Restore again even if the result exists with the same provenance.
     pub overwrite: bool,
 }
@@ -60,6 +66,8 @@ impl FileSettings {
     pub fn validate(&self) -> Result<()> {
         ensure!(self.upscale.is_finite() && self.upscale >= 1.0, "upscale must be at least 1");
         ensure!((1..=MOST_VARIANTS).contains(&self.variants), "variants must be from 1 to {MOST_VARIANTS}");
+        let last = self.seed.checked_add(self.variants - 1);
+        ensure!(last.is_some(), "{} variants from seed {} on go beyond the highest seed", self.variants, self.seed);
         ensure!(self.batch_size > 0, "the batch must hold at least 1 picture");
         self.sampling.validate()
     }
@@ -75,25 +83,35 @@ pub struct RestoredFile {
 }
 
 /// The results for a folder.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct FolderSummary {
     /// Pictures that were restored.
     pub restored: usize,
     /// Pictures whose results existed already.
     pub kept: usize,
-    /// Files that could not be restored, with the reasons.
+    /// The restored pictures, those that existed already included.
+    pub files: Vec<PathBuf>,
+    /// What could not be read or restored, with the reasons.
     pub failed: Vec<(PathBuf, String)>,
 }
 
+impl From<RestoredFile> for FolderSummary {
+    fn from(RestoredFile { files, kept }: RestoredFile) -> Self {
+        let (restored, kept) = if kept { (0, 1) } else { (1, 0) };
+        Self { restored, kept, files, failed: vec![] }
+    }
+}
+
 impl Restorer {
-    /// Restores `input` to the PNG `output`. Several variants have `-seed7`, `-seed8`, … in their names, and a contact
-    /// sheet beside them has `-sheet`.
+    /// Restores `input` to `output`, a picture in the format of its name. Several variants have `-seed7`, `-seed8`, … in
+    /// their names, and a contact sheet beside them has `-sheet`.
     ///
     /// # Errors
-    /// The picture can't be read, is too large, or a file can't be written.
+    /// The picture can't be read, is too large, or a file can't be written, because it is the input for example.
     pub fn restore_file(&self, settings: &FileSettings, input: &Path, output: &Path) -> Result<RestoredFile> {
         settings.validate()?;
-        let bytes = fs::read(input).with_context(|| format!("can't read {}", input.display()))?;
+        let format = PictureFormat::of(output, settings.quality)?;
+        let bytes = picture::read(input)?;
         let input_sha256 = sha256(&bytes);
         let semantic = match &settings.semantic {
             Semantic::Text(text) => text.clone(),
@@ -103,22 +121,38 @@ impl Restorer {
             let FileSettings { restoration, upscale, sampling, .. } = settings;
             self.provenance(&input_sha256, &semantic, restoration, seed, *upscale, sampling)
         };
-        let seeds: Vec<u64> = (0..settings.variants).map(|i| settings.seed.wrapping_add(i)).collect();
+        let seeds: Vec<u64> = (0..settings.variants).map(|i| settings.seed + i).collect();
         let place = |seed: u64| match settings.variants {
             1 => output.to_owned(),
-            _ => beside(output, &format!("seed{seed}")),
+            _ => beside(output, &format!("seed{seed}"), &output.extension().unwrap_or_default().to_string_lossy()),
         };
+        let contact_sheet = beside(output, "sheet", "png");
+        for file in seeds.iter().map(|&seed| place(seed)).chain((settings.variants > 1).then(|| contact_sheet.clone()))
+        {
+            check_output(&file, input)?;
+        }
         let done = |&seed: &u64| !settings.overwrite && Provenance::read(&place(seed)) == Some(provenance(seed));
         let files = seeds.iter().map(|&seed| place(seed)).collect();
         if seeds.iter().all(done) {
             return Ok(RestoredFile { files, kept: true });
         }
 
-        let (picture, alpha) = Picture::decode_with_alpha(&bytes, input)?;
-        let degraded = upscaled(&picture, settings.upscale)?;
-        let size = (picture.width, picture.height);
-        let alpha = alpha.map(|alpha| resize_plane(&alpha, size, degraded.width, degraded.height, Filter::Bicubic));
+        let Input { degraded, alpha } = Input::decode(&bytes, input, settings.upscale)?;
+        if alpha.is_some() && !format.has_alpha() {
+            tracing::warn!(
+                "{} can't be transparent, as {} is: it shows white there",
+                output.display(),
+                input.display()
+            );
+        }
         let mut cells = vec![(degraded.clone(), "degraded".to_owned())];
+        tracing::debug!(
+            "{}: {}×{} pixels, semantic prompt \"{semantic}\", restoration prompt \"{}\", seeds {seeds:?}",
+            input.display(),
+            degraded.width,
+            degraded.height,
+            settings.restoration
+        );
         for seeds in seeds.chunks(settings.batch_size) {
             let request = |&seed: &u64| Request {
                 degraded: degraded.clone(),
@@ -132,13 +166,20 @@ impl Restorer {
             {
                 let text = serde_json::to_string(&provenance(seed))?;
                 let place = place(seed);
-                write_file(&place, &png_text::encode(&restored, alpha.as_deref(), &[(KEYWORD, &text)])?)?;
+                if !format.carries(&text) {
+                    tracing::warn!(
+                        "{}: the prompts are too long for JPEG's metadata and are not recorded",
+                        place.display()
+                    );
+                }
+                create_folder_of(&place)?;
+                picture_file::save(&place, format, &restored, alpha.as_deref(), Some((KEYWORD, &text)))?;
                 cells.push((restored, format!("seed {seed}")));
             }
         }
         if settings.variants > 1 {
             let columns = (cells.len() as f64).sqrt().ceil() as usize;
-            sheet::save_png(&sheet::grid(columns, &cells), &beside(output, "sheet"))?;
+            sheet::save_png(&sheet::grid(columns, &cells), &contact_sheet)?;
         }
         Ok(RestoredFile { files, kept: false })
     }
@@ -151,42 +192,91 @@ impl Restorer {
     /// The folder can't be searched or has no pictures.
     pub fn restore_folder(&self, settings: &FileSettings, input: &Path, output: &Path) -> Result<FolderSummary> {
         settings.validate()?;
-        fs::create_dir_all(output).with_context(|| format!("can't create {}", output.display()))?;
-        let (input, output) = (&input.canonicalize()?, &output.canonicalize()?);
-        ensure!(input != output, "restored pictures need another folder than {}", input.display());
-        let mut pictures = list_pictures(input)?;
-        // `output` may be inside `input`.
-        pictures.retain(|picture| !picture.starts_with(output));
-        ensure!(!pictures.is_empty(), "there are no pictures in {}", input.display());
-        let mut summary = FolderSummary::default();
-        let mut taken = HashSet::new();
-        let progress = FileProgress::new(pictures.len() as u64);
-        for picture in pictures {
-            let name = picture.strip_prefix(input).unwrap_or(&picture);
-            let mut place = output.join(name.with_extension("png"));
-            if !taken.insert(place.clone()) {
-                // `a.jpg` and `a.png`: the second keeps its extension.
-                let ending = picture.extension().unwrap_or_default().to_string_lossy().into_owned();
-                place = output.join(name.with_extension(format!("{ending}.png")));
-            }
-            match self.restore_file(settings, &picture, &place) {
-                Ok(restored) if restored.kept => summary.kept += 1,
-                Ok(_) => summary.restored += 1,
-                Err(error) => {
-                    progress.print(&format!("{}: {error:#}", name.display()));
-                    summary.failed.push((picture.clone(), format!("{error:#}")));
-                }
-            }
-            progress.advance(&name.display().to_string());
-        }
-        Ok(summary)
+        restore_each(input, output, |picture, place| self.restore_file(settings, picture, place))
     }
 }
 
-/// `a/b.png` with `-name` before the extension.
-fn beside(output: &Path, name: &str) -> PathBuf {
+/// Restores every picture in `input` and its subfolders by `restore`, to a PNG at the same place in `output`. A broken file
+/// is reported and skipped.
+///
+/// # Errors
+/// The folder can't be searched or has no pictures.
+pub(crate) fn restore_each(
+    input: &Path,
+    output: &Path,
+    restore: impl Fn(&Path, &Path) -> Result<RestoredFile>,
+) -> Result<FolderSummary> {
+    fs::create_dir_all(output).with_context(|| format!("can't create {}", output.display()))?;
+    let (input, output) = (&input.canonicalize()?, &output.canonicalize()?);
+    ensure!(input != output, "restored pictures need another folder than {}", input.display());
+    let (mut pictures, left_out) = list_pictures(input)?;
+    if output.starts_with(input) {
+        pictures.retain(|picture| !picture.starts_with(output));
+    }
+    ensure!(!pictures.is_empty(), "there are no pictures in {}", input.display());
+    let inputs: HashSet<PathBuf> = pictures.iter().cloned().collect();
+    let mut summary = FolderSummary::default();
+    let mut taken = HashSet::new();
+    let progress = PhaseProgress::new("restoring", pictures.len() as u64);
+    for Skipped { name, reason } in left_out {
+        progress.print(&format!("{name}: {reason}"));
+        summary.failed.push((name.into(), reason));
+    }
+    for picture in pictures {
+        let name = picture.strip_prefix(input).unwrap_or(&picture);
+        let mut place = output.join(name.with_extension("png"));
+        if !taken.insert(place.clone()) {
+            // `a.jpg` and `a.png`: the second keeps its extension.
+            let ending = picture.extension().unwrap_or_default().to_string_lossy().into_owned();
+            place = output.join(name.with_extension(format!("{ending}.png")));
+        }
+        let restored = match inputs.contains(&place) {
+            // `input` may be inside `output`.
+            true => Err(anyhow!("its result would replace the picture {}: choose another folder", place.display())),
+            false => restore(&picture, &place),
+        };
+        match restored {
+            Ok(RestoredFile { files, kept }) => {
+                *(if kept { &mut summary.kept } else { &mut summary.restored }) += 1;
+                summary.files.extend(files);
+            }
+            Err(error) => {
+                let reason = with_causes(error.as_ref());
+                progress.print(&format!("{}: {reason}", name.display()));
+                summary.failed.push((picture.clone(), reason));
+            }
+        }
+        progress.advance(&name.display().to_string());
+    }
+    Ok(summary)
+}
+
+/// `a/b-name.extension` for the output `a/b.png`.
+fn beside(output: &Path, name: &str, extension: &str) -> PathBuf {
     let stem = output.file_stem().unwrap_or_default().to_string_lossy();
-    output.with_file_name(format!("{stem}-{name}.png"))
+    output.with_file_name(format!("{stem}-{name}.{extension}"))
+}
+
+/// A decoded file as it goes into the model.
+pub struct Input {
+    /// The degraded picture, enlarged.
+    pub degraded: Picture,
+    /// Its transparency, enlarged; `height * width` values in \[0, 1\]. `None` if the picture is opaque.
+    pub alpha: Option<Vec<f32>>,
+}
+
+impl Input {
+    /// Decodes a file's bytes and enlarges the picture by `upscale`; `path` names the file in errors.
+    ///
+    /// # Errors
+    /// The bytes are not a picture, or it is too large.
+    pub fn decode(bytes: &[u8], path: &Path, upscale: f64) -> Result<Self> {
+        let (picture, alpha) = Picture::decode_with_alpha(bytes, path)?;
+        let degraded = upscaled(&picture, upscale)?;
+        let size = (picture.width, picture.height);
+        let alpha = alpha.map(|alpha| resize_plane(&alpha, size, degraded.width, degraded.height, Filter::Bicubic));
+        Ok(Self { degraded, alpha })
+    }
 }
 
 fn upscaled(picture: &Picture, factor: f64) -> Result<Picture> {

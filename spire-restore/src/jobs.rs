@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result};
 use spire_core::checksum::sha256;
 use spire_core::parallel::in_order;
-use spire_core::{Picture, png_text};
+use spire_core::{Picture, picture, png_text};
 use spire_model::device::on_one_thread;
 use spire_model::restore::{Request, SamplingConfig, restore};
 
@@ -78,7 +78,7 @@ impl Restorer {
     ) -> Result<()> {
         let mut by_size: BTreeMap<(usize, usize), Vec<Open>> = BTreeMap::new();
         for job in jobs {
-            let bytes = fs::read(&job.input).with_context(|| format!("can't read {}", job.input.display()))?;
+            let bytes = picture::read(&job.input)?;
             let sum = sha256(&bytes);
             let provenance = self.provenance(&sum, &job.semantic, &job.restoration, job.seed, 1.0, sampling);
             let provenance = serde_json::to_string(&provenance)?;

@@ -4,19 +4,23 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use spire_core::progress::FileProgress;
+use spire_core::progress::PhaseProgress;
 use spire_data::testset::{Entry, TestSet};
 use spire_eval::evaluation::{EvalConfig, MethodConfig, MethodKind, MethodProtocol, PromptPair, slug};
+use spire_model::feedforward::{NetworkKind, Tiling};
 
 use crate::jobs::{Job, JobSettings, Restored};
+use crate::network::NetworkRestorer;
+use crate::provenance::ModelIdentity;
 use crate::restorer::Restorer;
 use crate::trained_model::TrainedModel;
 
 /// Models that are loaded already, and pictures that are restored already.
 #[derive(Debug, Default)]
 pub struct Methods {
-    /// Models and the checksums of their branches, by origin.
-    loaded: BTreeMap<String, (Restorer, String)>,
+    /// By run, base, branch and CLIP.
+    loaded: BTreeMap<String, Restorer>,
+    networks: BTreeMap<String, NetworkRestorer>,
     restored: Restored,
 }
 
@@ -57,7 +61,11 @@ impl Methods {
                 ensure!(folder.is_dir(), "there is no folder {}", folder.display());
                 Ok(())
             }
-            MethodKind::Model => locate(method)?.checksum().map(|_| ()),
+            MethodKind::Model => locate(method)?.check(),
+            MethodKind::SwinIr | MethodKind::BsrNet | MethodKind::ScuNet => {
+                let (network, weights) = network_of(method, benchmark)?;
+                NetworkRestorer::checksum(network, &weights).map(|_| ())
+            }
         }
     }
 
@@ -78,21 +86,40 @@ impl Methods {
             MethodKind::Folder => {
                 Ok((Pictures::In(folder_of(method, benchmark)), MethodProtocol::Folder { files: String::new() }))
             }
+            MethodKind::SwinIr | MethodKind::BsrNet | MethodKind::ScuNet => {
+                let (network, weights) = network_of(method, benchmark)?;
+                let key = format!("{network} {weights:?} {:?}", method.tile);
+                if !self.networks.contains_key(&key) {
+                    let restorer = NetworkRestorer::load(network, &weights, method.tile, &config.device)?;
+                    self.networks.insert(key.clone(), restorer);
+                }
+                let restorer = &self.networks[&key];
+                let folder = output.join("restored").join(name(benchmark)).join(slug(&method.name));
+                restore_by_network(restorer, method, benchmark, &folder)?;
+                let Tiling { side, overlap } = restorer.tiling();
+                let weights = restorer.weights_sha256.clone();
+                let made = MethodProtocol::Network { network, weights, tile: side, tile_overlap: overlap };
+                Ok((Pictures::In(folder), made))
+            }
             MethodKind::Model => {
                 let sampling = method.sampling.as_ref().unwrap_or(&config.sampling);
                 let clip = sampling.clip_guidance.as_ref();
                 let key = format!("{:?} {:?} {:?} {clip:?}", method.run, method.base, method.control);
                 if !self.loaded.contains_key(&key) {
-                    let (mut restorer, checksum) = load(method, &config.device)?;
-                    restorer.base.guide_by(clip)?;
-                    self.loaded.insert(key.clone(), (restorer, checksum));
+                    let mut restorer = locate(method)?.load(Some(&config.device), None)?;
+                    restorer.guide_by(clip)?;
+                    self.loaded.insert(key.clone(), restorer);
                 }
-                let (restorer, checksum) = &self.loaded[&key];
+                let restorer = &self.loaded[&key];
                 let folder = output.join("restored").join(name(benchmark)).join(slug(&method.name));
                 restore(restorer, method, config, benchmark, &folder, &self.restored)?;
+                let ModelIdentity { base_sha256, control_sha256, precision, control_precision, .. } =
+                    &restorer.identity;
                 let made = MethodProtocol::Model {
                     model: restorer.run.clone(),
-                    control: checksum.clone(),
+                    base: base_sha256.clone(),
+                    control: control_sha256.clone(),
+                    precision: format!("{precision}, branch {control_precision}"),
                     semantic: method.semantic,
                     restoration: method.restoration_told(),
                     seed: config.seed,
@@ -106,20 +133,45 @@ impl Methods {
 }
 
 fn folder_of(method: &MethodConfig, benchmark: &TestSet) -> PathBuf {
-    method.folder.as_deref().unwrap_or_default().replace("{benchmark}", &name(benchmark)).into()
+    of_benchmark(method.folder.as_deref().unwrap_or_default(), benchmark)
+}
+
+fn of_benchmark(path: &str, benchmark: &TestSet) -> PathBuf {
+    path.replace("{benchmark}", &name(benchmark)).into()
+}
+
+fn network_of(method: &MethodConfig, benchmark: &TestSet) -> Result<(NetworkKind, PathBuf)> {
+    let network = method.kind.network().context("this method is no network")?;
+    let weights = method.weights.as_deref().context("weights is not set")?;
+    Ok((network, of_benchmark(weights, benchmark)))
+}
+
+/// Restores each picture of the test set: the small ones, if the network enlarges all of them to the clean pictures' sizes,
+/// else the degraded ones, and resizes the results.
+fn restore_by_network(
+    restorer: &NetworkRestorer,
+    method: &MethodConfig,
+    benchmark: &TestSet,
+    folder: &Path,
+) -> Result<()> {
+    let enlarged = |entry: &Entry| {
+        let (width, height) = image::image_dimensions(benchmark.small(entry)).ok()?;
+        Some(restorer.restored_size((width as usize, height as usize)))
+    };
+    let small = benchmark.entries.iter().all(|entry| enlarged(entry) == Some((entry.width, entry.height)));
+    let progress = PhaseProgress::new(&format!("{}: restoring", method.name), benchmark.entries.len() as u64);
+    for entry in &benchmark.entries {
+        let input = if small { benchmark.small(entry) } else { benchmark.degraded(entry) };
+        let output = folder.join(format!("{}.png", entry.id));
+        let size = Some((entry.width, entry.height));
+        restorer.restore_file(&input, &output, size, false).with_context(|| method.name.clone())?;
+        progress.advance(&format!("{}.png", entry.id));
+    }
+    Ok(())
 }
 
 fn locate(method: &MethodConfig) -> Result<TrainedModel> {
-    TrainedModel::locate(method.run.as_deref(), method.base.as_deref().zip(method.control.as_deref()))
-}
-
-fn load(method: &MethodConfig, device: &str) -> Result<(Restorer, String)> {
-    let model = locate(method)?;
-    let checksum = model.checksum()?;
-    let mut restorer = model.load(Some(device), None)?;
-    // The same folder may hold other weights later.
-    restorer.run = format!("{}, control {}", restorer.run, &checksum[..8]);
-    Ok((restorer, checksum))
+    TrainedModel::locate(method.run.as_deref(), method.base.as_deref(), method.control.as_deref())
 }
 
 fn restore(
@@ -139,10 +191,10 @@ fn restore(
         seed: config.seed + i as u64,
     };
     let jobs: Vec<Job> = benchmark.entries.iter().zip(prompts).enumerate().map(job).collect();
-    let progress = FileProgress::new(jobs.len() as u64);
+    let progress = PhaseProgress::new(&format!("{}: restoring", method.name), jobs.len() as u64);
     let advance = |job: &Job| {
         let name = job.output.file_name().unwrap_or_default().to_string_lossy();
-        progress.advance(&format!("{}: restoring {name}", method.name));
+        progress.advance(&name);
     };
     let sampling = method.sampling.as_ref().unwrap_or(&config.sampling).clone();
     let settings = JobSettings { sampling, batch_size: config.batch_size, threads: config.threads };

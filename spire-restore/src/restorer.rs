@@ -8,9 +8,10 @@ use spire_core::atomic_write::write_atomic;
 use spire_data::degrade::ParameterizedConfig;
 use spire_model::base::Base;
 use spire_model::control::Control;
-use spire_model::restore::SamplingConfig;
+use spire_model::restore::{ClipGuidanceConfig, SamplingConfig};
+use spire_model::weights::checksum::checksum;
 
-use crate::provenance::Provenance;
+use crate::provenance::{ModelIdentity, Provenance};
 
 /// A model that is ready to restore.
 #[derive(Debug)]
@@ -23,11 +24,26 @@ pub struct Restorer {
     pub run: String,
     /// The ranges of the degradations on which the branch was trained.
     pub trained: ParameterizedConfig,
+    /// Whether the text-to-image model is the built-in one, which knows only the illustrated world.
+    pub is_built_in: bool,
+    /// Weights and precision, for the provenance.
+    pub identity: ModelIdentity,
 }
 
 impl Restorer {
+    /// Loads the CLIP of `guidance`, or unloads it for `None`.
+    ///
+    /// # Errors
+    /// The folder is missing or does not hold a CLIP.
+    pub fn guide_by(&mut self, guidance: Option<&ClipGuidanceConfig>) -> Result<()> {
+        self.base.guide_by(guidance)?;
+        let parts = ["", "image_encoder", "text_encoder", "tokenizer"];
+        self.identity.clip_sha256 = guidance.map(|guidance| checksum(&guidance.clip, &parts)).transpose()?;
+        Ok(())
+    }
+
     /// The provenance of a picture that this model restores.
-    pub(crate) fn provenance(
+    pub fn provenance(
         &self,
         input_sha256: &str,
         semantic: &str,
@@ -45,14 +61,19 @@ impl Restorer {
             seed,
             upscale,
             sampling: sampling.clone(),
+            model: self.identity.clone(),
         }
     }
 }
 
 /// Writes a file, and creates its folder if needed.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
-    }
+    create_folder_of(path)?;
     Ok(write_atomic(path, bytes)?)
+}
+
+/// Creates the folder of a file if needed.
+pub(crate) fn create_folder_of(path: &Path) -> Result<()> {
+    let Some(folder) = path.parent() else { return Ok(()) };
+    fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))
 }

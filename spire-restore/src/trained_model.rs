@@ -2,18 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
-use spire_core::checksum::sha256;
 use spire_data::degrade::ParameterizedConfig;
-use spire_model::base::{Base, LongPrompts, locate_variant};
+use spire_model::base::{self, Base, LongPrompts, locate_variant};
+use spire_model::builtin;
 use spire_model::control::{self, Control, ControlConfig};
 use spire_model::model_file::ModelFile;
 use spire_model::restore::SamplingConfig;
+use spire_model::weights::checksum::checksum;
 use spire_model::weights::{self, Precision, weights_file};
 use spire_train::config::RunConfig;
 use spire_train::run_folder::RunFolder;
 
+use crate::provenance::ModelIdentity;
 use crate::restorer::Restorer;
 
 /// The built-in model, as a path in the repository.
@@ -40,18 +42,32 @@ pub struct TrainedModel {
 }
 
 impl TrainedModel {
-    /// Finds the model of a run, or a base with a branch, or else the built-in model.
+    /// Finds the model of a run; or a branch with `base`, or with the base that its own `model.toml` names; or else the
+    /// built-in model.
     ///
     /// # Errors
-    /// The run or the branch does not exist.
-    pub fn locate(run: Option<&Path>, base_and_control: Option<(&Path, &Path)>) -> Result<Self> {
-        match (run, base_and_control) {
-            (Some(run), _) => Self::of_run(run),
-            (None, Some((base, branch))) => {
+    /// The run or the branch does not exist, or nothing names the branch's base.
+    pub fn locate(run: Option<&Path>, base: Option<&Path>, control: Option<&Path>) -> Result<Self> {
+        if let Some(run) = run {
+            return Self::of_run(run);
+        }
+        match (base, control) {
+            (Some(base), Some(branch)) => {
                 let origin = format!("{} with {}", base.display(), branch.display());
                 let found = Self::of_branch(base, control::locate(branch)?, origin)?;
                 Ok(Self { base: base.to_owned(), ..found })
             }
+            (None, Some(branch)) => {
+                let control = control::locate(branch)?;
+                let model = ModelFile::of(&control)?.with_context(|| {
+                    format!(
+                        "the branch {} has no model.toml that names its base: name it with --base",
+                        branch.display()
+                    )
+                })?;
+                Self::described(model, control, branch.display().to_string())
+            }
+            (Some(base), None) => bail!("the base {} needs a control branch", base.display()),
             (None, None) => {
                 let control = control::locate(&Path::new(BUILT_IN).join("control"))?;
                 Self::of_branch(Path::new(BUILT_IN), control, BUILT_IN.to_owned())
@@ -117,14 +133,12 @@ impl TrainedModel {
         })
     }
 
-    /// SHA-256 of the branch's weights.
+    /// Checks that the branch has weights.
     ///
     /// # Errors
-    /// They can't be read.
-    pub fn checksum(&self) -> Result<String> {
-        let file = weights_file(&self.control)?;
-        let bytes = std::fs::read(&file).with_context(|| format!("can't read {}", file.display()))?;
-        Ok(sha256(&bytes))
+    /// It has none.
+    pub fn check(&self) -> Result<()> {
+        weights_file(&self.control).map(|_| ())
     }
 
     /// Loads the model. By default it uses the run's first device and the run's precision, or float32 if the device
@@ -135,16 +149,31 @@ impl TrainedModel {
     pub fn load(self, device: Option<&str>, precision: Option<Precision>) -> Result<Restorer> {
         let device = spire_model::device::device(device.unwrap_or(&self.device))?;
         let precision = precision.unwrap_or_else(|| supported(self.precision, &device, "the base"));
+        let of_origin = || format!("the text-to-image model of {}", self.origin);
         let variant = self.variant.as_deref();
-        let mut base = locate_variant(&self.base, variant)
-            .and_then(|base| Base::load_variant(&base, variant, precision, &device))
-            .with_context(|| format!("the text-to-image model of {}", self.origin))?;
+        let folder = locate_variant(&self.base, variant).with_context(of_origin)?;
+        let mut base = Base::load_variant(&folder, variant, precision, &device).with_context(of_origin)?;
         base.prompts.set_long_prompts(self.long_prompts);
         ControlConfig::read(&self.control)?.check_fits(&base.unet_config)?;
         // The weights on disk are float32 in any case.
-        let precision = supported(self.control_precision, &device, "the branch");
-        let control = weights::cast(Control::load(&self.control, &device)?, precision);
-        Ok(Restorer { control, base, run: self.origin, trained: self.trained })
+        let control_precision = supported(self.control_precision, &device, "the branch");
+        let control = weights::cast(Control::load(&self.control, &device)?, control_precision);
+        let identity = ModelIdentity {
+            base_sha256: base::checksum(&folder)?,
+            control_sha256: checksum(&self.control, &[""])?,
+            clip_sha256: None,
+            precision,
+            control_precision,
+        };
+        tracing::debug!(
+            "base {} in {precision}, SHA-256 {}; branch {} in {control_precision}, SHA-256 {}",
+            folder.display(),
+            identity.base_sha256,
+            self.control.display(),
+            identity.control_sha256
+        );
+        let is_built_in = builtin::is_built_in(&folder);
+        Ok(Restorer { control, base, run: self.origin, trained: self.trained, is_built_in, identity })
     }
 }
 

@@ -9,6 +9,9 @@ use spire_model::restore::{Request, SamplingConfig, restore};
 
 use crate::restorer::Restorer;
 
+/// The most pictures of a walk: one sheet shows all of them.
+const MOST_PICTURES: usize = 1000;
+
 /// One picture of a walk.
 #[derive(Clone, Debug, Serialize)]
 pub struct WalkPicture {
@@ -64,10 +67,15 @@ impl Path {
     ///
     /// # Errors
     /// There are no steps, or a number is out of range.
-    fn stops(&self) -> Result<(usize, Vec<Stop>)> {
+    pub fn stops(&self) -> Result<(usize, Vec<Stop>)> {
         match self {
             Self::Strengths { denoise, deblur, semantic } => {
                 ensure!(!denoise.is_empty() && !deblur.is_empty(), "a walk needs at least one strength each way");
+                let pictures = denoise.len() * deblur.len();
+                ensure!(
+                    pictures <= MOST_PICTURES,
+                    "a walk of {pictures} pictures is too long: at most {MOST_PICTURES}"
+                );
                 for (name, values, most) in [("denoise", denoise, 1.0), ("deblur", deblur, 100.0)] {
                     let wrong = values.iter().find(|value| !(0.0..=most).contains(*value));
                     ensure!(wrong.is_none(), "{name} {} is not from 0 to {most}", wrong.copied().unwrap_or_default());
@@ -98,10 +106,14 @@ impl Path {
 }
 
 /// A picture of the walk before it is restored.
-struct Stop {
-    title: String,
-    semantic: String,
-    restoration: Option<String>,
+#[derive(Clone, Debug)]
+pub struct Stop {
+    /// The title below it.
+    pub title: String,
+    /// The semantic prompt.
+    pub semantic: String,
+    /// The restoration prompt; `None` for the degraded picture itself.
+    pub restoration: Option<String>,
 }
 
 /// Restores `degraded` at every stop of `path`, from the same initial noise, `batch_size` at a time.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use spire_data::degrade::DegradationConfig;
+use spire_data::degrade::{DegradationConfig, ParameterizedConfig};
 use spire_data::loader::DataConfig;
 use spire_data::source::SourceConfig;
 use spire_model::base::{Base, LongPrompts};
@@ -21,6 +21,21 @@ use spire_model::weights::Precision;
 use crate::optim::adamw::OptimizerSettings;
 use crate::optim::backward::Computation;
 use crate::optim::learning_rate::{LearningRate, Schedule};
+
+/// The most samples of a batch, and the most batches of a step.
+const MOST_IN_A_BATCH: usize = 1 << 16;
+
+/// The most pixels of a batch: 12 GiB of float32, before the first layer.
+const MOST_PIXELS: usize = 1 << 30;
+
+/// The most threads.
+const MOST_THREADS: usize = 1024;
+
+/// The most held-out pictures: twenty times those of the largest test sets.
+const MOST_HELD_OUT: usize = 1_000_000;
+
+/// The most rows of a sheet of samples.
+const MOST_ROWS: usize = 1000;
 
 /// Everything on which a run depends.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -80,15 +95,14 @@ pub struct ModelSection {
     pub image_encoder: Option<PathBuf>,
     /// Initial control branch, a folder or a name on the Hugging Face Hub; by default a copy of the UNet's encoder.
     pub control: Option<PathBuf>,
-    /// Fusion: `modulate_skip`, `modulate_skip_and_up` or `add`.
-    pub fusion: Fusion,
-    /// Which prompts the UNet and the branch attend to: `decoupled`, `joined` or `semantic`. An initial branch from
-    /// `control` has its own setting.
-    pub prompts: PromptRouting,
-    /// Channels of e(y)'s convolutions at full size, 1/2, 1/4 and 1/8.
-    pub embedding_channels: Vec<usize>,
-    /// Folder with initial weights of e(y) for a new branch (`spire pretrain --stage embedding`); by default random
-    /// ones. A branch from `control` has its own.
+    /// Fusion of a new branch: `modulate_skip` (the default), `modulate_skip_and_up` or `add`. A branch from `control`
+    /// has its own, as for the next three keys.
+    pub fusion: Option<Fusion>,
+    /// Which prompts the UNet and the branch attend to: `decoupled` (the default), `joined` or `semantic`.
+    pub prompts: Option<PromptRouting>,
+    /// Channels of e(y)'s convolutions at full size, 1/2, 1/4 and 1/8; by default 16, 32, 96 and 256.
+    pub embedding_channels: Option<Vec<usize>>,
+    /// Folder with initial weights of e(y) (`spire pretrain --stage embedding`); by default random ones.
     pub embedding: Option<PathBuf>,
 }
 
@@ -103,9 +117,9 @@ impl Default for ModelSection {
             long_prompts: LongPrompts::default(),
             image_encoder: None,
             control: None,
-            fusion: Fusion::default(),
-            prompts: PromptRouting::default(),
-            embedding_channels: vec![16, 32, 96, 256],
+            fusion: None,
+            prompts: None,
+            embedding_channels: None,
             embedding: None,
         }
     }
@@ -130,8 +144,34 @@ impl ModelSection {
 
     /// The configuration of a new branch for this UNet.
     pub(crate) fn control_config(&self, unet: &UNetConfig) -> ControlConfig {
-        let channels = self.embedding_channels.clone();
-        ControlConfig { prompts: self.prompts, ..ControlConfig::for_unet(unet, self.fusion, channels) }
+        let new = ControlConfig::for_unet(unet, self.fusion.unwrap_or_default(), self.embedding_channels());
+        ControlConfig { prompts: self.prompts.unwrap_or_default(), ..new }
+    }
+
+    /// Channels of e(y)'s convolutions in a new branch.
+    pub(crate) fn embedding_channels(&self) -> Vec<usize> {
+        self.embedding_channels.clone().unwrap_or_else(|| vec![16, 32, 96, 256])
+    }
+
+    /// Checks that no key of a new branch is set beside an initial branch, which would not follow it.
+    ///
+    /// # Errors
+    /// One is; the error names it.
+    fn check_contradictions(&self) -> Result<()> {
+        let Some(control) = &self.control else { return Ok(()) };
+        for (key, is_set) in [
+            ("fusion", self.fusion.is_some()),
+            ("prompts", self.prompts.is_some()),
+            ("embedding_channels", self.embedding_channels.is_some()),
+            ("embedding", self.embedding.is_some()),
+        ] {
+            ensure!(
+                !is_set,
+                "model.{key} is for a new branch, but model.control = \"{}\" is a branch with its own: remove one of the two",
+                control.display()
+            );
+        }
+        Ok(())
     }
 
     /// Checks that `device` supports both float types.
@@ -203,7 +243,7 @@ pub struct TrainSection {
     pub ema_decay: f64,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
-    /// Number of newest checkpoints that are kept, besides the best.
+    /// Number of newest checkpoints that are kept, besides the best and the newest that is known to be good.
     pub keep_checkpoints: usize,
     /// Steps between validations. Each computes a loss and draws a sheet of samples.
     pub validate_every: u64,
@@ -289,8 +329,9 @@ pub struct EvaluateSection {
     /// Source of the held-out pictures. By default: scenes that are drawn with `seed` if the training source draws
     /// scenes, or else the training pictures, with a warning.
     pub source: Option<SourceConfig>,
-    /// Held-out pictures of the evaluation at the end; 0 for no evaluation.
-    pub samples: usize,
+    /// Held-out pictures of the evaluation at the end; 0 for no evaluation. By default as many as a tenth of the
+    /// training's computation restores, from 8 to 256.
+    pub samples: Option<usize>,
     /// Held-out pictures of the validation loss.
     pub validation_samples: usize,
     /// Rows of a sheet of samples.
@@ -308,7 +349,7 @@ impl Default for EvaluateSection {
         Self {
             seed: 1_000_003,
             source: None,
-            samples: 256,
+            samples: None,
             validation_samples: 64,
             rows: 6,
             batch_size: 16,
@@ -318,6 +359,9 @@ impl Default for EvaluateSection {
     }
 }
 
+/// The size of pictures, in pixels, for which the default ranges of the degradations are made.
+const SIZE_OF_DEFAULT_RANGES: usize = 512;
+
 impl RunConfig {
     /// How gradients are computed.
     pub(crate) fn computation(&self) -> Computation {
@@ -326,6 +370,18 @@ impl RunConfig {
             precision: self.model.control_precision,
             checkpointing: self.train.gradient_checkpointing,
         }
+    }
+
+    /// The number of held-out pictures of the evaluation at the end. By default it follows from the computation, counted
+    /// in passes through the networks, and so does not depend on the machine.
+    pub fn evaluated_pictures(&self) -> usize {
+        // A sample is trained by a forward pass and a backward pass, which takes about two of these.
+        const PASSES_OF_A_SAMPLE: f64 = 3.0;
+        let SamplingConfig { steps, strength, guidance_scale, .. } = &self.evaluate.sampling;
+        let passes_of_a_step = if *guidance_scale == 1.0 { 1.0 } else { 2.0 };
+        let training = self.train.steps as f64 * self.train.samples_per_step() as f64 * PASSES_OF_A_SAMPLE;
+        let affordable = 0.1 * training / (*steps as f64 * strength * passes_of_a_step);
+        self.evaluate.samples.unwrap_or((affordable as usize).clamp(8, 256))
     }
 
     /// Checks that the model can halve pictures as often as it does.
@@ -338,11 +394,69 @@ impl RunConfig {
         Ok(())
     }
 
+    /// What is odd about the configuration, although a run with it can start: a sentence each.
+    pub(crate) fn remarks(&self) -> Vec<String> {
+        let mut remarks = vec![];
+        let TrainSection { steps, warmup_steps, learning_rate, .. } = self.train;
+        if warmup_steps > 0 && warmup_steps >= steps {
+            let highest = self.train.optimizer(1).learning_rate.at(steps.saturating_sub(1));
+            remarks.push(format!(
+                "train.warmup_steps = {warmup_steps} is not below train.steps = {steps}: the learning rate only rises, up to \
+                 {highest:.2e} of train.learning_rate = {learning_rate:.2e}; lower train.warmup_steps"
+            ));
+        }
+        let (found, defaults) = (&self.degradation.parameterized, ParameterizedConfig::default());
+        let strongest = [
+            ("blur_sigma", found.blur_sigma[1], defaults.blur_sigma[1]),
+            ("downsample_factor", found.downsample_factor[1], defaults.downsample_factor[1]),
+        ];
+        let size = self.data.size;
+        for (key, most, default) in strongest {
+            if self.degradation.parameterized_share > 0.0 && size < SIZE_OF_DEFAULT_RANGES / 2 && most >= default {
+                remarks.push(format!(
+                    "degradation.parameterized.{key} goes up to {most}, which is for pictures of {SIZE_OF_DEFAULT_RANGES} \
+                     pixels: of data.size = {size} it leaves little that could be restored; configs/tiny.toml has ranges for 64"
+                ));
+            }
+        }
+        remarks
+    }
+
+    /// Checks that no number asks for more than memory and time can give.
+    ///
+    /// # Errors
+    /// The error names the key and the limit.
+    fn check_limits(&self) -> Result<()> {
+        let (train, evaluate) = (&self.train, &self.evaluate);
+        for (key, value, most) in [
+            ("train.batch_size", train.batch_size, MOST_IN_A_BATCH),
+            ("train.accumulate", train.accumulate, MOST_IN_A_BATCH),
+            ("evaluate.batch_size", evaluate.batch_size, MOST_IN_A_BATCH),
+            ("train.threads", train.threads, MOST_THREADS),
+            ("evaluate.threads", evaluate.threads, MOST_THREADS),
+            ("evaluate.samples", evaluate.samples.unwrap_or(0), MOST_HELD_OUT),
+            ("evaluate.validation_samples", evaluate.validation_samples, MOST_HELD_OUT),
+            ("evaluate.rows", evaluate.rows, MOST_ROWS),
+        ] {
+            ensure!(value <= most, "{key} = {value} is too much: the most are {most}");
+        }
+        let pixels = train.batch_size.saturating_mul(self.data.size).saturating_mul(self.data.size);
+        ensure!(
+            pixels <= MOST_PIXELS,
+            "train.batch_size = {} pictures with data.size = {} have more than {MOST_PIXELS} pixels: lower one of the two",
+            train.batch_size,
+            self.data.size
+        );
+        Ok(())
+    }
+
     /// Checks the numbers. Those of `[data]` and `[degradation]` are checked when the data is opened.
     ///
     /// # Errors
     /// A number is out of range; the error names the key.
     pub fn validate(&self) -> Result<()> {
+        ensure!(!self.run.dir.as_os_str().is_empty(), "run.dir is empty: name the folder of the run");
+        self.check_limits()?;
         let train = &self.train;
         for (key, value) in [
             ("train.batch_size", train.batch_size),
@@ -363,6 +477,7 @@ impl RunConfig {
         ] {
             ensure!(value > 0, "{key} must be at least 1");
         }
+        self.model.check_contradictions()?;
         ensure!(train.bucket_megabytes <= 4096, "train.bucket_megabytes must be at most 4096");
         ensure!(
             self.model.control_precision != Precision::F16,
@@ -387,7 +502,65 @@ impl RunConfig {
             ensure!((0.0..=1.0).contains(&value), "{key} must be between 0 and 1");
         }
         ensure!(train.weight_decay.is_finite() && train.weight_decay >= 0.0, "train.weight_decay must not be negative");
-        ensure!(self.evaluate.samples != 1, "evaluate.samples must be 0 (no evaluation) or at least 2");
+        ensure!(self.evaluate.samples != Some(1), "evaluate.samples must be 0 (no evaluation) or at least 2");
         self.evaluate.sampling.validate().map_err(|error| error.context("[evaluate.sampling]"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_configurations_are_remarked_on() {
+        let mut config = RunConfig::default();
+        config.data.size = 512;
+        assert_eq!(config.remarks(), Vec::<String>::new());
+        config.train.steps = 100;
+        let remarks = config.remarks();
+        assert_eq!(remarks.len(), 1);
+        assert!(
+            remarks[0].contains("train.warmup_steps = 500") && remarks[0].contains("up to 1.00e-5 of"),
+            "{remarks:?}"
+        );
+        config.train.warmup_steps = 0;
+        config.data.size = 64;
+        let remarks = config.remarks();
+        assert!(remarks.len() == 2 && remarks[0].contains("blur_sigma goes up to 5"), "{remarks:?}");
+        config.degradation.parameterized.blur_sigma[1] = 3.0;
+        config.degradation.parameterized.downsample_factor[1] = 4.0;
+        assert_eq!(config.remarks(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn keys_of_a_new_branch_contradict_an_initial_branch() {
+        let checked = |change: fn(&mut ModelSection)| {
+            let mut config = RunConfig::default();
+            config.model.control = Some("branch".into());
+            change(&mut config.model);
+            config.validate().map_err(|error| error.to_string())
+        };
+        assert_eq!(checked(|_| ()), Ok(()));
+        for (key, change) in [
+            ("model.fusion", (|model| model.fusion = Some(Fusion::ModulateSkip)) as fn(&mut ModelSection)),
+            ("model.prompts", |model| model.prompts = Some(PromptRouting::Joined)),
+            ("model.embedding_channels", |model| model.embedding_channels = Some(vec![8, 16])),
+            ("model.embedding", |model| model.embedding = Some("weights".into())),
+        ] {
+            let message = checked(change).unwrap_err();
+            assert!(message.starts_with(&format!("{key} is")) && message.contains("\"branch\""), "{message}");
+        }
+    }
+
+    #[test]
+    fn short_runs_are_evaluated_on_few_pictures_and_long_ones_on_256() {
+        let evaluated = |steps: u64, samples: Option<usize>| {
+            let mut config = RunConfig::default();
+            (config.train.steps, config.evaluate.samples) = (steps, samples);
+            config.evaluated_pictures()
+        };
+        // 16 samples a step; 50 steps with guidance a picture: 1000 steps pay for 48 pictures.
+        assert_eq!([3, 1000, 10_000, u64::MAX].map(|steps| evaluated(steps, None)), [8, 48, 256, 256]);
+        assert_eq!([0, 2, 1000].map(|samples| evaluated(3, Some(samples))), [0, 2, 1000]);
     }
 }

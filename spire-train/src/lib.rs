@@ -12,5 +12,6 @@ mod optim;
 pub mod pretrain;
 pub mod run_folder;
 pub mod speed;
+mod starts;
 pub mod sweep;
 pub mod training;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use spire_core::atomic_write::write_atomic;
+use spire_core::folder_lock::FolderLock;
 use spire_core::settings;
 use spire_model::model_file;
 
@@ -15,6 +16,60 @@ use crate::config::RunConfig;
 /// How long a folder that one machine created may take to appear on another.
 const APPEARS_WITHIN: Duration = Duration::from_secs(60);
 
+/// The folder of a run that this process has created and alone writes into.
+#[derive(Debug)]
+pub struct NewRun {
+    folder: RunFolder,
+    _lock: FolderLock,
+    /// Whether there was no such folder before.
+    fresh: bool,
+}
+
+impl NewRun {
+    /// Creates and locks the folder of a new run and writes the resolved configuration into it.
+    ///
+    /// # Errors
+    /// There is a run already, another process uses the folder, or it can't be written.
+    pub fn create(config: &RunConfig) -> Result<Self> {
+        let folder = RunFolder::at(&config.run.dir);
+        let fresh = !folder.dir.exists();
+        let lock = folder.lock()?;
+        RunFolder::check_free(config)?;
+        let new = Self { folder, _lock: lock, fresh };
+        if let Err(error) = new.write(config) {
+            new.discard();
+            return Err(error);
+        }
+        Ok(new)
+    }
+
+    fn write(&self, config: &RunConfig) -> Result<()> {
+        let samples = self.folder.samples();
+        fs::create_dir_all(&samples).with_context(|| format!("can't create {}", samples.display()))?;
+        write_atomic(&self.folder.config_file(), settings::resolved(config)?.as_bytes())?;
+        Ok(())
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &RunFolder {
+        &self.folder
+    }
+
+    /// Removes the folder of a run that failed before its first step, so that the corrected command can start. Of a folder
+    /// that was there before, it removes only the configuration, which marks it as a run's.
+    pub fn discard(self) {
+        let removed = match self.fresh {
+            true => fs::remove_dir_all(&self.folder.dir),
+            false => fs::remove_file(self.folder.config_file()),
+        };
+        if let Err(error) = removed
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!("can't remove {}, whose run did not start: {error}", self.folder.dir.display());
+        }
+    }
+}
+
 /// A run folder.
 #[derive(Clone, Debug)]
 pub struct RunFolder {
@@ -22,35 +77,22 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Creates the folder of a new run and writes the resolved configuration into it.
-    ///
-    /// # Errors
-    /// There is a run already, or the folder can't be written.
-    pub fn create(config: &RunConfig) -> Result<Self> {
-        Self::check_free(config)?;
-        let folder = Self { dir: config.run.dir.clone() };
-        fs::create_dir_all(folder.samples()).with_context(|| format!("can't create {}", folder.dir.display()))?;
-        write_atomic(&folder.config_file(), settings::resolved(config)?.as_bytes())?;
-        Ok(folder)
-    }
-
     /// Waits for the folder that the first rank creates.
     ///
     /// # Errors
     /// It does not appear on this machine.
-    pub fn created_elsewhere(config: &RunConfig) -> Result<Self> {
-        let folder = Self::at(&config.run.dir);
+    pub fn wait_until_created(&self) -> Result<()> {
         let start = Instant::now();
-        while !folder.config_file().is_file() {
+        while !self.config_file().is_file() {
             ensure!(
                 start.elapsed() < APPEARS_WITHIN,
                 "the first rank created {}, but it does not appear on this machine: run.dir must be on a file system that all \
                  machines share",
-                folder.dir.display()
+                self.dir.display()
             );
             std::thread::sleep(Duration::from_millis(100));
         }
-        Ok(folder)
+        Ok(())
     }
 
     /// The folder of a run that may not exist yet.
@@ -92,6 +134,53 @@ impl RunFolder {
     /// The full configuration, `config.toml`.
     pub fn config_file(&self) -> PathBuf {
         self.dir.join("config.toml")
+    }
+
+    /// Locks the folder: only one process at a time may write into it.
+    ///
+    /// # Errors
+    /// Another process holds the lock, or the folder can't be written.
+    pub fn lock(&self) -> Result<FolderLock> {
+        Ok(FolderLock::take(&self.dir)?)
+    }
+
+    /// Replaces the configuration. The one before stays, as `config.1.toml`, `config.2.toml`, …; returns its file name.
+    ///
+    /// # Errors
+    /// A file can't be written.
+    pub fn replace_config(&self, config: &RunConfig) -> Result<String> {
+        let path = self.config_file();
+        let before = fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
+        let names = (1_u32..).map(|number| format!("config.{number}.toml"));
+        let name = names.into_iter().find(|name| !self.dir.join(name).exists()).context("no name is free")?;
+        write_atomic(&self.dir.join(&name), &before)?;
+        write_atomic(&path, settings::resolved(config)?.as_bytes())?;
+        Ok(name)
+    }
+
+    /// Moves what a run did after `step` into a new folder in `abandoned/`: later checkpoints, the summary and the finished
+    /// branch, and a copy of the metrics. Returns the folder.
+    ///
+    /// # Errors
+    /// A file can't be moved.
+    pub fn abandon_after(&self, step: u64) -> Result<PathBuf> {
+        let folders = (1_u32..).map(|number| self.dir.join("abandoned").join(number.to_string()));
+        let folder = folders.into_iter().find(|folder| !folder.exists()).context("no name is free")?;
+        fs::create_dir_all(&folder).with_context(|| format!("can't create {}", folder.display()))?;
+        self.checkpoints(1).move_later(step, &folder)?;
+        if let Ok(metrics) = fs::read(self.metrics()) {
+            write_atomic(&folder.join("metrics.jsonl"), &metrics)?;
+        }
+        for path in [self.summary(), self.control()].into_iter().filter(|path| path.exists()) {
+            let to = folder.join(path.file_name().unwrap_or_default());
+            fs::rename(&path, to).with_context(|| format!("can't move {}", path.display()))?;
+        }
+        Ok(folder)
+    }
+
+    /// The starts of the run, `starts.jsonl`.
+    pub fn starts(&self) -> PathBuf {
+        self.dir.join("starts.jsonl")
     }
 
     /// The checkpoints, in `checkpoints/`.

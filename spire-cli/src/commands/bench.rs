@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Subcommand;
+use spire_core::atomic_write::{check_replaceable, write_atomic};
 use spire_core::settings;
 use spire_train::config::RunConfig;
 use spire_train::distributed::ensure_single_process;
@@ -55,11 +56,11 @@ pub fn run(args: Bench) -> Result<ExitCode> {
 
 fn report(args: Measure, measure: impl Fn(RunConfig, &BenchSettings) -> Result<Measurement>) -> Result<ExitCode> {
     let settings = BenchSettings { warmup: args.warmup, steps: args.steps, dump: args.dump };
+    args.json.as_deref().map(check_replaceable).transpose()?;
     let measurement = measure(settings::load(&args.config, &args.overrides)?, &settings)?;
     if let Some(file) = args.json {
-        std::fs::write(&file, serde_json::to_vec_pretty(&measurement)?)
-            .with_context(|| format!("can't write {}", file.display()))?;
+        write_atomic(&file, &serde_json::to_vec_pretty(&measurement)?)?;
     }
-    println!("{measurement}");
+    say!("{measurement}")?;
     Ok(ExitCode::SUCCESS)
 }

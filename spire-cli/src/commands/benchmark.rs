@@ -6,10 +6,14 @@ use std::sync::OnceLock;
 
 use anyhow::{Result, ensure};
 use clap::Subcommand;
-use spire_core::progress::FileProgress;
-use spire_core::sheet::{Note, Row, Sheet, save_png};
+use spire_core::message::printable;
+use spire_core::picture_file::{PictureFormat, save_rgb8};
+use spire_core::progress::PhaseProgress;
+use spire_core::sheet::{Note, Row, Sheet};
 use spire_core::{Picture, parallel, settings};
 use spire_data::testset::{Entry, Made, Recipe, check, make};
+
+use super::check_sheet;
 
 #[derive(clap::Args)]
 pub struct Benchmark {
@@ -36,7 +40,7 @@ struct Make {
     #[arg(long)]
     threads: Option<usize>,
     /// Draw a contact sheet of the first pictures
-    #[arg(long, value_name = "PNG")]
+    #[arg(long, value_name = "PICTURE")]
     sheet: Option<PathBuf>,
     /// Override a key of the recipe; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -61,21 +65,23 @@ pub fn run(args: Benchmark) -> Result<ExitCode> {
 
 fn write(args: &Make) -> Result<ExitCode> {
     let recipe: Recipe = settings::load(&args.recipe, &args.overrides)?;
+    args.sheet.as_deref().map(check_sheet).transpose()?;
     let folder = args.output.clone().unwrap_or_else(|| Path::new("benchmarks").join(&recipe.name));
     let bar = OnceLock::new();
-    let advance = |wanted: usize, name: &str| bar.get_or_init(|| FileProgress::new(wanted as u64)).advance(name);
+    let advance =
+        |wanted: usize, name: &str| bar.get_or_init(|| PhaseProgress::new("pictures", wanted as u64)).advance(name);
     let made = make(&recipe, &folder, args.threads.unwrap_or_else(parallel::available), &advance)?;
     drop(bar);
 
-    println!("{}: {} pictures", made.folder.display(), made.entries.len());
-    println!("skipped     {}", made.skipped.len());
+    say!("{}: {} pictures", made.folder.display(), made.entries.len())?;
+    say!("skipped     {}", made.skipped.len())?;
     for skipped in &made.skipped {
-        println!("            {}: {}", skipped.name, skipped.reason);
+        say!("            {}: {}", printable(&skipped.name), printable(&skipped.reason))?;
     }
-    println!("checksum    {}", made.checksum);
+    say!("checksum    {}", made.checksum)?;
     if let Some(path) = &args.sheet {
-        save_png(&sheet(&made)?.draw(), path)?;
-        println!("{}", path.display());
+        save_rgb8(path, PictureFormat::of(path, None)?, &sheet(&made)?.draw())?;
+        say!("{}", printable(&path.to_string_lossy()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -99,8 +105,8 @@ fn compare(folder: &Path) -> Result<ExitCode> {
     ensure!(folder.is_dir(), "{}: no such folder", folder.display());
     let (files, sum, problems) = check(folder, parallel::available())?;
     for problem in &problems {
-        println!("{problem}");
+        say!("{problem}")?;
     }
-    println!("{files} files, {} problems, checksum {sum}", problems.len());
+    say!("{files} files, {} problems, checksum {sum}", problems.len())?;
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -5,11 +5,15 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Subcommand;
+use spire_core::message::printable;
+use spire_core::picture_file::{PictureFormat, save_rgb8};
 use spire_core::settings;
-use spire_core::sheet::{Note, Row, Sheet, save_png};
+use spire_core::sheet::{Note, Row, Sheet};
 use spire_data::loader::Samples;
 use spire_data::stats::{Stats, stats};
 use spire_train::config::RunConfig;
+
+use super::check_sheet;
 
 #[derive(clap::Args)]
 pub struct Data {
@@ -42,7 +46,7 @@ struct StatsArgs {
     #[arg(long)]
     json: bool,
     /// Draw a contact sheet of the first samples
-    #[arg(long, value_name = "PNG")]
+    #[arg(long, value_name = "PICTURE")]
     sheet: Option<PathBuf>,
     /// Override a key of the configuration; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -84,11 +88,12 @@ fn open(config: Option<&Path>, overrides: &[String]) -> Result<(RunConfig, Sampl
 fn print_stats(args: &StatsArgs) -> Result<()> {
     let (config, samples) = open(Some(&args.config), &args.overrides)?;
     let count = if args.all { samples.epoch_len() as u64 } else { args.samples };
+    args.sheet.as_deref().map(check_sheet).transpose()?;
     let figures = stats(&samples, count, args.threads.unwrap_or(config.data.workers))?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&figures)?);
+        say!("{}", serde_json::to_string_pretty(&figures)?)?;
     } else {
-        print_table(&figures);
+        print_table(&figures)?;
     }
     if let Some(path) = &args.sheet {
         let mut sheet = Sheet::new(["clean", "degraded"]);
@@ -103,35 +108,38 @@ fn print_stats(args: &StatsArgs) -> Result<()> {
                 ],
             });
         }
-        save_png(&sheet.draw(), path)?;
-        println!("{}", path.display());
+        save_rgb8(path, PictureFormat::of(path, None)?, &sheet.draw())?;
+        say!("{}", printable(&path.to_string_lossy()))?;
     }
     Ok(())
 }
 
-fn print_table(figures: &Stats) {
+fn print_table(figures: &Stats) -> Result<()> {
     let Stats { samples, pictures, source_pictures, threads, seconds, images_per_second, .. } = figures;
-    println!("source      {source_pictures} pictures");
-    println!("made        {samples} samples of {pictures} pictures in {seconds:.2} s on {threads} threads");
+    say!("source      {source_pictures} pictures")?;
+    say!("made        {samples} samples of {pictures} pictures in {seconds:.2} s on {threads} threads")?;
     let [smallest, middle, largest] = figures.sizes.map(|(width, height)| format!("{width}×{height}"));
-    println!("sizes       {smallest} to {largest}, half of them up to {middle}");
-    println!("speed       {images_per_second:.1} images/s");
+    say!("sizes       {smallest} to {largest}, half of them up to {middle}")?;
+    say!("speed       {images_per_second:.1} images/s")?;
     for (pipeline, count) in &figures.pipelines {
-        println!("pipeline    {count} {pipeline}");
+        say!("pipeline    {count} {pipeline}")?;
     }
-    println!("prompts     {} blind, {} without a caption", figures.blind_prompts, figures.empty_captions);
-    println!("degraded    PSNR {:.2} dB, standard deviation {:.2}", figures.psnr.mean, figures.psnr.std);
-    println!("broken      {}", figures.broken.len());
+    say!("prompts     {} blind, {} without a caption", figures.blind_prompts, figures.empty_captions)?;
+    say!("degraded    PSNR {:.2} dB, standard deviation {:.2}", figures.psnr.mean, figures.psnr.std)?;
+    say!("broken      {}", figures.broken.len())?;
     for (name, reason) in &figures.broken {
-        println!("            {name}: {reason}");
+        say!("            {}: {}", printable(name), printable(reason))?;
     }
+    Ok(())
 }
 
 fn print_prompts(args: &Prompts) -> Result<()> {
     let (_, samples) = open(args.config.as_deref(), &args.overrides)?;
     for n in 0..args.count {
         let sample = samples.sample(n)?;
-        println!("{:<70} {}", sample.restoration, serde_json::to_string(&sample.steps)?);
+        if !say!("{:<70} {}", sample.restoration, serde_json::to_string(&sample.steps)?)? {
+            break;
+        }
     }
     Ok(())
 }

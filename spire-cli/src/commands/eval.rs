@@ -16,6 +16,9 @@ pub struct Eval {
     /// Override a key of the evaluation; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
+    /// Print results.json instead of the tables, for programs to read
+    #[arg(long)]
+    json: bool,
 }
 
 pub fn run(args: Eval) -> Result<ExitCode> {
@@ -25,6 +28,10 @@ pub fn run(args: Eval) -> Result<ExitCode> {
     let output = config.output.clone().unwrap_or_else(|| Path::new("results").join(&config.name));
     let evaluated = evaluate(&config, &output)?;
     let (tables, size) = evaluated.write(&output, config.report_pictures)?;
-    println!("{tables}\n{}, {:.1} MB", output.join("report.html").display(), size as f64 / 1e6);
+    if args.json {
+        say!("{}", serde_json::to_string_pretty(&evaluated.results)?)?;
+    } else {
+        say!("{tables}\n{}, {:.1} MB", output.join("report.html").display(), size as f64 / 1e6)?;
+    }
     Ok(if evaluated.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,12 +1,13 @@
 //! `spire init`
 
-use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::ValueEnum;
+use spire_core::atomic_write::write_new;
+use spire_core::message::printable;
 
 use super::REFERENCE;
 
@@ -41,14 +42,13 @@ impl Template {
 pub fn run(args: Init) -> Result<ExitCode> {
     let (name, text) = args.template.name_and_text();
     let path = args.output.unwrap_or_else(|| name.into());
-    let mut file = match File::create_new(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+    match write_new(&path, text.as_bytes()) {
+        Err(error) if error.source.kind() == ErrorKind::AlreadyExists => {
             bail!("{} exists already: remove it, or write another file with --output", path.display())
         }
-        Err(error) => return Err(error).with_context(|| format!("can't create {}", path.display())),
-    };
-    file.write_all(text.as_bytes()).with_context(|| format!("can't write {}", path.display()))?;
-    println!("{}\nstart it with: spire train {}", path.display(), path.display());
+        written => written?,
+    }
+    let shown = printable(&path.to_string_lossy()).into_owned();
+    say!("{shown}\nstart it with: spire train {shown}")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -2,28 +2,39 @@
 
 mod bench;
 mod benchmark;
+mod closing;
+mod completions;
 mod data;
 mod degrade;
 mod eval;
 mod init;
+mod man;
 mod model;
 mod pretrain;
 mod restore;
+mod serve;
 mod sweep;
 mod train;
 mod verify;
 mod walk;
 mod weights;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use spire_core::atomic_write::check_replaceable;
+use spire_core::picture_file::PictureFormat;
+
+use crate::verbosity::Verbosity;
 
 /// Text-driven image restoration (SPIRE): train, restore, degrade, evaluate.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(name = "spire", version = env!("SPIRE_VERSION"), about)]
 pub struct Cli {
+    #[command(flatten)]
+    verbosity: Verbosity,
     #[command(subcommand)]
     command: Command,
 }
@@ -40,6 +51,8 @@ enum Command {
     Train(train::Train),
     /// Restore a picture, or a folder of pictures
     Restore(Box<restore::Restore>),
+    /// Restore pictures in a browser: a page and an interface for programs
+    Serve(serve::Serve),
     /// Degrade a picture as a restoration prompt describes
     Degrade(degrade::Degrade),
     /// Make test sets from recipes, and check them
@@ -60,15 +73,27 @@ enum Command {
     Bench(bench::Bench),
     /// Train a small text-to-image model: CLIP, the VAE, the UNet and the judge of kinds
     Pretrain(pretrain::Pretrain),
+    /// Print a script that completes this program's commands and options in a shell
+    Completions(completions::Completions),
+    /// Write this program's manual pages
+    Man(man::Man),
+}
+
+/// Checks the name of a contact sheet before the work that it shows.
+fn check_sheet(path: &Path) -> Result<()> {
+    PictureFormat::of(path, None)?;
+    Ok(check_replaceable(path)?)
 }
 
 impl Cli {
     /// Runs the command.
     pub fn run(self) -> Result<ExitCode> {
+        self.verbosity.start_log();
         match self.command {
             Command::Init(args) => init::run(args),
             Command::Train(args) => train::run(args),
             Command::Restore(args) => restore::run(*args),
+            Command::Serve(args) => serve::run(args),
             Command::Degrade(args) => degrade::run(args),
             Command::Benchmark(args) => benchmark::run(args),
             Command::Eval(args) => eval::run(args),
@@ -79,6 +104,8 @@ impl Cli {
             Command::Verify(args) => verify::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Pretrain(args) => pretrain::run(args),
+            Command::Completions(args) => completions::run(args),
+            Command::Man(args) => man::run(args),
         }
     }
 }

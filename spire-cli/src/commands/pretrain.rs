@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use spire_core::settings;
 use spire_train::distributed::ensure_single_process;
@@ -36,6 +36,7 @@ enum StageName {
 pub fn run(args: Pretrain) -> Result<ExitCode> {
     ensure_single_process("spire pretrain")?;
     let config: PretrainConfig = settings::load(&args.config, &args.overrides)?;
+    ensure!(!config.out.as_os_str().is_empty(), "out is empty: name the folder of the model");
     let stages = if args.stages.is_empty() { StageName::value_variants() } else { &args.stages };
     let stages: Vec<_> = stages
         .iter()
@@ -50,7 +51,7 @@ pub fn run(args: Pretrain) -> Result<ExitCode> {
         .collect();
     let interrupted = interruption("interrupted: writing a checkpoint after this step (again to stop at once)")?;
     if !pretrain(&config, &stages, &interrupted)? {
-        println!("stopped; the same command continues from the last checkpoint in {}", config.out.display());
+        say!("stopped; the same command continues from the last checkpoint in {}", config.out.display())?;
     }
     Ok(ExitCode::SUCCESS)
 }

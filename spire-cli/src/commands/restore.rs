@@ -5,11 +5,17 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use serde::de::{DeserializeOwned, IntoDeserializer};
+use spire_core::atomic_write::check_output;
+use spire_core::message::printable;
+use spire_core::picture_file::PictureFormat;
+use spire_core::progress;
 use spire_data::prompt;
+use spire_model::feedforward::NetworkKind;
 use spire_model::restore::{ColourFix, StartFrom};
 use spire_model::scheduler::SamplerKind;
 use spire_model::weights::Precision;
-use spire_restore::files::{FileSettings, Semantic};
+use spire_restore::files::{FileSettings, FolderSummary, Semantic};
+use spire_restore::network::NetworkRestorer;
 
 use super::model::Model;
 
@@ -17,11 +23,21 @@ use super::model::Model;
 pub struct Restore {
     /// The picture, or a folder of pictures
     input: PathBuf,
-    /// The restored picture, a PNG; or the folder for restored pictures
+    /// The restored picture, .png, .jpg or .webp (lossless); or the folder for restored pictures, PNGs
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
     #[command(flatten)]
     model: Model,
+    /// Restore with another author's network, without prompts: swinir, bsrnet or scunet
+    #[arg(long = "model", value_name = "NETWORK", value_parser = by_name::<NetworkKind>, requires = "weights")]
+    #[arg(conflicts_with_all = [
+        "run", "base", "control", "precision", "semantic", "captions", "restoration", "negative", "steps", "guidance",
+        "sampler", "strength", "colour_fix", "upscale", "seed", "variants",
+    ])]
+    network: Option<NetworkKind>,
+    /// The published checkpoint of --model
+    #[arg(long, value_name = "FILE", requires = "network")]
+    weights: Option<PathBuf>,
     /// Float type of the text-to-image model: f32, bf16 or f16
     #[arg(long, value_parser = by_name::<Precision>)]
     precision: Option<Precision>,
@@ -65,7 +81,7 @@ pub struct Restore {
     #[arg(long, alias = "color-fix", value_parser = by_name::<ColourFix>)]
     colour_fix: Option<ColourFix>,
     /// Side of the tiles in which larger pictures are restored, in pixels; 0 for no tiles [default: the side for which
-    /// the model was trained]
+    /// the model was trained; 512 for --model]
     #[arg(long, value_name = "PIXELS")]
     tile: Option<usize>,
     /// Enlarge the picture by this factor first
@@ -77,21 +93,52 @@ pub struct Restore {
     /// Restore each picture this many times, with seeds from --seed on, and draw a contact sheet
     #[arg(long, default_value_t = 1)]
     variants: u64,
+    /// Quality of a JPEG, from 1 to 100 [default: 95]
+    #[arg(long)]
+    quality: Option<u8>,
     /// Restore again even if the result exists, made in the same way
     #[arg(long)]
     overwrite: bool,
     /// flex (the CPU), cuda:0, vulkan, …
     #[arg(long)]
     device: Option<String>,
+    /// Print JSON: the files, and how many were restored, existed already or failed
+    #[arg(long)]
+    json: bool,
 }
 
+/// What a user must know who has no model of his own yet.
+const BUILT_IN: &str = "note: the built-in small model knows only the illustrated world that the program draws, and makes \
+    nothing useful of photographs: for these, train a branch on a Stable Diffusion model (spire train CONFIG --set \
+    model.base=stable-diffusion-v1-5/stable-diffusion-v1-5), and restore with --run RUN";
+
 /// Parses a value by its name in a configuration.
-fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, serde::de::value::Error> {
+pub fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, serde::de::value::Error> {
     T::deserialize(name.into_deserializer())
 }
 
 pub fn run(args: Restore) -> Result<ExitCode> {
     ensure!(args.input.exists(), "there is no picture or folder {}", args.input.display());
+    let is_folder = args.input.is_dir();
+    let output = if is_folder { args.output } else { output_file(&args.output, &args.input) };
+    if is_folder {
+        ensure!(
+            args.quality.is_none(),
+            "--quality is for a single JPEG: the pictures of a folder are restored to PNGs"
+        );
+    } else {
+        // Before the work.
+        PictureFormat::of(&output, args.quality)?;
+        check_output(&output, &args.input)?;
+    }
+    if let (Some(network), Some(weights)) = (args.network, &args.weights) {
+        let restorer = NetworkRestorer::load(network, weights, args.tile, args.device.as_deref().unwrap_or("flex"))?;
+        let summary = match is_folder {
+            true => restorer.restore_folder(&args.input, &output, args.overwrite)?,
+            false => restorer.restore_file(&args.input, &output, None, args.overwrite)?.into(),
+        };
+        return report(&summary, is_folder, &output, args.json);
+    }
     let found = args.model.locate()?;
     let mut sampling = found.sampling.clone();
     sampling.steps = args.steps.unwrap_or(sampling.steps);
@@ -113,36 +160,49 @@ pub fn run(args: Restore) -> Result<ExitCode> {
         upscale: args.upscale,
         sampling,
         batch_size: found.batch_size,
+        quality: args.quality,
         overwrite: args.overwrite,
     };
     settings.validate()?;
 
     let mut restorer = found.load(args.device.as_deref(), args.precision)?;
-    restorer.base.guide_by(settings.sampling.clip_guidance.as_ref())?;
+    restorer.guide_by(settings.sampling.clip_guidance.as_ref())?;
+    if restorer.is_built_in {
+        progress::print(BUILT_IN);
+    }
     for unknown in restorer.trained.untrained(&settings.restoration) {
         tracing::warn!("the model was not trained on this part of the restoration prompt: {unknown}");
     }
 
-    if !args.input.is_dir() {
-        let output = png_path(&args.output, &args.input);
-        let restored = restorer.restore_file(&settings, &args.input, &output)?;
-        let note = if restored.kept { " exists already, made in the same way (--overwrite to repeat)" } else { "" };
-        restored.files.iter().for_each(|file| println!("{}{note}", file.display()));
-        return Ok(ExitCode::SUCCESS);
+    let summary = match is_folder {
+        true => restorer.restore_folder(&settings, &args.input, &output)?,
+        false => restorer.restore_file(&settings, &args.input, &output)?.into(),
+    };
+    let code = report(&summary, is_folder, &output, args.json)?;
+    if restorer.is_built_in && summary.restored > 0 {
+        progress::print(BUILT_IN);
     }
-    let summary = restorer.restore_folder(&settings, &args.input, &args.output)?;
-    println!(
-        "{} restored, {} existed already, {} failed; see {}",
-        summary.restored,
-        summary.kept,
-        summary.failed.len(),
-        args.output.display()
-    );
+    Ok(code)
+}
+
+/// Prints what became of the pictures; a failure if one failed.
+fn report(summary: &FolderSummary, is_folder: bool, output: &Path, json: bool) -> Result<ExitCode> {
+    if json {
+        say!("{}", serde_json::to_string_pretty(summary)?)?;
+    } else if is_folder {
+        let FolderSummary { restored, kept, failed, .. } = summary;
+        say!("{restored} restored, {kept} existed already, {} failed; see {}", failed.len(), output.display())?;
+    } else {
+        let note = if summary.kept > 0 { " exists already, made in the same way (--overwrite to repeat)" } else { "" };
+        for file in &summary.files {
+            say!("{}{note}", printable(&file.to_string_lossy()))?;
+        }
+    }
     Ok(if summary.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The output file; a picture that is written into an existing folder keeps its name.
-fn png_path(output: &Path, input: &Path) -> PathBuf {
+fn output_file(output: &Path, input: &Path) -> PathBuf {
     match output.is_dir() {
         true => output.join(input.file_name().unwrap_or_default()).with_extension("png"),
         false => output.to_owned(),

@@ -8,6 +8,7 @@ use spire_train::distributed::ensure_single_process;
 use spire_train::sweep;
 
 use crate::signals::interruption;
+use crate::stdout;
 
 #[derive(clap::Args)]
 pub struct Sweep {
@@ -28,12 +29,12 @@ pub fn run(args: Sweep) -> Result<ExitCode> {
     ensure_single_process("spire sweep")?;
     let sweep = sweep::Sweep::open(&args.config, &args.overrides)?;
     if args.dry_run {
-        print!("{}", sweep.plan()?);
+        stdout::write(sweep.plan()?.to_string().as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
     let interrupted = interruption("interrupted: each cell stops after its current step (again to stop at once)")?;
     let program = std::env::current_exe().context("can't find this program's own file")?;
     let results = sweep.run(&program, args.retry, &interrupted)?;
-    println!("{}\n{}", sweep.write(&results)?, sweep.output.join("results.md").display());
+    say!("{}\n{}", sweep.write(&results)?, sweep.output.join("results.md").display())?;
     Ok(if results.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

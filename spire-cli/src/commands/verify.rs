@@ -21,6 +21,6 @@ pub struct Verify {
 pub fn run(args: Verify) -> Result<ExitCode> {
     let device = spire_model::device::device(&args.device)?;
     let report = spire_eval::verify::verify(&args.folders, &device, args.tolerance)?;
-    println!("{report}");
+    say!("{report}")?;
     Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

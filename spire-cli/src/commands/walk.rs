@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
-use spire_core::atomic_write::write_atomic;
+use anyhow::Result;
+use spire_core::atomic_write::{check_output, write_atomic};
+use spire_core::message::printable;
+use spire_core::picture_file::{self, PictureFormat};
 use spire_core::{Picture, sheet};
 use spire_data::prompt;
 use spire_restore::walk::{Path, walk};
@@ -15,8 +17,8 @@ use super::model::Model;
 pub struct Walk {
     /// The degraded picture
     image: PathBuf,
-    /// The grid, a PNG; prompts and figures are written beside it as JSON
-    #[arg(short, long, value_name = "PNG")]
+    /// The grid, .png, .jpg or .webp; prompts and figures are written beside it as JSON
+    #[arg(short, long, value_name = "PICTURE")]
     output: PathBuf,
     #[command(flatten)]
     model: Model,
@@ -47,6 +49,11 @@ pub struct Walk {
 }
 
 pub fn run(args: Walk) -> Result<ExitCode> {
+    let json = args.output.with_extension("json");
+    let format = PictureFormat::of(&args.output, None)?;
+    for output in [&args.output, &json] {
+        check_output(output, &args.image)?;
+    }
     let degraded = Picture::open(&args.image)?;
     let path = match args.semantics.as_slice() {
         [] | [_] => Path::Strengths {
@@ -61,13 +68,11 @@ pub fn run(args: Walk) -> Result<ExitCode> {
     sampling.steps = args.steps.unwrap_or(sampling.steps);
     sampling.guidance_scale = args.guidance.unwrap_or(sampling.guidance_scale);
     let mut restorer = model.load(args.device.as_deref(), None)?;
-    restorer.base.guide_by(sampling.clip_guidance.as_ref())?;
+    restorer.guide_by(sampling.clip_guidance.as_ref())?;
 
     let walked = walk(&restorer, &sampling, &degraded, &path, args.seed, batch_size)?;
-    let json = args.output.with_extension("json");
-    write_atomic(&json, serde_json::to_string_pretty(&walked)?.as_bytes())
-        .with_context(|| format!("can't write {}", json.display()))?;
-    sheet::save_png(&sheet::grid(walked.columns, &walked.captioned()), &args.output)?;
-    println!("{}\n{}", args.output.display(), json.display());
+    write_atomic(&json, serde_json::to_string_pretty(&walked)?.as_bytes())?;
+    picture_file::save_rgb8(&args.output, format, &sheet::grid(walked.columns, &walked.captioned()))?;
+    say!("{}\n{}", printable(&args.output.to_string_lossy()), printable(&json.to_string_lossy()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -33,6 +33,6 @@ struct Inspect {
 pub fn run(args: Weights) -> Result<ExitCode> {
     let Command::Inspect(args) = args.command;
     let inspection = inspect(&locate(&args.model)?, !args.summary)?;
-    println!("{inspection}");
+    say!("{inspection}")?;
     Ok(if inspection.fits() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -4,11 +4,14 @@
 //! The struct alone defines the keys, their types and their defaults.
 
 mod deserialize;
+mod differences;
 mod error;
 mod explain;
 mod overrides;
 mod tree;
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 use serde::Serialize;
@@ -17,11 +20,15 @@ use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use deserialize::Node;
+pub use differences::{Difference, differences};
 pub use error::SettingsError;
 use explain::explain;
 use overrides::Override;
 pub use tree::line_of;
 use tree::{deepest_line, position};
+
+/// The most bytes of settings.
+const MOST_BYTES: u64 = 1 << 24;
 
 /// Reads the settings in the file at `path` and applies `overrides` of the form `section.key=value` in order.
 ///
@@ -34,8 +41,18 @@ pub fn load<T>(path: &Path, overrides: &[String]) -> Result<T, SettingsError>
 where
     T: DeserializeOwned + Serialize + Default,
 {
-    let text = std::fs::read_to_string(path).map_err(|source| SettingsError::Read { path: path.to_owned(), source })?;
+    let text = read(path).map_err(|source| SettingsError::Read { path: path.to_owned(), source })?;
     parse(&text, path, overrides)
+}
+
+/// The text of a file, or of a pipe, of at most [`MOST_BYTES`].
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MOST_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MOST_BYTES {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("more than {MOST_BYTES} bytes of settings")));
+    }
+    Ok(text)
 }
 
 /// As [`load`], for the content `text` of a file. `path` is only used in errors.

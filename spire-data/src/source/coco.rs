@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::caption::tidy;
-use super::metadata::inside;
+use spire_core::bounded_read;
+
+use super::caption::{self, tidy};
+use super::metadata::{MOST_LIST_BYTES, inside};
 use super::{Pixels, Sample, SampleError, Source, SourceError};
 use crate::picture::open_rgb8;
 
@@ -53,7 +55,7 @@ impl CocoSource {
         if !images.is_dir() {
             return Err(SourceError::NoFolder { path: images, key: "images" });
         }
-        let text = match std::fs::read(&annotations) {
+        let text = match bounded_read::read(&annotations, MOST_LIST_BYTES) {
             Ok(text) => text,
             Err(source) => return Err(SourceError::Io { path: annotations, key: "annotations", source }),
         };
@@ -94,6 +96,7 @@ impl Source for CocoSource {
         if captions.is_empty() {
             return Err(SampleError::NoCaption { name: file_name.clone(), path: self.annotations.clone() });
         }
+        caption::check_length(captions.iter().map(String::len).sum(), &self.annotations)?;
         let picture = Pixels::Bytes(open_rgb8(&inside(&self.images, file_name, &self.annotations)?)?);
         Ok(Sample { name: file_name.clone(), picture, captions: captions.clone() })
     }

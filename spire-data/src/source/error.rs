@@ -98,6 +98,16 @@ pub enum SampleError {
     },
 }
 
+impl SampleError {
+    /// Whether the only fault is that there is no caption.
+    pub(crate) fn is_missing_caption(&self) -> bool {
+        match self {
+            Self::CaptionFile { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+            error => matches!(error, Self::NoCaption { .. }),
+        }
+    }
+}
+
 /// A source could not be opened.
 #[derive(Debug, Error)]
 pub enum SourceError {
@@ -110,6 +120,17 @@ pub enum SourceError {
         kind: &'static str,
         /// What the setting means.
         what: &'static str,
+    },
+    /// The illustrated world is drawn, but a setting names data.
+    #[error(
+        "data.source.{key} is set, but kind = \"world\" draws its own scenes: set data.source.kind = \"{kind}\", or remove \
+         {key}"
+    )]
+    Unread {
+        /// The key of `[data.source]` that would be ignored.
+        key: &'static str,
+        /// The kind that reads it.
+        kind: &'static str,
     },
     /// The folder does not exist, or is a file.
     #[error("{path}: no such folder (data.source.{key})")]

@@ -8,18 +8,19 @@ use image::{ImageFormat, ImageReader};
 use walkdir::WalkDir;
 
 use super::metadata::{METADATA, Metadata};
-use super::{Pixels, Sample, SampleError, Source, SourceError, caption_of};
+use super::{Pixels, Sample, SampleError, Skipped, Source, SourceError, caption_of};
 use crate::picture::open_rgb8;
 
 /// The pictures that the folder's `metadata.jsonl` lists, in its order. Without that file: every picture in the folder
 /// and its subfolders, sorted by path; the caption of `a/b.png` is in `a/b.txt`.
 ///
 /// A file counts as a picture by its extension or, without a known extension, by its content. Hidden files and folders
-/// are ignored; links are followed.
+/// are ignored; links are followed. What can't be read, and what is not a regular file, is skipped with a warning.
 #[derive(Debug)]
 pub struct FolderSource {
     root: PathBuf,
     pictures: Pictures,
+    left_out: Vec<Skipped>,
     uncaptioned: bool,
 }
 
@@ -41,11 +42,17 @@ impl FolderSource {
             return Err(SourceError::NoFolder { path: root, key: "path" });
         }
         let list = root.join(METADATA);
-        let pictures = match list.is_file() {
-            true => Pictures::Listed(Metadata::read(list, caption)?),
-            false => Pictures::Found(list_pictures(&root)?),
+        let (pictures, left_out) = match list.is_file() {
+            true => (Pictures::Listed(Metadata::read(list, caption)?), vec![]),
+            false => {
+                let (found, left_out) = list_pictures(&root)?;
+                (Pictures::Found(found), left_out)
+            }
         };
-        let source = Self { root, pictures, uncaptioned: false };
+        for Skipped { name, reason } in &left_out {
+            tracing::warn!(name, reason, "skipping a part of a folder");
+        }
+        let source = Self { root, pictures, left_out, uncaptioned: false };
         if source.is_empty() {
             return Err(SourceError::Empty { place: format!("{} (data.source.path)", source.root.display()) });
         }
@@ -73,37 +80,47 @@ impl FolderSource {
 
     /// No captions, if the source accepts that.
     fn excuse(&self, error: SampleError) -> Result<Vec<String>, SampleError> {
-        let absent = match &error {
-            SampleError::CaptionFile { source, .. } => source.kind() == io::ErrorKind::NotFound,
-            error => matches!(error, SampleError::NoCaption { .. }),
-        };
-        if self.uncaptioned && absent { Ok(vec![]) } else { Err(error) }
+        if self.uncaptioned && error.is_missing_caption() { Ok(vec![]) } else { Err(error) }
     }
 }
 
-/// The pictures in a folder and below, sorted by path: see [`FolderSource`].
+/// The pictures in a folder and below, sorted by path (see [`FolderSource`]), and what was skipped: subfolders that can't
+/// be searched, links to nothing, pipes and devices.
 ///
 /// # Errors
-/// The folder can't be searched.
-pub fn list_pictures(root: &Path) -> Result<Vec<PathBuf>, SourceError> {
+/// The folder itself can't be searched.
+pub fn list_pictures(root: &Path) -> Result<(Vec<PathBuf>, Vec<Skipped>), SourceError> {
     let files = WalkDir::new(root)
         .follow_links(true)
         .sort_by_file_name()
         .into_iter()
         .filter_entry(|entry| entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b"."));
-    let mut pictures = Vec::new();
+    let (mut pictures, mut left_out) = (vec![], vec![]);
     for file in files {
         match file {
-            Ok(file) if !file.file_type().is_dir() && is_picture(file.path()) => pictures.push(file.into_path()),
+            Ok(file) if file.file_type().is_dir() => {}
+            Ok(file) if !file.file_type().is_file() => {
+                let reason = "a pipe or a device, not a regular file".to_owned();
+                left_out.push(Skipped { name: file.path().display().to_string(), reason });
+            }
+            Ok(file) if is_picture(file.path()) => pictures.push(file.into_path()),
             Ok(_) => {}
-            // A dangling link makes one sample fail, not the whole folder.
-            Err(error) => match error.path() {
-                Some(path) if is_named_as_picture(path) => pictures.push(path.to_owned()),
-                path => return Err(SourceError::List { path: path.unwrap_or(root).to_owned(), source: error }),
-            },
+            Err(error) if error.depth() == 0 => {
+                return Err(SourceError::List { path: root.to_owned(), source: error });
+            }
+            Err(error) => {
+                let path = error.path().unwrap_or(root).to_owned();
+                // A link to a picture that is gone counts as a broken sample.
+                if is_named_as_picture(&path) && path.is_symlink() {
+                    pictures.push(path);
+                } else {
+                    let reason = error.io_error().map_or_else(|| error.to_string(), ToString::to_string);
+                    left_out.push(Skipped { name: path.display().to_string(), reason });
+                }
+            }
         }
     }
-    Ok(pictures)
+    Ok((pictures, left_out))
 }
 
 impl Source for FolderSource {
@@ -126,6 +143,10 @@ impl Source for FolderSource {
     fn read(&self, index: usize) -> Result<Sample, SampleError> {
         let (path, captions) = self.entry(index)?;
         Ok(Sample { name: self.name(index), picture: Pixels::Bytes(open_rgb8(&path)?), captions })
+    }
+
+    fn left_out(&self) -> Vec<Skipped> {
+        self.left_out.clone()
     }
 }
 
@@ -232,6 +253,30 @@ mod tests {
         assert_eq!(names(&source), ["a.png", "b.png"]);
         assert!(source.read(0).is_ok());
         assert!(source.read(1).unwrap_err().to_string().contains("b.png"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_regular_file_is_skipped_and_named() {
+        use std::os::unix::fs::symlink;
+
+        let dir = folder_with(&[("a.png", &png(1.0)), ("a.txt", b"red"), ("below/b.png", &png(1.0))]);
+        symlink("/dev/zero", dir.path().join("endless.png")).unwrap();
+        symlink("nowhere", dir.path().join("notes")).unwrap();
+        symlink(dir.path(), dir.path().join("below/again")).unwrap();
+        let socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket.png")).unwrap();
+        let source = FolderSource::open(dir.path(), None).unwrap();
+        drop(socket);
+        assert_eq!(names(&source), ["a.png", "below/b.png"]);
+        let left_out: Vec<String> =
+            source.left_out().into_iter().map(|skipped| format!("{}: {}", skipped.name, skipped.reason)).collect();
+        for (name, reason) in
+            [("endless.png", "a device"), ("notes", "notes"), ("below/again", "again"), ("socket.png", "a device")]
+        {
+            let named = |line: &&String| line.contains(name) && line.contains(reason);
+            assert!(left_out.iter().any(|line| named(&line)), "{name}: {left_out:?}");
+        }
+        assert_eq!(left_out.len(), 4);
     }
 
     #[test]

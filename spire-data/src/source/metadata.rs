@@ -3,6 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
+use spire_core::bounded_read;
 
 use super::{SampleError, SourceError, caption};
 
@@ -20,13 +21,16 @@ pub(super) struct Entry {
     pub captions: Vec<String>,
 }
 
+/// The most bytes of a list of pictures, this one or MS-COCO's.
+pub(super) const MOST_LIST_BYTES: u64 = 1 << 32;
+
 /// The list's path.
 pub(super) const METADATA: &str = "metadata.jsonl";
 
 impl Metadata {
     /// Reads a list; `caption` is the key of the captions, `None` tries the usual ones.
     pub fn read(path: PathBuf, caption: Option<&str>) -> Result<Self, SourceError> {
-        let bytes = match std::fs::read(&path) {
+        let bytes = match bounded_read::read(&path, MOST_LIST_BYTES) {
             Ok(bytes) => bytes,
             Err(source) => return Err(SourceError::Io { path, key: "path", source }),
         };
@@ -62,6 +66,7 @@ impl Metadata {
     /// The captions of entry `index`.
     pub fn captions(&self, index: usize) -> Result<Vec<String>, SampleError> {
         let Entry { file_name, captions } = &self.entries[index];
+        caption::check_length(captions.iter().map(String::len).sum(), &self.path)?;
         if captions.is_empty() { Err(caption::missing(file_name, &self.path)) } else { Ok(captions.clone()) }
     }
 }

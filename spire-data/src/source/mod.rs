@@ -184,7 +184,10 @@ pub fn open(config: &SourceConfig, size: usize) -> Result<Arc<dyn Source>, Sourc
     }
     let caption = config.caption.as_deref();
     Ok(match config.kind {
-        SourceKind::World => Arc::new(WorldSource::new(size, config.count, config.seed)?),
+        SourceKind::World => {
+            check_unread(config)?;
+            Arc::new(WorldSource::new(size, config.count, config.seed)?)
+        }
         SourceKind::Folder => {
             let path = needed(&config.path, "path", "folder", "a folder of pictures with captions")?;
             Arc::new(FolderSource::open(path, caption)?.uncaptioned(config.uncaptioned))
@@ -208,6 +211,21 @@ pub fn open(config: &SourceConfig, size: usize) -> Result<Arc<dyn Source>, Sourc
     })
 }
 
+/// Checks that no key names data which the illustrated world would silently replace.
+fn check_unread(config: &SourceConfig) -> Result<(), SourceError> {
+    let set = [
+        ("path", "folder", config.path.is_some()),
+        ("images", "coco", config.images.is_some()),
+        ("annotations", "coco", config.annotations.is_some()),
+        ("shards", "webdataset", config.shards.is_some()),
+        ("sources", "mixture", !config.sources.is_empty()),
+    ];
+    match set.into_iter().find(|(.., is_set)| *is_set) {
+        Some((key, kind, _)) => Err(SourceError::Unread { key, kind }),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,6 +246,16 @@ mod tests {
         }
         let mixture = SourceConfig { kind: SourceKind::Mixture, ..Default::default() };
         assert!(message(&mixture).contains("data.source.sources"), "{}", message(&mixture));
+    }
+
+    #[test]
+    fn data_that_the_world_would_replace_is_an_error() {
+        let folder = SourceConfig { path: Some("photos".into()), ..Default::default() };
+        let expected =
+            "data.source.path is set, but kind = \"world\" draws its own scenes: set data.source.kind = \"folder\"";
+        assert!(message(&folder).starts_with(expected), "{}", message(&folder));
+        let mixture = SourceConfig { sources: vec![SourceConfig::default()], ..Default::default() };
+        assert!(message(&mixture).contains("\"mixture\""), "{}", message(&mixture));
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl ParquetSource {
             return Err(nothing(pattern, files.len(), left_out));
         }
         // The row groups of one shuffle block, and the first of the next.
-        let in_use = shuffle_buffer.div_ceil((order.len() / groups.len()).max(1)) + 2;
+        let in_use = shuffle_buffer.div_ceil((order.len() / groups.len()).max(1)).saturating_add(2).min(groups.len());
         Ok(Self { groups, order, left_out, decoded: Recent::new(in_use) })
     }
 
@@ -279,6 +279,7 @@ impl Source for ParquetSource {
             let picture = rows.pictures.get(place).ok_or_else(missing)?.first().cloned();
             Ok((picture, rows.captions.get(place).ok_or_else(missing)?.clone()))
         })?;
+        caption::check_length(captions.iter().map(ByteArray::len).sum(), path)?;
         let captions: Vec<String> = captions
             .iter()
             .map(|caption| caption::from_text(caption.data(), &name, path))

@@ -8,10 +8,56 @@ use lru::LruCache;
 
 use super::{Skipped, SourceError};
 
+/// The most files that braces may list.
+const MOST_LISTED: u128 = 1_000_000;
+
+/// The deepest nesting of braces.
+const DEEPEST: usize = 32;
+
+/// Checks how many names the braces of a pattern list, without listing them: the product over all braces, which is too
+/// high only for nested ones.
+fn check_braces(pattern: &str) -> Result<(), String> {
+    // Where each open brace began, and the number of its alternatives so far.
+    let mut open: Vec<(usize, u128)> = vec![];
+    let mut listed: u128 = 1;
+    for (at, c) in pattern.char_indices() {
+        match (c, open.last_mut()) {
+            ('{', _) => open.push((at + 1, 1)),
+            (',', Some((_, alternatives))) => *alternatives += 1,
+            ('}', Some(_)) => {
+                let (start, alternatives) = open.pop().unwrap_or_default();
+                listed = listed.saturating_mul(alternatives.max(range(&pattern[start..at])));
+            }
+            _ => {}
+        }
+        if open.len() > DEEPEST {
+            return Err(format!("braces are nested deeper than {DEEPEST} levels"));
+        }
+    }
+    match listed > MOST_LISTED {
+        true => Err(format!("the braces list {listed} files; the most are {MOST_LISTED}")),
+        false => Ok(()),
+    }
+}
+
+/// The number of elements of `000..099`; 1 for any other text.
+fn range(text: &str) -> u128 {
+    let Some((first, last)) = text.split_once("..") else { return 1 };
+    // A step only makes it less.
+    let last = last.split("..").next().unwrap_or(last);
+    match (first.trim().parse::<i128>(), last.trim().parse::<i128>()) {
+        (Ok(first), Ok(last)) => first.abs_diff(last).saturating_add(1),
+        // Too long for a number: no list of files.
+        _ if first.len().max(last.len()) > 30 => u128::MAX,
+        _ => 1,
+    }
+}
+
 /// Expands a pattern: braces as in a shell (`{000..099}`, `{a,b}`), then the wildcards `*`, `?` and `[…]`, which list
 /// existing files, sorted. Files listed by braces alone must exist.
 pub(super) fn expand(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
     let wrong = |reason: String| SourceError::Pattern { pattern: pattern.to_owned(), reason };
+    check_braces(pattern).map_err(wrong)?;
     let listed = match pattern.contains('{') {
         true => bracoxide::explode(pattern).map_err(|error| wrong(format!("the braces: {error}")))?,
         false => vec![pattern.to_owned()],
@@ -102,6 +148,13 @@ mod tests {
         assert!(missing.contains("a-011.tar") && missing.contains("3 of the 6"), "{missing}");
         let none = names("c-*.tar").unwrap_err().to_string();
         assert!(none.contains("no file is called") && none.contains("data.source.shards"), "{none}");
+        for endless in
+            ["{0..999999999999}.tar", "{0..9999}/{0..9999}.tar", "{1..99999999999999999999999999999999999999999}"]
+        {
+            let message = names(endless).unwrap_err().to_string();
+            assert!(message.contains("the most are 1000000"), "{message}");
+        }
+        assert!(names(&format!("{}a{}", "{".repeat(40), "}".repeat(40))).unwrap_err().to_string().contains("nested"));
         for senseless in ["a-{008..", "a-{}.tar", "a-[.tar"] {
             assert!(names(senseless).is_err(), "{senseless}");
         }

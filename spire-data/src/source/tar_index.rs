@@ -1,12 +1,13 @@
 //! The index of a tar shard, for random access to its samples.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use image::ImageFormat;
 use serde::{Deserialize, Serialize};
+use spire_core::atomic_write::write_atomic;
 use tar::Archive;
 
 use crate::rng::fnv1a;
@@ -44,7 +45,9 @@ impl TarIndex {
     ///
     /// For a truncated or damaged shard, the index contains the samples up to the damage.
     pub fn scan(shard: &Path, image: Option<&str>) -> io::Result<Self> {
-        let mut archive = Archive::new(File::open(shard)?);
+        let mut file = File::open(shard)?;
+        check_uncompressed(&mut file)?;
+        let mut archive = Archive::new(file);
         let mut index = Self::default();
         let mut entries = archive.entries_with_seek()?;
         loop {
@@ -104,6 +107,24 @@ impl TarIndex {
     }
 }
 
+/// The first bytes of compressed files, and the programs that unpack them.
+const COMPRESSED: [(&[u8], &str); 4] =
+    [(b"\x1f\x8b", "gunzip"), (b"\x28\xb5\x2f\xfd", "unzstd"), (b"BZh", "bunzip2"), (b"\xfd7zXZ\0", "unxz")];
+
+/// Refuses compressed shards: their samples can't be read one by one. Leaves the file at its start.
+fn check_uncompressed(file: &mut File) -> io::Result<()> {
+    let mut start = Vec::new();
+    file.by_ref().take(6).read_to_end(&mut start)?;
+    file.rewind()?;
+    match COMPRESSED.iter().find(|(magic, _)| start.starts_with(magic)) {
+        Some((_, program)) => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("compressed, where samples are read at any position: unpack it to a .tar with {program}"),
+        )),
+        None => Ok(()),
+    }
+}
+
 /// Splits a member's name into key and extension, as WebDataset does. `None` for hidden files and names without
 /// extension.
 fn split(name: &str) -> Option<(&str, String)> {
@@ -151,12 +172,10 @@ fn read_cache(cache: &Path, identity: &Identity) -> Option<TarIndex> {
     (cached.identity == *identity).then_some(cached.index)
 }
 
-/// Written to a temporary file and renamed, so that concurrent readers find the old index or the new one.
+/// Written atomically, so that concurrent readers find the old index or the new one.
 fn write_cache(cache: &Path, cached: &Cached) -> io::Result<()> {
     std::fs::create_dir_all(cache.parent().unwrap_or(Path::new(".")))?;
-    let part = cache.with_extension(format!("{}.part", std::process::id()));
-    std::fs::write(&part, serde_json::to_vec(cached)?)?;
-    std::fs::rename(&part, cache)
+    write_atomic(cache, &serde_json::to_vec(cached)?).map_err(|error| error.source)
 }
 
 #[cfg(test)]
@@ -170,6 +189,17 @@ mod tests {
         assert_eq!(split("../../etc/passwd.txt"), Some(("../../etc/passwd", "txt".to_owned())));
         for none in ["README", "a/.hidden.jpg", "a/", ""] {
             assert_eq!(split(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn a_compressed_shard_is_refused_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        for (magic, program) in COMPRESSED {
+            let shard = dir.path().join("a.tar.gz");
+            std::fs::write(&shard, [magic, &[0; 2048]].concat()).unwrap();
+            let error = TarIndex::scan(&shard, None).unwrap_err().to_string();
+            assert!(error.contains("compressed") && error.contains(program), "{error}");
         }
     }
 

@@ -29,8 +29,11 @@ pub struct WebDatasetSource {
 /// Number of shards whose index is held in memory: about a megabyte per 10,000 samples.
 const INDICES: usize = 16;
 
-/// Limit on the bytes of one file in a shard.
+/// Limit on the bytes of a picture in a shard.
 const MOST_BYTES: u64 = 1 << 28;
+
+/// Limit on the bytes of a caption's file in a shard; JSON holds more than the caption.
+const MOST_TEXT_BYTES: u64 = 1 << 22;
 
 impl WebDatasetSource {
     /// Opens the shards of a pattern such as `train/{000000..000999}.tar` or `train/*.tar`, shuffled within
@@ -107,9 +110,9 @@ impl Source for WebDatasetSource {
     fn read(&self, index: usize) -> Result<Sample, SampleError> {
         let (shard, entry) = self.with_entry(index, |path, entry| (path.to_owned(), entry.clone()))?;
         let name = name_of(&shard, &entry);
-        let read = |member: &Member| {
+        let read = |member: &Member, most: u64| {
             let path = PathBuf::from(format!("{name}.{}", member.extension));
-            read_member(&shard, member, &path).map(|bytes| (bytes, path))
+            read_member(&shard, member, &path, most).map(|bytes| (bytes, path))
         };
         let Some(picture) = &entry.picture else {
             let wanted = self
@@ -120,16 +123,16 @@ impl Source for WebDatasetSource {
         };
         let captions = match (&entry.text, &entry.json) {
             (Some(text), _) => {
-                let (bytes, path) = read(text)?;
+                let (bytes, path) = read(text, MOST_TEXT_BYTES)?;
                 vec![caption::from_text(&bytes, &name, &path)?]
             }
             (None, Some(json)) => {
-                let (bytes, path) = read(json)?;
+                let (bytes, path) = read(json, MOST_TEXT_BYTES)?;
                 caption::from_json(&bytes, self.caption.as_deref(), &name, &path)?
             }
             (None, None) => return Err(caption::missing(&name, &shard)),
         };
-        let (bytes, path) = read(picture)?;
+        let (bytes, path) = read(picture, MOST_BYTES)?;
         Ok(Sample { picture: Pixels::Bytes(decode_rgb8(&bytes, &path)?), name, captions })
     }
 
@@ -146,10 +149,10 @@ fn name_of(shard: &Path, entry: &Entry) -> String {
     format!("{}/{}", shard.display(), entry.key)
 }
 
-fn read_member(shard: &Path, member: &Member, path: &Path) -> Result<Vec<u8>, SampleError> {
+fn read_member(shard: &Path, member: &Member, path: &Path, most: u64) -> Result<Vec<u8>, SampleError> {
     let io = |source| SampleError::Io { path: shard.to_owned(), source };
-    if member.bytes > MOST_BYTES {
-        return Err(SampleError::TooLarge { path: path.to_owned(), bytes: member.bytes, most: MOST_BYTES });
+    if member.bytes > most {
+        return Err(SampleError::TooLarge { path: path.to_owned(), bytes: member.bytes, most });
     }
     let mut file = File::open(shard).map_err(io)?;
     file.seek(SeekFrom::Start(member.offset)).map_err(io)?;

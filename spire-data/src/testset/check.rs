@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
+use spire_core::message::printable;
 use walkdir::WalkDir;
 
 use super::{DESCRIPTION, SUMS, TestSetError};
 use crate::checksum::sha256;
 use crate::parallel::in_order;
+use crate::picture;
 
 /// A problem with one file of a test set; the name is relative to the folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,11 +25,12 @@ pub enum Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Missing(name) => write!(formatter, "{name}: missing"),
-            Self::Changed(name) => write!(formatter, "{name}: changed"),
-            Self::Unlisted(name) => write!(formatter, "{name}: not part of the test set"),
-        }
+        let (name, problem) = match self {
+            Self::Missing(name) => (name, "missing"),
+            Self::Changed(name) => (name, "changed"),
+            Self::Unlisted(name) => (name, "not part of the test set"),
+        };
+        write!(formatter, "{}: {problem}", printable(name))
     }
 }
 
@@ -43,7 +46,7 @@ pub fn check(folder: &Path, threads: usize) -> Result<(usize, String, Vec<Proble
     let listed: Vec<(&String, &String)> = sums.iter().collect();
     let compared = in_order(listed.len(), threads, |i| {
         let (name, sum) = listed[i];
-        Ok::<_, std::convert::Infallible>(match std::fs::read(folder.join(name)) {
+        Ok::<_, std::convert::Infallible>(match picture::read(&folder.join(name)) {
             Err(_) => Some(Problem::Missing(name.clone())),
             Ok(bytes) if sha256(&bytes) != *sum => Some(Problem::Changed(name.clone())),
             Ok(_) => None,

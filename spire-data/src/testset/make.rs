@@ -12,6 +12,8 @@ use super::check::{fingerprint, lines};
 use super::{
     CLEAN, DEGRADED, DESCRIPTION, Entry, PROMPTS, Recipe, RecipeDegradation, RecipeKind, SMALL, SUMS, TestSetError,
 };
+use spire_core::atomic_write::{TEMPORARY, sync_dir, write_synced};
+
 use crate::Picture;
 use crate::checksum::sha256;
 use crate::degrade::operation::operate;
@@ -55,16 +57,35 @@ pub fn make(
         return Err(TestSetError::Exists { path: folder.to_owned() });
     }
     let name = folder.file_name().map_or_else(|| recipe.name.clone(), |name| name.display().to_string());
-    let part = folder.with_file_name(format!(".{name}.part"));
+    let part = folder.with_file_name(format!("{TEMPORARY}{name}"));
     match fs::remove_dir_all(&part) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(&part)(error)),
         _ => {}
     }
+    let made = make_in(&part, recipe, &*source, threads, progress).and_then(|made| {
+        fs::rename(&part, folder).map_err(io(folder))?;
+        Ok(Made { folder: folder.to_owned(), ..made })
+    });
+    if made.is_err() {
+        // The disk may be full; the first error is the one to report.
+        let _ = fs::remove_dir_all(&part);
+    }
+    made
+}
+
+/// Makes the test set in the folder `part`.
+fn make_in(
+    part: &Path,
+    recipe: &Recipe,
+    source: &dyn Source,
+    threads: usize,
+    progress: &(dyn Fn(usize, &str) + Sync),
+) -> Result<Made, TestSetError> {
     for below in [CLEAN, DEGRADED, SMALL] {
-        fs::create_dir_all(part.join(below)).map_err(io(&part))?;
+        fs::create_dir_all(part.join(below)).map_err(io(part))?;
     }
 
-    let maker = Maker { recipe, source: &*source, folder: &part };
+    let maker = Maker { recipe, source, folder: part };
     let (pictures, skipped) = maker.all(threads, progress)?;
     let mut sums = BTreeMap::new();
     let mut entries = vec![];
@@ -84,15 +105,15 @@ pub fn make(
         recipe,
     };
     for (name, text) in [(PROMPTS, prompts), (DESCRIPTION, json_pretty(&description))] {
-        sums.extend([write(&part, name, text.as_bytes())?]);
+        sums.extend([write(part, name, text.as_bytes())?]);
     }
-    write(&part, SUMS, lines(&sums).as_bytes())?;
+    write(part, SUMS, lines(&sums).as_bytes())?;
     for below in [CLEAN, SMALL] {
         // Removes the folder if it is empty; otherwise this fails and the folder stays.
         let _ = fs::remove_dir(part.join(below));
     }
-    fs::rename(&part, folder).map_err(io(folder))?;
-    Ok(Made { folder: folder.to_owned(), entries, skipped, checksum: fingerprint(&sums) })
+    sync_dir(part).map_err(|error| io(part)(error.source))?;
+    Ok(Made { folder: part.to_owned(), entries, skipped, checksum: fingerprint(&sums) })
 }
 
 /// `benchmark.json`.
@@ -293,7 +314,7 @@ fn json_pretty(description: &Description) -> String {
 /// Writes a file of the folder; returns its name and checksum.
 fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<(String, String), TestSetError> {
     let path = folder.join(name);
-    fs::write(&path, bytes).map_err(io(&path))?;
+    write_synced(&path, bytes).map_err(|error| io(&path)(error.source))?;
     Ok((name.to_owned(), sha256(bytes)))
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::check::check;
-use super::{CLEAN, DEGRADED, Entry, PROMPTS, Problem, TestSetError};
+use super::{CLEAN, DEGRADED, Entry, PROMPTS, Problem, SMALL, TestSetError};
 
 /// A test set on disk whose files match their checksums.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +45,11 @@ impl TestSet {
     /// The file of a clean picture.
     pub fn clean(&self, entry: &Entry) -> PathBuf {
         self.folder.join(CLEAN).join(format!("{}.png", entry.id))
+    }
+
+    /// The file of a degraded picture before it was resized back; there is one only where it is smaller.
+    pub fn small(&self, entry: &Entry) -> PathBuf {
+        self.folder.join(SMALL).join(format!("{}.png", entry.id))
     }
 
     /// The file of a degraded picture.

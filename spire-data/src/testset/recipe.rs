@@ -91,6 +91,9 @@ pub enum RecipeKind {
     None,
 }
 
+/// The most pictures of a test set.
+const MOST_PICTURES: usize = 1_000_000;
+
 impl Recipe {
     /// Checks every number and name. Paths are checked when the source is opened.
     ///
@@ -105,7 +108,8 @@ impl Recipe {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         let named = !self.name.is_empty() && self.name.bytes().all(plain) && !self.name.starts_with('.');
         check("name", &self.name, named, "letters, digits, \"-\", \"_\" and \".\", as a folder's name")?;
-        check("count", &self.count, self.count != Some(0), "at least 1")?;
+        let counted = self.count.is_none_or(|count| (1..=MOST_PICTURES).contains(&count));
+        check("count", &self.count, counted, &format!("from 1 to {MOST_PICTURES}"))?;
         let sized = self.size.is_none_or(|size| (1..=65_535).contains(&size));
         check("size", &self.size, sized, "from 1 to 65535")?;
         check("multiple", &self.multiple, (1..=4096).contains(&self.multiple), "from 1 to 4096")?;

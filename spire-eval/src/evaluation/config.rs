@@ -8,7 +8,7 @@ use spire_data::prompt;
 use spire_model::restore::SamplingConfig;
 
 use super::alike::Alike;
-use super::method::{Captions, MethodConfig, MethodKind};
+use super::method::{Captions, MethodConfig, MethodKind, RestorationPrompt};
 use super::metric::Metric;
 use super::published::PublishedTable;
 use crate::Compared;
@@ -151,7 +151,13 @@ impl EvalConfig {
             !name.is_empty() && !name.starts_with('.') && name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c))
         };
         ensure!(plain(&self.name), "name = \"{}\": letters, digits, \"-\", \"_\" and \".\" only", self.name);
-        ensure!(self.batch_size > 0, "batch_size must be at least 1");
+        ensure!(
+            self.output.as_ref().is_none_or(|output| !output.as_os_str().is_empty()),
+            "output is empty: name a folder"
+        );
+        ensure!((1..=65_536).contains(&self.batch_size), "batch_size must be from 1 to 65536");
+        ensure!(self.threads <= 1024, "threads must be at most 1024");
+        ensure!(self.sheet.rows <= 1000, "sheet.rows must be at most 1000");
         self.sampling.validate()?;
         ensure!(!self.metrics.is_empty(), "metrics is empty: there is nothing to measure");
         let mistaken = self.methods.iter().any(|method| method.captions == Captions::Mistaken);
@@ -188,15 +194,27 @@ impl EvalConfig {
                 "methods.{i}.marks ({}): Sem and Res are what the prompts are, and can't be set",
                 method.name
             );
-            let model = method.run.is_some() || (method.base.is_some() && method.control.is_some());
+            check_contradictions(i, method)?;
+            let model = method.run.is_some() || method.control.is_some();
             match method.kind {
                 MethodKind::Model => {
-                    ensure!(model, "methods.{i} ({}): run, or base and control, must be set", method.name)
+                    ensure!(model, "methods.{i} ({}): run, or control (with base), must be set", method.name)
                 }
                 MethodKind::Folder => {
                     ensure!(method.folder.is_some(), "methods.{i}.folder is not set ({})", method.name)
                 }
-                MethodKind::Input => {}
+                _ => {}
+            }
+            match (method.kind.network(), &method.weights) {
+                (Some(network), None) => bail!(
+                    "methods.{i}.weights is not set ({}): the checkpoint; {} publishes those of {network}",
+                    method.name,
+                    network.published()
+                ),
+                (None, Some(_)) => {
+                    bail!("methods.{i}.weights ({}): only the kinds swinir, bsrnet and scunet have them", method.name)
+                }
+                _ => {}
             }
         }
         if let Some(name) =
@@ -217,9 +235,73 @@ impl EvalConfig {
     }
 }
 
+/// Checks that no key of a method excludes another one, which would be ignored.
+fn check_contradictions(i: usize, method: &MethodConfig) -> Result<()> {
+    let of_parts = [("base", method.base.is_some()), ("control", method.control.is_some())];
+    let of_captions =
+        [("captions", method.captions != Captions::Own), ("caption_words", method.caption_words.is_some())];
+    let restoration = [("restoration", method.restoration != RestorationPrompt::default())];
+    let of_model = [
+        ("run", method.run.is_some()),
+        ("prompt", method.prompt.is_some()),
+        ("sampling", method.sampling.is_some()),
+        ("semantic", !method.semantic),
+    ];
+    let of_models = [&of_model[..], &of_parts, &of_captions, &restoration].concat();
+    for (holds, reason, keys) in [
+        (method.run.is_some(), "run has its own base and branch", &of_parts[..]),
+        (!method.semantic, "semantic = false withholds the caption", &of_captions),
+        (method.prompt.is_some(), "prompt is the restoration prompt of every picture", &restoration),
+        (method.kind != MethodKind::Model, "kind is not \"model\"", &of_models),
+        (method.kind != MethodKind::Folder, "kind is not \"folder\"", &[("folder", method.folder.is_some())]),
+    ] {
+        let set = keys.iter().find(|(_, is_set)| holds && *is_set);
+        if let Some((key, _)) = set {
+            bail!("methods.{i} ({}): {key} would be ignored, because {reason}: remove it", method.name);
+        }
+    }
+    Ok(())
+}
+
 /// Converts a name to a folder name.
 pub fn slug(name: &str) -> String {
     let plain = |c: char| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
     let dashed: String = name.chars().map(plain).collect();
     dashed.split('-').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Change = fn(&mut MethodConfig);
+
+    fn method(change: impl Fn(&mut MethodConfig)) -> MethodConfig {
+        let mut method =
+            MethodConfig { name: "Model".into(), run: Some("runs/spire".into()), ..MethodConfig::default() };
+        change(&mut method);
+        method
+    }
+
+    #[test]
+    fn a_key_that_another_one_excludes_is_an_error() {
+        assert!(check_contradictions(0, &method(|_| ())).is_ok());
+        let refused: [(&str, Change); 6] = [
+            ("control would be ignored, because run", |method| method.control = Some("branch".into())),
+            ("caption_words would be ignored", |method| (method.semantic, method.caption_words) = (false, Some(3))),
+            ("restoration would be ignored", |method| {
+                method.prompt = Some("Deblur".into());
+                method.restoration = RestorationPrompt::Type;
+            }),
+            ("run would be ignored, because kind is not \"model\"", |method| method.kind = MethodKind::Input),
+            ("semantic would be ignored", |method| {
+                (method.kind, method.run, method.semantic) = (MethodKind::Folder, None, false);
+            }),
+            ("folder would be ignored", |method| method.folder = Some("pictures".into())),
+        ];
+        for (expected, change) in refused {
+            let message = check_contradictions(2, &method(change)).unwrap_err().to_string();
+            assert!(message.starts_with("methods.2 (Model): ") && message.contains(expected), "{message}");
+        }
+    }
 }

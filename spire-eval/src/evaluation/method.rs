@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use spire_model::feedforward::NetworkKind;
 use spire_model::restore::SamplingConfig;
 
 /// A row of the tables.
@@ -33,6 +34,10 @@ pub struct MethodConfig {
     pub prompt: Option<String>,
     /// `model`: sampling settings that replace the evaluation's.
     pub sampling: Option<SamplingConfig>,
+    /// `swinir`, `bsrnet`, `scunet`: the published checkpoint; `{benchmark}` is replaced by the name of the test set's folder.
+    pub weights: Option<String>,
+    /// `swinir`, `bsrnet`, `scunet`: the side of the tiles of larger pictures, in pixels; 0 for no tiles; 512 if not set.
+    pub tile: Option<usize>,
     /// `folder`: the folder of the restored pictures `ID.png`; `{benchmark}` is replaced by the name of the test set's
     /// folder.
     pub folder: Option<String>,
@@ -55,6 +60,8 @@ impl Default for MethodConfig {
             restoration: RestorationPrompt::Parameters,
             prompt: None,
             sampling: None,
+            weights: None,
+            tile: None,
             folder: None,
             marks: BTreeMap::new(),
         }
@@ -72,6 +79,27 @@ pub enum MethodKind {
     Input,
     /// A folder with another program's pictures.
     Folder,
+    /// A SwinIR.
+    #[serde(rename = "swinir")]
+    SwinIr,
+    /// A BSRNet or BSRGAN.
+    #[serde(rename = "bsrnet")]
+    BsrNet,
+    /// A SCUNet.
+    #[serde(rename = "scunet")]
+    ScuNet,
+}
+
+impl MethodKind {
+    /// The architecture of a method that is a network without prompts.
+    pub fn network(self) -> Option<NetworkKind> {
+        match self {
+            Self::SwinIr => Some(NetworkKind::SwinIr),
+            Self::BsrNet => Some(NetworkKind::BsrNet),
+            Self::ScuNet => Some(NetworkKind::ScuNet),
+            Self::Model | Self::Input | Self::Folder => None,
+        }
+    }
 }
 
 /// The kind of restoration prompt (paper Table 6).

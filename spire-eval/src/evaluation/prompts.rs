@@ -106,7 +106,7 @@ impl MethodConfig {
         let yes_if = |yes: bool| if yes { YES } else { NO }.to_owned();
         let known = match self.kind {
             MethodKind::Folder => vec![],
-            MethodKind::Input => {
+            MethodKind::Input | MethodKind::SwinIr | MethodKind::BsrNet | MethodKind::ScuNet => {
                 ["Sem", "Res", "Res type", "Res param"].map(|heading| (heading, NO.to_owned())).to_vec()
             }
             MethodKind::Model => {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use spire_data::checksum::sha256;
+use spire_model::feedforward::NetworkKind;
 use spire_model::restore::SamplingConfig;
 
 /// Everything that a score depends on.
@@ -34,12 +35,29 @@ pub enum MethodProtocol {
         /// SHA-256 of the checksums of all files, in the order of the test set.
         files: String,
     },
+    /// By this program, with another author's network without prompts.
+    Network {
+        /// The architecture.
+        network: NetworkKind,
+        /// SHA-256 of the checkpoint.
+        weights: String,
+        /// Side of the tiles in pixels; 0 for none.
+        tile: usize,
+        /// Overlap of the tiles in pixels.
+        tile_overlap: usize,
+    },
     /// By this program.
     Model {
         /// The run, or base and branch.
         model: String,
-        /// SHA-256 of the control branch's weights.
+        /// SHA-256 over the files of the text-to-image model.
+        #[serde(default)]
+        base: String,
+        /// SHA-256 over the files of the control branch.
         control: String,
+        /// Float types of the text-to-image model and of the branch.
+        #[serde(default)]
+        precision: String,
         /// Whether it got a semantic prompt.
         semantic: bool,
         /// The kind of restoration prompt: none, type or parameters, or one prompt for all pictures.

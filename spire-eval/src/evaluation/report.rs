@@ -15,10 +15,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, ErrorKind, context};
 use serde_json::json;
-use spire_data::Picture;
 use spire_data::checksum::sha256;
 use spire_data::degrade::jpeg::encode_jpeg;
 use spire_data::testset::TestSet;
+use spire_data::{Picture, picture};
 
 use super::Interval;
 use super::metric::Metric;
@@ -324,7 +324,7 @@ fn choose(of: &BenchmarkResults, most: usize) -> Vec<usize> {
 
 /// A picture file as a data URL: unchanged if it is a small PNG, otherwise as JPEG.
 fn embed(file: &Path) -> Result<String> {
-    let bytes = std::fs::read(file).with_context(|| format!("can't read {}", file.display()))?;
+    let bytes = picture::read(file)?;
     if bytes.len() <= LARGEST_FILE && bytes.starts_with(b"\x89PNG") {
         return Ok(format!("data:image/png;base64,{}", BASE64.encode(bytes)));
     }
@@ -355,6 +355,7 @@ mod tests {
                 .map(|values| MethodResults {
                     name: String::new(),
                     made: String::new(),
+                    files: String::new(),
                     figures: BTreeMap::new(),
                     differences: BTreeMap::new(),
                     per_image: BTreeMap::from([(Metric::Ssim, values)]),

@@ -7,7 +7,7 @@ use spire_data::testset::TestSet;
 
 use super::bootstrap::{Interval, interval};
 use super::config::EvalConfig;
-use super::method::MethodConfig;
+use super::method::{MethodConfig, MethodKind};
 use super::metric::Metric;
 use super::protocol::{MethodProtocol, Protocol};
 use super::score::Scores;
@@ -41,6 +41,9 @@ pub struct MethodSummary {
     pub name: String,
     /// The values of the paper's descriptive columns, by heading.
     pub marks: BTreeMap<String, String>,
+    /// Whether its pictures are the degraded ones themselves.
+    #[serde(default)]
+    pub is_input: bool,
 }
 
 /// The scores on one test set.
@@ -70,6 +73,9 @@ pub struct MethodResults {
     pub name: String,
     /// Fingerprint of how its pictures were produced.
     pub made: String,
+    /// SHA-256 of the checksums of its pictures' files.
+    #[serde(default)]
+    pub files: String,
     /// The scores.
     pub figures: BTreeMap<Metric, Figure>,
     /// Paired differences to the baseline: mean and confidence interval.
@@ -92,7 +98,11 @@ pub struct Figure {
 impl Results {
     /// No results yet.
     pub fn new(config: &EvalConfig, scorer: &Scorer) -> Self {
-        let summary = |method: &MethodConfig| MethodSummary { name: method.name.clone(), marks: method.table_marks() };
+        let summary = |method: &MethodConfig| MethodSummary {
+            name: method.name.clone(),
+            marks: method.table_marks(),
+            is_input: method.kind == MethodKind::Input,
+        };
         Self {
             name: config.name.clone(),
             program: concat!("spire ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -142,6 +152,7 @@ impl Results {
             rows.push(MethodResults {
                 name: name.clone(),
                 made: made.fingerprint(),
+                files: scores.files.clone(),
                 figures,
                 differences: if itself {
                     BTreeMap::new()

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use spire_data::Picture;
 use spire_data::checksum::sha256;
 use spire_data::parallel::in_order;
 use spire_data::testset::{Entry, TestSet};
 use spire_data::world::Kind;
+use spire_data::{Picture, picture};
 use spire_model::device::on_one_thread;
 
 use super::measurement::{FeatureSpace, Measurement, MeasurementCache};
@@ -209,7 +209,7 @@ fn measure(
     let kept = MeasurementCache::open(kept)?;
     let scorer_is = scorer.fingerprint();
     let read = |path: PathBuf| -> Result<File> {
-        let bytes = std::fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
+        let bytes = picture::read(&path)?;
         Ok((path, bytes))
     };
     let open = |(path, bytes): &File| -> Result<Picture> { Ok(Picture::decode_with_alpha(bytes, path)?.0) };

@@ -224,7 +224,8 @@ impl Scorer {
     /// The part of the cache key that does not depend on the picture.
     pub fn fingerprint(&self) -> String {
         let measured = Metric::ALL.into_iter().filter(|&metric| self.has(metric));
-        sha256(measured.map(|metric| format!("{:?}\n", self.measure_of(metric))).collect::<String>().as_bytes())
+        let measures: String = measured.map(|metric| format!("{:?}\n", self.measure_of(metric))).collect();
+        sha256(format!("spire {}\n{measures}", env!("CARGO_PKG_VERSION")).as_bytes())
     }
 
     /// Variant, weights and preprocessing of a metric.

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::metric::Metric;
+use super::notes::Notes;
 use super::published::{PublishedGroup, PublishedTable};
-use super::results::{BenchmarkResults, Figure, MethodResults, MethodSummary, Results};
+use super::results::{BenchmarkResults, Figure, MethodResults, Results};
 use super::table::{Align, Table, TableCell, TableRow};
 
 /// A cell without a value.
@@ -27,10 +28,10 @@ impl Results {
         let mut notes = Notes::default();
         table.column("", "Method", Align::Left);
         metrics.iter().for_each(|&metric| table.column("", &heading(metric), Align::Right));
-        table.column("", "made", Align::Left);
+        table.column("", "Hash of the method", Align::Left);
         let columns: Vec<_> = metrics.iter().map(|&metric| self.column(benchmark, metric, &mut notes)).collect();
         for (i, method) in self.methods.iter().enumerate() {
-            let mut cells = vec![name_of(method, [benchmark], &mut notes)];
+            let mut cells = vec![self.name_of(method, [benchmark], &mut notes)];
             cells.extend(columns.iter().map(|column| column[i].clone()));
             cells.push(benchmark.method(&method.name).map_or(NONE, |results| &results.made).into());
             table.rows.push(TableRow { cells, quoted: false });
@@ -40,11 +41,13 @@ impl Results {
             Some(format!("{} `{}`", metric.name(), self.usual_measure(figures)?))
         };
         table.note(&format!(
-            "{} pictures, benchmark `{}`. Brackets: 95 % bootstrap intervals of the mean. Measured by {}; the last column \
-             is how the pictures were made. In full: results.json.",
+            "{} pictures, hash of the test set `{}`. Brackets: 95 % bootstrap intervals of the mean. Hashes of how each \
+             metric was measured: {}; the last column has the hash of how the pictures were made. results.json has in full \
+             what the hashes stand for.{}",
             benchmark.ids.len(),
             &benchmark.checksum[..benchmark.checksum.len().min(8)],
-            metrics.iter().filter_map(measure).collect::<Vec<_>>().join(", ")
+            metrics.iter().filter_map(measure).collect::<Vec<_>>().join(", "),
+            self.about_bold()
         ));
         table.notes.extend(notes.0);
         for (metric, needed) in &self.missing {
@@ -54,28 +57,37 @@ impl Results {
         table
     }
 
-    /// One metric on one test set, one cell per method. The best is bold. Cells with another measurement protocol than
-    /// most are marked and excluded from the comparison.
+    /// One metric on one test set, one cell per method. The best restored one is bold. Cells with another measurement
+    /// protocol than most are marked and excluded from the comparison.
     fn column(&self, benchmark: &BenchmarkResults, metric: Metric, notes: &mut Notes) -> Vec<TableCell> {
         let figure = |name: &str| benchmark.method(name).and_then(|method| method.figures.get(&metric));
         let figures: Vec<Option<&Figure>> = self.methods.iter().map(|method| figure(&method.name)).collect();
         let usual = self.usual_measure(figures.iter().copied().flatten());
         let alike = |figure: &Figure| self.measure(figure) == usual;
-        let comparable: Vec<f64> =
-            figures.iter().flatten().filter(|figure| alike(figure)).map(|figure| figure.value).collect();
+        let competes: Vec<bool> = self.methods.iter().map(|method| !method.is_input).collect();
+        let others = figures.iter().zip(&competes).filter_map(|(figure, competes)| figure.filter(|_| *competes));
+        let comparable: Vec<f64> = others.filter(|figure| alike(figure)).map(|figure| figure.value).collect();
         let best = comparable.iter().copied().reduce(if metric.rises() { f64::max } else { f64::min });
         let digits = metric.decimals();
-        let mut cell = |figure: &Option<&Figure>| {
+        let mut cell = |(figure, competes): (&Option<&Figure>, &bool)| {
             let Some(figure) = figure else { return NONE.into() };
             let range = |found: super::Interval| format!("[{:.digits$}, {:.digits$}]", found.low, found.high);
             TableCell {
                 text: format!("{:.digits$}", figure.value),
                 range: figure.interval.map_or(String::new(), range),
                 mark: if alike(figure) { String::new() } else { notes.mark(&self.otherwise(figure, &usual)) },
-                bold: comparable.len() > 1 && alike(figure) && Some(figure.value) == best,
+                bold: comparable.len() > 1 && *competes && alike(figure) && Some(figure.value) == best,
             }
         };
-        figures.iter().map(&mut cell).collect()
+        figures.iter().zip(&competes).map(&mut cell).collect()
+    }
+
+    /// What bold means, if the input is a row.
+    fn about_bold(&self) -> &'static str {
+        match self.methods.iter().any(|method| method.is_input) {
+            true => " Bold is the best of the restored ones; the reference is the input.",
+            false => "",
+        }
     }
 
     /// The fingerprint of a score's measurement, without the method.
@@ -144,7 +156,7 @@ impl Results {
             }
         }
         for (i, method) in self.methods.iter().enumerate() {
-            let mut cells = vec![name_of(method, places.iter().copied().flatten(), &mut notes)];
+            let mut cells = vec![self.name_of(method, places.iter().copied().flatten(), &mut notes)];
             cells.extend(
                 layout.marks.iter().map(|mark| TableCell::from(method.marks.get(mark).map_or(NONE, String::as_str))),
             );
@@ -162,7 +174,7 @@ impl Results {
             None => table.note(&format!(
                 "Source “paper”, in italics: as printed in Table {} of arXiv:2312.11595, by models, weights, pictures and \
                  settings of metrics that were not published. Source “measured”: by {}, as the tables below say in full, \
-                 with intervals. The two are not compared: bold is the best of the measured ones.",
+                 with intervals. The two are not compared: bold is the best of the restored ones.",
                 layout.number, self.program
             )),
         }
@@ -203,56 +215,11 @@ impl Results {
     }
 }
 
-/// A method's name, marked if it was not measured on a test set.
-fn name_of<'a>(
-    method: &MethodSummary,
-    benchmarks: impl IntoIterator<Item = &'a BenchmarkResults>,
-    notes: &mut Notes,
-) -> TableCell {
-    let without = benchmarks.into_iter().filter(|benchmark| benchmark.method(&method.name).is_none());
-    let reason = |benchmark: &BenchmarkResults| {
-        let reason = benchmark.unmeasured.get(&method.name).map_or(String::new(), |reason| format!(": {reason}"));
-        format!("{} was not measured on “{}”{reason}", method.name, benchmark.title)
-    };
-    let mark = without.map(|benchmark| notes.mark(&reason(benchmark))).collect::<Vec<_>>().join(" ");
-    TableCell { mark, ..TableCell::from(&method.name) }
-}
-
 /// A note on the test set, if it is not the one of the paper's group.
 fn other_pictures(group: &PublishedGroup, place: &BenchmarkResults) -> Option<String> {
     let name = folder_name(place);
     let same = group.benchmarks.iter().any(|paper| paper == name);
     (!same).then(|| format!("{name} (the paper's: {})", group.benchmarks.join(" or ")))
-}
-
-/// Notes that cells refer to, without duplicates.
-#[derive(Debug, Default)]
-pub struct Notes(
-    /// The notes as printed below the table.
-    pub Vec<String>,
-);
-
-impl Notes {
-    /// The mark that refers to this note.
-    pub fn mark(&mut self, note: &str) -> String {
-        let is_it = |(i, there): (usize, &String)| {
-            let mark = mark(i);
-            (*there == format!("{mark} {note}.")).then_some(mark)
-        };
-        self.0.iter().enumerate().find_map(is_it).unwrap_or_else(|| {
-            let mark = mark(self.0.len());
-            self.0.push(format!("{mark} {note}."));
-            mark
-        })
-    }
-}
-
-/// "(a)", "(b)", … "(z)", "(27)", …
-fn mark(i: usize) -> String {
-    match ('a'..='z').nth(i) {
-        Some(letter) => format!("({letter})"),
-        None => format!("({})", i + 1),
-    }
 }
 
 /// A metric's name with an arrow for its better direction.
@@ -293,14 +260,16 @@ pub(super) fn differences(benchmark: &BenchmarkResults) -> Option<Table> {
         cells.extend(metrics.iter().map(|metric| cell(method, metric)));
         table.rows.push(TableRow { cells, quoted: false });
     }
-    table.note("Picture by picture, with 95 % bootstrap intervals of the mean difference; bold where it leaves 0 out.");
+    table.note(
+        "Picture by picture, with 95 % bootstrap intervals of the mean difference; bold where the interval excludes 0.",
+    );
     (!table.rows.is_empty()).then_some(table)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evaluation::{Interval, MethodProtocol, Protocol};
+    use crate::evaluation::{Interval, MethodProtocol, MethodSummary, Protocol};
 
     /// Two methods of three on each of two benchmarks; the first has been measured with other weights of LPIPS.
     fn results(folders: [&str; 2]) -> Results {
@@ -309,7 +278,7 @@ mod tests {
             program: "spire 0".into(),
             paper_table: None,
             methods: ["First", "Second", "Third"]
-                .map(|name| MethodSummary { name: name.into(), marks: BTreeMap::new() })
+                .map(|name| MethodSummary { name: name.into(), marks: BTreeMap::new(), is_input: false })
                 .to_vec(),
             benchmarks: vec![],
             missing: BTreeMap::from([(Metric::Ssim, "a reason".to_owned())]),
@@ -339,6 +308,7 @@ mod tests {
                 methods.push(MethodResults {
                     name: name.into(),
                     made: String::new(),
+                    files: String::new(),
                     figures,
                     differences: BTreeMap::new(),
                     per_image: BTreeMap::new(),
@@ -371,6 +341,45 @@ mod tests {
         assert_eq!(bold, ["25.00"], "PSNR can be compared, LPIPS can't");
         let note = "(a) measured otherwise than the rest of its column: weights fedcba98, not 01234567.";
         assert!(table.notes.iter().any(|there| there == note), "{:?}", table.notes);
+    }
+
+    #[test]
+    fn the_input_is_a_reference_and_never_the_best() {
+        let mut results = results(["x", "y"]);
+        results.methods[1].is_input = true;
+        let table = &results.tables()[0];
+        assert_eq!(cells(table, 1)[0], "Second (reference)");
+        assert!(table.rows.iter().flat_map(|row| &row.cells).all(|cell| !cell.bold), "one method has no competitor");
+        assert!(table.notes[0].ends_with("the reference is the input."), "{:?}", table.notes);
+        results.methods[1].is_input = false;
+        results.methods[0].is_input = true;
+        assert!(results.tables()[0].rows.iter().flat_map(|row| &row.cells).all(|cell| !cell.bold));
+    }
+
+    #[test]
+    fn models_with_the_same_pictures_have_a_note() {
+        let mut results = results(["x", "y"]);
+        let model = MethodProtocol::Model {
+            model: "run".into(),
+            base: String::new(),
+            control: String::new(),
+            precision: String::new(),
+            semantic: true,
+            restoration: "none".into(),
+            seed: 0,
+            sampling: Box::default(),
+            captions: None,
+        };
+        let note = "(b) on “On x” the rows First, Second are equal by construction: they have the same prompts and settings, \
+            and so the same pictures.";
+        let noted = |results: &Results| results.tables()[0].notes.iter().any(|there| there == note);
+        results.benchmarks[0].methods.iter_mut().for_each(|method| method.files = "the same".into());
+        let copies = &results.tables()[0].notes;
+        assert!(copies.iter().all(|there| !there.contains("construction")), "copies of files: {copies:?}");
+        results.protocols.values_mut().for_each(|protocol| protocol.method = model.clone());
+        assert!(noted(&results), "{:?}", results.tables()[0].notes);
+        assert_eq!(cells(&results.tables()[0], 1)[0], "Second(b)");
+        assert!(results.tables()[1].notes.iter().all(|there| !there.contains("construction")));
     }
 
     #[test]

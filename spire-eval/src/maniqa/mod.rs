@@ -15,7 +15,7 @@ use burn::tensor::activation::{relu, sigmoid};
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 use spire_data::Picture;
-use spire_kernels::{conv2d, gelu};
+use spire_kernels::conv2d;
 use spire_model::nn::attention::attend;
 use spire_model::nn::resnet::conv1x1;
 use spire_model::pictures;
@@ -253,23 +253,6 @@ impl TaBlock {
         let attended = attend(query, key, value, 1, None);
         // The reference swaps patches and channels here, and was trained that way.
         attended.swap_dims(1, 2).reshape(x.dims()) + x
-    }
-}
-
-/// Two linear layers around a GELU.
-#[derive(Module, Debug)]
-struct Mlp {
-    fc1: Linear,
-    fc2: Linear,
-}
-
-impl Mlp {
-    fn new(width: usize, inner: usize, device: &Device) -> Self {
-        Self { fc1: LinearConfig::new(width, inner).init(device), fc2: LinearConfig::new(inner, width).init(device) }
-    }
-
-    fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        self.fc2.forward(gelu(self.fc1.forward(x)))
     }
 }
 

@@ -5,8 +5,9 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 use spire_model::nn::attention::attend;
+use spire_model::nn::swin::Mlp;
 
-use super::{ManiqaConfig, Mlp};
+use super::ManiqaConfig;
 
 /// The blocks whose outputs are the features; later blocks are not computed.
 pub const READ: std::ops::RangeInclusive<usize> = 6..=9;

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+use spire_model::feedforward::Tiling;
 
 use crate::arrays::{Array, Arrays};
 
@@ -18,6 +19,8 @@ pub struct Case {
     pub tolerance: f64,
     weights: Option<PathBuf>,
     steps: Option<usize>,
+    tile: Option<usize>,
+    tile_overlap: Option<usize>,
     seconds: Cell<f64>,
 }
 
@@ -28,6 +31,8 @@ struct Description {
     tolerance: f64,
     weights: Option<PathBuf>,
     steps: Option<usize>,
+    tile: Option<usize>,
+    tile_overlap: Option<usize>,
 }
 
 /// The output with the largest difference.
@@ -49,10 +54,11 @@ pub fn check_tolerance(tolerance: f64) -> Result<()> {
 impl Case {
     pub fn open(folder: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(folder.join("case.toml")).context("case.toml can't be read")?;
-        let Description { kind, tolerance, weights, steps } =
+        let Description { kind, tolerance, weights, steps, tile, tile_overlap } =
             toml::from_str(&text).context("case.toml is malformed")?;
         check_tolerance(tolerance).context("case.toml")?;
-        Ok(Self { folder: folder.to_owned(), kind, tolerance, weights, steps, seconds: Cell::new(0.0) })
+        let folder = folder.to_owned();
+        Ok(Self { folder, kind, tolerance, weights, steps, tile, tile_overlap, seconds: Cell::new(0.0) })
     }
 
     /// The folder with the case's model or scheduler.
@@ -68,6 +74,13 @@ impl Case {
         let steps = self.steps.context("case.toml: key steps is missing")?;
         ensure!(steps > 0, "case.toml: steps must be above 0");
         Ok(steps)
+    }
+
+    /// The tiles of a restoration.
+    pub fn tiling(&self) -> Result<Tiling> {
+        let side = self.tile.context("case.toml: key tile is missing")?;
+        let overlap = self.tile_overlap.context("case.toml: key tile_overlap is missing")?;
+        Ok(Tiling { side, overlap })
     }
 
     /// Runs `compute` and adds its time to [`Self::seconds`], without the time for reading weights and inputs.

@@ -9,6 +9,7 @@ mod networks;
 mod pipeline;
 mod quality;
 mod report;
+mod restoration;
 mod text;
 
 use std::any::Any;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use burn::tensor::Device;
+use spire_model::feedforward::NetworkKind;
 use walkdir::WalkDir;
 
 use case::{Case, Worst, check_tolerance};
@@ -90,6 +92,10 @@ fn run(case: &Case, device: &Device) -> Result<Worst> {
         "clip-iqa" => quality::clip_iqa(case, device),
         "maniqa" => quality::maniqa(case, device),
         "musiq" => quality::musiq(case, device),
+        "swinir" => restoration::network(case, NetworkKind::SwinIr, device),
+        "bsrnet" => restoration::network(case, NetworkKind::BsrNet, device),
+        "scunet" => restoration::network(case, NetworkKind::ScuNet, device),
+        "diffbir" => restoration::diffbir(case, device),
         "blur-kernels" => degradation::blur_kernels(case),
         "blur-resize" => degradation::blur_resize(case),
         "jpeg" => degradation::jpeg(case),

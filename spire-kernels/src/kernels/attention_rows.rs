@@ -205,7 +205,7 @@ impl NullaryFnOnce for ThroughSoftmax<'_> {
 }
 
 #[inline(always)]
-fn sum(row: &[f32]) -> f32 {
+pub fn sum(row: &[f32]) -> f32 {
     let (chunks, rest) = row.as_chunks::<LANES>();
     let mut lanes = [0.0_f32; LANES];
     for chunk in chunks {
@@ -217,7 +217,7 @@ fn sum(row: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-fn maximum(row: &[f32]) -> f32 {
+pub fn maximum(row: &[f32]) -> f32 {
     let (chunks, rest) = row.as_chunks::<LANES>();
     let mut lanes = [f32::NEG_INFINITY; LANES];
     for chunk in chunks {

@@ -141,7 +141,11 @@ pub fn input_gradient(
                 // The first column whose padded position has the phase's remainder.
                 let first = (column_phase + column_phases - left % column_phases) % column_phases;
                 let sums = &sums[(first + left) / column_phases..];
-                x.iter_mut().skip(first).step_by(column_phases).zip(sums).for_each(|(x, sum)| *x = *sum);
+                if column_phases == 1 {
+                    x.copy_from_slice(&sums[..width]);
+                } else {
+                    x.iter_mut().skip(first).step_by(column_phases).zip(sums).for_each(|(x, sum)| *x = *sum);
+                }
             }
         });
     }

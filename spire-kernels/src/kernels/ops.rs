@@ -161,6 +161,6 @@ pub fn tensor(values: Vec<f32>, shape: &[usize]) -> FloatTensor<Flex> {
     Flex::float_from_data(TensorData::new(values, shape.to_vec()), &Default::default())
 }
 
-fn dims(tensor: &FloatTensor<Flex>) -> [usize; 4] {
+pub fn dims(tensor: &FloatTensor<Flex>) -> [usize; 4] {
     tensor.shape().dims()
 }

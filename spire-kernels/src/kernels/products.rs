@@ -4,6 +4,8 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
+use crate::kernels::narrow;
+
 /// Number of elements of a tile's matrices, chosen for a core's second-level cache.
 const TILE: usize = 1 << 17;
 
@@ -23,6 +25,9 @@ pub struct Term<'a> {
 /// depend on the number of threads.
 pub fn add_products(sum: &mut [f32], rows: usize, columns: usize, terms: &[Term]) {
     let inner = terms.iter().map(|term| term.left.ncols()).max().unwrap_or(0);
+    if narrow::is_narrow(rows, inner) {
+        return narrow::add_products(sum, rows, columns, terms);
+    }
     let width = (TILE / (rows + inner).max(1)).next_multiple_of(64).clamp(128, 1 << 14);
     let sum = MatMut::from_row_major_slice_mut(sum, rows, columns);
     sum.par_col_chunks_mut(width).enumerate().for_each(|(tile, mut sum)| {

@@ -10,7 +10,7 @@ use crate::clip::{ClipText, ClipTextConfig};
 use crate::scheduler::SchedulerConfig;
 use crate::unet::{UNet, UNetConfig};
 use crate::vae::{Vae, VaeConfig};
-use crate::weights::check_fit;
+use crate::weights::check_weights;
 
 /// The configurations of a frozen model's parts.
 #[derive(Clone, Debug)]
@@ -26,10 +26,10 @@ pub struct BaseConfig {
 }
 
 impl BaseConfig {
-    /// Reads the model that [`locate`](super::locate) found. Of the weights only names, types and shapes are read.
+    /// Reads the model that [`locate`](super::locate) found, and checks its weights one tensor at a time.
     ///
     /// # Errors
-    /// As [`Base::load`](super::Base::load), except for errors in the weights' values.
+    /// As [`Base::load`](super::Base::load).
     pub fn read(path: &Path) -> Result<Self> {
         Self::read_variant(path, None)
     }
@@ -48,9 +48,9 @@ impl BaseConfig {
         let scheduler = source.scheduler()?;
         let (text, text_weights) = source.text_encoder()?;
         source.tokenizer()?;
-        check_fit(&ClipText::new(&text, device)?, &text_weights)?;
-        check_fit(&Vae::new(&vae, device)?, &vae_weights)?;
-        check_fit(&UNet::new(&unet, device)?, &unet_weights)?;
+        check_weights(&ClipText::new(&text, device)?, &text_weights)?;
+        check_weights(&Vae::new(&vae, device)?, &vae_weights)?;
+        check_weights(&UNet::new(&unet, device)?, &unet_weights)?;
         Ok(Self { text, vae, unet, scheduler })
     }
 

@@ -11,7 +11,7 @@ use burn::tensor::{DType, Device, Tensor};
 
 pub use config::BaseConfig;
 pub use prompts::{LongPrompts, PromptEncoder};
-pub use source::{BaseSource, locate, locate_variant};
+pub use source::{BaseSource, checksum, locate, locate_variant};
 
 use crate::clip::{ClipGuidanceConfig, ClipGuide, ClipText};
 use crate::device::ensure_computes_in;
@@ -93,8 +93,13 @@ impl Base {
 
     /// Decodes such latents to pictures `[batch, 3, height, width]`, clamped to \[-1, 1\].
     pub fn decode_latents(&self, latents: Tensor<4>) -> Tensor<4> {
+        self.decode_unclamped(latents).clamp(-1.0, 1.0)
+    }
+
+    /// As [`Self::decode_latents`], without the clamp, which turns infinity into white or black.
+    pub(crate) fn decode_unclamped(&self, latents: Tensor<4>) -> Tensor<4> {
         let latents = latents.div_scalar(self.vae_config.scaling_factor);
-        self.vae.decode(latents.cast(self.vae.dtype())).cast(DType::F32).clamp(-1.0, 1.0)
+        self.vae.decode(latents.cast(self.vae.dtype())).cast(DType::F32)
     }
 
     /// The sides of pictures must be multiples of this: the product of the VAE's and the UNet's downscaling factors.

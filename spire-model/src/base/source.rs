@@ -12,7 +12,7 @@ use crate::tokenizer::Tokenizer;
 use crate::unet::UNetConfig;
 use crate::vae::{self, VaeConfig};
 use crate::weights::single_file::SingleFile;
-use crate::weights::{Tensors, has_variant, missing_in_part};
+use crate::weights::{Tensors, checksum, has_variant, missing_in_part};
 
 /// An optional file beside a single-file model, with the settings that the file itself does not contain.
 const SCHEDULER_FILE: &str = "scheduler_config.json";
@@ -174,6 +174,18 @@ pub fn locate_variant(base: &Path, variant: Option<&str>) -> Result<PathBuf> {
     };
     let wanted = Wanted { files: &WANTED, variant };
     locate::locate(base, "model folder or file", &wanted, missing)
+}
+
+/// SHA-256 over everything that [`Base::load`](super::Base::load) reads from what [`locate`] found.
+///
+/// # Errors
+/// A file can't be read.
+pub fn checksum(path: &Path) -> Result<String> {
+    if path.is_file() {
+        let scheduler = Some(path.with_file_name(SCHEDULER_FILE)).filter(|file| file.is_file());
+        return checksum::checksum_of([path.to_owned()].into_iter().chain(scheduler));
+    }
+    checksum::checksum(path, &["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
 }
 
 /// The files that a model folder lacks, as paths in it.

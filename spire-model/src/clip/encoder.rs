@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use spire_kernels::gelu;
 
+use crate::bounds::{MOST_CHANNELS, MOST_LAYERS, check_at_most};
 use crate::nn::attention::attend;
 
 /// The feed-forward network's non-linearity.
@@ -35,6 +36,9 @@ pub struct EncoderConfig {
 impl EncoderConfig {
     pub fn check(&self) -> Result<()> {
         ensure!(self.layers > 0, "\"num_hidden_layers\" is 0");
+        check_at_most("num_hidden_layers", [self.layers], MOST_LAYERS)?;
+        check_at_most("hidden_size", [self.width], MOST_CHANNELS)?;
+        check_at_most("intermediate_size", [self.inner], MOST_CHANNELS)?;
         ensure!(
             self.heads > 0 && self.width.is_multiple_of(self.heads),
             "\"hidden_size\" {} can't be split among {} heads",

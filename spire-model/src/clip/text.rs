@@ -10,8 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use super::encoder::{Encoder, EncoderConfig, HiddenAct};
 use super::null_is_empty;
+use crate::bounds::{MOST_CHANNELS, check_at_most};
 use crate::nn::attention::causal_mask;
 use crate::weights::{self, Precision, Tensors};
+
+/// The most words of a vocabulary. CLIP's has 49408.
+const MOST_WORDS: usize = 1 << 22;
 
 /// transformers' `CLIPTextConfig`, with its defaults: ViT-B/32's.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -74,6 +78,9 @@ impl ClipTextConfig {
     fn check(&self) -> Result<()> {
         ensure!(self.max_position_embeddings > 0, "\"max_position_embeddings\" is 0");
         ensure!(self.vocab_size > 0, "\"vocab_size\" is 0");
+        check_at_most("vocab_size", [self.vocab_size], MOST_WORDS)?;
+        check_at_most("max_position_embeddings", [self.max_position_embeddings], MOST_CHANNELS)?;
+        check_at_most("projection_dim", [self.projection_dim], MOST_CHANNELS)?;
         self.encoder().check()
     }
 

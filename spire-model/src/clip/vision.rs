@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::encoder::{Encoder, EncoderConfig, HiddenAct};
 use super::null_is_empty;
+use crate::bounds::{MOST_CHANNELS, check_at_most};
 use crate::weights;
 
 /// transformers' `CLIPVisionConfig`; the defaults are ViT-B/32's.
@@ -78,6 +79,14 @@ impl ClipVisionConfig {
             self.image_size,
             self.patch_size
         );
+        for (key, value) in [
+            ("image_size", self.image_size),
+            ("num_channels", self.num_channels),
+            ("projection_dim", self.projection_dim),
+            ("the number of patches", (self.image_size / self.patch_size).saturating_pow(2)),
+        ] {
+            check_at_most(key, [value], MOST_CHANNELS)?;
+        }
         self.encoder().check()
     }
 

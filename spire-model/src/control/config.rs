@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
+use crate::bounds::{MOST_CHANNELS, MOST_RESOLUTIONS, check_at_most};
 use crate::decoupling::PromptRouting;
 use crate::fusion::Fusion;
 use crate::unet::config::{UNetConfig, check_fixed_settings};
@@ -197,6 +198,11 @@ impl ControlConfig {
             self.conditioning_embedding_out_channels.len() > 1,
             "\"conditioning_embedding_out_channels\" needs two entries or more"
         );
+        let embedding = &self.conditioning_embedding_out_channels;
+        check_at_most("the number of conditioning_embedding_out_channels", [embedding.len()], MOST_RESOLUTIONS)?;
+        check_at_most("conditioning_embedding_out_channels", embedding.iter().copied(), MOST_CHANNELS)?;
+        check_at_most("conditioning_channels", [self.conditioning_channels], MOST_CHANNELS)?;
+        check_at_most("condition_channels", self.condition_channels, MOST_CHANNELS)?;
         ensure!(
             ["rgb", "bgr"].contains(&self.controlnet_conditioning_channel_order.as_str()),
             "\"controlnet_conditioning_channel_order\": \"{}\" is not rgb or bgr",

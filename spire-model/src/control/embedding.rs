@@ -78,7 +78,7 @@ impl ConditioningEmbedding {
             Some(bias) => bias.val() + moved,
             None => moved,
         };
-        // Detached: on a device with autodiff these are new weights, not results of the old ones.
+        // Detached, so that both are leaves of the graph and can be trained.
         self.conv_in.weight = Param::from_tensor(weight.mul_scalar(factor).detach());
         self.conv_in.bias = Some(Param::from_tensor(bias.detach()));
         self

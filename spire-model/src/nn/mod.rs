@@ -1,9 +1,12 @@
-//! The building blocks of the UNet, the control branch and the VAE, one per file, named as in diffusers.
+//! The building blocks of the UNet, the control branch and the VAE, one per file, named as in diffusers; and of other
+//! networks.
 
 pub mod attention;
 mod features;
+pub mod pixels;
 pub mod resample;
 pub mod resnet;
+pub mod swin;
 pub mod timestep;
 pub mod transformer;
 

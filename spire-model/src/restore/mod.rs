@@ -6,6 +6,9 @@ mod colour;
 mod sample;
 mod tiles;
 
+use std::cell::{Cell, RefCell};
+use std::ops::ControlFlow;
+
 use anyhow::{Result, ensure};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::RngExt;
@@ -16,14 +19,16 @@ use spire_core::rng::rng;
 
 pub use crate::clip::{ClipGuidanceConfig, ClipGuide};
 pub use colour::ColourFix;
+use sample::{SampledStep, sample_watched};
 pub use sample::{Start, sample};
-use tiles::{blend, tiles};
+use tiles::{Tile, blend, tiles};
 
 use crate::base::Base;
 use crate::control::Control;
+use crate::finite::{ensure_finite, is_finite, not_finite};
 use crate::pictures;
 use crate::scheduler::SamplerKind;
-use crate::spire::predict;
+use crate::spire::{branch_features, predict};
 
 /// Limit on the side of a tile, in pixels: attention over more would not fit into memory.
 const LARGEST_TILE: usize = 1 << 16;
@@ -160,12 +165,46 @@ pub fn noise(rng: &mut spire_core::rng::Rng, [channels, height, width]: [usize; 
     Tensor::from_data(TensorData::new(values, [1, channels, height, width]), device)
 }
 
+/// A step of a restoration.
+pub struct RestoringStep<'a> {
+    /// Steps done, this one included.
+    pub done: usize,
+    /// Steps of the whole restoration.
+    pub steps: usize,
+    step: &'a SampledStep<'a>,
+    base: &'a Base,
+    canvas: &'a Canvas,
+}
+
+impl RestoringStep<'_> {
+    /// The clean pictures that this step predicts, without colour correction. Decoding them takes time.
+    pub fn predicted(&self) -> Vec<Picture> {
+        self.canvas.decode(self.base, &self.step.predicted_clean()).0
+    }
+}
+
 /// Restores pictures of one size in one batch. The size is arbitrary: pictures are padded by repeating their edges and
 /// cropped back, and large ones are restored in tiles.
 ///
 /// # Errors
-/// There are no pictures, their sizes differ, or the sampler does not support the scheduler's settings.
+/// There are no pictures, their sizes differ, the sampler does not support the scheduler's settings, or a part of the model
+/// computes values that are NaN or infinite; the message names the first such part.
 pub fn restore(base: &Base, control: &Control, config: &SamplingConfig, requests: &[Request]) -> Result<Vec<Picture>> {
+    let restored = restore_watched(base, control, config, requests, &mut |_| ControlFlow::Continue(()))?;
+    Ok(restored.expect("nothing breaks off the restoration"))
+}
+
+/// As [`restore`], with the same result; calls `watch` after each step. `None` if `watch` breaks off the restoration.
+///
+/// # Errors
+/// As [`restore`].
+pub fn restore_watched(
+    base: &Base,
+    control: &Control,
+    config: &SamplingConfig,
+    requests: &[Request],
+    watch: &mut dyn FnMut(&RestoringStep) -> ControlFlow<()>,
+) -> Result<Option<Vec<Picture>>> {
     config.validate()?;
     ensure!(!requests.is_empty(), "there is nothing to restore");
     let (width, height) = (requests[0].degraded.width, requests[0].degraded.height);
@@ -181,10 +220,10 @@ pub fn restore(base: &Base, control: &Control, config: &SamplingConfig, requests
     let device = base.unet.conv_in().weight.val().device();
     let shape = latent_shape(base, &padded[0].degraded);
     let noise = Tensor::cat(requests.iter().map(|request| initial_noise(request.seed, shape, &device)).collect(), 0);
-    let restored = restore_from(base, control, config, &padded, noise)?.into_iter().zip(requests);
-    Ok(restored
-        .map(|(picture, request)| config.colour_fix.apply(picture.crop(0, 0, width, height), &request.degraded))
-        .collect())
+    let size = Some((width, height));
+    let restored = run(base, control, config, &padded, noise, size, watch)?;
+    let corrected = |(picture, request): (Picture, &Request)| config.colour_fix.apply(picture, &request.degraded);
+    Ok(restored.map(|restored| restored.into_iter().zip(requests).map(corrected).collect()))
 }
 
 /// Restores pictures of one size from given standard normal `noise`, `[batch, channels, height / 8, width / 8]`, without
@@ -200,6 +239,20 @@ pub fn restore_from(
     requests: &[Request],
     noise: Tensor<4>,
 ) -> Result<Vec<Picture>> {
+    let restored = run(base, control, config, requests, noise, None, &mut |_| ControlFlow::Continue(()))?;
+    Ok(restored.expect("nothing breaks off the restoration"))
+}
+
+/// The restoration of pictures whose sides are multiples of the VAE's downscaling, cropped to `crop` (width, height).
+fn run(
+    base: &Base,
+    control: &Control,
+    config: &SamplingConfig,
+    requests: &[Request],
+    noise: Tensor<4>,
+    crop: Option<(usize, usize)>,
+    watch: &mut dyn FnMut(&RestoringStep) -> ControlFlow<()>,
+) -> Result<Option<Vec<Picture>>> {
     config.validate()?;
     ensure!(!requests.is_empty(), "there is nothing to restore");
     let (width, height) = (requests[0].degraded.width, requests[0].degraded.height);
@@ -217,32 +270,87 @@ pub fn restore_from(
     ensure!(noise.dims() == expected, "the noise has shape {:?}, the latents {expected:?}", noise.dims());
     let device = noise.device();
     let size = [rows, columns];
-    let tiles = tiles(rows, columns, tile_side(base, config));
+    let (width, height) = crop.unwrap_or((width, height));
+    let canvas = Canvas { tiles: tiles(rows, columns, tile_side(base, config)), size, downscale, width, height };
+    let tiles = &canvas.tiles;
 
     let degraded = pictures::to_unit_tensor(requests.iter().map(|request| &request.degraded), &device);
     let clean = config.starts_from_picture().then(|| {
         let degraded = pictures::to_tensor(requests.iter().map(|request| &request.degraded), &device);
-        blend(&tiles, size, 1, |_, tile| base.encode_pictures(tile.cut(&degraded, downscale)))
+        blend(tiles, size, 1, |_, tile| base.encode_pictures(tile.cut(&degraded, downscale)))
     });
     let semantic: Vec<_> = requests.iter().map(|request| request.semantic.clone()).collect();
     let restoration: Vec<_> = requests.iter().map(|request| request.restoration.as_str()).collect();
     let restoration = base.prompts.encode(&restoration);
     let embedded: Vec<_> = tiles.iter().map(|tile| control.embed(tile.cut(&degraded, downscale))).collect();
-    let latent = sample(base, config, &semantic, Start { noise, clean }, |sample, time, states, control_scale| {
+    let (of_base, of_branch) = (base.unet.conv_in().weight.dtype(), control.dtype());
+    if let Some(clean) = &clean {
+        ensure_finite(clean, "the VAE's encoding of the degraded picture", of_base)?;
+    }
+    ensure_finite(&restoration, "the text encoder's encoding of the restoration prompt", of_base)?;
+    for embedded in &embedded {
+        ensure_finite(embedded, "the control branch's embedding of the degraded picture", of_branch)?;
+    }
+
+    // What the branch read last: if a prediction is not finite, it shows where that began.
+    let last: RefCell<Vec<_>> = RefCell::new(vec![None; tiles.len()]);
+    let denoise = |sample: Tensor<4>, time: Tensor<1>, states: Tensor<3>, control_scale: f64| {
         let control = control.clone().with_scale(control_scale);
-        blend(&tiles, size, 1, |i, tile| {
+        blend(tiles, size, 1, |i, tile| {
             let (sample, embedded) = (tile.cut(&sample, 1), embedded[i].clone());
+            last.borrow_mut()[i] = Some((sample.clone(), time.clone(), states.clone()));
             predict(&base.unet, &control, sample, time.clone(), states.clone(), restoration.clone(), embedded)
         })
+    };
+    let mut watch =
+        |step: &SampledStep| watch(&RestoringStep { done: step.done, steps: step.steps, step, base, canvas: &canvas });
+    let start = Start { noise, clean };
+    let sampled = sample_watched(base, config, &semantic, start, denoise, &mut watch).or_else(|error| {
+        for (inputs, embedded) in last.take().into_iter().zip(&embedded) {
+            let Some((sample, time, states)) = inputs else { continue };
+            for features in branch_features(control, sample, time, states, restoration.clone(), embedded.clone()) {
+                ensure_finite(&features, "what the control branch computes", of_branch)?;
+            }
+        }
+        Err(error)
     })?;
-    let decoded = blend(&tiles, size, downscale, |_, tile| base.decode_latents(tile.cut(&latent, 1)));
-    Ok(pictures::from_tensor(decoded))
+    let Some(latent) = sampled else { return Ok(None) };
+    let (restored, is_finite) = canvas.decode(base, &latent);
+    ensure!(is_finite, not_finite("the VAE's decoding of the restored picture", of_base));
+    Ok(Some(restored))
 }
 
 /// Channels, height and width of the latent of `picture`, whose sides are multiples of the VAE's downscaling.
 fn latent_shape(base: &Base, picture: &Picture) -> [usize; 3] {
     let downscale = base.vae_config.downscale();
     [base.unet_config.in_channels, picture.height / downscale, picture.width / downscale]
+}
+
+/// The padded latent of a batch and the pictures inside it.
+struct Canvas {
+    tiles: Vec<Tile>,
+    /// Height and width of the latent.
+    size: [usize; 2],
+    /// Pixels per latent position.
+    downscale: usize,
+    /// Width of the pictures in pixels.
+    width: usize,
+    /// Height of the pictures in pixels.
+    height: usize,
+}
+
+impl Canvas {
+    /// Decodes a latent and removes the padding; also says whether all decoded values are finite.
+    fn decode(&self, base: &Base, latent: &Tensor<4>) -> (Vec<Picture>, bool) {
+        let all_finite = Cell::new(true);
+        let decoded = blend(&self.tiles, self.size, self.downscale, |_, tile| {
+            let decoded = base.decode_unclamped(tile.cut(latent, 1));
+            all_finite.set(all_finite.get() && is_finite(&decoded));
+            decoded.clamp(-1.0, 1.0)
+        });
+        let pictures = pictures::from_tensor(decoded);
+        (pictures.iter().map(|picture| picture.crop(0, 0, self.width, self.height)).collect(), all_finite.get())
+    }
 }
 
 /// The side of a tile in latent positions, rounded up so that the UNet can halve it.

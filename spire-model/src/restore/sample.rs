@@ -1,14 +1,17 @@
 //! The sampling loop (paper section 3.1).
 
+use std::ops::ControlFlow;
+
 use anyhow::{Context, Result};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use super::SamplingConfig;
 use super::clip_guidance::ClipGuidance;
 use crate::base::Base;
 use crate::clip::ClipGuidanceConfig;
+use crate::finite::{ensure_finite, is_finite};
 use crate::guidance::GuidedPrompts;
-use crate::scheduler::NoiseSchedule;
+use crate::scheduler::{NoiseSchedule, Sampler};
 
 /// The start of sampling, each `[batch, channels, height, width]`.
 #[derive(Clone, Debug)]
@@ -25,6 +28,25 @@ impl From<Tensor<4>> for Start {
     }
 }
 
+/// A step whose network evaluation is done.
+pub(super) struct SampledStep<'a> {
+    /// Steps done, this one included.
+    pub done: usize,
+    /// Steps of the whole run.
+    pub steps: usize,
+    sampler: &'a dyn Sampler,
+    index: usize,
+    output: &'a Tensor<4>,
+    latent: &'a Tensor<4>,
+}
+
+impl SampledStep<'_> {
+    /// The clean latent that this step predicts, `[batch, channels, height, width]`.
+    pub fn predicted_clean(&self) -> Tensor<4> {
+        self.sampler.predicted_clean(self.output.clone(), self.index, self.latent.clone())
+    }
+}
+
 /// Samples latents, `[batch, channels, height, width]`, with classifier-free guidance.
 ///
 /// `predict(sample, timestep, states, control_scale)` is the network: `sample` `[batch, channels, height, width]`, `timestep`
@@ -33,7 +55,8 @@ impl From<Tensor<4>> for Start {
 /// first.
 ///
 /// # Errors
-/// The sampler does not support the scheduler's settings, or `clip_guidance` is set and [`Base::clip`] is not loaded.
+/// The sampler does not support the scheduler's settings, or `clip_guidance` is set and [`Base::clip`] is not loaded; or a
+/// prediction is NaN or infinite.
 pub fn sample(
     base: &Base,
     config: &SamplingConfig,
@@ -41,6 +64,19 @@ pub fn sample(
     start: Start,
     predict: impl Fn(Tensor<4>, Tensor<1>, Tensor<3>, f64) -> Tensor<4>,
 ) -> Result<Tensor<4>> {
+    let sampled = sample_watched(base, config, semantic, start, predict, &mut |_| ControlFlow::Continue(()))?;
+    Ok(sampled.expect("nothing breaks off the run"))
+}
+
+/// As [`sample`]; calls `watch` after each network evaluation. `None` if `watch` breaks off the run.
+pub(super) fn sample_watched(
+    base: &Base,
+    config: &SamplingConfig,
+    semantic: &[String],
+    start: Start,
+    predict: impl Fn(Tensor<4>, Tensor<1>, Tensor<3>, f64) -> Tensor<4>,
+    watch: &mut dyn FnMut(&SampledStep) -> ControlFlow<()>,
+) -> Result<Option<Tensor<4>>> {
     config.validate()?;
     let batch = start.noise.dims()[0];
     let device = start.noise.device();
@@ -56,6 +92,8 @@ pub fn sample(
     let withheld = vec![config.negative.clone(); batch];
     let semantic = if clip.is_some() { withheld.as_slice() } else { semantic };
     let prompts = GuidedPrompts::new(&base.prompts, semantic, &config.negative, config.guidance_scale);
+    let dtype = base.unet.conv_in().weight.dtype();
+    ensure_finite(&prompts.states, "the text encoder's encoding of the semantic prompt", dtype)?;
     let mut sampler = config.sampler.build(&base.scheduler, config.steps)?;
     let timesteps = sampler.timesteps().to_vec();
     let (first, mut latent) = match start.clean {
@@ -71,13 +109,24 @@ pub fn sample(
         let input = sampler.scale_model_input(latent.clone(), i);
         let control_scale = config.control_scale_at(i - first, timesteps.len() - first);
         let time = Tensor::full([batch], timestep, &device);
-        let output = predict(input, time, prompts.states.clone(), control_scale);
-        let output = prompts.combine(output);
+        let predicted = predict(input, time, prompts.states.clone(), control_scale);
+        let output = prompts.combine(predicted.clone());
         let output = match &clip {
             Some(clip) => clip.apply(output, latent.clone(), f64::from(alphas_cumprod[timestep as usize]))?,
             None => output,
         };
+        let (done, steps) = (i + 1 - first, timesteps.len() - first);
+        let step = SampledStep { done, steps, sampler: &*sampler, index: i, output: &output, latent: &latent };
+        if watch(&step).is_break() {
+            return Ok(None);
+        }
         latent = sampler.step(output, i, latent);
+        if !is_finite(&latent) {
+            // The steps that follow would compute on nothing else.
+            let step = format!("in step {} of {}", i + 1, timesteps.len());
+            ensure_finite(&predicted, &format!("the UNet's prediction {step}"), dtype)?;
+            ensure_finite(&latent, &format!("the latent after guidance {step}"), DType::F32)?;
+        }
     }
-    Ok(latent)
+    Ok(Some(latent))
 }

@@ -87,15 +87,19 @@ impl Sampler for Ddim {
         sample
     }
 
-    fn step(&mut self, model_output: Tensor<4>, step_index: usize, sample: Tensor<4>) -> Tensor<4> {
-        let (alpha, next_alpha) = self.alphas[step_index];
-        let now = rates(alpha);
-        let clean = self.prediction_type.clean(model_output.clone(), sample.clone(), &now);
-        let noise = self.prediction_type.noise(model_output, sample, &now);
-        let clean = match self.clip {
+    fn predicted_clean(&self, model_output: Tensor<4>, step_index: usize, sample: Tensor<4>) -> Tensor<4> {
+        let (alpha, _) = self.alphas[step_index];
+        let clean = self.prediction_type.clean(model_output, sample, &rates(alpha));
+        match self.clip {
             Some(range) => clean.clamp(-range, range),
             None => clean,
-        };
+        }
+    }
+
+    fn step(&mut self, model_output: Tensor<4>, step_index: usize, sample: Tensor<4>) -> Tensor<4> {
+        let (alpha, next_alpha) = self.alphas[step_index];
+        let clean = self.predicted_clean(model_output.clone(), step_index, sample.clone());
+        let noise = self.prediction_type.noise(model_output, sample, &rates(alpha));
         rates(next_alpha).add_noise(clean, noise)
     }
 }

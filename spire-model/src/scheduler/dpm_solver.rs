@@ -69,11 +69,6 @@ impl DpmSolverPp {
             previous: None,
         })
     }
-
-    /// x₀ from the network's output at a noise level.
-    fn predicted_clean(&self, model_output: Tensor<4>, sample: Tensor<4>, sigma: f32) -> Tensor<4> {
-        self.prediction_type.clean(model_output, sample, &rates(sigma))
-    }
 }
 
 fn rates(sigma: f32) -> Rates {
@@ -104,6 +99,10 @@ impl Sampler for DpmSolverPp {
         sample
     }
 
+    fn predicted_clean(&self, model_output: Tensor<4>, step_index: usize, sample: Tensor<4>) -> Tensor<4> {
+        self.prediction_type.clean(model_output, sample, &rates(self.sigmas[step_index]))
+    }
+
     fn step(&mut self, model_output: Tensor<4>, step_index: usize, sample: Tensor<4>) -> Tensor<4> {
         let (sigma, next_sigma) = (self.sigmas[step_index], self.sigmas[step_index + 1]);
         let (_, noise) = signal_and_noise(sigma);
@@ -111,7 +110,7 @@ impl Sampler for DpmSolverPp {
         let h = lambda(next_sigma) - lambda(sigma);
         let decay = (-h).exp() - 1.0;
 
-        let clean = self.predicted_clean(model_output, sample.clone(), sigma);
+        let clean = self.predicted_clean(model_output, step_index, sample.clone());
         let first_order = sample * (next_noise / noise) - clean.clone() * (next_signal * decay);
 
         let last = step_index + 1 == self.timesteps.len();

@@ -68,9 +68,13 @@ impl Sampler for EulerDiscrete {
         sample / (sigma * sigma + 1.0).sqrt()
     }
 
+    fn predicted_clean(&self, model_output: Tensor<4>, step_index: usize, sample: Tensor<4>) -> Tensor<4> {
+        self.prediction_type.clean_unscaled(model_output, sample, self.sigmas[step_index])
+    }
+
     fn step(&mut self, model_output: Tensor<4>, step_index: usize, sample: Tensor<4>) -> Tensor<4> {
         let (sigma, next_sigma) = (self.sigmas[step_index], self.sigmas[step_index + 1]);
-        let clean = self.prediction_type.clean_unscaled(model_output, sample.clone(), sigma);
+        let clean = self.predicted_clean(model_output, step_index, sample.clone());
         let derivative = (sample.clone() - clean) / sigma;
         sample + derivative * (next_sigma - sigma)
     }

@@ -44,6 +44,9 @@ pub trait Sampler: Send {
     /// The network's input for `sample` at `step_index`, which is below the number of timesteps.
     fn scale_model_input(&self, sample: Tensor<4>, step_index: usize) -> Tensor<4>;
 
+    /// The clean latent that the network's output at step `step_index` predicts, scaled as in training.
+    fn predicted_clean(&self, model_output: Tensor<4>, step_index: usize, sample: Tensor<4>) -> Tensor<4>;
+
     /// The latent after step `step_index`, given the network's output and the latent before it.
     fn step(&mut self, model_output: Tensor<4>, step_index: usize, sample: Tensor<4>) -> Tensor<4>;
 }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::bounds::{MOST_CHANNELS, MOST_LAYERS, MOST_RESOLUTIONS, check_at_most};
 use crate::nn::PerBlock;
 use crate::weights::read_config;
 
@@ -152,6 +153,7 @@ impl UNetConfig {
     pub fn check(&self) -> Result<()> {
         let blocks = self.block_out_channels.len();
         ensure!(blocks > 0, "\"block_out_channels\" is empty");
+        self.check_sizes()?;
         ensure!(self.norm_num_groups > 0, "\"norm_num_groups\" is 0");
         self.check_block_types("down_block_types", &self.down_block_types, ["CrossAttnDownBlock2D", "DownBlock2D"])?;
         for (i, &channels) in self.block_out_channels.iter().enumerate() {
@@ -169,6 +171,25 @@ impl UNetConfig {
         }
         ensure!(self.block_out_channels[0].is_multiple_of(2), "the first of \"block_out_channels\" is odd");
         Ok(())
+    }
+
+    fn check_sizes(&self) -> Result<()> {
+        let each = |setting: &PerBlock<usize>| {
+            (0..self.block_out_channels.len()).filter_map(|i| setting.get(i)).collect::<Vec<_>>()
+        };
+        check_at_most("block_out_channels", self.block_out_channels.iter().copied(), MOST_CHANNELS)?;
+        check_at_most("the number of block_out_channels", [self.block_out_channels.len()], MOST_RESOLUTIONS)?;
+        check_at_most("layers_per_block", each(&self.layers_per_block), MOST_LAYERS)?;
+        check_at_most("transformer_layers_per_block", each(&self.transformer_layers_per_block), MOST_LAYERS)?;
+        for (key, value) in [
+            ("in_channels", self.in_channels),
+            ("out_channels", self.out_channels),
+            ("downsample_padding", self.downsample_padding),
+            ("sample_size", self.sample_size.unwrap_or_default()),
+        ] {
+            check_at_most(key, [value], MOST_CHANNELS)?;
+        }
+        check_at_most("cross_attention_dim", each(&self.cross_attention_dim), MOST_CHANNELS)
     }
 
     /// Checks the decoder's settings; a control branch has none.

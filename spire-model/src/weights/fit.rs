@@ -11,11 +11,12 @@ use burn_store::{
     BurnToPyTorchAdapter, FloatCastAdapter, ModuleAdapter, ModuleContext, ModuleSnapshot, PyTorchToBurnAdapter,
 };
 
+use super::finite::checked;
 use super::{Precision, Tensors};
 
 /// Buffers in checkpoints that no model needs: position ids, window indices and masks are computed, and batch counters
 /// matter only for training.
-const UNREAD_BUFFERS: [&str; 4] =
+pub(super) const UNREAD_BUFFERS: [&str; 4] =
     ["embeddings.position_ids", ".num_batches_tracked", ".relative_position_index", ".attn_mask"];
 
 /// Number of tensor names that an error message shows per kind of misfit.
@@ -144,11 +145,16 @@ impl fmt::Display for Misfits {
     }
 }
 
-/// Checks that `tensors` are the parameters of `module`; reads no values.
+/// Checks that `tensors` are the parameters of `module`, and that no value is NaN or infinite. Reads all values.
 ///
 /// # Errors
-/// One error that lists everything that does not fit.
-pub fn check_fit<M: Module>(module: &M, tensors: &Tensors) -> Result<()> {
+/// One error that lists everything that does not fit; or one that names the tensors with such values.
+pub fn check_weights<M: Module>(module: &M, tensors: &Tensors) -> Result<()> {
+    check_fit(module, tensors)?;
+    tensors.check_finite()
+}
+
+fn check_fit<M: Module>(module: &M, tensors: &Tensors) -> Result<()> {
     let misfits = Misfits::between(module, tensors);
     ensure!(
         misfits.is_empty(),
@@ -161,12 +167,13 @@ pub fn check_fit<M: Module>(module: &M, tensors: &Tensors) -> Result<()> {
 /// Loads every parameter of `module` from `tensors`, converted to `precision`, one at a time.
 ///
 /// # Errors
-/// One error that lists everything that does not fit, before values are read; or a tensor can't be read.
+/// One error that lists everything that does not fit, before values are read; or a tensor can't be read, or has a value that
+/// is NaN or infinite.
 pub fn fill<M: Module>(mut module: M, tensors: Tensors, precision: Precision) -> Result<M> {
     check_fit(&module, &tensors)?;
     let origin = tensors.origin().to_owned();
     let adapter = PyTorchToBurnAdapter.chain(FloatCastAdapter::to(precision.dtype()));
-    let result = module.apply(tensors.into_tensors(), None, Some(Box::new(adapter)), true);
+    let result = module.apply(tensors.iter().map(checked).collect(), None, Some(Box::new(adapter)), true);
     if let Some(error) = result.errors.first() {
         bail!("can't read the weights in {origin}: {error}");
     }

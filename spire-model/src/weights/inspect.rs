@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use burn::module::Module;
 use burn::tensor::Device;
 use serde::Deserialize;
+use spire_core::message::{printable, with_causes};
 
 use super::single_file::SingleFile;
 use super::{Misfits, Tensors, read_config, weights_file};
@@ -30,6 +31,8 @@ pub struct Part {
     pub tensors: Tensors,
     /// The differences from the network; `None` if the network is unknown.
     pub misfits: Option<Misfits>,
+    /// The tensors with values that are NaN or infinite.
+    pub not_finite: Vec<String>,
 }
 
 /// The result of an inspection; displayed as a table.
@@ -44,14 +47,15 @@ pub struct Inspection {
 }
 
 impl Inspection {
-    /// Whether all parts are readable and fit.
+    /// Whether all parts are readable, fit, and have only finite values.
     pub fn fits(&self) -> bool {
-        let fit = |part: &Part| part.misfits.as_ref().is_none_or(Misfits::is_empty);
+        let fit = |part: &Part| part.misfits.as_ref().is_none_or(Misfits::is_empty) && part.not_finite.is_empty();
         self.unreadable.is_empty() && self.parts.iter().all(fit)
     }
 }
 
-/// Inspects a model folder, the folder of one part, a single-file model or a weights file. Reads no values.
+/// Inspects a model folder, the folder of one part, a single-file model or a weights file. Reads all values, one
+/// tensor at a time.
 ///
 /// # Errors
 /// The path is not a model.
@@ -73,7 +77,7 @@ pub fn inspect(path: &Path, list_tensors: bool) -> Result<Inspection> {
             add("unet", file.unet().and_then(|(config, t)| part("unet", UNet::new(&config, device)?, t)));
         } else {
             let kind = "tensors without config.json".to_owned();
-            add("weights", Ok(Part { name: "weights".into(), kind, tensors, misfits: None }));
+            add("weights", unknown("weights", kind, tensors));
         }
         return Ok(inspection);
     }
@@ -120,7 +124,7 @@ fn folder(name: &str, folder: &Path, device: &Device) -> Result<Part> {
         }
         other => {
             let kind = format!("{other}, which is not a network of this program");
-            Ok(Part { name: name.to_owned(), kind, tensors, misfits: None })
+            unknown(name, kind, tensors)
         }
     }
 }
@@ -129,16 +133,21 @@ fn part<M: Module>(name: &str, module: M, tensors: Tensors) -> Result<Part> {
     let misfits = Some(Misfits::between(&module, &tensors));
     let path = std::any::type_name::<M>();
     let kind = path.rsplit("::").next().unwrap_or(path).to_owned();
-    Ok(Part { name: name.to_owned(), kind, tensors, misfits })
+    Ok(Part { name: name.to_owned(), kind, not_finite: tensors.not_finite()?, tensors, misfits })
+}
+
+/// A part that no network of this program fits.
+fn unknown(name: &str, kind: String, tensors: Tensors) -> Result<Part> {
+    Ok(Part { name: name.to_owned(), kind, not_finite: tensors.not_finite()?, tensors, misfits: None })
 }
 
 impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.list_tensors {
             for part in &self.parts {
-                writeln!(f, "{}", part.name)?;
+                writeln!(f, "{}", printable(&part.name))?;
                 for tensor in part.tensors.iter() {
-                    writeln!(f, "  {:<90} {:?} {:?}", tensor.name, tensor.shape.to_vec(), tensor.dtype)?;
+                    writeln!(f, "  {:<90} {:?} {:?}", printable(&tensor.name), tensor.shape.to_vec(), tensor.dtype)?;
                 }
             }
             writeln!(f)?;
@@ -153,22 +162,27 @@ impl fmt::Display for Inspection {
             writeln!(
                 f,
                 "{:<14} {:<12} {:>8} {:>14}  {:<16} {}",
-                part.name,
-                part.kind,
+                printable(&part.name),
+                printable(&part.kind),
                 part.tensors.len(),
                 part.tensors.iter().map(count).sum::<usize>(),
                 types.into_keys().collect::<Vec<_>>().join(" "),
-                part.tensors.origin()
+                printable(part.tensors.origin())
             )?;
         }
         for part in &self.parts {
             match &part.misfits {
-                Some(misfits) if !misfits.is_empty() => writeln!(f, "{}: does not fit: {misfits}", part.name)?,
+                Some(misfits) if !misfits.is_empty() => {
+                    writeln!(f, "{}: does not fit: {}", printable(&part.name), printable(&misfits.to_string()))?;
+                }
                 _ => {}
+            }
+            for tensor in &part.not_finite {
+                writeln!(f, "{}: {}", printable(&part.name), printable(tensor))?;
             }
         }
         for (name, error) in &self.unreadable {
-            writeln!(f, "{name}: {error:#}")?;
+            writeln!(f, "{}: {}", printable(name), printable(&with_causes(error.as_ref())))?;
         }
         if self.fits() {
             write!(f, "everything fits")?;

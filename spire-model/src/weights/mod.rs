@@ -5,6 +5,8 @@
 //! itself.
 
 mod batch_norm;
+pub mod checksum;
+mod finite;
 mod fit;
 mod folder;
 mod formula;
@@ -14,8 +16,8 @@ mod safetensors_file;
 pub mod single_file;
 mod tensors;
 
+use std::fmt;
 use std::path::Path;
-use std::{fmt, fs};
 
 use anyhow::{Context, Result, bail};
 use burn::module::{Module, ModuleMapper, Param};
@@ -23,8 +25,9 @@ use burn::tensor::{DType, Tensor};
 use burn_store::{BurnToPyTorchAdapter, FloatCastAdapter, ModuleAdapter, ModuleSnapshot, SafetensorsStore};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use spire_core::bounded_read;
 
-pub use fit::{Misfits, Parameter, check_fit, fill, parameters};
+pub use fit::{Misfits, Parameter, check_weights, fill, parameters};
 pub use folder::weights_file;
 pub(crate) use folder::{has_variant, missing_in_part};
 pub use formula::{Formula, splitmix64};
@@ -65,14 +68,18 @@ impl fmt::Display for Precision {
     }
 }
 
+/// The most bytes of a `config.json`.
+const MOST_CONFIG_BYTES: u64 = 1 << 24;
+
 /// Reads `config.json` of a model folder.
 ///
 /// # Errors
 /// The file is missing or does not have the expected form; the message names the file.
 pub fn read_config<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<T> {
     let path = folder.join(name);
-    let text = fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{} is not as expected", path.display()))
+    let text =
+        bounded_read::read(&path, MOST_CONFIG_BYTES).with_context(|| format!("can't read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is not as expected", path.display()))
 }
 
 /// Loads the weights in `folder` into `module`, in f32; see [`fill`].

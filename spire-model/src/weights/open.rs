@@ -1,9 +1,10 @@
 //! Opening weights files by format.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use burn_store::bridge;
 use burn_store::burn_pack::Tensor;
 use burn_store::pytorch_reader::PytorchReader;
@@ -56,6 +57,16 @@ impl Tensors {
         Self::open(&folder::weights_file_of(folder, variant)?)
     }
 
+    /// Opens a weights file, or the weights of a folder. The prefix `module.` of PyTorch's data parallel training is
+    /// removed.
+    ///
+    /// # Errors
+    /// As [`Self::open`] and [`Self::in_folder`].
+    pub fn at(path: &Path) -> Result<Self> {
+        let tensors = if path.is_dir() { Self::in_folder(path) } else { Self::open(path) }?;
+        Ok(tensors.renamed(|name| Some(name.strip_prefix("module.").unwrap_or(name).to_owned())))
+    }
+
     /// Opens a safetensors file in memory; `origin` names it in errors.
     ///
     /// # Errors
@@ -72,8 +83,27 @@ struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
 
+impl ShardIndex {
+    fn read(file: &Path) -> Result<Self> {
+        serde_json::from_slice(&std::fs::read(file)?).context("not an index of shards")
+    }
+}
+
+/// The files that a weights file refers to: the shards of an `.index.json`, or none.
+///
+/// # Errors
+/// The index can't be read.
+pub(super) fn shards(file: &Path) -> Result<BTreeSet<PathBuf>> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    if !name.ends_with(".json") || name.ends_with(".formula.json") {
+        return Ok(BTreeSet::new());
+    }
+    let index = ShardIndex::read(file).with_context(|| file.display().to_string())?;
+    Ok(index.weight_map.into_values().map(|shard| file.with_file_name(shard)).collect())
+}
+
 fn open_shards(file: &Path) -> Result<Vec<Tensor>> {
-    let index: ShardIndex = serde_json::from_slice(&std::fs::read(file)?).context("not an index of shards")?;
+    let index = ShardIndex::read(file)?;
     let mut shards: BTreeMap<&str, Tensors> = BTreeMap::new();
     let mut tensors = Vec::with_capacity(index.weight_map.len());
     for (name, shard) in &index.weight_map {
@@ -92,11 +122,17 @@ fn open_shards(file: &Path) -> Result<Vec<Tensor>> {
     Ok(tensors)
 }
 
-/// Training frameworks store the weights under this key, beside their own state.
-const STATE_DICT: &str = "state_dict";
+/// Training frameworks store the weights under one of these keys, beside their own state; BasicSR has averaged weights
+/// under `params_ema`, which its authors use where they are there.
+const STATE_DICTS: [&str; 3] = ["state_dict", "params_ema", "params"];
 
 fn open_pickle(file: &Path) -> Result<Vec<Tensor>> {
-    let reader = PytorchReader::with_top_level_key(file, STATE_DICT).or_else(|_| PytorchReader::new(file));
-    let tensors = reader.map_err(|error| anyhow::anyhow!("{error}"))?.into_tensors();
+    let read = || {
+        let keyed = STATE_DICTS.iter().find_map(|key| PytorchReader::with_top_level_key(file, key).ok());
+        keyed.map_or_else(|| PytorchReader::new(file), Ok)
+    };
+    // The reader is not made for hostile files: a panic in it is an error of the file.
+    let reader = catch_unwind(read).map_err(|_| anyhow!("it is damaged"))?;
+    let tensors = reader.map_err(|error| anyhow!("{error}"))?.into_tensors();
     Ok(tensors.into_values().map(bridge::from_pytorch).collect())
 }

@@ -7,6 +7,8 @@ use anyhow::{Context, Result, ensure};
 use burn::tensor::{Bytes, DType, Device, Element, Shape, Tensor as ComputeTensor, TensorData};
 use burn_store::burn_pack::{Error, Tensor};
 
+use super::finite::checked;
+
 /// Tensors by their names in PyTorch's state dict. Only names, types and shapes are held in memory.
 #[derive(Clone, Debug, Default)]
 pub struct Tensors {
@@ -75,7 +77,7 @@ impl Tensors {
         let shape = self.shape::<N>(name)?;
         let tensor = self.get(name).with_context(|| format!("there is no tensor {name} in {}", self.origin))?;
         ensure!(tensor.dtype.is_float(), "{}: {name} holds {:?}, expected are floats", self.origin, tensor.dtype);
-        let values: Vec<f32> = values(tensor).with_context(|| format!("can't read {}", self.origin))?;
+        let values: Vec<f32> = values(&checked(tensor)).with_context(|| format!("can't read {}", self.origin))?;
         Ok(ComputeTensor::from_data(TensorData::new(values, shape), device))
     }
 
@@ -108,10 +110,6 @@ impl Tensors {
     /// Adds a tensor, or replaces the one of that name.
     pub fn insert(&mut self, tensor: Tensor) {
         self.tensors.insert(tensor.name.clone(), tensor);
-    }
-
-    pub(super) fn into_tensors(self) -> Vec<Tensor> {
-        self.tensors.into_values().collect()
     }
 }
 

@@ -42,7 +42,7 @@ pub fn with_launched_processes<T>(work: impl FnOnce(&Ranks) -> Result<T>) -> Res
             // If all ranks fail with the same error, the first reports it and ends the others before they print it too.
             std::thread::sleep(Duration::from_secs(2));
         }
-        eprintln!("error: {}: {error:#}", ranks.name());
+        spire_core::progress::print(&format!("error: {}: {error:#}", ranks.name()));
         communicator.abort();
     }
     done

@@ -1,5 +1,6 @@
 //! The logs of a run: `metrics.jsonl`, TensorBoard, the terminal and samples.
 
+mod hyperparameters;
 pub mod journal;
 pub mod memory;
 pub mod metrics;

@@ -1,11 +1,10 @@
 //! The progress of training on stderr: a bar on a terminal, a line now and then in a log file.
 
 use std::collections::VecDeque;
-use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
-use spire_core::progress::{clock, print};
+use indicatif::ProgressBar;
+use spire_core::progress::{bar, clock, is_quiet, print};
 
 use super::metrics::StepMetrics;
 
@@ -24,12 +23,10 @@ impl Progress {
     /// For a run of `total` steps whose next step is `next_step`. If stderr is not a terminal, a line every
     /// `lines_every` steps replaces the bar.
     pub fn new(total: u64, next_step: u64, lines_every: u64) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{wide_bar:.cyan/8} {msg}").expect("the template is valid");
-            let bar = ProgressBar::new(total).with_position(next_step).with_style(style.progress_chars("━╸─"));
-            bar.enable_steady_tick(Duration::from_millis(500));
-            bar
-        });
+        let bar = bar(total, "{wide_bar:.cyan/8} {msg}");
+        if let Some(bar) = &bar {
+            bar.set_position(next_step);
+        }
         let recent = VecDeque::from([(next_step, Instant::now())]);
         Self { total, lines_every: lines_every.max(1), bar, recent }
     }
@@ -47,16 +44,9 @@ impl Progress {
                 bar.set_message(line);
                 bar.set_position(done);
             }
+            None if is_quiet() => {}
             None if done.is_multiple_of(self.lines_every) || done == self.total => print(&line),
             None => {}
-        }
-    }
-
-    /// Prints a line above the bar.
-    pub fn print(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| print(text)),
-            None => print(text),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Scalars and pictures for TensorBoard. Every start of a run writes its own event file.
+//! Scalars, pictures, texts and hyper-parameters for TensorBoard. Every start of a run writes its own event file.
 //!
 //! Messages and record framing come from `tensorboard-rs`. Its `SummaryWriter` is not used: it panics when the disk is
 //! full, swaps the width and height of pictures, and can't mark a resume.
@@ -9,12 +9,19 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use image::{ImageFormat, RgbImage};
+use protobuf::well_known_types::Value;
 use protobuf::{Message, RepeatedField};
 use tensorboard_proto::event::{Event, SessionLog, SessionLog_SessionStatus};
-use tensorboard_proto::summary::{Summary, Summary_Image, Summary_Value};
+use tensorboard_proto::plugin_hparams::{HParamsPluginData, SessionStartInfo};
+use tensorboard_proto::summary::{Summary, Summary_Image, Summary_Value, SummaryMetadata, SummaryMetadata_PluginData};
+use tensorboard_proto::tensor::TensorProto;
+use tensorboard_proto::tensor_shape::{TensorShapeProto, TensorShapeProto_Dim};
+use tensorboard_proto::types::DataType;
 use tensorboard_rs::record_writer::RecordWriter;
 use tensorboard_rs::summary;
 use thiserror::Error;
+
+use super::hyperparameters::Hyperparameter;
 
 /// Why an event could not be written.
 #[derive(Debug, Error)]
@@ -70,9 +77,7 @@ impl TensorBoard {
     /// The file can't be written.
     pub fn image(&mut self, tag: &str, picture: &RgbImage, step: u64) -> Result<(), TensorBoardError> {
         let mut png = io::Cursor::new(Vec::new());
-        picture
-            .write_to(&mut png, ImageFormat::Png)
-            .map_err(|error| TensorBoardError { path: self.path.clone(), source: io::Error::other(error) })?;
+        picture.write_to(&mut png, ImageFormat::Png).map_err(|error| self.failed(io::Error::other(error)))?;
         let mut image = Summary_Image::new();
         image.set_width(picture.width() as i32);
         image.set_height(picture.height() as i32);
@@ -81,6 +86,62 @@ impl TensorBoard {
         let mut value = Summary_Value::new();
         value.set_tag(tag.to_owned());
         value.set_image(image);
+        self.value(value, step)
+    }
+
+    /// Adds a text, which TensorBoard shows as it is.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn text(&mut self, tag: &str, text: &str, step: u64) -> Result<(), TensorBoardError> {
+        // TensorBoard reads Markdown: indented lines are shown as they are.
+        let code: String = text.lines().map(|line| format!("    {line}\n")).collect();
+        let mut side = TensorShapeProto_Dim::new();
+        side.set_size(1);
+        let mut shape = TensorShapeProto::new();
+        shape.set_dim(RepeatedField::from_vec(vec![side]));
+        let mut tensor = TensorProto::new();
+        tensor.set_dtype(DataType::DT_STRING);
+        tensor.set_tensor_shape(shape);
+        tensor.set_string_val(RepeatedField::from_vec(vec![code.into_bytes()]));
+        let mut value = Summary_Value::new();
+        value.set_tag(format!("{tag}/text_summary"));
+        value.set_metadata(metadata("text", Vec::new()));
+        value.set_tensor(tensor);
+        self.value(value, step)
+    }
+
+    /// Adds the run's hyper-parameters, by which TensorBoard compares runs.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn hyperparameters(
+        &mut self,
+        parameters: Vec<(String, Hyperparameter)>,
+        step: u64,
+    ) -> Result<(), TensorBoardError> {
+        let of = |parameter| {
+            let mut value = Value::new();
+            match parameter {
+                Hyperparameter::Number(number) => value.set_number_value(number),
+                Hyperparameter::Switch(switch) => value.set_bool_value(switch),
+                Hyperparameter::Text(text) => value.set_string_value(text),
+            }
+            value
+        };
+        let mut info = SessionStartInfo::new();
+        info.set_hparams(parameters.into_iter().map(|(key, parameter)| (key, of(parameter))).collect());
+        info.set_start_time_secs(seconds_since_1970());
+        let mut data = HParamsPluginData::new();
+        data.set_session_start_info(info);
+        let content = data.write_to_bytes().map_err(|error| self.failed(error.into()))?;
+        let mut value = Summary_Value::new();
+        value.set_tag("_hparams_/session_start_info".to_owned());
+        value.set_metadata(metadata("hparams", content));
+        self.value(value, step)
+    }
+
+    fn value(&mut self, value: Summary_Value, step: u64) -> Result<(), TensorBoardError> {
         let mut summary = Summary::new();
         summary.set_value(RepeatedField::from_vec(vec![value]));
         self.summary(summary, step)
@@ -93,12 +154,29 @@ impl TensorBoard {
     }
 
     fn write(&mut self, mut event: Event, step: u64) -> Result<(), TensorBoardError> {
-        let failed = |source| TensorBoardError { path: self.path.clone(), source };
-        event.set_wall_time(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        event.set_wall_time(seconds_since_1970());
         event.set_step(step as i64);
-        let bytes = event.write_to_bytes().map_err(|error| failed(error.into()))?;
-        self.records.write(&bytes).map_err(failed)
+        let bytes = event.write_to_bytes().map_err(|error| self.failed(error.into()))?;
+        self.records.write(&bytes).map_err(|error| self.failed(error))
     }
+
+    fn failed(&self, source: io::Error) -> TensorBoardError {
+        TensorBoardError { path: self.path.clone(), source }
+    }
+}
+
+fn seconds_since_1970() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// Says which part of TensorBoard shows a value.
+fn metadata(plugin: &str, content: Vec<u8>) -> SummaryMetadata {
+    let mut data = SummaryMetadata_PluginData::new();
+    data.set_plugin_name(plugin.to_owned());
+    data.set_content(content);
+    let mut metadata = SummaryMetadata::new();
+    metadata.set_plugin_data(data);
+    metadata
 }
 
 /// The file name begins with the time, because TensorBoard reads the files of a directory in the order of their names.
@@ -115,12 +193,12 @@ fn create_event_file(dir: &Path) -> io::Result<(PathBuf, File)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use tensorboard_rs::masked_crc32c::masked_crc32c;
 
     /// Parses a file in TensorFlow's record format: length, its CRC, bytes, their CRC.
-    fn events(path: &Path) -> Vec<Event> {
+    pub fn events(path: &Path) -> Vec<Event> {
         let bytes = fs::read(path).unwrap();
         let mut rest = bytes.as_slice();
         let mut events = Vec::new();
@@ -155,6 +233,32 @@ mod tests {
         assert_eq!((sample.get_width(), sample.get_height(), events[3].get_step()), (6, 4, 6));
         let decoded = image::load_from_memory(sample.get_encoded_image_string()).unwrap();
         assert_eq!(decoded.into_rgb8(), picture);
+    }
+
+    #[test]
+    fn texts_and_hyperparameters_are_marked_for_their_plugins() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut board = TensorBoard::create(dir.path(), 3).unwrap();
+        board.text("config", "[train]\nsteps = 3", 3).unwrap();
+        let parameters = vec![
+            ("train.steps".to_owned(), Hyperparameter::Number(3.0)),
+            ("model.base".to_owned(), Hyperparameter::Text("tiny".to_owned())),
+        ];
+        board.hyperparameters(parameters, 3).unwrap();
+
+        let events = events(&board.path);
+        let text = &events[2].get_summary().get_value()[0];
+        assert_eq!((text.get_tag(), events[2].get_step()), ("config/text_summary", 3));
+        assert_eq!(text.get_metadata().get_plugin_data().get_plugin_name(), "text");
+        assert_eq!(text.get_tensor().get_string_val()[0], b"    [train]\n    steps = 3\n");
+        let parameters = &events[3].get_summary().get_value()[0];
+        assert_eq!(parameters.get_tag(), "_hparams_/session_start_info");
+        let plugin = parameters.get_metadata().get_plugin_data();
+        assert_eq!(plugin.get_plugin_name(), "hparams");
+        let data: HParamsPluginData = Message::parse_from_bytes(plugin.get_content()).unwrap();
+        let values = data.get_session_start_info().get_hparams();
+        assert_eq!(values["train.steps"].get_number_value(), 3.0);
+        assert_eq!(values["model.base"].get_string_value(), "tiny");
     }
 
     #[test]

@@ -4,20 +4,19 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use burn::module::Module;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
-use spire_model::weights::{self, Precision, Tensors, fill};
 
-use crate::checkpoint::{Checkpoint, CheckpointStore};
+use crate::checkpoint::Guard;
 use crate::logging::journal::Journal;
 use crate::logging::metrics::StepMetrics;
-use crate::optim::adamw::{Optimizer, OptimizerSettings};
+use crate::optim::adamw::OptimizerSettings;
 use crate::optim::backward::{Computation, gradients};
-use crate::optim::ema;
-use crate::optim::gradients::{grad_norm, number_parameters};
+use crate::optim::gradients::grad_norm;
+use crate::optim::learner::Learner;
 use crate::optim::learning_rate::{LearningRate, Schedule};
 use crate::run_folder::RunFolder;
 
@@ -49,6 +48,27 @@ pub struct FitConfig {
     pub preview_every: u64,
 }
 
+impl FitConfig {
+    fn optimizer(&self) -> OptimizerSettings {
+        OptimizerSettings {
+            learning_rate: LearningRate {
+                base: self.learning_rate,
+                warmup_steps: self.warmup_steps,
+                schedule: self.schedule,
+                total_steps: self.steps,
+                final_ratio: 0.02,
+                power: 1.0,
+                cycles: 1,
+            },
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: self.weight_decay,
+            max_grad_norm: self.max_grad_norm,
+        }
+    }
+}
+
 impl Default for FitConfig {
     fn default() -> Self {
         Self {
@@ -75,12 +95,10 @@ pub struct Preview {
     pub sheet: RgbImage,
 }
 
-/// The files of a checkpoint. The moving average has the name of a part's weights.
-const AVERAGE: &str = "diffusion_pytorch_model.safetensors";
-const WEIGHTS: &str = "training.safetensors";
-const OPTIMIZER: &str = "optimizer.burnpack";
 /// How many checkpoints are kept.
 const KEPT: usize = 2;
+/// The stage stops after this many batches in a row that are passed over.
+const MOST_BAD_STEPS: u32 = 100;
 
 /// Fits `module`, whose parameters require gradients, and returns the moving average of its weights on a plain device; nothing
 /// where it was interrupted, after a checkpoint is written.
@@ -90,8 +108,8 @@ const KEPT: usize = 2;
 /// would have done without the interruption. A batch whose loss or gradients are not finite is passed over.
 ///
 /// # Errors
-/// The batch can't be split, `loss` or `preview` fails, a file can't be read or written, or a hundred batches in a row are
-/// passed over.
+/// The batch can't be split, `loss` or `preview` fails, a file can't be read or written; a hundred batches in a row, or all
+/// of them, are passed over; or the weights are lost.
 pub fn fit<M: Module>(
     config: &FitConfig,
     folder: &Path,
@@ -107,45 +125,38 @@ pub fn fit<M: Module>(
         config.batch_size
     );
     let size = config.batch_size / parts;
-    let mut learning = Learning::start(config, module);
+    let mut learner = Learner::new(module, config.optimizer());
     if config.steps == 0 {
-        return Ok(Some(learning.average));
+        return Ok(Some(learner.average));
     }
     let folder = RunFolder::at(folder);
     std::fs::create_dir_all(folder.samples())
         .with_context(|| format!("can't create {}", folder.samples().display()))?;
-    let checkpoints = folder.checkpoints(KEPT);
-    if let Some(checkpoint) = checkpoints.latest()? {
-        learning = learning.resumed(&checkpoint)?;
+    let store = folder.checkpoints(KEPT);
+    let checkpoint = store.latest()?;
+    if let Some(checkpoint) = &checkpoint {
+        learner = learner.resumed(checkpoint)?;
     }
-    let mut journal = Journal::open(&folder, config.steps, learning.step)?;
-    let mut passed_over = 0;
-    while learning.step < config.steps {
-        let step = learning.step;
+    let mut checkpoints = Guard::new(store, checkpoint.as_ref(), true);
+    let mut journal = Journal::open(&folder, config.steps, learner.step, config)?;
+    let mut any_finite = learner.step > 0;
+    while learner.step < config.steps {
+        let step = learner.step;
         let start = Instant::now();
         let numbers = (step * parts as u64..(step + 1) * parts as u64).collect();
         let how = Computation::on_threads(parts);
-        let (value, gradients) = gradients(&learning.module, numbers, how, |module, part| loss(module, part, size))?;
-        let norm = grad_norm(&learning.module, &gradients);
-        let learning_rate = learning.optimizer.learning_rate(step);
-        if value.is_finite() && norm.is_finite() {
-            let module = learning.optimizer.step(step, learning.module, gradients, norm);
-            learning.average = ema::update(learning.average, &module, ema::decay_at(config.ema_decay, step));
-            learning.module = module;
-            passed_over = 0;
-        } else {
-            passed_over += 1;
-            if passed_over == 100 {
-                bail!("the loss is not finite for 100 steps in a row (step {step}): lower learning_rate");
-            }
+        let (value, gradients) = gradients(&learner.module, numbers, how, |module, part| loss(module, part, size))?;
+        let norm = grad_norm(&learner.module, &gradients);
+        let learning_rate = learner.learning_rate();
+        let finite = value.is_finite() && norm.is_finite();
+        if finite {
+            learner.update(gradients, norm, config.ema_decay);
         }
-        learning.step += 1;
+        any_finite |= finite;
+        learner.step += 1;
+        checkpoints.step(learner.step, finite)?;
         let images_per_second = config.batch_size as f64 / start.elapsed().as_secs_f64();
-        if learning.step.is_multiple_of(config.preview_every) && learning.step < config.steps {
-            let preview = preview(&learning.average)?;
-            journal.validation(learning.step, preview.loss, &preview.sheet)?;
-        }
-        let metrics = StepMetrics {
+        let mut metrics = StepMetrics {
             step,
             loss: value,
             learning_rate,
@@ -153,70 +164,28 @@ pub fn fit<M: Module>(
             images_per_second,
             ..StepMetrics::default()
         };
-        journal.step(&metrics)?;
-        let stop = interrupted.load(Ordering::Relaxed);
-        if learning.step.is_multiple_of(config.checkpoint_every) || learning.step == config.steps || stop {
-            learning.save(&checkpoints)?;
+        if learner.step.is_multiple_of(config.preview_every) && learner.step < config.steps {
+            let preview = preview(&learner.average)?;
+            metrics.more.insert("validation_loss".into(), Some(preview.loss));
+            journal.sheet(step, &preview.sheet)?;
         }
-        if stop && learning.step < config.steps {
+        journal.step(&metrics)?;
+        let done = learner.step == config.steps;
+        if checkpoints.bad_steps() >= MOST_BAD_STEPS || (done && !any_finite) {
+            let reason = format!("the loss was not finite for {} steps in a row", checkpoints.bad_steps());
+            return Err(checkpoints.diverged(&reason, "learning_rate"));
+        }
+        let stop = interrupted.load(Ordering::Relaxed);
+        let due = learner.step.is_multiple_of(config.checkpoint_every) || done || stop;
+        if due {
+            learner.check().map_err(|error| checkpoints.diverged(&error.to_string(), "learning_rate"))?;
+        }
+        if due && checkpoints.bad_steps() == 0 {
+            checkpoints.save(learner.step, learner.files(), None)?;
+        }
+        if stop && !done {
             return Ok(None);
         }
     }
-    Ok(Some(learning.average))
-}
-
-/// A stage's state between two steps.
-struct Learning<M: Module> {
-    module: M,
-    average: M,
-    optimizer: Optimizer,
-    /// Steps done.
-    step: u64,
-}
-
-impl<M: Module> Learning<M> {
-    fn start(config: &FitConfig, module: M) -> Self {
-        let module = number_parameters(module);
-        let optimizer = Optimizer::new(OptimizerSettings {
-            learning_rate: LearningRate {
-                base: config.learning_rate,
-                warmup_steps: config.warmup_steps,
-                schedule: config.schedule,
-                total_steps: config.steps,
-                final_ratio: 0.02,
-                power: 1.0,
-                cycles: 1,
-            },
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
-            weight_decay: config.weight_decay,
-            max_grad_norm: config.max_grad_norm,
-        });
-        Self { average: module.valid(), module, optimizer, step: 0 }
-    }
-
-    fn resumed(self, checkpoint: &Checkpoint) -> Result<Self> {
-        let origin = checkpoint.dir.display().to_string();
-        let read = |name: &str| Tensors::from_bytes(checkpoint.read(name)?, &origin);
-        Ok(Self {
-            module: number_parameters(fill(self.module, read(WEIGHTS)?, Precision::F32)?),
-            average: number_parameters(fill(self.average, read(AVERAGE)?, Precision::F32)?),
-            optimizer: self.optimizer.with_bytes(checkpoint.read(OPTIMIZER)?).context(origin.clone())?,
-            step: checkpoint.step,
-        })
-    }
-
-    fn save(&self, checkpoints: &CheckpointStore) -> Result<()> {
-        let file = |name| -> Result<(&str, Vec<u8>)> {
-            let bytes = match name {
-                AVERAGE => weights::to_bytes(&self.average, DType::F32)?,
-                WEIGHTS => weights::to_bytes(&self.module, DType::F32)?,
-                _ => self.optimizer.to_bytes()?,
-            };
-            Ok((name, bytes))
-        };
-        checkpoints.save(self.step, [AVERAGE, WEIGHTS, OPTIMIZER].into_iter().map(file), None)?;
-        Ok(())
-    }
+    Ok(Some(learner.average))
 }

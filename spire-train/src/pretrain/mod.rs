@@ -22,6 +22,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use spire_core::atomic_write::write_atomic;
+use spire_core::folder_lock::FolderLock;
 use spire_data::degrade::DegradationConfig;
 use spire_data::world::WorldConfig;
 
@@ -119,9 +120,11 @@ pub enum Stage {
 /// `figures/{stage}.json` in `config.out`. Returns whether all are done; if it is interrupted, it writes a checkpoint and stops.
 ///
 /// # Errors
-/// The device is unknown, a configuration contradicts itself, or a file can't be written.
+/// The device is unknown, a configuration contradicts itself, another process uses `config.out`, a stage diverges, or a file
+/// can't be written.
 pub fn pretrain(config: &PretrainConfig, stages: &[Stage], interrupted: &AtomicBool) -> Result<bool> {
     let device = spire_model::device::device(&config.device)?;
+    let _lock = FolderLock::take(&config.out)?;
     write_tokenizer(&config.out)?;
     create(&config.out.join("figures"))?;
     let common = config.common();

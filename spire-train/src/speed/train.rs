@@ -1,6 +1,8 @@
 //! Measures the training step: forward and backward pass, clipping, AdamW, moving average.
 
-use anyhow::{Result, ensure};
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result, ensure};
 
 use super::dry_run::count;
 use super::dump::Dump;
@@ -23,18 +25,19 @@ pub fn train(config: RunConfig, settings: &BenchSettings) -> Result<Measurement>
     let counted = count(config.clone())?;
     let alone = Ranks::alone();
     let mut state = TrainingState::open(&config, &alone, None)?;
-    let batches = state.batches(config.train.batch_size, config.train.accumulate)?;
+    let batches = state.batches(config.train.batch_size, config.train.accumulate, &AtomicBool::new(false))?;
+    let batches = batches.context("no samples")?;
     let inputs = state.prepare(&batches, &config)?;
     if let Some(folder) = &settings.dump {
-        dump_of(&inputs).write(folder, &state.control_config, &state.control)?;
+        dump_of(&inputs).write(folder, &state.control_config, &state.learner.module)?;
     }
     let mut trained = Vec::new();
     let seconds = timed(settings, || {
-        let learning_rate = state.optimizer.learning_rate(state.step);
+        let learning_rate = state.learner.learning_rate();
         let (loss, grad_norm) = state.take_step(inputs.clone(), &config)?;
         state.device.sync()?;
         ensure!(loss.is_finite() && grad_norm.is_finite(), "the loss is {loss}, the gradient norm {grad_norm}");
-        state.step += 1;
+        state.learner.step += 1;
         trained.push(StepResult { loss, grad_norm, learning_rate });
         Ok(())
     })?;

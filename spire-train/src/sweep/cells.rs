@@ -7,9 +7,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use spire_core::atomic_write::write_atomic;
-use spire_core::settings;
+use spire_core::settings::{self, Difference};
 use spire_eval::evaluation::MethodConfig;
-use toml::{Table, Value};
 
 use crate::config::RunConfig;
 use crate::logging::metrics::{self, StepMetrics};
@@ -194,9 +193,9 @@ impl Cell {
         let [begun, now] = [&begun, &self.config].map(|config| {
             let mut config = config.clone();
             (config.run.dir, config.run.device) = Default::default();
-            Table::try_from(&config)
+            config
         });
-        Ok(differences(&Value::Table(begun?), &Value::Table(now?), ""))
+        Ok(settings::differences(&begun, &now)?.iter().map(Difference::to_string).collect())
     }
 
     /// Seconds per training sample, including everything else that a run does; `None` if nothing was measured.
@@ -223,31 +222,10 @@ impl Cell {
     }
 }
 
-fn differences(then: &Value, now: &Value, key: &str) -> Vec<String> {
-    match (then, now) {
-        (Value::Table(then), Value::Table(now)) => {
-            let mut keys: Vec<&String> = then.keys().chain(now.keys()).collect();
-            keys.sort();
-            keys.dedup();
-            let below = |inner: &String| {
-                let key = if key.is_empty() { inner.clone() } else { format!("{key}.{inner}") };
-                match (then.get(inner), now.get(inner)) {
-                    (Some(then), Some(now)) => differences(then, now, &key),
-                    (Some(then), None) => vec![format!("{key}: {then}, now not set")],
-                    (None, Some(now)) => vec![format!("{key}: not set, now {now}")],
-                    (None, None) => vec![],
-                }
-            };
-            keys.into_iter().flat_map(below).collect()
-        }
-        _ if then == now => vec![],
-        _ => vec![format!("{key}: {then}, now {now}")],
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run_folder::NewRun;
     use tempfile::TempDir;
 
     fn cell() -> (TempDir, Cell) {
@@ -269,9 +247,10 @@ mod tests {
         assert_eq!((cell.state(), cell.samples_left()), (State::ToDo, 400));
         cell.prepare().unwrap();
         assert_eq!(cell.state(), State::ToDo);
-        let run = RunFolder::create(&cell.config).unwrap();
+        let new = NewRun::create(&cell.config).unwrap();
+        let run = new.folder();
         assert_eq!(cell.state(), State::CutOff { step: 0 });
-        run.checkpoints(1).save(60, [Ok::<_, crate::checkpoint::CheckpointError>(("x", vec![1]))], None).unwrap();
+        run.checkpoints(1).save(60, [anyhow::Ok(("x", vec![1]))], None).unwrap();
         assert_eq!((cell.state(), cell.samples_left()), (State::CutOff { step: 60 }, 160));
         let failed = End::Failed { reason: "out of memory".into() };
         cell.note(&attempt(60, 70, 1.0, failed)).unwrap();

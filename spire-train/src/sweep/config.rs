@@ -103,7 +103,11 @@ impl SweepConfig {
         for (i, seed) in self.seeds.iter().enumerate() {
             ensure!(!self.seeds[..i].contains(seed), "seeds: {seed} is listed twice");
         }
-        ensure!(self.parallel > 0, "parallel must be at least 1");
+        for (key, folder) in [("output", &self.output), ("runs", &self.runs)] {
+            let empty = folder.as_ref().is_some_and(|folder| folder.as_os_str().is_empty());
+            ensure!(!empty, "{key} is empty: name a folder");
+        }
+        ensure!((1..=1024).contains(&self.parallel), "parallel must be from 1 to 1024");
         for (i, variant) in self.variants.iter().enumerate() {
             ensure!(!variant.name.is_empty(), "variants.{i}.name is not set");
             check_methods(&format!("variants.{i}.methods"), &variant.methods)?;
@@ -147,6 +151,8 @@ mod tests {
         SweepConfig::default().validate().unwrap();
         for (text, part) in [
             ("name = 'a/b'", "name = \"a/b\""),
+            ("output = ''", "output is empty"),
+            ("runs = ''", "runs is empty"),
             ("seeds = []", "seeds is empty"),
             ("seeds = [3, 1, 3]", "seeds: 3 is listed twice"),
             ("parallel = 0", "parallel must be"),

@@ -1,15 +1,20 @@
 //! The evaluation of a sweep's cells: one `spire eval`, with a method for each cell and each way of restoring.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use spire_core::atomic_write::write_atomic;
+use spire_core::checksum::sha256;
 use spire_core::settings;
 use spire_eval::evaluation::{EvalConfig, MethodKind, Results};
+use spire_model::base;
+use spire_model::weights::checksum::{checksum, checksum_of};
+use walkdir::{DirEntry, WalkDir};
 
 use super::cells::{Cell, row_of_seed};
 use super::config::SweepConfig;
@@ -39,8 +44,8 @@ pub fn of_cells(file: &EvalConfig, sweep: &SweepConfig, output: &Path, cells: &[
     config
 }
 
-/// Measures `cells` with `spire eval` in a separate process. If nothing has changed since the last evaluation, its
-/// results are kept.
+/// Measures `cells` with `spire eval` in a separate process. If nothing has changed since the last complete evaluation, its
+/// results are kept: not the settings, nor any weights or test set, nor the program's version.
 ///
 /// # Errors
 /// The process fails without results, or a file can't be written or read.
@@ -54,9 +59,12 @@ pub fn evaluate(
     let file = output.join("evaluation.toml");
     let results = output.join("evaluation/results.json");
     let text = settings::resolved(config)?;
-    if fs::read_to_string(&file).is_ok_and(|there| there == text)
-        && let Some(read) = read(&results)?.filter(|_| is_newer(&results, cells))
-        && read.benchmarks.iter().all(|benchmark| benchmark.unmeasured.is_empty())
+    let bases: BTreeSet<&Path> = cells.iter().map(|cell| cell.config.model.base.as_path()).collect();
+    let controls: Vec<PathBuf> = cells.iter().map(|cell| cell.run().control()).collect();
+    let weights = weights_key(&text, config, &bases, &controls)?;
+    let key_file = output.join("evaluation/key");
+    if fs::read_to_string(&key_file).is_ok_and(|there| there == with_test_sets(&weights, config))
+        && let Some(read) = read(&results)?
     {
         return Ok(read);
     }
@@ -71,7 +79,12 @@ pub fn evaluate(
     let status = running::wait(process, interrupted, running::Stop::Kill)?;
     // It fails if a method could not be measured, and still writes the results of the others.
     match read(&results)? {
-        Some(read) if status.success() || modified(&results) != before => Ok(read),
+        Some(read) if status.success() => {
+            // A missing test set is made by the evaluation.
+            write_atomic(&key_file, with_test_sets(&weights, config).as_bytes())?;
+            Ok(read)
+        }
+        Some(read) if modified(&results) != before => Ok(read),
         _ => bail!("{}", running::reason(&String::from_utf8_lossy(&fs::read(&path)?), status)),
     }
 }
@@ -88,7 +101,78 @@ fn modified(path: &Path) -> Option<SystemTime> {
     fs::metadata(path).and_then(|data| data.modified()).ok()
 }
 
-/// Whether the results are newer than all cells.
-fn is_newer(results: &Path, cells: &[&Cell]) -> bool {
-    cells.iter().all(|cell| modified(&cell.run().summary()) <= modified(results))
+/// SHA-256 over what the results depend on besides the test sets: the configuration, the weights of bases, branches and
+/// metrics, and the version.
+fn weights_key(text: &str, config: &EvalConfig, bases: &BTreeSet<&Path>, controls: &[PathBuf]) -> Result<String> {
+    let mut parts = vec![format!("spire {}", env!("CARGO_PKG_VERSION")), text.to_owned()];
+    for base in bases {
+        parts.push(base::checksum(&base::locate(base)?)?);
+    }
+    for control in controls {
+        parts.push(checksum(control, &[""])?);
+    }
+    for folder in [&config.clip, &config.judge] {
+        parts.push(checksum(folder, &["", "image_encoder", "text_encoder", "tokenizer"])?);
+    }
+    parts.push(checksum_of(files_below(&config.weights))?);
+    Ok(sha256(parts.join("\n").as_bytes()))
+}
+
+/// The key with the checksums of the test sets.
+fn with_test_sets(weights: &str, config: &EvalConfig) -> String {
+    let sums =
+        config.benchmarks.iter().map(|benchmark| fs::read(benchmark.folder.join("SHA256SUMS")).unwrap_or_default());
+    let sums: Vec<String> = sums.map(|sums| sha256(&sums)).collect();
+    format!("{weights}\n{}\n", sums.join("\n"))
+}
+
+/// The files in a folder and its subfolders, in order; none if it does not exist.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let entries = WalkDir::new(folder).sort_by_file_name().into_iter().filter_map(Result::ok);
+    entries.map(DirEntry::into_path).filter(|path| path.is_file()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use spire_eval::evaluation::BenchmarkChoice;
+
+    use super::*;
+
+    #[test]
+    fn the_key_changes_with_all_that_results_depend_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        let write = |name: &str, text: &str| {
+            fs::create_dir_all(place(name).parent().unwrap()).unwrap();
+            fs::write(place(name), text).unwrap();
+        };
+        let files = [
+            "base/unet/diffusion_pytorch_model.safetensors",
+            "control/diffusion_pytorch_model.safetensors",
+            "clip/model.safetensors",
+            "judge/config.json",
+            "weights/alex.pth",
+            "set/SHA256SUMS",
+        ];
+        files.iter().for_each(|file| write(file, "first"));
+        let benchmark = BenchmarkChoice { folder: place("set"), ..BenchmarkChoice::default() };
+        let config = EvalConfig {
+            clip: place("clip"),
+            judge: place("judge"),
+            weights: place("weights"),
+            benchmarks: vec![benchmark],
+            ..EvalConfig::default()
+        };
+        let base = place("base");
+        let now = |text: &str| {
+            let weights = weights_key(text, &config, &BTreeSet::from([base.as_path()]), &[place("control")]).unwrap();
+            with_test_sets(&weights, &config)
+        };
+        let mut known = BTreeSet::from([now("a"), now("b")]);
+        assert_eq!(now("a"), now("a"));
+        for file in files {
+            write(file, "second");
+            assert!(known.insert(now("a")), "{file}");
+        }
+    }
 }

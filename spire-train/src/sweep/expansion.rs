@@ -239,10 +239,10 @@ mod tests {
         assert_eq!(
             found,
             [
-                ("Add, plain", 5, 9, Fusion::Add),
-                ("Add, plain", 7, 9, Fusion::Add),
-                ("Skip", 5, 11, Fusion::ModulateSkip),
-                ("Skip", 7, 11, Fusion::ModulateSkip),
+                ("Add, plain", 5, 9, Some(Fusion::Add)),
+                ("Add, plain", 7, 9, Some(Fusion::Add)),
+                ("Skip", 5, 11, None),
+                ("Skip", 7, 11, None),
             ]
         );
         assert_eq!(cells[1].config.run.dir, Path::new("out/runs/add-plain/seed-7"));

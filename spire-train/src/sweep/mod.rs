@@ -19,12 +19,13 @@ mod statistics;
 mod tables;
 mod trends;
 
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 use spire_core::atomic_write::write_atomic;
+use spire_core::folder_lock::FolderLock;
 use spire_core::settings;
 use spire_eval::evaluation::{EvalConfig, Table};
 
@@ -78,7 +79,7 @@ impl Sweep {
     /// # Errors
     /// A cell began with another configuration; another process runs this sweep; the folder can't be written.
     pub fn run(&self, program: &Path, retry: bool, interrupted: &AtomicBool) -> Result<SweepResults> {
-        let _locks = [lock(&self.output)?, lock(&self.runs)?];
+        let _locks = [FolderLock::take(&self.output)?, FolderLock::take(&self.runs)?];
         self.check_unchanged()?;
         let mut open = vec![];
         for cell in &self.cells {
@@ -147,19 +148,5 @@ impl Sweep {
         write_atomic(&self.output.join("results.csv"), results.plain_table().csv().as_bytes())?;
         write_atomic(&self.output.join("curves.svg"), curves::draw(&self.cells)?.as_bytes())?;
         Ok(tables)
-    }
-}
-
-/// Creates `folder` if needed, and locks it: only one sweep at a time may write into it.
-fn lock(folder: &Path) -> Result<File> {
-    fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
-    let path = folder.join("lock");
-    let file = File::create(&path).with_context(|| format!("can't create {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            bail!("another sweep writes into {}: wait for it, or set another output or runs", folder.display())
-        }
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("can't lock {}", path.display())),
     }
 }

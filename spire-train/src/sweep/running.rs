@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use spire_core::parallel::available;
-use spire_core::progress::{FileProgress, clock};
+use spire_core::progress::{PhaseProgress, clock};
 
 use super::cells::{Attempt, Cell, End, State};
 
@@ -34,7 +34,7 @@ pub fn run(cells: &[&Cell], devices: &[String], parallel: usize, program: &Path,
     let cores = (places.len() * parallel > 1).then(|| (available() / (places.len() * parallel)).max(1));
     let waiting: Mutex<VecDeque<&Cell>> = Mutex::new(cells.iter().copied().collect());
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-    let progress = FileProgress::new(cells.len() as u64);
+    let progress = PhaseProgress::new("cells", cells.len() as u64);
     std::thread::scope(|scope| {
         for place in places.iter().flat_map(|place| std::iter::repeat_n(*place, parallel)) {
             let (next, progress) = (&next, &progress);

@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use spire_core::Picture;
 use spire_core::parallel::in_order;
+use spire_core::progress::PhaseProgress;
 use spire_core::sheet::{Note, Row, Sheet};
 use spire_data::loader::{Samples, TrainingSample};
 use spire_data::source::SourceKind;
@@ -37,7 +38,7 @@ pub(crate) fn held_out(config: &RunConfig) -> Result<Samples> {
 }
 
 /// Restores the held-out samples `0..count` with the run's sampling settings and calls `each` with every result. The
-/// initial noise of sample `n` has seed `n`.
+/// initial noise of sample `n` has seed `n`. The progress is shown as that of `phase`.
 ///
 /// # Errors
 /// Too many samples are broken, sampling fails, or `each` fails.
@@ -46,10 +47,11 @@ pub(super) fn restore_held_out(
     control: &Control,
     samples: &Samples,
     config: &EvaluateSection,
-    count: usize,
+    (phase, count): (&str, usize),
     mut each: impl FnMut(&TrainingSample, &Picture) -> Result<()>,
 ) -> Result<()> {
     let numbers: Vec<u64> = (0..count as u64).collect();
+    let progress = PhaseProgress::new(phase, count as u64);
     for chunk in numbers.chunks(config.batch_size) {
         let batch = chunk.iter().map(|&n| samples.sample(n)).collect::<Result<Vec<_>, _>>()?;
         let requests: Vec<_> = batch
@@ -64,6 +66,7 @@ pub(super) fn restore_held_out(
         let restored = restore_in_parts(base, control, &config.sampling, &requests, config.threads)?;
         for (sample, restored) in batch.iter().zip(restored) {
             each(sample, &restored)?;
+            progress.advance("");
         }
     }
     Ok(())
@@ -95,7 +98,7 @@ pub(crate) fn restore_in_parts(
 /// As [`restore_held_out`].
 pub(super) fn sheet(base: &Base, control: &Control, samples: &Samples, config: &EvaluateSection) -> Result<Sheet> {
     let mut sheet = Sheet::new(["degraded", "restored", "clean"]);
-    restore_held_out(base, control, samples, config, config.rows, |sample, restored| {
+    restore_held_out(base, control, samples, config, ("sheet of samples", config.rows), |sample, restored| {
         sheet.rows.push(Row {
             pictures: vec![sample.degraded.clone(), restored.clone(), sample.clean.clone()],
             notes: vec![

@@ -2,13 +2,14 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `launch.rs` | how a run begins and continues: folder, lock, checkpoint |
 //! | `train.rs` | the training loop: steps, validation, checkpoints |
 //! | `state.rs` | what changes during training, and how it is saved |
 //! | `step.rs` | one optimiser step |
 //! | `objective.rs` | the loss (paper Eq. 1) |
 //! | `latents.rs` | latents of clean pictures |
 //! | `held_out.rs`, `validation.rs`, `quality.rs` | held-out pictures: restored, their loss, their figures |
-//! | `summary.rs` | `summary.json` |
+//! | `opening.rs`, `summary.rs` | what a run says at its start; `summary.json` |
 //! | `start.rs` | models on disk, and the initial control branch |
 //!
 //! Everything random in a step depends on the seed and on the sample's number alone. A run that continues from a
@@ -16,7 +17,9 @@
 
 pub(crate) mod held_out;
 mod latents;
+mod launch;
 pub(crate) mod objective;
+mod opening;
 mod quality;
 pub(crate) mod start;
 pub(crate) mod state;
@@ -25,4 +28,5 @@ mod summary;
 mod train;
 mod validation;
 
-pub use train::{Outcome, resume, train};
+pub use launch::{CheckpointChoice, Continuation, resume, train};
+pub use train::Outcome;

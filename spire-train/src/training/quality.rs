@@ -3,6 +3,7 @@
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use spire_core::Picture;
+use spire_core::sheet::Sheet;
 use spire_data::loader::Samples;
 use spire_eval::clip_space::ImageSpace;
 use spire_eval::{FeatureStatistics, frechet_distance, psnr, ssim};
@@ -27,7 +28,33 @@ pub(super) struct Quality {
     pub clip_frechet: Option<f64>,
 }
 
-/// The figures over `config.samples` held-out samples: those of the degraded pictures, and those of the restored ones.
+impl Quality {
+    /// The figures with their names.
+    pub fn figures(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let measured = [("psnr", Some(self.psnr)), ("ssim", Some(self.ssim)), ("clip_frechet", self.clip_frechet)];
+        measured.into_iter().filter_map(|(name, value)| Some((name, value?)))
+    }
+}
+
+/// PSNR and SSIM of the restored pictures on a [`sheet`](super::held_out::sheet), as metrics of a step. Nothing for an empty
+/// sheet, or for pictures that are too small for SSIM.
+pub(super) fn of_sheet(sheet: &Sheet) -> Vec<(String, Option<f64>)> {
+    let mut sums = Sums::default();
+    for row in &sheet.rows {
+        if let [_, restored, clean] = row.pictures.as_slice()
+            && sums.add(clean, restored).is_err()
+        {
+            return vec![];
+        }
+    }
+    if sums.count == 0 {
+        return vec![];
+    }
+    let figures = sums.quality(None);
+    figures.figures().map(|(name, value)| (format!("validation_{name}"), Some(value))).collect()
+}
+
+/// The figures over the held-out samples `0..count`: those of the degraded pictures, and those of the restored ones.
 ///
 /// # Errors
 /// As [`restore_held_out`]; or a feature is not finite.
@@ -36,12 +63,13 @@ pub(super) fn evaluate(
     control: &Control,
     samples: &Samples,
     config: &EvaluateSection,
+    count: usize,
     image_space: Option<&ImageSpace>,
 ) -> Result<(Quality, Quality)> {
     let (mut degraded, mut restored) = (Sums::default(), Sums::default());
     let mut features: Option<[_; 3]> =
         image_space.map(|space| std::array::from_fn(|_| FeatureStatistics::new(space.dimensions())));
-    restore_held_out(base, control, samples, config, config.samples, |sample, picture| {
+    restore_held_out(base, control, samples, config, ("figures on held-out pictures", count), |sample, picture| {
         degraded.add(&sample.clean, &sample.degraded)?;
         restored.add(&sample.clean, picture)?;
         if let (Some(space), Some([clean, before, after])) = (image_space, features.as_mut()) {

@@ -60,7 +60,7 @@ pub(crate) fn initial_control(model: &ModelSection, base: &Base, device: &Device
             let mut control = Control::from_unet(&config, &base.unet, device)?;
             if let Some(folder) = &model.embedding {
                 let latent_channels = base.unet_config.in_channels;
-                let fresh = ConditioningEmbedding::fresh(&model.embedding_channels, latent_channels, device)?;
+                let fresh = ConditioningEmbedding::fresh(&model.embedding_channels(), latent_channels, device)?;
                 let range = ConditioningRange::of_embedding(folder)?;
                 control = control.with_embedding(weights::load(fresh, folder)?, range);
             }

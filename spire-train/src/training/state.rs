@@ -1,14 +1,13 @@
-//! The state of a run: models, optimiser, the position in the data, and how a checkpoint stores them.
+//! The state of a run: models, the trained branch, the position in the data, and how a checkpoint stores them.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use burn::module::Module;
 use burn::tensor::{DType, Device};
 use serde::{Deserialize, Serialize};
 use spire_core::atomic_write::write_atomic;
+use spire_core::interruption::ends_at_once;
 use spire_core::settings;
 use spire_data::loader::{Loader, Samples};
 use spire_eval::clip_space::ImageSpace;
@@ -16,23 +15,19 @@ use spire_model::base::Base;
 use spire_model::control::{Control, ControlConfig};
 use spire_model::model_file::ModelFile;
 use spire_model::scheduler::NoiseSchedule;
-use spire_model::weights::{self, Precision, Tensors, fill};
+use spire_model::weights;
 
 use super::held_out::held_out;
 use super::latents::Latents;
 use super::start::initial_control;
-use crate::checkpoint::{Checkpoint, CheckpointStore};
+use crate::checkpoint::{Checkpoint, Guard};
 use crate::config::RunConfig;
 use crate::distributed::{Buckets, Ranks};
-use crate::optim::adamw::Optimizer;
-use crate::optim::gradients::number_parameters;
+use crate::optim::learner::{AVERAGE, Learner};
 use crate::run_folder::RunFolder;
 
-/// The files of a checkpoint. The moving average has diffusers' names, so that a checkpoint opens as a control branch.
-const AVERAGE: &str = "diffusion_pytorch_model.safetensors";
+/// The files of a checkpoint besides the learner's. With the configuration it opens as a control branch.
 const CONFIG: &str = "config.json";
-const WEIGHTS: &str = "training.safetensors";
-const OPTIMIZER: &str = "optimizer.burnpack";
 const COUNTERS: &str = "state.json";
 
 /// `state.json` of a checkpoint.
@@ -55,17 +50,12 @@ pub(crate) struct TrainingState<'a> {
     pub(super) base: Base,
     pub(super) schedule: NoiseSchedule,
     pub control_config: ControlConfig,
-    /// The trained branch.
-    pub control: Control,
-    /// The moving average of its weights, which samples and is evaluated.
-    pub(super) average: Control,
-    pub optimizer: Optimizer,
+    /// The trained branch, and the number of steps done.
+    pub learner: Learner<Control>,
     pub(super) loader: Loader,
     pub(super) held_out: Samples,
     /// CLIP's image space, for the Fréchet distance.
     pub(super) image_space: Option<ImageSpace>,
-    /// Optimiser steps done.
-    pub step: u64,
     pub(super) latents: Latents,
     /// How gradients travel between ranks; known after the first backward pass.
     pub(super) buckets: Option<Buckets>,
@@ -74,6 +64,7 @@ pub(crate) struct TrainingState<'a> {
 impl<'a> TrainingState<'a> {
     /// Loads the models and opens the data. The state is that of `checkpoint`, or the start of a run.
     pub fn open(config: &RunConfig, ranks: &'a Ranks, checkpoint: Option<&Checkpoint>) -> Result<Self> {
+        let _phase = ends_at_once("the training has not started yet");
         ranks.agree_on_text("the configuration", &settings::resolved(config)?)?;
         let device = spire_model::device::device(&ranks.device(&config.run.device))?;
         config.model.check_precision(&device)?;
@@ -89,28 +80,22 @@ impl<'a> TrainingState<'a> {
         base.guide_by(config.evaluate.sampling.clip_guidance.as_ref())?;
         base.prompts.keep_at_most(config.model.text_cache_bytes());
         config.check_size(base.side_multiple())?;
-        let mut optimizer = Optimizer::new(config.train.optimizer(ranks.count()));
-        let (mut step, mut position) = (0, 0);
-        let mut average = None;
         if let Some(checkpoint) = checkpoint {
-            let origin = checkpoint.dir.display().to_string();
             // A run that an earlier version began goes on with the range that its branch has learned.
             control_config.conditioning_range = ControlConfig::read(&checkpoint.dir)?.conditioning_range;
             control = control.with_range(control_config.conditioning_range());
-            control = fill(control, Tensors::from_bytes(checkpoint.read(WEIGHTS)?, &origin)?, Precision::F32)?;
-            let loaded = Control::new(&control_config, &device)?;
-            let loaded = fill(loaded, Tensors::from_bytes(checkpoint.read(AVERAGE)?, &origin)?, Precision::F32)?;
-            average = Some(number_parameters(loaded));
-            optimizer = optimizer.with_bytes(checkpoint.read(OPTIMIZER)?).context(origin)?;
+        }
+        let mut learner = Learner::new(control, config.train.optimizer(ranks.count()));
+        let mut position = 0;
+        if let Some(checkpoint) = checkpoint {
+            learner = learner.resumed(checkpoint)?;
             let counters: Counters = serde_json::from_slice(&checkpoint.read(COUNTERS)?)?;
-            (step, position) = (counters.step, counters.position);
+            position = counters.position;
             let (before, now) = (counters.samples_per_step, ranks.count() * config.train.samples_per_step());
             if let Some(before) = before.filter(|before| *before != now && ranks.is_first()) {
-                tracing::warn!("from step {step} on a step has {now} samples; before it had {before}");
+                tracing::warn!("from step {} on a step has {now} samples; before it had {before}", learner.step);
             }
         }
-        let control = number_parameters(control);
-        let average = average.unwrap_or_else(|| control.valid());
         let image_space =
             config.model.image_encoder().map(|tower| ImageSpace::load_tower(&tower, &device)).transpose()?;
         Ok(Self {
@@ -121,41 +106,25 @@ impl<'a> TrainingState<'a> {
             device,
             base,
             control_config,
-            control,
-            average,
-            optimizer,
+            learner,
             held_out,
             image_space,
-            step,
             buckets: None,
         })
     }
 
     /// The moving average in the precision in which it samples and is evaluated.
     pub(super) fn branch(&self, config: &RunConfig) -> Control {
-        weights::cast(self.average.clone(), config.model.control_precision)
+        weights::cast(self.learner.average.clone(), config.model.control_precision)
     }
 
-    /// Writes a checkpoint and returns its folder.
-    pub(super) fn save(
-        &self,
-        checkpoints: &CheckpointStore,
-        score: Option<f64>,
-        samples_per_step: usize,
-    ) -> Result<PathBuf> {
-        let (step, position) = (self.step, self.loader.position());
+    /// Writes a checkpoint, on the rank that writes.
+    pub(super) fn save(&self, checkpoints: &mut Guard, score: Option<f64>, samples_per_step: usize) -> Result<()> {
+        let (step, position) = (self.learner.step, self.loader.position());
         let counters = Counters { step, position, samples_per_step: Some(samples_per_step) };
-        let file = |name| -> Result<(&str, Vec<u8>)> {
-            let bytes = match name {
-                CONFIG => self.control_config.to_json()?,
-                AVERAGE => weights::to_bytes(&self.average, DType::F32)?,
-                WEIGHTS => weights::to_bytes(&self.control, DType::F32)?,
-                OPTIMIZER => self.optimizer.to_bytes()?,
-                _ => serde_json::to_vec_pretty(&counters)?,
-            };
-            Ok((name, bytes))
-        };
-        checkpoints.save(step, [CONFIG, AVERAGE, WEIGHTS, OPTIMIZER, COUNTERS].into_iter().map(file), score)
+        let first = [CONFIG].into_iter().map(|name| Ok((name, self.control_config.to_json()?)));
+        let last = [COUNTERS].into_iter().map(|name| Ok((name, serde_json::to_vec_pretty(&counters)?)));
+        checkpoints.save(step, first.chain(self.learner.files()).chain(last), score)
     }
 
     /// Writes the trained branch into `control/`, in diffusers' layout, and what restoring needs to know beside it.
@@ -163,7 +132,7 @@ impl<'a> TrainingState<'a> {
         let control = folder.control();
         std::fs::create_dir_all(&control).with_context(|| format!("can't create {}", control.display()))?;
         write_atomic(&control.join(CONFIG), &self.control_config.to_json()?)?;
-        write_atomic(&control.join(AVERAGE), &weights::to_bytes(&self.average, DType::F32)?)?;
+        write_atomic(&control.join(AVERAGE), &weights::to_bytes(&self.learner.average, DType::F32)?)?;
         let model = ModelFile {
             base: config.model.base.clone(),
             precision: config.model.precision,

@@ -1,7 +1,8 @@
 //! One optimiser step: samples, forward and backward pass, update.
 
+use std::sync::atomic::AtomicBool;
+
 use anyhow::Result;
-use burn::optim::GradientsParams;
 use spire_data::loader::TrainingSample;
 use spire_model::control::Control;
 
@@ -10,13 +11,24 @@ use super::state::TrainingState;
 use crate::config::RunConfig;
 use crate::distributed::{bucket_layout, gradient_order, mean_gradients};
 use crate::optim::backward::gradients;
-use crate::optim::ema;
 use crate::optim::gradients::grad_norm;
 
 impl TrainingState<'_> {
-    /// The next `count` batches of `size` samples.
-    pub fn batches(&mut self, size: usize, count: usize) -> Result<Vec<Vec<TrainingSample>>> {
-        (0..count).map(|_| Ok(self.loader.batch(size)?)).collect()
+    /// The next `count` batches of `size` samples; `None` on all ranks if the run is interrupted and the source of one is
+    /// blocked.
+    pub fn batches(
+        &mut self,
+        size: usize,
+        count: usize,
+        interrupted: &AtomicBool,
+    ) -> Result<Option<Vec<Vec<TrainingSample>>>> {
+        let all = self.loader.batch_unless(interrupted, size * count)?;
+        if self.ranks.any(all.is_none()) {
+            self.loader.put_back(all.map_or(0, |all| all.len()));
+            return Ok(None);
+        }
+        let mut samples = all.into_iter().flatten();
+        Ok(Some((0..count).map(|_| samples.by_ref().take(size).collect()).collect()))
     }
 
     /// The network's inputs and targets for `batches`; the run's seed decides noise and timesteps.
@@ -36,7 +48,7 @@ impl TrainingState<'_> {
     pub fn take_step(&mut self, batches: Vec<DenoisingBatch>, config: &RunConfig) -> Result<(f64, f64)> {
         let (unet, train) = (&self.base.unet, &config.train);
         let loss = |control: &Control, batch: DenoisingBatch| Ok(batch.loss(unet, control));
-        let (ranks, control, how) = (self.ranks, &self.control, config.computation());
+        let (ranks, control, how) = (self.ranks, &self.learner.module, config.computation());
         let (loss, gradients) = if ranks.count() == 1 {
             gradients(control, batches, how, loss)?
         } else {
@@ -50,16 +62,10 @@ impl TrainingState<'_> {
             mean_gradients(ranks, self.buckets.insert(buckets), control, batches, how, loss)?
         };
         let loss = self.ranks.mean(loss);
-        let norm = self.ranks.agree("the norm of the gradients", grad_norm(&self.control, &gradients))?;
+        let norm = self.ranks.agree("the norm of the gradients", grad_norm(&self.learner.module, &gradients))?;
         if loss.is_finite() && norm.is_finite() {
-            self.update(gradients, norm, train.ema_decay);
+            self.learner.update(gradients, norm, train.ema_decay);
         }
         Ok((loss, norm))
-    }
-
-    fn update(&mut self, gradients: GradientsParams, norm: f64, ema_decay: f64) {
-        self.control = self.optimizer.step(self.step, self.control.clone(), gradients, norm);
-        let decay = ema::decay_at(ema_decay, self.step);
-        self.average = ema::update(self.average.clone(), &self.control, decay);
     }
 }

@@ -1,23 +1,24 @@
 //! The training loop.
 //!
-//! Several [`Ranks`] share the samples of every step and hold the same weights. The first rank writes the run folder.
+//! Several [`Ranks`](crate::distributed::Ranks) share the samples of every step and hold the same weights. The first rank writes the run folder.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, ensure};
+use spire_core::interruption::ends_at_once;
+use spire_core::progress::{is_quiet, print};
 
 use super::held_out::sheet;
-use super::start::{with_epochs_as_steps, with_models_located};
+use super::opening;
+use super::quality;
 use super::state::TrainingState;
 use super::summary;
 use super::validation::validation_loss;
-use crate::checkpoint::{Checkpoint, CheckpointStore};
+use crate::checkpoint::{Checkpoint, Guard};
 use crate::config::RunConfig;
-use crate::distributed::Ranks;
 use crate::logging::journal::Journal;
-use crate::logging::metrics::StepMetrics;
+use crate::logging::metrics::{self, StepMetrics};
 use crate::optim::gradients::weight_norm;
 use crate::run_folder::RunFolder;
 
@@ -26,138 +27,139 @@ use crate::run_folder::RunFolder;
 pub enum Outcome {
     /// All steps are done and `summary.json` is written.
     Finished,
-    /// The run was interrupted after this many steps; a checkpoint is written.
+    /// The run was interrupted after this many steps. A checkpoint is written, unless their losses were not finite.
     Interrupted(u64),
 }
 
-/// Starts a new run on all devices that the configuration names. All ranks call it with the same configuration. If one
-/// rank is interrupted, all stop.
+/// The key that a run that diverged should lower.
+const RATE: &str = "train.learning_rate";
+
+/// Takes the steps that remain, from the state of the checkpoint `resumed` or from the start, and writes the run
+/// folder.
 ///
 /// # Errors
-/// The configuration is invalid; the data or the model does not open; the run folder exists; training fails; the ranks
-/// differ.
-pub fn train(config: RunConfig, ranks: &Ranks, interrupted: &AtomicBool) -> Result<Outcome> {
-    ranks.on_each_device(&config.run.device, |ranks| train_as_rank(config.clone(), ranks, interrupted))
-}
-
-fn train_as_rank(config: RunConfig, ranks: &Ranks, interrupted: &AtomicBool) -> Result<Outcome> {
-    // The first rank may have to download a model.
-    let config = ranks.first_before_others(|| with_models_located(config))?;
-    let config = with_epochs_as_steps(config, ranks.count())?;
-    // Create the run folder only if the run can start on all ranks.
-    let mut state = TrainingState::open(&config, ranks, None)?;
-    ranks.barrier();
-    let create = if ranks.is_first() { RunFolder::create } else { RunFolder::created_elsewhere };
-    let folder = ranks.first_before_others(|| create(&config))?;
-    run(&mut state, &config, &folder, interrupted)
-}
-
-/// Continues the run in `dir` from its newest intact checkpoint. The number of ranks may differ from before.
-///
-/// # Errors
-/// There is no run, or all of its checkpoints are damaged; otherwise as [`train`].
-pub fn resume(dir: &Path, overrides: &[String], ranks: &Ranks, interrupted: &AtomicBool) -> Result<Outcome> {
-    let (folder, config) = RunFolder::open(dir, overrides)?;
-    config.validate()?;
-    ranks.on_each_device(&config.run.device, |ranks| resume_as_rank(&folder, &config, ranks, interrupted))
-}
-
-fn resume_as_rank(folder: &RunFolder, config: &RunConfig, ranks: &Ranks, interrupted: &AtomicBool) -> Result<Outcome> {
-    let config = &with_epochs_as_steps(config.clone(), ranks.count())?;
-    let checkpoint = newest(&folder.checkpoints(config.train.keep_checkpoints), ranks)?;
-    if checkpoint.is_none() && ranks.is_first() {
-        tracing::warn!("the run in {} has no checkpoint yet and starts from the beginning", config.run.dir.display());
-    }
-    run(&mut TrainingState::open(config, ranks, checkpoint.as_ref())?, config, folder, interrupted)
-}
-
-/// The newest checkpoint that is intact on the first rank: the same step on all ranks.
-fn newest(checkpoints: &CheckpointStore, ranks: &Ranks) -> Result<Option<Checkpoint>> {
-    let newest = if ranks.is_first() { checkpoints.latest()? } else { None };
-    let step = ranks.broadcast(&newest.as_ref().map(|newest| newest.step.to_string()).unwrap_or_default());
-    if ranks.is_first() || step.is_empty() {
-        return Ok(newest);
-    }
-    Ok(Some(checkpoints.of_step(step.parse()?).context("the first rank continues from a checkpoint")?))
-}
-
-fn run(state: &mut TrainingState, config: &RunConfig, folder: &RunFolder, interrupted: &AtomicBool) -> Result<Outcome> {
+/// The training diverges, a rank differs, or a file can't be written.
+pub(super) fn run(
+    state: &mut TrainingState,
+    config: &RunConfig,
+    folder: &RunFolder,
+    resumed: Option<&Checkpoint>,
+    interrupted: &AtomicBool,
+) -> Result<Outcome> {
     let (train, ranks) = (&config.train, state.ranks);
     let samples = ranks.count() * train.samples_per_step();
-    let checkpoints = folder.checkpoints(train.keep_checkpoints);
-    let mut journal = ranks.is_first().then(|| Journal::open(folder, train.steps, state.step)).transpose()?;
-    if let (Some(journal), 2..) = (&journal, ranks.count()) {
-        journal.print(&format!("ranks {}, machines {}, samples per step {samples}", ranks.count(), ranks.machines()));
+    let mut checkpoints = Guard::new(folder.checkpoints(train.keep_checkpoints), resumed, ranks.is_first());
+    let open = || Journal::open(folder, train.steps, state.learner.step, config);
+    let mut journal = ranks.is_first().then(open).transpose()?;
+    if ranks.is_first() && !is_quiet() {
+        print(&opening::text(state, config, samples));
     }
-    ranks.agree("the norm of the weights", weight_norm(&state.control))?;
-    let mut bad_steps = 0;
+    ranks.agree("the norm of the weights", weight_norm(&state.learner.module))?;
     let mut score = None;
-    while state.step < train.steps {
+    while state.learner.step < train.steps {
         let started = Instant::now();
-        let batches = state.batches(train.batch_size, train.accumulate)?;
+        let Some(batches) = state.batches(train.batch_size, train.accumulate, interrupted)? else {
+            tracing::warn!("the data source gives no samples: the run stops without them");
+            if state.learner.step > 0 && checkpoints.bad_steps() == 0 {
+                state.save(&mut checkpoints, score.take(), samples)?;
+            }
+            return Ok(Outcome::Interrupted(state.learner.step));
+        };
         let waited = started.elapsed();
         let inputs = state.prepare(&batches, config)?;
+        let learning_rate = state.learner.learning_rate();
         let (loss, norm) = state.take_step(inputs, config)?;
-        if loss.is_finite() && norm.is_finite() {
-            bad_steps = 0;
-        } else {
-            bad_steps += 1;
-            if let Some(journal) = &journal {
-                journal.print(&format!("step {}: loss {loss}, gradient norm {norm}: step skipped", state.step));
-            }
-        }
         let took = started.elapsed().as_secs_f64();
+        let step = state.learner.step;
+        let finite = loss.is_finite() && norm.is_finite();
+        if let (Some(journal), false) = (&journal, finite) {
+            journal.print(&format!("step {step}: loss {loss}, gradient norm {norm}: step skipped"));
+        }
         let mut metrics = StepMetrics {
-            step: state.step,
+            step,
             loss,
-            learning_rate: state.optimizer.learning_rate(state.step),
+            learning_rate,
             grad_norm: norm,
             images_per_second: samples as f64 / took,
             data_wait: Some(ranks.mean(waited.as_secs_f64() / took)),
             ..StepMetrics::default()
         };
-        state.step += 1;
-        if state.step.is_multiple_of(train.validate_every) || state.step == train.steps {
+        state.learner.step += 1;
+        checkpoints.step(state.learner.step, finite)?;
+        let last = state.learner.step == train.steps;
+        if state.learner.step.is_multiple_of(train.validate_every) || last {
             let loss = validation_loss(state, config)?;
             score = Some(-loss);
             metrics.more.insert("validation_loss".into(), Some(loss));
-            if let Some(journal) = &mut journal {
-                let sheet = sheet(&state.base, &state.branch(config), &state.held_out, &config.evaluate)?.draw();
-                journal.validation(state.step, loss, &sheet)?;
+            // Pictures of weights that are lost show nothing.
+            if let Some(journal) = journal.as_mut().filter(|_| loss.is_finite()) {
+                let sheet = sheet(&state.base, &state.branch(config), &state.held_out, &config.evaluate)?;
+                journal.sheet(step, &sheet.draw())?;
+                metrics.more.extend(quality::of_sheet(&sheet));
             }
             ranks.barrier();
         }
         if let Some(journal) = &mut journal {
             journal.step(&metrics)?;
         }
-        if bad_steps >= train.max_bad_steps {
-            bail!("{}", diverged(bad_steps, &checkpoints));
+        if checkpoints.bad_steps() >= train.max_bad_steps {
+            let reason = format!("the loss was not finite for {} steps in a row", checkpoints.bad_steps());
+            return Err(checkpoints.diverged(&reason, RATE));
+        }
+        if last && !score.is_some_and(f64::is_finite) {
+            return Err(checkpoints.diverged("the validation loss after the last step is not finite", RATE));
         }
         let stop = ranks.any(interrupted.load(Ordering::Relaxed));
-        if state.step.is_multiple_of(train.checkpoint_every) || state.step == train.steps || stop {
-            ranks.agree("the norm of the weights", weight_norm(&state.control))?;
-            if ranks.is_first() {
-                state.save(&checkpoints, score.take(), samples)?;
+        if state.learner.step.is_multiple_of(train.checkpoint_every) || last || stop {
+            state.learner.check().map_err(|error| checkpoints.diverged(&error.to_string(), RATE))?;
+            ranks.agree("the norm of the weights", weight_norm(&state.learner.module))?;
+            // After the last step, the validation loss has shown what the next steps would.
+            if checkpoints.bad_steps() == 0 || last {
+                state.save(&mut checkpoints, score.take(), samples)?;
+                if last {
+                    checkpoints.prove()?;
+                }
+            } else if let Some(journal) = &journal {
+                journal.print(&format!("step {step}: no checkpoint is written, because the loss is not finite"));
             }
         }
-        if stop && state.step < train.steps {
-            return Ok(Outcome::Interrupted(state.step));
+        if stop && !last {
+            return Ok(Outcome::Interrupted(state.learner.step));
         }
     }
-    drop(journal);
-    let skipped = state.skipped_pictures();
-    if ranks.is_first() {
-        state.write_model(config, folder)?;
-        summary::write(state, config, folder, skipped)?;
-    }
-    ranks.barrier();
-    Ok(Outcome::Finished)
+    finish(state, config, folder, journal, interrupted)
 }
 
-fn diverged(bad_steps: u32, checkpoints: &CheckpointStore) -> String {
-    let last = match checkpoints.latest() {
-        Ok(Some(checkpoint)) => format!("the last good checkpoint is {}", checkpoint.dir.display()),
-        _ => "there is no checkpoint yet".into(),
-    };
-    format!("the loss was not finite for {bad_steps} steps in a row; {last}; lower train.learning_rate")
+/// Evaluates the trained branch and writes what is left to write.
+fn finish(
+    state: &TrainingState,
+    config: &RunConfig,
+    folder: &RunFolder,
+    journal: Option<Journal>,
+    interrupted: &AtomicBool,
+) -> Result<Outcome> {
+    let dir = config.run.dir.display();
+    let _phase = ends_at_once(format!(
+        "the run is trained, but its figures are missing; compute them with: spire train --resume {dir}"
+    ));
+    // An interruption before this phase.
+    if state.ranks.any(interrupted.load(Ordering::Relaxed)) {
+        return Ok(Outcome::Interrupted(state.learner.step));
+    }
+    let skipped = state.skipped_pictures();
+    if let Some(mut journal) = journal {
+        journal.finish_steps();
+        let steps = metrics::read(&folder.metrics())?;
+        ensure!(
+            steps.iter().any(|step| step.loss.is_finite()),
+            "no step had a finite loss, so nothing was trained; lower {RATE}, or compute in f32 (model.precision, \
+             model.control_precision)"
+        );
+        state.write_model(config, folder)?;
+        if let Some(restored) = summary::write(state, config, folder, &steps, skipped)? {
+            journal.evaluation(config.train.steps - 1, restored.figures())?;
+        }
+    }
+    state.ranks.barrier();
+    Ok(Outcome::Finished)
 }

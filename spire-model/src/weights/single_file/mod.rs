@@ -8,6 +8,7 @@ mod unet;
 mod vae;
 
 use anyhow::{Context, Result, ensure};
+pub(crate) use unet::control_net;
 
 use super::Tensors;
 use crate::clip::ClipTextConfig;

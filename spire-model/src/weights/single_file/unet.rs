@@ -15,14 +15,36 @@ const HEAD_WIDTH: usize = 64;
 const HEADS: usize = 8;
 
 pub fn convert(tensors: &Tensors) -> Result<(UNetConfig, Tensors)> {
-    let config = config(tensors)?;
+    let [out_channels, _, _, _] = tensors.shape("out.2.weight")?;
+    let config = config(tensors, out_channels)?;
+    config.check_decoder()?;
     let layers = config.layers_per_block.get(0).unwrap_or(1);
     Ok((config, tensors.renamed(|name| Some(diffusers_name(name, layers)))))
 }
 
-fn config(tensors: &Tensors) -> Result<UNetConfig> {
+/// A control branch in this layout, under diffusers' names: a copy of the encoder with `zero_convs` and `middle_block_out`. Its
+/// inputs are all that its first convolution reads.
+///
+/// # Errors
+/// The shapes do not describe such a branch.
+pub fn control_net(tensors: &Tensors) -> Result<(UNetConfig, Tensors)> {
+    let [_, in_channels, _, _] = tensors.shape("input_blocks.0.0.weight")?;
+    let config = config(tensors, in_channels)?;
+    let layers = config.layers_per_block.get(0).unwrap_or(1);
+    let renamed = tensors.renamed(|name| {
+        let zero = name.strip_prefix("zero_convs.").and_then(|rest| rest.split_once(".0."));
+        Some(match (zero, name.strip_prefix("middle_block_out.0.")) {
+            (Some((i, kind)), _) => format!("controlnet_down_blocks.{i}.{kind}"),
+            (None, Some(kind)) => format!("controlnet_mid_block.{kind}"),
+            (None, None) => diffusers_name(name, layers),
+        })
+    });
+    Ok((config, renamed))
+}
+
+/// The sizes of an encoder and its middle block.
+fn config(tensors: &Tensors, out_channels: usize) -> Result<UNetConfig> {
     let [first_width, in_channels, _, _] = tensors.shape("input_blocks.0.0.weight")?;
-    let [out_channels, _, _, _] = tensors.shape("out.2.weight")?;
     let inputs = count(tensors, "input_blocks.");
     // Every resolution except the last ends with a downsampling layer.
     let halving: Vec<_> = (1..inputs).filter(|i| tensors.has(&format!("input_blocks.{i}.0.op."))).collect();
@@ -68,7 +90,6 @@ fn config(tensors: &Tensors) -> Result<UNetConfig> {
     };
     ensure!(config.block_out_channels[0] == first_width, "the first convolution has {first_width} channels");
     config.check()?;
-    config.check_decoder()?;
     Ok(config)
 }
 

@@ -14,7 +14,7 @@ use spire_model::cost;
 use spire_model::decoupling::PromptRouting;
 use spire_model::fusion::Fusion;
 use spire_model::scheduler::NoiseSchedule;
-use spire_model::weights::{Tensors, check_fit, parameters};
+use spire_model::weights::{Tensors, check_weights, parameters};
 
 use self::parts::{Costs, Part, PartKind};
 use crate::config::RunConfig;
@@ -38,8 +38,8 @@ pub struct DryRun {
     image_encoder: Option<u64>,
 }
 
-/// Checks a run as far as possible without computing, and counts what it needs. It reads only the headers of weights,
-/// allocates no tensors and writes nothing. A model on the Hugging Face Hub is downloaded as for a run.
+/// Checks a run as far as possible without computing, and counts what it needs. It reads weights one tensor at a
+/// time, allocates no models and writes nothing. A model on the Hugging Face Hub is downloaded as for a run.
 ///
 /// # Errors
 /// As [`train`](crate::training::train), up to its first step. If the run folder exists already, that is only a
@@ -49,6 +49,7 @@ pub fn dry_run(config: RunConfig) -> Result<DryRun> {
     if let Err(taken) = RunFolder::check_free(&config) {
         tracing::warn!("{taken:#}");
     }
+    config.remarks().iter().for_each(|remark| tracing::warn!("{remark}"));
     count(config)
 }
 
@@ -101,7 +102,7 @@ fn control_config(config: &RunConfig, base: &BaseConfig) -> Result<ControlConfig
     let control = match &config.model.control {
         Some(folder) => {
             let control = ControlConfig::read(folder)?;
-            check_fit(&Control::new(&control, device)?, &Tensors::in_folder(folder)?)?;
+            check_weights(&Control::new(&control, device)?, &Tensors::in_folder(folder)?)?;
             control
         }
         None => {
@@ -120,8 +121,8 @@ fn control_config(config: &RunConfig, base: &BaseConfig) -> Result<ControlConfig
         base.vae.block_out_channels.len()
     );
     if let (Some(folder), None) = (&config.model.embedding, &config.model.control) {
-        let fresh = ConditioningEmbedding::fresh(&config.model.embedding_channels, base.unet.in_channels, device)?;
-        check_fit(&fresh, &Tensors::in_folder(folder)?)?;
+        let fresh = ConditioningEmbedding::fresh(&config.model.embedding_channels(), base.unet.in_channels, device)?;
+        check_weights(&fresh, &Tensors::in_folder(folder)?)?;
     }
     Ok(control)
 }
@@ -130,7 +131,7 @@ fn control_config(config: &RunConfig, base: &BaseConfig) -> Result<ControlConfig
 fn image_encoder(config: &RunConfig) -> Result<Option<u64>> {
     let Some(folder) = config.model.image_encoder() else { return Ok(None) };
     let tower = ClipVision::new(&ClipVisionConfig::read(&folder)?, &Device::flex())?;
-    check_fit(&tower, &Tensors::in_folder(&folder)?)?;
+    check_weights(&tower, &Tensors::in_folder(&folder)?)?;
     let numbers = |parameter: &spire_model::weights::Parameter| parameter.shape.iter().product::<usize>() as u64;
     Ok(Some(parameters(&tower).iter().map(numbers).sum()))
 }

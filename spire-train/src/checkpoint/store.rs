@@ -1,79 +1,18 @@
-//! Checkpoints that survive a kill at any moment. Each is a directory that one rename makes visible when it is
-//! complete. Its manifest has checksums, which are verified when files are read.
-//!
-//! ```text
-//! checkpoints/
-//!   step-00000100/   manifest.json, control.safetensors, …
-//!   step-00000200/
-//!   .tmp-step-00000300/   incomplete: being written, or left by a kill
-//! ```
+//! The checkpoints of a run: how they are written, which one a run continues from, which ones are removed.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-use spire_core::atomic_write::{TEMPORARY, WriteError, sync_dir, write_synced};
-use spire_core::checksum::sha256;
-use thiserror::Error;
+use spire_core::atomic_write::{TEMPORARY, sync_dir, write_atomic, write_synced};
 use tracing::warn;
 
-/// The version of the layout of a checkpoint directory.
-const FORMAT: u32 = 1;
-const MANIFEST: &str = "manifest.json";
-
-/// Why a checkpoint could not be written or read.
-#[derive(Debug, Error)]
-pub enum CheckpointError {
-    /// An operating system error.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// The error.
-        source: io::Error,
-    },
-    /// A name that can't be a file of a checkpoint.
-    #[error("{name:?} can't name a file of a checkpoint: use a plain file name other than {MANIFEST}")]
-    Name {
-        /// The name.
-        name: String,
-    },
-    /// The checkpoint has no such file.
-    #[error("the checkpoint {dir} holds no {name}; it holds {}", .held.join(", "))]
-    Missing {
-        /// The checkpoint.
-        dir: PathBuf,
-        /// The requested file.
-        name: String,
-        /// The files that exist.
-        held: Vec<String>,
-    },
-    /// The checkpoint is incomplete or corrupt.
-    #[error("the checkpoint {dir} is damaged: {reason}")]
-    Damaged {
-        /// The checkpoint.
-        dir: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// All checkpoints are damaged.
-    #[error("every checkpoint in {dir} is damaged; restore one from a backup, or remove the run and start again:{}",
-        .reasons.iter().map(|reason| format!("\n  {reason}")).collect::<String>())]
-    AllDamaged {
-        /// The directory of checkpoints.
-        dir: PathBuf,
-        /// What is wrong with each, newest first.
-        reasons: Vec<String>,
-    },
-}
-
-impl From<WriteError> for CheckpointError {
-    fn from(WriteError { path, source }: WriteError) -> Self {
-        Self::Io { path, source }
-    }
-}
+use super::error::CheckpointError;
+use super::retention::{Candidate, kept};
+use super::saved::{
+    Checkpoint, FORMAT, FileRecord, MANIFEST, Manifest, Standing, directory_name, is_plain_name, step_of,
+};
 
 type Result<T, E = CheckpointError> = std::result::Result<T, E>;
 
@@ -84,35 +23,9 @@ pub struct CheckpointStore {
     keep_last: usize,
 }
 
-/// A checkpoint that was intact when it was opened.
-#[derive(Clone, Debug)]
-pub struct Checkpoint {
-    /// Optimiser steps done.
-    pub step: u64,
-    /// The directory that holds its files.
-    pub dir: PathBuf,
-    /// Its validation score; higher is better.
-    pub score: Option<f64>,
-    files: BTreeMap<String, FileRecord>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Manifest {
-    format: u32,
-    step: u64,
-    score: Option<f64>,
-    files: BTreeMap<String, FileRecord>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct FileRecord {
-    bytes: u64,
-    sha256: String,
-}
-
 impl CheckpointStore {
-    /// The store in `dir`, which may not exist yet. It keeps the newest `keep_last` checkpoints (at least one) and the
-    /// best.
+    /// The store in `dir`, which may not exist yet. It keeps the newest `keep_last` checkpoints, at least one, and those
+    /// that [`kept`] adds.
     pub fn new(dir: impl Into<PathBuf>, keep_last: usize) -> Self {
         Self { dir: dir.into(), keep_last: keep_last.max(1) }
     }
@@ -134,12 +47,12 @@ impl CheckpointStore {
         files: impl IntoIterator<Item = Result<(&'a str, Vec<u8>), E>>,
         score: Option<f64>,
     ) -> Result<PathBuf, E> {
-        fs::create_dir_all(&self.dir).map_err(io_error(&self.dir))?;
+        fs::create_dir_all(&self.dir).map_err(CheckpointError::io(&self.dir))?;
         self.remove_temporaries()?;
 
         let name = directory_name(step);
         let temporary = self.dir.join(format!("{TEMPORARY}{name}"));
-        fs::create_dir(&temporary).map_err(io_error(&temporary))?;
+        fs::create_dir(&temporary).map_err(CheckpointError::io(&temporary))?;
         let mut records = BTreeMap::new();
         for file in files {
             let (name, bytes) = file?;
@@ -147,34 +60,37 @@ impl CheckpointStore {
                 return Err(CheckpointError::Name { name: name.to_owned() }.into());
             }
             write_synced(&temporary.join(name), &bytes).map_err(CheckpointError::from)?;
-            records.insert(name.to_owned(), FileRecord { bytes: bytes.len() as u64, sha256: sha256(&bytes) });
+            records.insert(name.to_owned(), FileRecord::of(&bytes));
         }
-        let manifest =
-            Manifest { format: FORMAT, step, score: score.filter(|score| score.is_finite()), files: records };
-        let manifest = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data");
-        write_synced(&temporary.join(MANIFEST), &manifest).map_err(CheckpointError::from)?;
+        let score = score.filter(|score| score.is_finite());
+        let manifest = Manifest { format: FORMAT, step, score, standing: Standing::New, files: records };
+        write_synced(&temporary.join(MANIFEST), &manifest.to_json()).map_err(CheckpointError::from)?;
         sync_dir(&temporary).map_err(CheckpointError::from)?;
 
         let dir = self.dir.join(&name);
         if dir.exists() {
             let replaced = self.dir.join(format!("{TEMPORARY}replaced-{name}"));
-            fs::rename(&dir, &replaced).map_err(io_error(&dir))?;
+            fs::rename(&dir, &replaced).map_err(CheckpointError::io(&dir))?;
         }
-        fs::rename(&temporary, &dir).map_err(io_error(&dir))?;
+        fs::rename(&temporary, &dir).map_err(CheckpointError::io(&dir))?;
         sync_dir(&self.dir).map_err(CheckpointError::from)?;
         self.remove_temporaries()?;
         self.prune(step)?;
         Ok(dir)
     }
 
-    /// The newest intact checkpoint; `None` without checkpoints. A warning names each newer checkpoint that is damaged,
-    /// with the reason.
+    /// The newest intact checkpoint that is not marked as bad; `None` without one. A warning names each newer one that is
+    /// left out, with the reason.
     ///
     /// # Errors
-    /// All checkpoints are damaged, or the directory can't be read.
+    /// Checkpoints are damaged and none can be used, or the directory can't be read.
     pub fn latest(&self) -> Result<Option<Checkpoint>> {
         let mut reasons = Vec::new();
-        for (_, dir) in self.by_step()?.into_iter().rev() {
+        for (step, dir) in self.by_step()?.into_iter().rev() {
+            if Manifest::read(&dir).is_ok_and(|manifest| manifest.standing == Standing::Bad) {
+                warn!("{} is left out: the steps after it were not finite (--from {step} uses it)", dir.display());
+                continue;
+            }
             match Checkpoint::open(&dir) {
                 Ok(checkpoint) => return Ok(Some(checkpoint)),
                 Err(error) => {
@@ -191,16 +107,23 @@ impl CheckpointStore {
     /// # Errors
     /// It does not exist, or it is damaged.
     pub fn of_step(&self, step: u64) -> Result<Checkpoint> {
-        Checkpoint::open(self.dir.join(directory_name(step)))
+        let dir = self.dir.join(directory_name(step));
+        if !dir.is_dir() {
+            let held = self.by_step()?.into_iter().map(|(step, _)| step).collect();
+            return Err(CheckpointError::NoStep { dir: self.dir.clone(), step, held });
+        }
+        Checkpoint::open(dir)
     }
 
-    /// The intact checkpoint with the highest score, the newest of equal ones; `None` if none has a score.
+    /// The intact checkpoint with the highest score, the newest of equal ones; `None` if none has a score. Those that are
+    /// marked as bad don't count.
     ///
     /// # Errors
     /// The directory can't be read.
     pub fn best(&self) -> Result<Option<Checkpoint>> {
+        let score = |dir: &Path| Manifest::read(dir).ok().filter(|it| it.standing != Standing::Bad)?.score;
         let mut scored: Vec<(f64, PathBuf)> =
-            self.by_step()?.into_iter().filter_map(|(_, dir)| Some((score_of(&dir)?, dir))).collect();
+            self.by_step()?.into_iter().filter_map(|(_, dir)| Some((score(&dir)?, dir))).collect();
         scored.sort_by(|a, b| a.0.total_cmp(&b.0));
         for (_, dir) in scored.into_iter().rev() {
             match Checkpoint::open(&dir) {
@@ -211,21 +134,61 @@ impl CheckpointStore {
         Ok(None)
     }
 
-    /// Of the checkpoints up to `step`, removes all but the newest `keep_last` and the best.
+    /// Marks the checkpoint of `step` as good, and earlier ones of which nothing is known yet.
+    ///
+    /// # Errors
+    /// A manifest can't be written.
+    pub fn mark_good(&self, step: u64) -> Result<()> {
+        self.mark(|other, known| other == step || (other < step && known == Standing::New), Standing::Good)
+    }
+
+    /// Marks the checkpoints of `steps` as bad.
+    ///
+    /// # Errors
+    /// A manifest can't be written.
+    pub fn mark_bad(&self, steps: &[u64]) -> Result<()> {
+        self.mark(|step, _| steps.contains(&step), Standing::Bad)
+    }
+
+    /// Damaged checkpoints stay as they are.
+    fn mark(&self, chosen: impl Fn(u64, Standing) -> bool, standing: Standing) -> Result<()> {
+        for (step, dir) in self.by_step()? {
+            if let Ok(manifest) = Manifest::read(&dir)
+                && chosen(step, manifest.standing)
+            {
+                write_atomic(&dir.join(MANIFEST), &Manifest { standing, ..manifest }.to_json())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the checkpoints after `step` into `folder`, which exists. Returns their number.
+    ///
+    /// # Errors
+    /// One can't be moved.
+    pub fn move_later(&self, step: u64, folder: &Path) -> Result<usize> {
+        let later: Vec<_> = self.by_step()?.into_iter().filter(|(other, _)| *other > step).collect();
+        for (step, dir) in &later {
+            fs::rename(dir, folder.join(directory_name(*step))).map_err(CheckpointError::io(dir))?;
+        }
+        Ok(later.len())
+    }
+
+    /// Of the checkpoints up to `step`, removes all but those that [`kept`] chooses.
     fn prune(&self, step: u64) -> Result<()> {
         let mut all = self.by_step()?;
         all.retain(|(other, _)| *other <= step);
-        let best = all
-            .iter()
-            .filter_map(|(step, dir)| Some((score_of(dir)?, *step)))
-            .max_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)))
-            .map(|(_, step)| step);
-        all.truncate(all.len().saturating_sub(self.keep_last));
-        for (_, dir) in all.into_iter().filter(|(step, _)| Some(*step) != best) {
+        let candidate = |(step, dir): &(u64, PathBuf)| {
+            let Manifest { score, standing, .. } = Manifest::read(dir).ok()?;
+            Some(Candidate { step: *step, score, standing })
+        };
+        let candidates: Vec<Candidate> = all.iter().filter_map(candidate).collect();
+        let kept = kept(&candidates, self.keep_last);
+        for (_, dir) in all.into_iter().filter(|(step, _)| !kept.contains(step)) {
             // Rename first, so that a kill during the removal leaves no incomplete checkpoint.
             let doomed = self.dir.join(format!("{TEMPORARY}{}", dir.file_name().unwrap_or_default().display()));
-            fs::rename(&dir, &doomed).map_err(io_error(&dir))?;
-            fs::remove_dir_all(&doomed).map_err(io_error(&doomed))?;
+            fs::rename(&dir, &doomed).map_err(CheckpointError::io(&dir))?;
+            fs::remove_dir_all(&doomed).map_err(CheckpointError::io(&doomed))?;
         }
         Ok(())
     }
@@ -234,11 +197,11 @@ impl CheckpointStore {
     fn by_step(&self) -> Result<Vec<(u64, PathBuf)>> {
         let entries = match fs::read_dir(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(io_error(&self.dir))?,
+            entries => entries.map_err(CheckpointError::io(&self.dir))?,
         };
         let mut found = Vec::new();
         for entry in entries {
-            let path = entry.map_err(io_error(&self.dir))?.path();
+            let path = entry.map_err(CheckpointError::io(&self.dir))?.path();
             if let Some(step) = step_of(&path) {
                 found.push((step, path));
             }
@@ -248,90 +211,14 @@ impl CheckpointStore {
     }
 
     fn remove_temporaries(&self) -> Result<()> {
-        for entry in fs::read_dir(&self.dir).map_err(io_error(&self.dir))? {
-            let entry = entry.map_err(io_error(&self.dir))?;
+        for entry in fs::read_dir(&self.dir).map_err(CheckpointError::io(&self.dir))? {
+            let entry = entry.map_err(CheckpointError::io(&self.dir))?;
             if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
-                fs::remove_dir_all(entry.path()).map_err(io_error(&entry.path()))?;
+                fs::remove_dir_all(entry.path()).map_err(CheckpointError::io(&entry.path()))?;
             }
         }
         Ok(())
     }
-}
-
-impl Checkpoint {
-    /// Opens the checkpoint in `dir` and verifies the checksum of every file.
-    ///
-    /// # Errors
-    /// The manifest is missing or unreadable, or a file is missing, truncated or changed.
-    pub fn open(dir: impl Into<PathBuf>) -> Result<Self> {
-        let dir = dir.into();
-        let damaged = |reason: String| CheckpointError::Damaged { dir: dir.clone(), reason };
-        let manifest = fs::read(dir.join(MANIFEST)).map_err(|error| damaged(format!("{MANIFEST}: {error}")))?;
-        let manifest: Manifest =
-            serde_json::from_slice(&manifest).map_err(|error| damaged(format!("{MANIFEST}: {error}")))?;
-        if manifest.format != FORMAT {
-            return Err(damaged(format!("its format is {}, and only {FORMAT} is understood", manifest.format)));
-        }
-        if step_of(&dir).is_some_and(|step| step != manifest.step) {
-            return Err(damaged(format!("{MANIFEST} is of step {}", manifest.step)));
-        }
-        if let Some(name) = manifest.files.keys().find(|name| !is_plain_name(name)) {
-            return Err(damaged(format!("{MANIFEST} names a file outside: {name:?}")));
-        }
-        let checkpoint = Self { step: manifest.step, score: manifest.score, files: manifest.files, dir };
-        for name in checkpoint.files.keys() {
-            checkpoint.read(name)?;
-        }
-        Ok(checkpoint)
-    }
-
-    /// The content of a file; its checksum is verified again.
-    ///
-    /// # Errors
-    /// The checkpoint has no such file, or the file has been changed or removed.
-    pub fn read(&self, name: &str) -> Result<Vec<u8>> {
-        let record = self.files.get(name).ok_or_else(|| CheckpointError::Missing {
-            dir: self.dir.clone(),
-            name: name.to_owned(),
-            held: self.files.keys().cloned().collect(),
-        })?;
-        let damaged = |reason: String| CheckpointError::Damaged { dir: self.dir.clone(), reason };
-        let bytes = fs::read(self.dir.join(name)).map_err(|error| damaged(format!("{name}: {error}")))?;
-        if bytes.len() as u64 != record.bytes {
-            return Err(damaged(format!("{name} has {} bytes of {}", bytes.len(), record.bytes)));
-        }
-        if sha256(&bytes) != record.sha256 {
-            return Err(damaged(format!("{name} does not match its checksum")));
-        }
-        Ok(bytes)
-    }
-
-    /// The names of its files.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.files.keys().map(String::as_str)
-    }
-}
-
-fn io_error(path: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
-    let path = path.to_owned();
-    move |source| CheckpointError::Io { path, source }
-}
-
-fn directory_name(step: u64) -> String {
-    format!("step-{step:08}")
-}
-
-fn step_of(dir: &Path) -> Option<u64> {
-    dir.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()
-}
-
-fn score_of(dir: &Path) -> Option<f64> {
-    serde_json::from_slice::<Manifest>(&fs::read(dir.join(MANIFEST)).ok()?).ok()?.score
-}
-
-fn is_plain_name(name: &str) -> bool {
-    let mut parts = Path::new(name).components();
-    name != MANIFEST && matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name)
 }
 
 #[cfg(test)]
@@ -364,7 +251,8 @@ mod tests {
         let dir = store.save(100, files(100), Some(21.5)).unwrap();
         assert!(dir.ends_with("checkpoints/step-00000100"));
         let checkpoint = store.latest().unwrap().unwrap();
-        assert_eq!((checkpoint.step, checkpoint.score), (100, Some(21.5)));
+        assert_eq!(checkpoint.step, 100);
+        assert_eq!(Manifest::read(&checkpoint.dir).unwrap().score, Some(21.5));
         for (name, bytes) in files(100).map(Result::unwrap) {
             assert_eq!(checkpoint.read(name).unwrap(), bytes);
         }
@@ -465,18 +353,71 @@ mod tests {
         assert!(message.contains("step-00000001") && message.contains("step-00000002"), "{message}");
     }
 
+    /// Saves a checkpoint and marks it as good.
+    fn save_good(store: &CheckpointStore, step: u64, score: Option<f64>) {
+        store.save(step, files(step), score).unwrap();
+        store.mark_good(step).unwrap();
+    }
+
     #[test]
     fn the_newest_and_the_best_are_kept() {
         let (_guard, store) = store(2);
         for (step, score) in [(1, Some(1.0)), (2, Some(9.0)), (3, None), (4, Some(f64::NAN)), (5, Some(8.0)), (6, None)]
         {
-            store.save(step, files(step), score).unwrap();
+            save_good(&store, step, score);
         }
         assert_eq!(steps(&store), [2, 5, 6]);
         assert_eq!(store.best().unwrap().unwrap().step, 2);
-        store.save(7, files(7), Some(10.0)).unwrap();
-        store.save(8, files(8), None).unwrap();
+        save_good(&store, 7, Some(10.0));
+        save_good(&store, 8, None);
         assert_eq!(steps(&store), [7, 8]);
+    }
+
+    #[test]
+    fn a_bad_one_is_left_out_and_displaces_no_other() {
+        let (_guard, store) = store(1);
+        save_good(&store, 1, Some(1.0));
+        store.save(2, files(2), Some(2.0)).unwrap();
+        store.mark_bad(&[2]).unwrap();
+        assert_eq!(store.latest().unwrap().unwrap().step, 1);
+        assert_eq!(store.best().unwrap().unwrap().step, 1);
+        // Marking changes no file but the manifest.
+        assert_eq!(store.of_step(2).unwrap().read("control.safetensors").unwrap(), vec![2; 1000]);
+        store.mark_good(9).unwrap();
+        assert_eq!(store.latest().unwrap().unwrap().step, 1);
+        // Written again by a run that continued from the first, it counts as new.
+        store.save(2, files(2), None).unwrap();
+        assert_eq!(store.latest().unwrap().unwrap().step, 2);
+        store.mark_bad(&[2]).unwrap();
+        save_good(&store, 3, None);
+        assert_eq!(steps(&store), [1, 3], "the best, the newest, and no bad one");
+    }
+
+    #[test]
+    fn later_ones_are_moved_and_a_missing_step_lists_the_others() {
+        let (guard, store) = store(9);
+        for step in [1, 2, 3] {
+            store.save(step, files(step), None).unwrap();
+        }
+        let folder = guard.path().join("abandoned");
+        fs::create_dir(&folder).unwrap();
+        assert_eq!(store.move_later(1, &folder).unwrap(), 2);
+        assert_eq!(steps(&store), [1]);
+        assert_eq!(Checkpoint::open(folder.join("step-00000003")).unwrap().step, 3);
+        let error = store.of_step(7).unwrap_err().to_string();
+        assert!(error.contains("no checkpoint of step 7") && error.ends_with("there are 1"), "{error}");
+    }
+
+    #[test]
+    fn a_checkpoint_of_an_earlier_version_counts_as_new() {
+        let (_guard, store) = store(1);
+        let path = store.save(1, files(1), None).unwrap().join(MANIFEST);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains("  \"standing\": \"new\",\n"), "{text}");
+        fs::write(&path, text.replace("  \"standing\": \"new\",\n", "")).unwrap();
+        assert_eq!(store.latest().unwrap().unwrap().step, 1);
+        store.mark_good(1).unwrap();
+        assert!(fs::read_to_string(&path).unwrap().contains("\"good\""));
     }
 
     #[test]
@@ -487,9 +428,10 @@ mod tests {
         fs::create_dir(&later).unwrap();
         store.save(2, files(2), None).unwrap();
         assert_eq!(store.latest().unwrap().unwrap().step, 2);
+        store.mark_good(2).unwrap();
         store.save(9, files(9), None).unwrap();
         assert_eq!(store.latest().unwrap().unwrap().step, 9);
-        assert_eq!(steps(&store), [9]);
+        assert_eq!(steps(&store), [2, 9], "the newest and the newest good one");
     }
 
     #[test]

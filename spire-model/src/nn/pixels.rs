@@ -1,0 +1,105 @@
+//! Rearrangement of channels and pixels, and reflection at the edges.
+
+use burn::tensor::module::interpolate;
+use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
+use burn::tensor::{Int, Tensor, TensorData};
+
+/// PyTorch's `PixelShuffle`: `[batch, factor² · channels, height, width]` to
+/// `[batch, channels, factor · height, factor · width]`.
+pub fn pixel_shuffle(x: Tensor<4>, factor: usize) -> Tensor<4> {
+    let [batch, channels, height, width] = x.dims();
+    let channels = channels / factor.pow(2);
+    x.reshape([batch, channels, factor, factor, height, width]).permute([0, 1, 4, 2, 5, 3]).reshape([
+        batch,
+        channels,
+        factor * height,
+        factor * width,
+    ])
+}
+
+/// PyTorch's `PixelUnshuffle`, the inverse of [`pixel_shuffle`]; `factor` divides height and width.
+pub fn pixel_unshuffle(x: Tensor<4>, factor: usize) -> Tensor<4> {
+    let [batch, channels, height, width] = x.dims();
+    let (height, width) = (height / factor, width / factor);
+    x.reshape([batch, channels, height, factor, width, factor]).permute([0, 1, 3, 5, 2, 4]).reshape([
+        batch,
+        channels * factor.pow(2),
+        height,
+        width,
+    ])
+}
+
+/// Every pixel as a square of two by two: `[batch, channels, height, width]` to twice the size.
+pub fn doubled(x: Tensor<4>) -> Tensor<4> {
+    let [_, _, height, width] = x.dims();
+    interpolate(x, InterpolateOptions::new(InterpolateMode::Nearest).with_output_size([2 * height, 2 * width]))
+}
+
+/// What lies beyond the last row and column.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mirror {
+    /// The picture's reflection without its edge, as in PyTorch's padding mode `reflect`.
+    WithoutEdge,
+    /// The picture's reflection with its edge.
+    WithEdge,
+    /// The edge again, as in PyTorch's padding mode `replicate`.
+    Edge,
+}
+
+/// Extends `[batch, channels, height, width]` downwards and to the right to `size`, height and width.
+pub fn extend(x: Tensor<4>, size: [usize; 2], mirror: Mirror) -> Tensor<4> {
+    size.into_iter().enumerate().fold(x, |x, (axis, to)| {
+        let from = x.dims()[2 + axis];
+        if from == to {
+            return x;
+        }
+        let places: Vec<i64> = (0..to).map(|place| mirror.source(place, from) as i64).collect();
+        let places = Tensor::<1, Int>::from_data(TensorData::new(places, [to]), &x.device());
+        x.select(2 + axis, places)
+    })
+}
+
+impl Mirror {
+    /// The row of `count` that is shown at `place`.
+    fn source(self, place: usize, count: usize) -> usize {
+        let (period, edge) = match self {
+            Self::Edge => return place.min(count - 1),
+            Self::WithEdge => (2 * count, 1),
+            // A single row has no neighbour to reflect.
+            Self::WithoutEdge => ((2 * (count - 1)).max(1), 0),
+        };
+        let place = place % period;
+        if place < count { place } else { period - edge - place }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    #[test]
+    fn shuffling_back_restores_a_picture() {
+        let values: Vec<f32> = (0..2 * 3 * 6 * 12).map(|i| i as f32).collect();
+        let x = Tensor::<4>::from_data(TensorData::new(values, [2, 3, 6, 12]), &Device::flex());
+        let small = pixel_unshuffle(x.clone(), 3);
+        assert_eq!(small.dims(), [2, 27, 2, 4]);
+        // Channel 1 of the nine is the pixel to the right.
+        assert_eq!(
+            small.clone().slice([0..1, 1..2, 0..1, 0..2]).into_data().iter::<f32>().collect::<Vec<_>>(),
+            [1.0, 4.0]
+        );
+        assert_eq!(pixel_shuffle(small, 3).into_data(), x.into_data());
+    }
+
+    #[test]
+    fn mirrors_reflect_as_often_as_needed() {
+        let shown = |mirror: Mirror, count| (0..7).map(|place| mirror.source(place, count)).collect::<Vec<_>>();
+        assert_eq!(shown(Mirror::WithoutEdge, 3), [0, 1, 2, 1, 0, 1, 2]);
+        assert_eq!(shown(Mirror::WithEdge, 3), [0, 1, 2, 2, 1, 0, 0]);
+        assert_eq!(shown(Mirror::Edge, 3), [0, 1, 2, 2, 2, 2, 2]);
+        assert_eq!(shown(Mirror::WithoutEdge, 1), [0; 7]);
+        assert_eq!(shown(Mirror::WithEdge, 1), [0; 7]);
+    }
+}
