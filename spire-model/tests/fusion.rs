@@ -238,6 +238,18 @@ fn an_embedding_that_was_fitted_to_the_other_range_computes_the_same_inside_the_
     assert!((back.forward(symmetric) - expected).abs().max().into_scalar::<f32>() < 1e-4);
 }
 
+#[test]
+fn a_converted_embedding_is_trained_like_any_other() {
+    let device = Device::flex().autodiff();
+    let unet = UNet::load(&folder(), &Device::flex()).unwrap();
+    let fitted = ConditioningEmbedding::fresh(&[4, 8, 8, 8], 4, &device).unwrap();
+    let control = branch(Fusion::ModulateSkip, &unet, &device).with_embedding(fitted, ConditioningRange::Symmetric);
+    let loss = control.embed(inputs().degraded).square().mean();
+    let gradients = GradientsParams::from_grads(loss.backward(), &control);
+    let without = without_gradient(&control, &gradients);
+    assert!(!without.iter().any(|name| name.starts_with("controlnet_cond_embedding")), "{without:?}");
+}
+
 /// With random values in the zero-initialised layers too, so that the fusion has an effect.
 fn noisy(control: Control) -> Control {
     struct Noise;
