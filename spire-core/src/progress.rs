@@ -19,7 +19,7 @@ static QUIET: AtomicBool = AtomicBool::new(false);
 /// Without a terminal, a long phase reports this often.
 const REPORT_EVERY: Duration = Duration::from_secs(30);
 
-/// Hides the progress of this process from now on. What is [printed](print) is still shown.
+/// Hides the progress of this process from now on. What is [printed](fn@print) is still shown.
 pub fn be_quiet() {
     QUIET.store(true, Ordering::Relaxed);
 }
