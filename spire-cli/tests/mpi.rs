@@ -164,7 +164,7 @@ fn two_ranks_take_the_steps_of_one_process_with_twice_the_batch() {
     let [both, batch, accumulated] = ["both", "batch", "accumulated"].map(|name| scratch.path().join(name));
     let printed = ok(two(&run(&both, 6, &["train.bucket_megabytes=1"])));
     assert_eq!(printed.matches("steps 6, loss").count(), 1, "the first rank alone speaks: {printed}");
-    let summary = std::fs::read_to_string(both.join("summary.json")).unwrap();
+    let summary = fs::read_to_string(both.join("summary.json")).unwrap();
     assert!(summary.contains("\"ranks\": 2"), "{summary}");
     ok(alone(&run(&batch, 6, &["train.batch_size=8"])));
     ok(alone(&run(&accumulated, 6, &["train.accumulate=2"])));
