@@ -1,7 +1,7 @@
 """What `spire serve` does under load: many restorations at once, hostile pictures, uploads and connections that break off.
 Prints the answers by status and the memory of the process, which it reads from /proc (Linux). Needs numpy and Pillow.
 
-    spire serve --port 7956 &
+    spire serve --port 7956
     python scripts/bench/playground.py 7956 PID
 """
 
