@@ -2,12 +2,18 @@
 //! all; inputs that are hostile.
 
 mod common;
+#[path = "common/copy.rs"]
+mod copy;
+#[path = "common/initial_branch.rs"]
+mod initial_branch;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::{command, error, ok, spire};
+use copy::copy_folder;
+use initial_branch::of_an_initial_branch;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 use spire_data::Picture;
@@ -36,18 +42,6 @@ fn without_room(blocks: u32, args: &[&str]) -> Output {
     let mut command = Command::new("sh");
     command.args(["-c", &script, env!("CARGO_BIN_EXE_spire")]).args(args);
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).output().unwrap()
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 fn in_repository(path: &str) -> PathBuf {
@@ -182,15 +176,6 @@ fn where_there_is_no_room_the_old_file_stays() {
     }
     let printed = error(without_room(200, &args));
     assert!(printed.contains(&format!("spire train --resume {}", run.display())), "{printed}");
-}
-
-/// The small configuration without the keys of a new branch.
-fn of_an_initial_branch(folder: &Path) -> PathBuf {
-    let config = fs::read_to_string(in_repository("configs/tiny.toml")).unwrap();
-    let kept: Vec<&str> = config.lines().filter(|line| !line.starts_with("embedding")).collect();
-    let path = folder.join("config.toml");
-    fs::write(&path, kept.join("\n")).unwrap();
-    path
 }
 
 #[test]

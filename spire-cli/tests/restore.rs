@@ -1,12 +1,15 @@
 //! `spire restore` with the real program and the built-in model.
 
 mod common;
+#[path = "common/copy.rs"]
+mod copy;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use common::{command, error, ok, spire};
+use copy::copy_folder;
 use spire_data::{Picture, png_text};
 use spire_restore::provenance::{KEYWORD, Provenance};
 use tempfile::TempDir;
@@ -176,17 +179,6 @@ fn a_base_with_a_branch_restores_without_a_run() {
     assert!(mean < 0.02, "{mean}");
 }
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let target = to.join(entry.file_name());
-        match entry.path().is_dir() {
-            true => copy(&entry.path(), &target),
-            false => _ = fs::copy(entry.path(), target).unwrap(),
-        }
-    }
-}
-
 fn tiny() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny")
 }
@@ -195,7 +187,7 @@ fn tiny() -> PathBuf {
 fn copied_base(scratch: &Path) -> PathBuf {
     let base = scratch.join("base");
     for part in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
-        copy(&tiny().join(part), &base.join(part));
+        copy_folder(&tiny().join(part), &base.join(part));
     }
     base
 }
@@ -248,7 +240,7 @@ fn the_built_in_model_says_what_it_knows_before_and_after() {
 fn a_branch_names_its_base() {
     let scratch = TempDir::new().unwrap();
     let (control, output) = (scratch.path().join("control"), scratch.path().join("out.png"));
-    copy(&tiny().join("control"), &control);
+    copy_folder(&tiny().join("control"), &control);
     let options = ["--control", control.to_str().unwrap()];
     let unknown = error(restore("tests/pictures/grey.jpg", &output, &options));
     assert!(unknown.contains("no model.toml") && unknown.contains("--base"), "{unknown}");

@@ -1,11 +1,14 @@
 //! Keys of training that change what a run computes, with the real program and the built-in model.
 
 mod common;
+#[path = "common/initial_branch.rs"]
+mod initial_branch;
 
 use std::fs;
 use std::path::Path;
 
 use common::{error, ok, spire};
+use initial_branch::of_an_initial_branch;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -73,11 +76,8 @@ fn a_new_branch_reads_pictures_from_0_to_1_and_one_of_an_early_version_keeps_its
     ok(train(&new, &["train.steps=1"]));
     assert_eq!(branch(&new)["conditioning_range"], json!([0, 1]));
     // A branch brings the shape of its own embedding.
-    let config = fs::read_to_string("../configs/tiny.toml").unwrap();
-    let kept: Vec<&str> = config.lines().filter(|line| !line.starts_with("embedding")).collect();
-    let path = scratch.path().join("config.toml");
-    fs::write(&path, kept.join("\n")).unwrap();
-    ok(train_of(path.to_str().unwrap(), &old, &["train.steps=1", "model.control=assets/tiny/control"]));
+    let config = of_an_initial_branch(scratch.path());
+    ok(train_of(config.to_str().unwrap(), &old, &["train.steps=1", "model.control=assets/tiny/control"]));
     assert_eq!(branch(&old).get("conditioning_range"), None);
     assert_eq!(branch(&old)["_class_name"], "SpireControl");
 }

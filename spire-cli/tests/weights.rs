@@ -1,29 +1,20 @@
 //! `spire weights` with the real program, and models that are found by name.
 
 mod common;
+#[path = "common/copy.rs"]
+mod copy;
 
 use std::fs;
 use std::path::Path;
 use std::process::Output;
 
 use common::{command, error, ok, spire};
+use copy::copy_folder;
 use tempfile::TempDir;
 
 /// Runs `spire` with its own Hugging Face cache and without network.
 fn with_cache(home: &Path, args: &[&str]) -> Output {
     command(args).env("HF_HOME", home).env_remove("HF_HUB_CACHE").env("HF_HUB_OFFLINE", "1").output().unwrap()
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 #[test]
@@ -45,7 +36,7 @@ fn every_layout_is_listed() {
 fn what_does_not_fit_is_listed_and_fails() {
     let scratch = TempDir::new().unwrap();
     let model = scratch.path().join("model");
-    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/layouts/tiny2"), &model);
+    copy_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/layouts/tiny2"), &model);
     let config = model.join("unet/config.json");
     let text = fs::read_to_string(&config).unwrap().replace("\"layers_per_block\": 1", "\"layers_per_block\": 2");
     fs::write(&config, text).unwrap();
@@ -63,7 +54,7 @@ fn a_name_is_found_in_the_cache_and_otherwise_the_error_says_how_to_get_it() {
     let home = TempDir::new().unwrap();
     let repository = home.path().join("hub/models--someone--small");
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny");
-    copy(&tiny, &repository.join("snapshots/0123abc"));
+    copy_folder(&tiny, &repository.join("snapshots/0123abc"));
     fs::create_dir_all(repository.join("refs")).unwrap();
     fs::write(repository.join("refs/main"), "0123abc").unwrap();
     let found = ok(with_cache(home.path(), &["weights", "inspect", "--summary", "someone/small"]));

@@ -11,7 +11,7 @@ use spire_core::{Picture, picture};
 use spire_data::degrade::resize::resize_plane;
 use spire_data::degrade::{Filter, resize};
 use spire_model::feedforward::{Network, NetworkKind, Tiling};
-use spire_model::weights::weights_file;
+use spire_model::weights::{checksum, weights_file};
 
 use crate::files::{FolderSummary, MOST_PIXELS, RestoredFile, restore_each};
 use crate::provenance::KEYWORD;
@@ -54,8 +54,7 @@ impl NetworkRestorer {
             kind.published()
         );
         let file = if weights.is_dir() { weights_file(weights)? } else { weights.to_owned() };
-        let bytes = std::fs::read(&file).with_context(|| format!("can't read {}", file.display()))?;
-        Ok(sha256(&bytes))
+        checksum::of_file(&file).with_context(|| format!("can't read {}", file.display()))
     }
 
     /// Loads a checkpoint. `tile` is the side of the tiles of large pictures; if not set, the default.

@@ -9,7 +9,7 @@ mod tiles;
 use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::RngExt;
 use rand_distr::StandardNormal;
@@ -206,13 +206,8 @@ pub fn restore_watched(
     watch: &mut dyn FnMut(&RestoringStep) -> ControlFlow<()>,
 ) -> Result<Option<Vec<Picture>>> {
     config.validate()?;
-    ensure!(!requests.is_empty(), "there is nothing to restore");
-    let (width, height) = (requests[0].degraded.width, requests[0].degraded.height);
+    let (width, height) = common_size(requests)?;
     ensure!(width > 0 && height > 0, "a picture without pixels can't be restored");
-    ensure!(
-        requests.iter().all(|request| (request.degraded.width, request.degraded.height) == (width, height)),
-        "pictures that are restored in one batch must have one size"
-    );
     let padded: Vec<_> = requests
         .iter()
         .map(|request| Request { degraded: pad(&request.degraded, base.side_multiple()), ..request.clone() })
@@ -220,8 +215,7 @@ pub fn restore_watched(
     let device = base.unet.conv_in().weight.val().device();
     let shape = latent_shape(base, &padded[0].degraded);
     let noise = Tensor::cat(requests.iter().map(|request| initial_noise(request.seed, shape, &device)).collect(), 0);
-    let size = Some((width, height));
-    let restored = run(base, control, config, &padded, noise, size, watch)?;
+    let restored = run(base, control, config, &padded, noise, (width, height), watch)?;
     let corrected = |(picture, request): (Picture, &Request)| config.colour_fix.apply(picture, &request.degraded);
     Ok(restored.map(|restored| restored.into_iter().zip(requests).map(corrected).collect()))
 }
@@ -239,27 +233,8 @@ pub fn restore_from(
     requests: &[Request],
     noise: Tensor<4>,
 ) -> Result<Vec<Picture>> {
-    let restored = run(base, control, config, requests, noise, None, &mut |_| ControlFlow::Continue(()))?;
-    Ok(restored.expect("nothing breaks off the restoration"))
-}
-
-/// The restoration of pictures whose sides are multiples of the VAE's downscaling, cropped to `crop` (width, height).
-fn run(
-    base: &Base,
-    control: &Control,
-    config: &SamplingConfig,
-    requests: &[Request],
-    noise: Tensor<4>,
-    crop: Option<(usize, usize)>,
-    watch: &mut dyn FnMut(&RestoringStep) -> ControlFlow<()>,
-) -> Result<Option<Vec<Picture>>> {
     config.validate()?;
-    ensure!(!requests.is_empty(), "there is nothing to restore");
-    let (width, height) = (requests[0].degraded.width, requests[0].degraded.height);
-    ensure!(
-        requests.iter().all(|request| (request.degraded.width, request.degraded.height) == (width, height)),
-        "pictures that are restored in one batch must have one size"
-    );
+    let (width, height) = common_size(requests)?;
     let downscale = base.vae_config.downscale();
     ensure!(
         width > 0 && height > 0 && width.is_multiple_of(downscale) && height.is_multiple_of(downscale),
@@ -268,9 +243,36 @@ fn run(
     let [channels, rows, columns] = latent_shape(base, &requests[0].degraded);
     let expected = [requests.len(), channels, rows, columns];
     ensure!(noise.dims() == expected, "the noise has shape {:?}, the latents {expected:?}", noise.dims());
-    let device = noise.device();
+    let watch = &mut |_: &RestoringStep| ControlFlow::Continue(());
+    let restored = run(base, control, config, requests, noise, (width, height), watch)?;
+    Ok(restored.expect("nothing breaks off the restoration"))
+}
+
+/// Width and height of the pictures of a batch.
+fn common_size(requests: &[Request]) -> Result<(usize, usize)> {
+    let Some(first) = requests.first() else { bail!("there is nothing to restore") };
+    let size = (first.degraded.width, first.degraded.height);
+    ensure!(
+        requests.iter().all(|request| (request.degraded.width, request.degraded.height) == size),
+        "pictures that are restored in one batch must have one size"
+    );
+    Ok(size)
+}
+
+/// The restoration of pictures whose sides are multiples of the VAE's downscaling, cropped to `width` and `height`. All
+/// that [`restore_from`] checks holds.
+fn run(
+    base: &Base,
+    control: &Control,
+    config: &SamplingConfig,
+    requests: &[Request],
+    noise: Tensor<4>,
+    (width, height): (usize, usize),
+    watch: &mut dyn FnMut(&RestoringStep) -> ControlFlow<()>,
+) -> Result<Option<Vec<Picture>>> {
+    let (device, downscale) = (noise.device(), base.vae_config.downscale());
+    let [_, _, rows, columns] = noise.dims();
     let size = [rows, columns];
-    let (width, height) = crop.unwrap_or((width, height));
     let canvas = Canvas { tiles: tiles(rows, columns, tile_side(base, config)), size, downscale, width, height };
     let tiles = &canvas.tiles;
 

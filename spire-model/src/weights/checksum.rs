@@ -79,7 +79,11 @@ struct Kept {
     sha256: String,
 }
 
-fn of_file(path: &Path) -> Result<String> {
+/// SHA-256 of a file; that of a large one is kept.
+///
+/// # Errors
+/// The file can't be read.
+pub fn of_file(path: &Path) -> Result<String> {
     let metadata = path.metadata()?;
     match dirs::cache_dir() {
         Some(cache) if metadata.len() >= LARGE => kept_in(&cache.join("spire/checksums"), path, &metadata),
