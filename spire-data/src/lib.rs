@@ -1,7 +1,8 @@
 //! Training data for text-driven image restoration: sources of pictures and captions ([`source`], [`world`]),
-//! degradations ([`degrade`]), restoration prompts ([`prompt`]), the order of samples ([`order`]) and their loader
+//! captions by a model ([`captioning`]), degradations ([`degrade`]), restoration prompts ([`prompt`]), the order of samples ([`order`]) and their loader
 //! ([`loader`]). Nothing here depends on tensors.
 
+pub mod captioning;
 pub mod degrade;
 pub mod loader;
 pub mod order;

@@ -13,6 +13,7 @@ use spire_data::loader::Samples;
 use spire_data::stats::{Stats, stats};
 use spire_train::config::RunConfig;
 
+use super::caption::{self, Caption};
 use super::check_sheet;
 
 #[derive(clap::Args)]
@@ -27,6 +28,8 @@ enum Command {
     Stats(StatsArgs),
     /// Print restoration prompts as a run would draw them, with the degradations of each picture
     Prompts(Prompts),
+    /// Ask a vision-language model on a server for a caption of each picture in a folder
+    Caption(Caption),
 }
 
 #[derive(clap::Args)]
@@ -72,6 +75,7 @@ pub fn run(args: Data) -> Result<ExitCode> {
     match args.command {
         Command::Stats(args) => print_stats(&args)?,
         Command::Prompts(args) => print_prompts(&args)?,
+        Command::Caption(args) => return caption::run(args),
     }
     Ok(ExitCode::SUCCESS)
 }

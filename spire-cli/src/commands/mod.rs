@@ -2,6 +2,7 @@
 
 mod bench;
 mod benchmark;
+mod caption;
 mod closing;
 mod completions;
 mod data;

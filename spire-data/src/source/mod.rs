@@ -21,6 +21,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use caption::caption_of;
+pub(crate) use caption::tidy;
 pub use coco::CocoSource;
 pub use error::{SampleError, SourceError};
 pub use folder::{FolderSource, list_pictures};

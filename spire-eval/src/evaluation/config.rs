@@ -238,8 +238,11 @@ impl EvalConfig {
 /// Checks that no key of a method excludes another one, which would be ignored.
 fn check_contradictions(i: usize, method: &MethodConfig) -> Result<()> {
     let of_parts = [("base", method.base.is_some()), ("control", method.control.is_some())];
-    let of_captions =
-        [("captions", method.captions != Captions::Own), ("caption_words", method.caption_words.is_some())];
+    let of_captions = [
+        ("captions", method.captions != Captions::Own),
+        ("captions_from", method.captions_from.is_some()),
+        ("caption_words", method.caption_words.is_some()),
+    ];
     let restoration = [("restoration", method.restoration != RestorationPrompt::default())];
     let of_model = [
         ("run", method.run.is_some()),

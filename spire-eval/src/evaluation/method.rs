@@ -26,6 +26,8 @@ pub struct MethodConfig {
     /// `model`: the source of the caption: `own`; `unmatched`, another picture's; `mistaken`, its own with a word
     /// replaced by its partner in `alike`.
     pub captions: Captions,
+    /// `model`: a folder with other captions than the test set's, `ID.txt`, for example from `spire data caption`.
+    pub captions_from: Option<PathBuf>,
     /// `model`: number of words of the caption to use; if not set, all.
     pub caption_words: Option<usize>,
     /// `model`: the kind of restoration prompt.
@@ -56,6 +58,7 @@ impl Default for MethodConfig {
             control: None,
             semantic: true,
             captions: Captions::Own,
+            captions_from: None,
             caption_words: None,
             restoration: RestorationPrompt::Parameters,
             prompt: None,
