@@ -10,7 +10,7 @@ use spire_data::degrade::{DegradationConfig, ParameterizedConfig};
 use spire_data::loader::DataConfig;
 use spire_data::source::SourceConfig;
 use spire_model::base::{Base, LongPrompts};
-use spire_model::control::ControlConfig;
+use spire_model::control::{Conditioning, ControlConfig};
 use spire_model::decoupling::PromptRouting;
 use spire_model::device::ensure_computes_in;
 use spire_model::fusion::Fusion;
@@ -96,8 +96,11 @@ pub struct ModelSection {
     /// Initial control branch, a folder or a name on the Hugging Face Hub; by default a copy of the UNet's encoder.
     pub control: Option<PathBuf>,
     /// Fusion of a new branch: `modulate_skip` (the default), `modulate_skip_and_up` or `add`. A branch from `control`
-    /// has its own, as for the next three keys.
+    /// has its own, as for the next four keys.
     pub fusion: Option<Fusion>,
+    /// How e(y) enters a new branch: `concat` to the noisy latent, or `add` after `conv_in`; by default `add` with
+    /// `fusion = "add"`, which is ControlNet, else `concat`.
+    pub conditioning: Option<Conditioning>,
     /// Which prompts the UNet and the branch attend to: `decoupled` (the default), `joined` or `semantic`.
     pub prompts: Option<PromptRouting>,
     /// Channels of e(y)'s convolutions at full size, 1/2, 1/4 and 1/8; by default 16, 32, 96 and 256.
@@ -118,6 +121,7 @@ impl Default for ModelSection {
             image_encoder: None,
             control: None,
             fusion: None,
+            conditioning: None,
             prompts: None,
             embedding_channels: None,
             embedding: None,
@@ -144,7 +148,9 @@ impl ModelSection {
 
     /// The configuration of a new branch for this UNet.
     pub(crate) fn control_config(&self, unet: &UNetConfig) -> ControlConfig {
-        let new = ControlConfig::for_unet(unet, self.fusion.unwrap_or_default(), self.embedding_channels());
+        let fusion = self.fusion.unwrap_or_default();
+        let conditioning = self.conditioning.unwrap_or_else(|| Conditioning::with(fusion));
+        let new = ControlConfig::with_conditioning(unet, fusion, conditioning, self.embedding_channels());
         ControlConfig { prompts: self.prompts.unwrap_or_default(), ..new }
     }
 
@@ -161,6 +167,7 @@ impl ModelSection {
         let Some(control) = &self.control else { return Ok(()) };
         for (key, is_set) in [
             ("fusion", self.fusion.is_some()),
+            ("conditioning", self.conditioning.is_some()),
             ("prompts", self.prompts.is_some()),
             ("embedding_channels", self.embedding_channels.is_some()),
             ("embedding", self.embedding.is_some()),
@@ -543,6 +550,7 @@ mod tests {
         assert_eq!(checked(|_| ()), Ok(()));
         for (key, change) in [
             ("model.fusion", (|model| model.fusion = Some(Fusion::ModulateSkip)) as fn(&mut ModelSection)),
+            ("model.conditioning", |model| model.conditioning = Some(Conditioning::Add)),
             ("model.prompts", |model| model.prompts = Some(PromptRouting::Joined)),
             ("model.embedding_channels", |model| model.embedding_channels = Some(vec![8, 16])),
             ("model.embedding", |model| model.embedding = Some("weights".into())),
