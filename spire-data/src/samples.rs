@@ -138,6 +138,9 @@ pub struct TrainingSample {
     pub clean: Picture,
     /// The degraded picture, of the same size.
     pub degraded: Picture,
+    /// What the restoration prompt asks for where that is not the clean picture
+    /// ([`partial_probability`](crate::degrade::ParameterizedConfig::partial_probability)).
+    pub target: Option<Picture>,
     /// The semantic prompt for the model: the caption, or empty if it was dropped.
     pub semantic: String,
     /// What the picture shows.
@@ -150,6 +153,13 @@ pub struct TrainingSample {
     pub operations: Vec<Operation>,
     /// The degradation pipeline that was drawn.
     pub pipeline: Pipeline,
+}
+
+impl TrainingSample {
+    /// What the restoration prompt asks for: the clean picture, or one with the degradations that it does not name.
+    pub fn target(&self) -> &Picture {
+        self.target.as_ref().unwrap_or(&self.clean)
+    }
 }
 
 /// The training sequence could not be read.
@@ -293,7 +303,7 @@ impl Samples {
         let dropped = rng(self.seed, "prompt dropout", n).random_bool(self.config.prompt_dropout);
         let semantic = if dropped { String::new() } else { caption.clone() };
         let degraded = self.degradation.degrade(&clean, &mut rng(self.seed, "degradation", n));
-        let Degraded { picture: degraded, prompt: restoration, steps, operations, pipeline } =
+        let Degraded { picture: degraded, prompt: restoration, target, steps, operations, pipeline } =
             degraded.map_err(|source| LoaderError::Degrade { name: name.clone(), source })?;
         Ok(TrainingSample {
             n,
@@ -302,6 +312,7 @@ impl Samples {
             source_size,
             clean,
             degraded,
+            target,
             semantic,
             caption,
             restoration,
