@@ -8,8 +8,8 @@ use spire_core::atomic_write::{check_output, write_atomic};
 use spire_core::message::printable;
 use spire_core::picture_file::{self, PictureFormat};
 use spire_core::{Picture, sheet};
-use spire_data::prompt;
-use spire_restore::walk::{Path, walk};
+use spire_data::prompt::{self, StepKind};
+use spire_restore::walk::{Axis, Path, axes, walk};
 
 use super::model::Model;
 
@@ -22,12 +22,20 @@ pub struct Walk {
     output: PathBuf,
     #[command(flatten)]
     model: Model,
-    /// Strengths of "Denoise with sigma …", a column each; 0 leaves the request out
-    #[arg(long, value_delimiter = ',', default_value = "0,0.06,0.12,0.18,0.24")]
-    denoise: Vec<f32>,
-    /// Strengths of "Deblur with sigma …", a row each; 0 leaves the request out
-    #[arg(long, value_delimiter = ',', default_value = "0,1,2,3,4")]
+    /// Numbers of "Deblur with sigma …". One or two of --deblur, --upsample, --denoise and --dejpeg make the grid: the first
+    /// of these its rows, the second its columns; 0 leaves the request out [default: 0,1,2,3,4, and 0,0.06,0.12,0.18,0.24
+    /// of --denoise]
+    #[arg(long, value_delimiter = ',', value_name = "NUMBERS")]
     deblur: Vec<f32>,
+    /// Numbers of "Upsample to …x"
+    #[arg(long, value_delimiter = ',', value_name = "NUMBERS")]
+    upsample: Vec<f32>,
+    /// Numbers of "Denoise with sigma …"
+    #[arg(long, value_delimiter = ',', value_name = "NUMBERS")]
+    denoise: Vec<f32>,
+    /// Numbers of "Dejpeg with quality …"
+    #[arg(long, value_delimiter = ',', value_name = "NUMBERS")]
+    dejpeg: Vec<f32>,
     /// Semantic prompt: what the picture shows. If repeated: one restoration per prompt, in a row, instead of the grid
     #[arg(long = "semantic", value_name = "PROMPT")]
     semantics: Vec<String>,
@@ -56,11 +64,17 @@ pub fn run(args: Walk) -> Result<ExitCode> {
     }
     let degraded = Picture::open(&args.image)?;
     let path = match args.semantics.as_slice() {
-        [] | [_] => Path::Strengths {
-            denoise: args.denoise,
-            deblur: args.deblur,
-            semantic: args.semantics.first().cloned().unwrap_or_default(),
-        },
+        [] | [_] => {
+            let semantic = args.semantics.first().cloned().unwrap_or_default();
+            match Path::over(axes(args.deblur, args.upsample, args.denoise, args.dejpeg), semantic.clone())? {
+                Some(path) => path,
+                None => Path::Strengths {
+                    rows: Some(Axis { kind: StepKind::Blur, numbers: vec![0.0, 1.0, 2.0, 3.0, 4.0] }),
+                    columns: Axis { kind: StepKind::Noise, numbers: vec![0.0, 0.06, 0.12, 0.18, 0.24] },
+                    semantic,
+                },
+            }
+        }
         several => Path::Semantics { prompts: several.to_vec(), restoration: args.restoration },
     };
     let model = args.model.locate()?;
