@@ -22,7 +22,7 @@ pub(crate) fn held_out(config: &RunConfig) -> Result<Samples> {
     let mut data = config.data.clone();
     data.prompt_dropout = 0.0;
     data.horizontal_flip = false;
-    data.max_samples = None;
+    (data.max_samples, data.encoded) = (None, None);
     match &config.evaluate.source {
         Some(source) => data.source = source.clone(),
         None if data.source.kind == SourceKind::World => {
