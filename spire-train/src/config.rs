@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use spire_data::degrade::{DegradationConfig, ParameterizedConfig};
 use spire_data::loader::DataConfig;
 use spire_data::source::SourceConfig;
-use spire_model::base::{Base, LongPrompts};
+use spire_model::base::{Base, LongPrompts, Parts};
 use spire_model::control::{Conditioning, ControlConfig};
 use spire_model::decoupling::PromptRouting;
 use spire_model::device::ensure_computes_in;
@@ -89,6 +89,9 @@ pub struct ModelSection {
     pub control_precision: Precision,
     /// Memory for cached text encoder states, in MB; the least recently used are dropped.
     pub text_cache_megabytes: usize,
+    /// Memory for cached latents of clean pictures, in MB, on the device; the first that fit are kept. Nothing is kept if
+    /// pictures are cut anew each time, or if `data.encoded` has the latents.
+    pub latent_cache_megabytes: usize,
     /// Prompts with more tokens than the text encoder reads: `truncate`, or `chunk` to encode them in pieces.
     pub long_prompts: LongPrompts,
     /// Folder of CLIP's image tower, for the Fréchet distance; by default `image_encoder` in the base folder.
@@ -117,6 +120,7 @@ impl Default for ModelSection {
             precision: Precision::default(),
             control_precision: Precision::default(),
             text_cache_megabytes: 1000,
+            latent_cache_megabytes: 1000,
             long_prompts: LongPrompts::default(),
             image_encoder: None,
             control: None,
@@ -141,7 +145,15 @@ impl ModelSection {
     /// # Errors
     /// As [`Base::load_variant`].
     pub(crate) fn load_base(&self, device: &Device) -> Result<Base> {
-        let mut base = Base::load_variant(&self.base, self.variant.as_deref(), self.precision, device)?;
+        self.load_parts(device, Parts::ALL)
+    }
+
+    /// Loads some parts of the frozen model.
+    ///
+    /// # Errors
+    /// As [`Base::load_variant`].
+    pub(crate) fn load_parts(&self, device: &Device, parts: Parts) -> Result<Base> {
+        let mut base = Base::load_parts(&self.base, self.variant.as_deref(), self.precision, device, parts)?;
         base.prompts.set_long_prompts(self.long_prompts);
         Ok(base)
     }
@@ -197,6 +209,11 @@ impl ModelSection {
     /// Memory for cached text encoder states, in bytes.
     pub(crate) fn text_cache_bytes(&self) -> usize {
         self.text_cache_megabytes.saturating_mul(1_000_000)
+    }
+
+    /// Memory for cached latents, in bytes.
+    fn latent_cache_bytes(&self) -> usize {
+        self.latent_cache_megabytes.saturating_mul(1_000_000)
     }
 }
 
@@ -391,6 +408,12 @@ impl RunConfig {
         self.evaluate.samples.unwrap_or((affordable as usize).clamp(8, 256))
     }
 
+    /// Memory for latents that a run may keep, in bytes; 0 if it has no use for them.
+    pub(crate) fn kept_latent_bytes(&self) -> usize {
+        let useful = self.data.has_fixed_pictures() && self.data.encoded.is_none();
+        if useful { self.model.latent_cache_bytes() } else { 0 }
+    }
+
     /// Checks that the model can halve pictures as often as it does.
     ///
     /// # Errors
@@ -485,6 +508,12 @@ impl RunConfig {
             ensure!(value > 0, "{key} must be at least 1");
         }
         self.model.check_contradictions()?;
+        let partial = self.degradation.parameterized.partial_probability > 0.0;
+        ensure!(
+            !(partial && self.data.encoded.is_some()),
+            "degradation.parameterized.partial_probability asks for targets that keep some degradations, but data.encoded has \
+             the latents of clean pictures alone: remove one of the two"
+        );
         ensure!(train.bucket_megabytes <= 4096, "train.bucket_megabytes must be at most 4096");
         ensure!(
             self.model.control_precision != Precision::F16,

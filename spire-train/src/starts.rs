@@ -87,7 +87,13 @@ pub fn allowed_changes(then: &RunConfig, now: &RunConfig, force: bool) -> Result
 /// Whether a run with another value of `key` is another run: its weights, losses or samples would not belong together.
 fn identifies_a_run(key: &str) -> bool {
     let section = key.split('.').next().unwrap_or_default();
-    let technical = ["data.workers", "data.prefetch", "model.text_cache_megabytes", "model.image_encoder"];
+    let technical = [
+        "data.workers",
+        "data.prefetch",
+        "model.text_cache_megabytes",
+        "model.latent_cache_megabytes",
+        "model.image_encoder",
+    ];
     key == "run.seed" || (["model", "data", "degradation"].contains(&section) && !technical.contains(&key))
 }
 

@@ -13,8 +13,7 @@ use spire_data::loader::Samples;
 use spire_data::stats::{Stats, stats};
 use spire_train::config::RunConfig;
 
-use super::caption::{self, Caption};
-use super::check_sheet;
+use super::{caption, check_sheet, encode};
 
 #[derive(clap::Args)]
 pub struct Data {
@@ -29,7 +28,9 @@ enum Command {
     /// Print restoration prompts as a run would draw them, with the degradations of each picture
     Prompts(Prompts),
     /// Ask a vision-language model on a server for a caption of each picture in a folder
-    Caption(Caption),
+    Caption(caption::Caption),
+    /// Compute latents and text states before training, once; training reads them (data.encoded)
+    Encode(encode::Encode),
 }
 
 #[derive(clap::Args)]
@@ -76,6 +77,7 @@ pub fn run(args: Data) -> Result<ExitCode> {
         Command::Stats(args) => print_stats(&args)?,
         Command::Prompts(args) => print_prompts(&args)?,
         Command::Caption(args) => return caption::run(args),
+        Command::Encode(args) => encode::run(args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

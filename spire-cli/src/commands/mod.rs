@@ -7,6 +7,7 @@ mod closing;
 mod completions;
 mod data;
 mod degrade;
+mod encode;
 mod eval;
 mod init;
 mod man;
@@ -64,7 +65,7 @@ enum Command {
     Sweep(sweep::Sweep),
     /// Restore one picture with prompts that change step by step, and measure their effect
     Walk(walk::Walk),
-    /// Show the training data as a run would read it
+    /// Show the training data as a run would read it, or encode it before training
     Data(data::Data),
     /// Show what is in files of weights
     Weights(weights::Weights),

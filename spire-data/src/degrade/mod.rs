@@ -76,6 +76,8 @@ pub enum Pipeline {
     Parameterized,
     /// The second-order process; its prompt is always "Remove all degradation".
     RealEsrgan,
+    /// None: the source had the degraded picture.
+    Pair,
 }
 
 /// A picture could not be degraded.

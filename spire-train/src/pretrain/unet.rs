@@ -152,12 +152,13 @@ pub fn run(config: &Common, stage: &UNetStage, device: &Device, interrupted: &At
     let painter = |unet: &UNet| -> Result<Painter> {
         let base = Base {
             prompts: PromptEncoder::load(&config.out, device)?,
-            vae: vae.clone(),
+            vae: Some(vae.clone()),
             vae_config: vae_config.clone(),
             unet: unet.clone(),
             unet_config: stage.model.clone(),
             scheduler: scheduler.clone(),
             clip: None,
+            origin: None,
         };
         Ok(Painter { base, sampling: &stage.sampling, seed: config.seed, device })
     };

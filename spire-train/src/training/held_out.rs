@@ -22,7 +22,7 @@ pub(crate) fn held_out(config: &RunConfig) -> Result<Samples> {
     let mut data = config.data.clone();
     data.prompt_dropout = 0.0;
     data.horizontal_flip = false;
-    data.max_samples = None;
+    (data.max_samples, data.encoded) = (None, None);
     match &config.evaluate.source {
         Some(source) => data.source = source.clone(),
         None if data.source.kind == SourceKind::World => {
@@ -100,7 +100,7 @@ pub(super) fn sheet(base: &Base, control: &Control, samples: &Samples, config: &
     let mut sheet = Sheet::new(["degraded", "restored", "clean"]);
     restore_held_out(base, control, samples, config, ("sheet of samples", config.rows), |sample, restored| {
         sheet.rows.push(Row {
-            pictures: vec![sample.degraded.clone(), restored.clone(), sample.clean.clone()],
+            pictures: vec![sample.degraded.clone(), restored.clone(), sample.target().clone()],
             notes: vec![
                 Note::new("semantic prompt", &sample.semantic),
                 Note::new("restoration prompt", &sample.restoration),

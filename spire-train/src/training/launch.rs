@@ -7,12 +7,13 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result, bail, ensure};
 use spire_core::settings::Difference;
 
-use super::start::{with_epochs_as_steps, with_models_located};
+use super::start::with_models_located;
 use super::state::TrainingState;
 use super::train::{Outcome, run};
 use crate::checkpoint::{Checkpoint, CheckpointStore};
 use crate::config::RunConfig;
 use crate::distributed::Ranks;
+use crate::encoding::training_samples;
 use crate::run_folder::{NewRun, RunFolder};
 use crate::starts::{Start, allowed_changes, jump_of_the_rate};
 
@@ -180,6 +181,19 @@ fn chosen(checkpoints: &CheckpointStore, from: CheckpointChoice, ranks: &Ranks) 
         return Ok(found);
     }
     Ok(Some(checkpoints.of_step(step.parse()?).context("the first rank continues from a checkpoint")?))
+}
+
+/// The configuration with the steps that `train.epochs` takes on so many ranks, if it is set.
+///
+/// # Errors
+/// The training data does not open.
+fn with_epochs_as_steps(mut config: RunConfig, ranks: usize) -> Result<RunConfig> {
+    if let Some(epochs) = config.train.epochs {
+        let pictures = training_samples(&config)?.epoch_len();
+        config.train = config.train.with_epochs_as_steps(pictures, ranks);
+        tracing::info!("train.epochs: {epochs} epochs of {pictures} pictures are {} steps", config.train.steps);
+    }
+    Ok(config)
 }
 
 /// Says what is odd about a configuration.

@@ -7,7 +7,7 @@
 //! | `state.rs` | what changes during training, and how it is saved |
 //! | `step.rs` | one optimiser step |
 //! | `objective.rs` | the loss (paper Eq. 1) |
-//! | `latents.rs` | latents of clean pictures |
+//! | `latents.rs` | latents of clean pictures, computed beforehand or kept |
 //! | `held_out.rs`, `validation.rs`, `quality.rs` | held-out pictures: restored, their loss, their figures |
 //! | `opening.rs`, `summary.rs` | what a run says at its start; `summary.json` |
 //! | `start.rs` | models on disk, and the initial control branch |

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use spire_core::interruption::ends_at_once;
 use spire_core::progress::{is_quiet, print};
+use spire_model::base::Parts;
 
 use super::held_out::sheet;
 use super::opening;
@@ -88,6 +89,7 @@ pub(super) fn run(
         checkpoints.step(state.learner.step, finite)?;
         let last = state.learner.step == train.steps;
         if state.learner.step.is_multiple_of(train.validate_every) || last {
+            state.base.hold(Parts::ALL)?;
             let loss = validation_loss(state, config)?;
             score = Some(-loss);
             metrics.more.insert("validation_loss".into(), Some(loss));
@@ -96,6 +98,9 @@ pub(super) fn run(
                 let sheet = sheet(&state.base, &state.branch(config), &state.held_out, &config.evaluate)?;
                 journal.sheet(step, &sheet.draw())?;
                 metrics.more.extend(quality::of_sheet(&sheet));
+            }
+            if !last {
+                state.base.hold(state.parts)?;
             }
             ranks.barrier();
         }
@@ -126,6 +131,9 @@ pub(super) fn run(
         if stop && !last {
             return Ok(Outcome::Interrupted(state.learner.step));
         }
+    }
+    if config.evaluated_pictures() > 0 {
+        state.base.hold(Parts::ALL)?;
     }
     finish(state, config, folder, journal, interrupted)
 }

@@ -21,7 +21,7 @@ pub(super) fn validation_loss(state: &TrainingState, config: &RunConfig) -> Resu
         state.ranks.is_first().then(|| PhaseProgress::new("validation", state.ranks.share(count).count() as u64));
     for n in state.ranks.share(count) {
         let sample = state.held_out.sample(n)?;
-        let latent = Latents::new(false).of(base, &sample, device);
+        let latent = Latents::keeping(0).of(base, &sample, device)?;
         let seed = config.evaluate.seed;
         let batch = DenoisingBatch::new(base, &state.schedule, &[sample], vec![latent], seed, None, device)?;
         total += f64::from(batch.loss(&base.unet, &branch).into_scalar::<f32>());
