@@ -13,7 +13,9 @@ use crate::degrade::{
     DegradationConfig, DegradeError, Degraded, Filter, InvalidSetting, Operation, Pipeline, Step, resize,
 };
 use crate::rng::{Rng, rng};
-use crate::source::{self, Pixels, Sample, Skipped, Source, SourceConfig, SourceError, SourceKind, Subset};
+use crate::source::{
+    self, HeldOut, HeldOutSource, Kept, Pixels, Sample, Skipped, Source, SourceConfig, SourceError, SourceKind, Subset,
+};
 
 /// The `[data]` section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -121,6 +123,17 @@ pub enum Crop {
     Center,
     /// A random square at the picture's own resolution; for a picture that is too small, the largest, enlarged.
     Random,
+}
+
+/// A part of the samples of a source. The hash of a sample's name decides to which part it belongs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Part {
+    /// All samples.
+    Whole,
+    /// All but about this share of them, in \[0, 1\], which is held out; at least one is.
+    Training(f64),
+    /// That share.
+    HeldOut(f64),
 }
 
 /// One training sample.
@@ -252,6 +265,35 @@ impl Samples {
         Self::new(source, config, degradation, seed)
     }
 
+    /// As [`open`](Self::open), over a part of the source. `None` if the source has too few samples to be split.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_part(
+        config: DataConfig,
+        degradation: DegradationConfig,
+        seed: u64,
+        part: Part,
+    ) -> Result<Option<Self>, LoaderError> {
+        let source = source::open(&config.source, config.size)?;
+        let split = |share: f64| HeldOut::of(&*source, share);
+        let whole = |source: Arc<dyn Source>| Self::new(source, config.clone(), degradation.clone(), seed);
+        match part {
+            Part::Whole => whole(source).map(Some),
+            Part::HeldOut(share) => {
+                let Some(held_out) = split(share) else { return Ok(None) };
+                whole(Arc::new(HeldOutSource::new(source, held_out))).map(Some)
+            }
+            Part::Training(share) => {
+                let Some(held_out) = split(share) else { return Ok(None) };
+                let samples = whole(source)?;
+                // After `max_samples`, so that it chooses the same samples as without a split.
+                let kept = Kept::new(samples.source.clone(), held_out);
+                Ok(kept.map(|kept| Self { source: Arc::new(kept), ..samples }))
+            }
+        }
+    }
+
     /// The sequence of `seed` over `source`; `config.source` is ignored.
     ///
     /// # Errors
@@ -276,7 +318,7 @@ impl Samples {
 
     /// Number of samples in one pass over the source.
     pub fn epoch_len(&self) -> usize {
-        self.source.len()
+        self.source.pass_len()
     }
 
     /// The n-th sample.
@@ -322,7 +364,7 @@ impl Samples {
     }
 
     fn read(&self, n: u64) -> Result<(usize, Sample), LoaderError> {
-        let len = self.source.len();
+        let len = self.source.pass_len();
         let mut replacement = rng(self.seed, "replacement", n);
         let mut broken = BTreeSet::new();
         let mut index = self.source.nth(self.seed, n);
