@@ -22,7 +22,7 @@ pub enum CheckpointChoice {
     /// The newest intact one that is not known to be bad.
     #[default]
     Latest,
-    /// That with the lowest validation loss.
+    /// That with the lowest validation loss, or the best figure of `validate.best`.
     Best,
     /// That of this step.
     Step(u64),
@@ -64,7 +64,7 @@ pub fn train(config: RunConfig, overrides: &[String], ranks: &Ranks, interrupted
 
 fn train_as_rank(config: RunConfig, overrides: &[String], ranks: &Ranks, interrupted: &AtomicBool) -> Result<Outcome> {
     // The first rank may have to download a model.
-    let config = ranks.first_before_others(|| with_models_located(config))?;
+    let config = ranks.first_before_others(|| with_models_located(config.with_held_out_share()))?;
     let config = with_epochs_as_steps(config, ranks.count())?;
     remark(&config, ranks);
     // Create the run folder only if the run can start on all ranks.
@@ -171,7 +171,7 @@ fn chosen(checkpoints: &CheckpointStore, from: CheckpointChoice, ranks: &Ranks) 
         CheckpointChoice::Latest => checkpoints.latest()?,
         CheckpointChoice::Step(step) => Some(checkpoints.of_step(step)?),
         CheckpointChoice::Best => match checkpoints.best()? {
-            None => bail!("no checkpoint has a validation loss yet: name a step instead of \"best\""),
+            None => bail!("no checkpoint has a validation loss or figure yet: name a step instead of \"best\""),
             best => best,
         },
     };

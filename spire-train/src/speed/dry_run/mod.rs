@@ -6,7 +6,6 @@ mod tables;
 
 use anyhow::{Result, ensure};
 use burn::tensor::Device;
-use spire_data::loader::Samples;
 use spire_model::base::BaseConfig;
 use spire_model::clip::{ClipVision, ClipVisionConfig};
 use spire_model::control::{ConditioningEmbedding, Control, ControlConfig};
@@ -19,7 +18,7 @@ use spire_model::weights::{Tensors, check_weights, parameters};
 use self::parts::{Costs, Part, PartKind};
 use crate::config::RunConfig;
 use crate::run_folder::RunFolder;
-use crate::training::held_out::held_out;
+use crate::training::held_out::{held_out, training_samples};
 use crate::training::start::with_models_located;
 
 /// What a run needs; displayed as tables.
@@ -45,7 +44,7 @@ pub struct DryRun {
 /// As [`train`](crate::training::train), up to its first step. If the run folder exists already, that is only a
 /// warning.
 pub fn dry_run(config: RunConfig) -> Result<DryRun> {
-    let config = with_models_located(config)?;
+    let config = with_models_located(config.with_held_out_share())?;
     if let Err(taken) = RunFolder::check_free(&config) {
         tracing::warn!("{taken:#}");
     }
@@ -58,7 +57,7 @@ pub(super) fn count(mut config: RunConfig) -> Result<DryRun> {
     for device in config.run.device.split(',') {
         config.model.check_precision(&spire_model::device::device(device.trim())?)?;
     }
-    let samples = Samples::open(config.data.clone(), config.degradation.clone(), config.run.seed)?;
+    let samples = training_samples(&config)?;
     let devices = config.run.device.split(',').count();
     config.train = config.train.with_epochs_as_steps(samples.epoch_len(), devices);
     held_out(&config)?;
