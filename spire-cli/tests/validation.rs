@@ -181,9 +181,12 @@ fn a_share_of_a_folder_is_held_out_and_never_trained_on() {
         config["train"]["steps"].as_integer().unwrap()
     };
     let (split, dir) = run("split", "held_out_share = 0.3", &[]);
-    assert!(!String::from_utf8_lossy(&split.stderr).contains("training pictures"));
+    let told = String::from_utf8_lossy(&split.stderr).into_owned();
     ok(split);
     let trained = steps(&dir);
+    assert!(told.contains(&format!("{trained} pictures in the folder")), "{told}");
+    assert!(told.contains(&format!("; {} more are held out", 16 - trained)), "{told}");
+    assert!(!told.contains("training pictures"), "{told}");
     assert!((8..16).contains(&trained), "{trained} of 16 pictures");
     let (whole, dir_of_whole) = run("whole", "held_out_share = 0.0", &[]);
     assert!(String::from_utf8_lossy(&whole.stderr).contains("the figures are of training pictures"));

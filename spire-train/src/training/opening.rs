@@ -18,7 +18,12 @@ pub(super) fn text(state: &TrainingState, config: &RunConfig, samples: usize) ->
     };
     let device = format!("{} ({} cores){several}", config.run.device, parallel::available());
     let pictures = state.loader.samples().epoch_len();
-    let data = format!("{pictures} {}; {size}×{size} pixels", source(&config.data.source), size = config.data.size);
+    let held_out = match config.held_out_share() {
+        Some(_) => format!("; {} more are held out (evaluate.held_out_share)", state.held_out.epoch_len()),
+        None => String::new(),
+    };
+    let size = config.data.size;
+    let data = format!("{pictures} {}; {size}×{size} pixels{held_out}", source(&config.data.source));
     let parameters = |count: usize| format!("{:.1} M parameters", count as f64 / 1e6);
     let frozen = format!("{}, {}", parameters(state.base.unet.num_params()), model.precision);
     let trained = format!("{}, {}", parameters(state.learner.module.num_params()), state.control_config.fusion());
