@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 pub use crate::crop::Crop;
 use crate::order::Slice;
 use crate::samples::SampleResult;
-pub use crate::samples::{DataConfig, LoaderError, Samples, TrainingSample};
+pub use crate::samples::{DataConfig, LoaderError, Part, Samples, TrainingSample};
 
 /// After an interruption, a source may take this long to give the next sample before it counts as blocked.
 const PATIENCE: Duration = Duration::from_secs(2);

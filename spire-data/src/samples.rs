@@ -15,7 +15,9 @@ use crate::degrade::{DegradationConfig, DegradeError, Degraded, InvalidSetting, 
 use crate::encoded::{self, Encoded, EncodedData, EncodedError, EncodedSample, PictureToEncode};
 use crate::prompt::REMOVE_ALL;
 use crate::rng::rng;
-use crate::source::{self, Sample, Skipped, Source, SourceConfig, SourceError, SourceKind, Subset};
+use crate::source::{
+    self, HeldOut, HeldOutSource, Kept, Sample, Skipped, Source, SourceConfig, SourceError, SourceKind, Subset,
+};
 
 /// The `[data]` section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -115,6 +117,17 @@ impl DataConfig {
         (longer as f64 > most)
             .then(|| format!("{width}×{height} pixels: the sides differ more than data.max_aspect allows"))
     }
+}
+
+/// A part of the samples of a source. The hash of a sample's name decides to which part it belongs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Part {
+    /// All samples.
+    Whole,
+    /// All but about this share of them, in \[0, 1\], which is held out; at least one is.
+    Training(f64),
+    /// That share.
+    HeldOut(f64),
 }
 
 /// One training sample.
@@ -262,6 +275,35 @@ impl Samples {
         Self::new(source, config, degradation, seed)
     }
 
+    /// As [`open`](Self::open), over a part of the source. `None` if the source has too few samples to be split.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_part(
+        config: DataConfig,
+        degradation: DegradationConfig,
+        seed: u64,
+        part: Part,
+    ) -> Result<Option<Self>, LoaderError> {
+        let source = source::open(&config.source, config.size)?;
+        let split = |share: f64| HeldOut::of(&*source, share);
+        let whole = |source: Arc<dyn Source>| Self::new(source, config.clone(), degradation.clone(), seed);
+        match part {
+            Part::Whole => whole(source).map(Some),
+            Part::HeldOut(share) => {
+                let Some(held_out) = split(share) else { return Ok(None) };
+                whole(Arc::new(HeldOutSource::new(source, held_out))).map(Some)
+            }
+            Part::Training(share) => {
+                let Some(held_out) = split(share) else { return Ok(None) };
+                let samples = whole(source)?;
+                // After `max_samples`, so that it chooses the same samples as without a split.
+                let kept = Kept::new(samples.source.clone(), held_out);
+                Ok(kept.map(|kept| Self { source: Arc::new(kept), ..samples }))
+            }
+        }
+    }
+
     /// The sequence of `seed` over `source`; `config.source` is ignored.
     ///
     /// # Errors
@@ -294,9 +336,14 @@ impl Samples {
         self.encoded.as_ref()
     }
 
+    /// Number of samples of the source, those included that are held out.
+    pub fn source_len(&self) -> usize {
+        self.source.len()
+    }
+
     /// Number of samples in one pass over the source.
     pub fn epoch_len(&self) -> usize {
-        self.source.len()
+        self.source.pass_len()
     }
 
     /// The n-th sample.
@@ -392,7 +439,7 @@ impl Samples {
     }
 
     fn read(&self, n: u64) -> Result<(usize, Sample), LoaderError> {
-        let len = self.source.len();
+        let len = self.source.pass_len();
         let mut replacement = rng(self.seed, "replacement", n);
         let mut broken = BTreeSet::new();
         let mut index = self.source.nth(self.seed, n);

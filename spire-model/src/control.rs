@@ -39,7 +39,7 @@ use crate::weights::{self, missing_in_part};
 /// It is neither; the message says what is missing and how to get it.
 pub fn locate(control: &Path) -> Result<PathBuf> {
     let missing = |folder: &Path| missing_in_part(folder, "diffusion_pytorch_model").collect();
-    let wanted = Wanted { files: &["config.json", "diffusion_pytorch_model*"], variant: None };
+    let wanted = Wanted { files: &["config.json", "diffusion_pytorch_model*", "model.toml"], variant: None };
     locate::locate(control, "control branch", &wanted, missing)
 }
 

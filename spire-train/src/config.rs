@@ -1,6 +1,8 @@
 //! The configuration of a training run: one section per component, every key with a default. [`spire_core::settings`]
 //! reads it.
 
+mod validate;
+
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
@@ -8,7 +10,7 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use spire_data::degrade::{DegradationConfig, ParameterizedConfig};
 use spire_data::loader::DataConfig;
-use spire_data::source::SourceConfig;
+use spire_data::source::{SourceConfig, SourceKind};
 use spire_model::base::{Base, LongPrompts, Parts};
 use spire_model::control::{Conditioning, ControlConfig};
 use spire_model::decoupling::PromptRouting;
@@ -17,6 +19,8 @@ use spire_model::fusion::Fusion;
 use spire_model::restore::SamplingConfig;
 use spire_model::unet::UNetConfig;
 use spire_model::weights::Precision;
+
+pub use validate::{FixedPicture, ValidateSection};
 
 use crate::optim::adamw::OptimizerSettings;
 use crate::optim::backward::Computation;
@@ -51,7 +55,9 @@ pub struct RunConfig {
     pub degradation: DegradationConfig,
     /// The training loop.
     pub train: TrainSection,
-    /// Validation and the evaluation at the end.
+    /// What is measured and drawn while it trains.
+    pub validate: ValidateSection,
+    /// Held-out samples, and the evaluation at the end.
     pub evaluate: EvaluateSection,
 }
 
@@ -351,8 +357,11 @@ pub struct EvaluateSection {
     /// Seed of the held-out samples: order, degradations, noise and, if the source draws scenes, the scenes.
     pub seed: u64,
     /// Source of the held-out pictures. By default: scenes that are drawn with `seed` if the training source draws
-    /// scenes, or else the training pictures, with a warning.
+    /// scenes, or else a share of the training source.
     pub source: Option<SourceConfig>,
+    /// Without `source`: the share of the training source that is held out, at least one picture; a new run has 0.02 by
+    /// default. 0 measures training pictures, with a warning.
+    pub held_out_share: Option<f64>,
     /// Held-out pictures of the evaluation at the end; 0 for no evaluation. By default as many as a tenth of the
     /// training's computation restores, from 8 to 256.
     pub samples: Option<usize>,
@@ -373,6 +382,7 @@ impl Default for EvaluateSection {
         Self {
             seed: 1_000_003,
             source: None,
+            held_out_share: None,
             samples: None,
             validation_samples: 64,
             rows: 6,
@@ -383,10 +393,25 @@ impl Default for EvaluateSection {
     }
 }
 
+/// The share of the data that a new run holds out by default.
+const HELD_OUT_SHARE: f64 = 0.02;
+
 /// The size of pictures, in pixels, for which the default ranges of the degradations are made.
 const SIZE_OF_DEFAULT_RANGES: usize = 512;
 
 impl RunConfig {
+    /// The configuration of a new run. One of a run that began without a held-out share keeps training on all pictures.
+    pub(crate) fn with_held_out_share(mut self) -> Self {
+        self.evaluate.held_out_share.get_or_insert(HELD_OUT_SHARE);
+        self
+    }
+
+    /// The share of the training source that is held out, if it is split.
+    pub(crate) fn held_out_share(&self) -> Option<f64> {
+        let split = self.evaluate.source.is_none() && self.data.source.kind != SourceKind::World;
+        self.evaluate.held_out_share.filter(|&share| split && share > 0.0)
+    }
+
     /// How gradients are computed.
     pub(crate) fn computation(&self) -> Computation {
         Computation {
@@ -467,6 +492,8 @@ impl RunConfig {
             ("evaluate.samples", evaluate.samples.unwrap_or(0), MOST_HELD_OUT),
             ("evaluate.validation_samples", evaluate.validation_samples, MOST_HELD_OUT),
             ("evaluate.rows", evaluate.rows, MOST_ROWS),
+            ("validate.samples", self.validate.samples, MOST_HELD_OUT),
+            ("the number of validate.pictures", self.validate.pictures.len(), MOST_ROWS),
         ] {
             ensure!(value <= most, "{key} = {value} is too much: the most are {most}");
         }
@@ -538,6 +565,9 @@ impl RunConfig {
             ensure!((0.0..=1.0).contains(&value), "{key} must be between 0 and 1");
         }
         ensure!(train.weight_decay.is_finite() && train.weight_decay >= 0.0, "train.weight_decay must not be negative");
+        let share = self.evaluate.held_out_share.unwrap_or(HELD_OUT_SHARE);
+        ensure!((0.0..=0.5).contains(&share), "evaluate.held_out_share must be from 0 to 0.5");
+        self.validate.check(train.validate_every)?;
         ensure!(self.evaluate.samples != Some(1), "evaluate.samples must be 0 (no evaluation) or at least 2");
         self.evaluate.sampling.validate().map_err(|error| error.context("[evaluate.sampling]"))
     }

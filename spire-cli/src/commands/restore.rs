@@ -11,7 +11,7 @@ use spire_core::picture_file::PictureFormat;
 use spire_core::progress;
 use spire_data::prompt;
 use spire_model::feedforward::NetworkKind;
-use spire_model::restore::{ColourFix, StartFrom};
+use spire_model::restore::{ColourFix, QualityPrompts, StartFrom};
 use spire_model::scheduler::SamplerKind;
 use spire_model::weights::Precision;
 use spire_restore::files::{FileSettings, FolderSummary, Semantic};
@@ -32,7 +32,7 @@ pub struct Restore {
     #[arg(long = "model", value_name = "NETWORK", value_parser = by_name::<NetworkKind>, requires = "weights")]
     #[arg(conflicts_with_all = [
         "run", "base", "control", "precision", "semantic", "captions", "restoration", "negative", "steps", "guidance",
-        "sampler", "strength", "colour_fix", "upscale", "seed", "variants",
+        "sampler", "strength", "colour_fix", "upscale", "seed", "variants", "positive", "quality_prompts", "vae_tile", "latents",
     ])]
     network: Option<NetworkKind>,
     /// The published checkpoint of --model
@@ -53,13 +53,19 @@ pub struct Restore {
     /// Negative prompt: replaces the empty prompt in classifier-free guidance
     #[arg(long)]
     negative: Option<String>,
+    /// Words for a good picture, appended to the semantic prompt
+    #[arg(long, value_name = "WORDS")]
+    positive: Option<String>,
+    /// Published words for --positive and --negative: none, seesr or diffbir
+    #[arg(long, value_name = "PRESET", value_parser = by_name::<QualityPrompts>)]
+    quality_prompts: Option<QualityPrompts>,
     /// Denoising steps
     #[arg(long)]
     steps: Option<usize>,
     /// Guidance scale: the weight of the semantic prompt; 1 for no guidance
     #[arg(long)]
     guidance: Option<f64>,
-    /// ddim, dpm++2m or euler
+    /// ddim, dpm++2m or euler; with fresh noise in every step: ddpm, dpm++2m-sde or euler-a
     #[arg(long)]
     sampler: Option<SamplerKind>,
     /// Start from the degraded picture with noise and take this share of the steps (SDEdit); 1 starts from pure noise
@@ -84,12 +90,18 @@ pub struct Restore {
     /// the model was trained; 512 for --model]
     #[arg(long, value_name = "PIXELS")]
     tile: Option<usize>,
+    /// Side of the tiles in which the VAE encodes and decodes, in pixels; 0 for no tiles [default: that of --tile]
+    #[arg(long, value_name = "PIXELS")]
+    vae_tile: Option<usize>,
     /// Enlarge the picture by this factor first
     #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
     upscale: f64,
     /// Seed of the initial noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Take the initial noise from this file instead: safetensors with "latents", standard normal, as diffusers' pipelines take it
+    #[arg(long, value_name = "FILE", conflicts_with = "variants")]
+    latents: Option<PathBuf>,
     /// Restore each picture this many times, with seeds from --seed on, and draw a contact sheet
     #[arg(long, default_value_t = 1)]
     variants: u64,
@@ -145,6 +157,8 @@ pub fn run(args: Restore) -> Result<ExitCode> {
     sampling.guidance_scale = args.guidance.unwrap_or(sampling.guidance_scale);
     sampling.sampler = args.sampler.unwrap_or(sampling.sampler);
     sampling.negative = args.negative.unwrap_or(sampling.negative);
+    sampling.positive = args.positive.unwrap_or(sampling.positive);
+    sampling.quality_prompts = args.quality_prompts.unwrap_or(sampling.quality_prompts);
     sampling.strength = args.strength.unwrap_or(sampling.strength);
     sampling.start = args.start.unwrap_or(sampling.start);
     sampling.control_scale = args.control_scale.unwrap_or(sampling.control_scale);
@@ -152,10 +166,12 @@ pub fn run(args: Restore) -> Result<ExitCode> {
     sampling.control_end = args.control_end.unwrap_or(sampling.control_end);
     sampling.colour_fix = args.colour_fix.unwrap_or(sampling.colour_fix);
     sampling.tile = args.tile.or(sampling.tile);
+    sampling.vae_tile = args.vae_tile.or(sampling.vae_tile);
     let settings = FileSettings {
         semantic: if args.captions { Semantic::Captions } else { Semantic::Text(args.semantic) },
         restoration: args.restoration,
         seed: args.seed,
+        latents: args.latents,
         variants: args.variants,
         upscale: args.upscale,
         sampling,

@@ -5,6 +5,7 @@ mod caption;
 mod coco;
 mod error;
 mod folder;
+mod held_out;
 mod metadata;
 mod mixture;
 mod pair;
@@ -27,6 +28,7 @@ pub(crate) use caption::tidy;
 pub use coco::CocoSource;
 pub use error::{SampleError, SourceError};
 pub use folder::{FolderSource, list_pictures};
+pub(crate) use held_out::{HeldOut, HeldOutSource, Kept};
 pub use mixture::MixtureSource;
 pub use pair::Pair;
 pub use parquet::ParquetSource;
@@ -67,6 +69,11 @@ pub trait Source: Send + Sync {
     /// Whether there are no samples.
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Number of different samples that a pass visits; all, unless some are held out.
+    fn pass_len(&self) -> usize {
+        self.len()
     }
 
     /// The name of sample `index`, without reading it.

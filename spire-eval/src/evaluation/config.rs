@@ -187,6 +187,8 @@ impl EvalConfig {
                 method.caption_words != Some(0),
                 "methods.{i}.caption_words must be at least 1; semantic = false is none"
             );
+            let factor = method.upscale.unwrap_or(1.0);
+            ensure!(factor.is_finite() && factor >= 1.0, "methods.{i}.upscale must be at least 1 ({})", method.name);
             let known = |heading: &String| heading == "Sem" || heading.starts_with("Res");
             let told = method.kind == MethodKind::Folder || !method.marks.keys().any(known);
             ensure!(
@@ -247,6 +249,7 @@ fn check_contradictions(i: usize, method: &MethodConfig) -> Result<()> {
     let of_model = [
         ("run", method.run.is_some()),
         ("prompt", method.prompt.is_some()),
+        ("upscale", method.upscale.is_some()),
         ("sampling", method.sampling.is_some()),
         ("semantic", !method.semantic),
     ];

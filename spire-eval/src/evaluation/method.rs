@@ -34,6 +34,9 @@ pub struct MethodConfig {
     pub restoration: RestorationPrompt,
     /// `model`: one restoration prompt for all pictures, instead of the test set's.
     pub prompt: Option<String>,
+    /// `model`: restore the test set's small pictures, enlarged by this factor, instead of the degraded ones, which
+    /// have their full size.
+    pub upscale: Option<f64>,
     /// `model`: sampling settings that replace the evaluation's.
     pub sampling: Option<SamplingConfig>,
     /// `swinir`, `bsrnet`, `scunet`: the published checkpoint; `{benchmark}` is replaced by the name of the test set's folder.
@@ -62,6 +65,7 @@ impl Default for MethodConfig {
             caption_words: None,
             restoration: RestorationPrompt::Parameters,
             prompt: None,
+            upscale: None,
             sampling: None,
             weights: None,
             tile: None,

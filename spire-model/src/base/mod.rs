@@ -13,6 +13,8 @@ pub use config::BaseConfig;
 pub use prompts::{LongPrompts, PromptEncoder};
 pub use source::{BaseSource, checksum, checksum_of_parts, locate, locate_variant};
 
+pub use crate::locate::portable_name;
+
 use crate::clip::{ClipGuidanceConfig, ClipGuide, ClipText};
 use crate::device::ensure_computes_in;
 use crate::scheduler::SchedulerConfig;

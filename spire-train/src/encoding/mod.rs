@@ -1,4 +1,4 @@
-//! Latents and text states computed before training: what [`encode`] writes and [`training_samples`] reads.
+//! Latents and text states computed before training: what [`encode`] writes and [`with_encoded`] reads.
 
 mod arrays;
 mod ranking;
@@ -14,14 +14,13 @@ use crate::config::RunConfig;
 pub(crate) use arrays::tensor;
 pub use write::{EncodeSettings, Encoding, Shard, encode};
 
-/// The training sequence of a configuration whose models are located, with what `data.encoded` names.
+/// The training sequence with what `data.encoded` names. The models of the configuration are located.
 ///
 /// # Errors
-/// The data does not open, or what was encoded is of another model or configuration.
-pub(crate) fn training_samples(config: &RunConfig) -> Result<Samples> {
-    let samples = Samples::open(config.data.clone(), config.degradation.clone(), config.run.seed)?;
+/// What was encoded is of another model or configuration.
+pub(crate) fn with_encoded(samples: Samples, config: &RunConfig) -> Result<Samples> {
     let Some(folder) = &config.data.encoded else { return Ok(samples) };
-    let expected = manifest(config, samples.epoch_len(), &Choices { texts: true, ..Choices::default() })?;
+    let expected = manifest(config, samples.source_len(), &Choices { texts: true, ..Choices::default() })?;
     let encoded = Encoded::open(folder, &expected)?;
     let all_texts = !parts(config, Some(encoded.manifest())).text;
     Ok(samples.with_encoded(encoded.requiring_texts(all_texts)))

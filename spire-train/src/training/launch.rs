@@ -7,13 +7,13 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result, bail, ensure};
 use spire_core::settings::Difference;
 
+use super::held_out::training_samples;
 use super::start::with_models_located;
 use super::state::TrainingState;
 use super::train::{Outcome, run};
 use crate::checkpoint::{Checkpoint, CheckpointStore};
 use crate::config::RunConfig;
 use crate::distributed::Ranks;
-use crate::encoding::training_samples;
 use crate::run_folder::{NewRun, RunFolder};
 use crate::starts::{Start, allowed_changes, jump_of_the_rate};
 
@@ -23,7 +23,7 @@ pub enum CheckpointChoice {
     /// The newest intact one that is not known to be bad.
     #[default]
     Latest,
-    /// That with the lowest validation loss.
+    /// That with the lowest validation loss, or the best figure of `validate.best`.
     Best,
     /// That of this step.
     Step(u64),
@@ -65,7 +65,7 @@ pub fn train(config: RunConfig, overrides: &[String], ranks: &Ranks, interrupted
 
 fn train_as_rank(config: RunConfig, overrides: &[String], ranks: &Ranks, interrupted: &AtomicBool) -> Result<Outcome> {
     // The first rank may have to download a model.
-    let config = ranks.first_before_others(|| with_models_located(config))?;
+    let config = ranks.first_before_others(|| with_models_located(config.with_held_out_share()))?;
     let config = with_epochs_as_steps(config, ranks.count())?;
     remark(&config, ranks);
     // Create the run folder only if the run can start on all ranks.
@@ -172,7 +172,7 @@ fn chosen(checkpoints: &CheckpointStore, from: CheckpointChoice, ranks: &Ranks) 
         CheckpointChoice::Latest => checkpoints.latest()?,
         CheckpointChoice::Step(step) => Some(checkpoints.of_step(step)?),
         CheckpointChoice::Best => match checkpoints.best()? {
-            None => bail!("no checkpoint has a validation loss yet: name a step instead of \"best\""),
+            None => bail!("no checkpoint has a validation loss or figure yet: name a step instead of \"best\""),
             best => best,
         },
     };

@@ -22,8 +22,12 @@ pub(super) fn text(state: &TrainingState, config: &RunConfig, samples: usize) ->
         let texts = if encoded.manifest().model.text.is_some() { "latents and texts" } else { "latents" };
         format!("; {texts} encoded in {}", encoded.folder().display())
     });
+    let held_out = match config.held_out_share() {
+        Some(_) => format!("; {} more are held out (evaluate.held_out_share)", state.held_out.epoch_len()),
+        None => String::new(),
+    };
     let size = config.data.size;
-    let data = format!("{pictures} {}; {size}×{size} pixels{encoded}", source(&config.data.source));
+    let data = format!("{pictures} {}; {size}×{size} pixels{encoded}{held_out}", source(&config.data.source));
     let parameters = |count: usize| format!("{:.1} M parameters", count as f64 / 1e6);
     let frozen = format!("{}, {}", parameters(state.base.unet.num_params()), model.precision);
     let trained = format!("{}, {}", parameters(state.learner.module.num_params()), state.control_config.fusion());

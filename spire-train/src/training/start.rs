@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;
+use spire_eval::evaluation::Metric;
 use spire_model::base::{Base, locate_variant};
 use spire_model::builtin;
 use spire_model::control::{self, ConditioningEmbedding, ConditioningRange, Control, ControlConfig};
@@ -23,6 +24,12 @@ pub(crate) fn with_models_located(mut config: RunConfig) -> Result<RunConfig> {
         *folder = control::locate(folder)?;
     }
     for folder in [&mut config.model.image_encoder, &mut config.model.embedding].into_iter().flatten() {
+        *folder = existing_or_built_in(folder)?;
+    }
+    let validate = &mut config.validate;
+    let measures = |metrics: &[Metric]| validate.samples > 0 && metrics.iter().any(|it| validate.metrics.contains(it));
+    let (of_clip, of_judge) = (measures(&[Metric::ClipI, Metric::ClipT]), measures(&[Metric::Identity]));
+    for (folder, _) in [(&mut validate.clip, of_clip), (&mut validate.judge, of_judge)].into_iter().filter(|it| it.1) {
         *folder = existing_or_built_in(folder)?;
     }
     Ok(config)

@@ -12,19 +12,22 @@ use spire_core::settings;
 use spire_data::encoded::Encoded;
 use spire_data::loader::{Loader, Samples};
 use spire_eval::clip_space::ImageSpace;
-use spire_model::base::{Base, Parts};
+use spire_eval::evaluation::Scorer;
+use spire_model::base::{Base, Parts, portable_name};
 use spire_model::control::{Control, ControlConfig};
 use spire_model::model_file::ModelFile;
 use spire_model::scheduler::NoiseSchedule;
 use spire_model::weights;
 
-use super::held_out::held_out;
+use super::figures;
+use super::fixed_pictures::FixedPictures;
+use super::held_out::{held_out, training_samples};
 use super::latents::Latents;
 use super::start::initial_control;
 use crate::checkpoint::{Checkpoint, Guard};
 use crate::config::RunConfig;
 use crate::distributed::{Buckets, Ranks};
-use crate::encoding::{self, training_samples};
+use crate::encoding;
 use crate::optim::learner::{AVERAGE, Learner};
 use crate::run_folder::RunFolder;
 
@@ -61,6 +64,10 @@ pub(crate) struct TrainingState<'a> {
     /// CLIP's image space, for the Fréchet distance.
     pub(super) image_space: Option<ImageSpace>,
     pub(super) latents: Latents,
+    /// The networks of the figures on restored held-out pictures, if these are measured.
+    pub(super) scorer: Option<Scorer>,
+    /// The pictures of `[[validate.pictures]]`.
+    pub(super) fixed_pictures: FixedPictures,
     /// How gradients travel between ranks; known after the first backward pass.
     pub(super) buckets: Option<Buckets>,
 }
@@ -76,6 +83,8 @@ impl<'a> TrainingState<'a> {
         let samples = training_samples(config)?;
         let parts = encoding::parts(config, samples.encoded().map(Encoded::manifest));
         let held_out = held_out(config)?;
+        let fixed_pictures = FixedPictures::open(&config.validate.pictures)?;
+        let scorer = figures::load(&config.validate, &device)?;
         let (mut base, mut control_config, mut control) = ranks.one_by_one(|| {
             device.seed(config.run.seed);
             let base = config.model.load_parts(&device, parts)?;
@@ -115,6 +124,8 @@ impl<'a> TrainingState<'a> {
             learner,
             held_out,
             image_space,
+            scorer,
+            fixed_pictures,
             buckets: None,
         })
     }
@@ -140,12 +151,12 @@ impl<'a> TrainingState<'a> {
         write_atomic(&control.join(CONFIG), &self.control_config.to_json()?)?;
         write_atomic(&control.join(AVERAGE), &weights::to_bytes(&self.learner.average, DType::F32)?)?;
         let model = ModelFile {
-            base: config.model.base.clone(),
+            base: portable_name(&config.model.base),
             precision: config.model.precision,
             control_precision: config.model.control_precision,
             long_prompts: config.model.long_prompts,
             variant: config.model.variant.clone(),
-            sampling: config.evaluate.sampling.clone(),
+            sampling: config.evaluate.sampling.clone().with_quality_written_out(),
             trained: toml::Table::try_from(&config.degradation.parameterized)?,
         };
         write_atomic(&folder.model_file(), model.to_toml()?.as_bytes())?;

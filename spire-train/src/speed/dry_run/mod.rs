@@ -18,9 +18,9 @@ use spire_model::weights::{Tensors, check_weights, parameters};
 
 use self::parts::{Costs, Part, PartKind};
 use crate::config::RunConfig;
-use crate::encoding::{self, training_samples};
+use crate::encoding;
 use crate::run_folder::RunFolder;
-use crate::training::held_out::held_out;
+use crate::training::held_out::{held_out, training_samples};
 use crate::training::start::with_models_located;
 
 /// What a run needs; displayed as tables.
@@ -48,7 +48,7 @@ pub struct DryRun {
 /// As [`train`](crate::training::train), up to its first step. If the run folder exists already, that is only a
 /// warning.
 pub fn dry_run(config: RunConfig) -> Result<DryRun> {
-    let config = with_models_located(config)?;
+    let config = with_models_located(config.with_held_out_share())?;
     if let Err(taken) = RunFolder::check_free(&config) {
         tracing::warn!("{taken:#}");
     }
