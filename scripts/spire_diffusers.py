@@ -57,7 +57,7 @@ SAMPLERS = {
 
 
 class SpireControl(nn.Module):
-    """A control branch whose features scale and shift the frozen UNet's, from its `config.json`."""
+    """A control branch of this project, from its `config.json`: every fusion and conditioning but those of a ControlNet."""
 
     def __init__(self, config: dict):
         super().__init__()
@@ -65,27 +65,35 @@ class SpireControl(nn.Module):
         self.prompts = config.get("prompts", "decoupled")
         known = inspect.signature(ControlNetModel.__init__).parameters
         encoder = ControlNetModel(**{key: value for key, value in config.items() if key in known})
-        condition_channels = config.get("condition_channels") or 4
+        self.fusion = config.get("fusion") or "modulate_skip"
         width = encoder.config.block_out_channels[0]
+        # e(y) is added to the output of `conv_in`, or concatenated to its input.
+        self.adds = (config.get("conditioning") or ("add" if self.fusion == "add" else "concat")) == "add"
+        condition_channels = width if self.adds else config.get("condition_channels") or 4
         self.swap_channels = encoder.config.controlnet_conditioning_channel_order == "bgr"
         self.controlnet_cond_embedding = ControlNetConditioningEmbedding(
             condition_channels,
             encoder.config.conditioning_channels,
             tuple(encoder.config.conditioning_embedding_out_channels),
         )
-        self.conv_in = nn.Conv2d(encoder.config.in_channels + condition_channels, width, 3, padding=1)
+        channels = encoder.config.in_channels + (0 if self.adds else condition_channels)
+        self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
         self.time_proj = encoder.time_proj
         self.time_embedding = encoder.time_embedding
         self.down_blocks = encoder.down_blocks
         self.mid_block = encoder.mid_block
 
+        self.modulation_up = None
+        if self.fusion == "add":
+            self.controlnet_down_blocks = encoder.controlnet_down_blocks
+            self.controlnet_mid_block = encoder.controlnet_mid_block
+            return
         # diffusers has one zero convolution per skip, with the width of the skip.
         skips = [conv.out_channels for conv in encoder.controlnet_down_blocks]
         self.modulation_skip = nn.ModuleList(zero_conv(channels, 2 * channels) for channels in skips)
         inner = encoder.config.block_out_channels[-1]
         self.modulation_mid = zero_conv(inner, 2 * inner)
-        self.modulation_up = None
-        if config.get("fusion") == "modulate_skip_and_up":
+        if self.fusion == "modulate_skip_and_up":
             widths = decoder_widths(encoder.config)
             self.modulation_up = nn.ModuleList(zero_conv(c, 2 * up) for c, up in zip(skips, widths, strict=True))
 
@@ -105,7 +113,7 @@ class SpireControl(nn.Module):
         self, sample: Tensor, timestep: Tensor, restoration: Tensor, embedded: Tensor
     ) -> tuple[list[Tensor], Tensor]:
         """The features c_i, outermost first, and c_mid."""
-        x = self.conv_in(torch.cat([sample, embedded], 1))
+        x = self.conv_in(sample) + embedded if self.adds else self.conv_in(torch.cat([sample, embedded], 1))
         return encode(self, x, embed_time(self, sample, timestep), restoration)
 
 
@@ -208,9 +216,13 @@ def predict_embedded(
     time = embed_time(unet, doubled, timestep)
     skips, x = encode(unet, unet.conv_in(doubled), time, semantic)
     features, mid = control(*own)
-    x = modulate(x, control.modulation_mid, mid, scale)
-    skips = [modulate(skip, conv, c, scale) for skip, conv, c in zip(skips, control.modulation_skip, features, strict=True)]
     up = [None] * len(skips)
+    if control.fusion == "add":
+        fuse, skip_convs, mid_conv = add, control.controlnet_down_blocks, control.controlnet_mid_block
+    else:
+        fuse, skip_convs, mid_conv = modulate, control.modulation_skip, control.modulation_mid
+    x = fuse(x, mid_conv, mid, scale)
+    skips = [fuse(skip, conv, c, scale) for skip, conv, c in zip(skips, skip_convs, features, strict=True)]
     if control.modulation_up is not None:
         up = list(zip(control.modulation_up, features, [scale] * len(skips), strict=True))
     x = decode(unet, x, skips, up, time, semantic)
@@ -225,6 +237,10 @@ def repeated(x: Tensor, batch: int) -> Tensor:
 def modulate(feature: Tensor, conv: nn.Conv2d, control: Tensor, strength: float = 1.0) -> Tensor:
     scale, bias = repeated(strength * conv(control), len(feature)).chunk(2, dim=1)
     return (1 + scale) * feature + bias
+
+
+def add(feature: Tensor, conv: nn.Conv2d, control: Tensor, strength: float = 1.0) -> Tensor:
+    return feature + repeated(strength * conv(control), len(feature))
 
 
 def embed_time(net: nn.Module, sample: Tensor, timestep: Tensor) -> Tensor:

@@ -126,21 +126,33 @@ def controlnet(out: Path, random: Generator) -> None:
         )
 
 
+# The fusions as published, and those with the other conditioning.
+BRANCHES = {
+    "modulate_skip": {},
+    "modulate_skip_and_up": {},
+    "add": {},
+    "add-concat": {"conditioning": "concat"},
+    "modulate_skip-add": {"conditioning": "add"},
+}
+
+
 def spire(out: Path, random: Generator) -> None:
-    for fusion in ("modulate_skip", "modulate_skip_and_up", "add"):
+    for name, conditioning in BRANCHES.items():
+        fusion = name.split("-")[0]
         base = draw_unet(random, choice(random, True, False))
         branch = draw_branch(random, base)
         config = json.loads(branch.to_json_string())
         given = spire_inputs(random, base, config)
-        if fusion != "add":
+        if name != "add":
             config |= {"_class_name": "SpireControl", "fusion": fusion, "condition_channels": whole(random, 1, 6)}
+            config |= conditioning
             branch = spire_diffusers.SpireControl(config).eval()
             check_identity(base, branch, given)
             formula.fill(branch.state_dict(), new_seed(random))
-        folder = out / f"spire-{fusion}"
+        folder = out / f"spire-{name}"
         save(folder / "unet", base)
         bundle.weights(folder / "control", config, STEM, branch.state_dict())
-        write(out / f"case-spire-{fusion}", "spire", given, spire_outputs(base, branch, given), folder)
+        write(out / f"case-spire-{name}", "spire", given, spire_outputs(base, branch, given), folder)
 
 
 def spire_inputs(random: Generator, base: UNet2DConditionModel, config: dict) -> dict[str, torch.Tensor]:

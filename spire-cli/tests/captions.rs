@@ -201,3 +201,19 @@ fn a_server_that_can_not_be_used_ends_the_run_at_once() {
     let arguments = ["data", "caption", none.to_str().unwrap(), "--endpoint", &server.url, "--model", "llava"];
     assert!(error(spire(&arguments)).contains("none"));
 }
+
+#[test]
+fn a_picture_is_restored_with_the_caption_of_a_model() {
+    let scratch = TempDir::new().unwrap();
+    let restored = |name: &str, more: &[&str]| {
+        let output = scratch.path().join(name);
+        let arguments = ["restore", "tests/pictures/scene.png", "-o", output.to_str().unwrap(), "--steps", "2"];
+        ok(command(&[&arguments[..], more].concat()).output().unwrap());
+        Picture::open(output).unwrap()
+    };
+    let server = Server::start(&[Answer::Raw(503, "busy"), Answer::Says("A lion\non a meadow.")]);
+    let captioned = restored("captioned.png", &["--caption-endpoint", &server.url, "--caption-model", "llava"]);
+    assert_eq!(captioned, restored("written.png", &["--semantic", "A lion on a meadow."]));
+    let alone = spire(&["restore", "a.png", "-o", "b.png", "--caption-endpoint", &server.url]);
+    assert!(error(alone).contains("--caption-model"));
+}

@@ -93,6 +93,15 @@ fn every_branch_restores_the_same_picture_in_pytorch() {
             compare("strength 0.6", &run, &["--strength", "0.6"]);
         }
     }
+    for (fusion, conditioning) in [("add", "concat"), ("modulate_skip", "add")] {
+        let name = format!("{fusion}, e(y) by {conditioning}");
+        let mut changes = vec![format!("model.fusion={fusion}"), format!("model.conditioning={conditioning}")];
+        if conditioning == "add" {
+            changes.push("model.embedding_channels=[8, 16, 32, 64]".to_owned());
+        }
+        let run = trained(folder, &name, &changes.iter().map(String::as_str).collect::<Vec<_>>());
+        compare(&name, &run, &[]);
+    }
     for prompts in ["joined", "semantic"] {
         let run = trained(folder, prompts, &[&format!("model.prompts={prompts}")]);
         compare(&format!("prompts = {prompts}"), &run, &[]);

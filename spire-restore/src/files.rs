@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Serialize;
@@ -13,6 +14,7 @@ use spire_core::picture::{Decoded, Depth};
 use spire_core::picture_file::{self, PictureFormat};
 use spire_core::progress::PhaseProgress;
 use spire_core::{Picture, picture, sheet};
+use spire_data::captioning::Endpoint;
 use spire_data::degrade::resize::resize_plane;
 use spire_data::degrade::{Filter, resize};
 use spire_data::source::{Skipped, caption_of, list_pictures};
@@ -35,6 +37,8 @@ pub enum Semantic {
     Text(String),
     /// The `.txt` file beside each picture.
     Captions,
+    /// What a vision-language model on a server says of each picture.
+    Model(Arc<Endpoint>),
 }
 
 /// How to restore every picture.
@@ -127,6 +131,7 @@ impl Restorer {
         let semantic = match &settings.semantic {
             Semantic::Text(text) => text.clone(),
             Semantic::Captions => caption_of(input)?,
+            Semantic::Model(endpoint) => endpoint.caption(input)?,
         };
         let provenance = |seed: u64| {
             let FileSettings { restoration, upscale, sampling, .. } = settings;

@@ -83,16 +83,17 @@ export function command(snapshot, site) {
   const words = (names) =>
     names.filter((key) => order[key] !== undefined).map((key) => `--${key.replaceAll("_", "-")} ${quoted(String(order[key]))}`);
   const options = model.options ? [model.options] : [];
+  const sampling = ["negative", "steps", "guidance", "sampler", "strength", "start", "control_scale", "control_start", "control_end", "colour_fix", "tile"];
   if (order.semantics) {
     const prompts = order.semantics.map((prompt) => `--semantic ${quoted(prompt)}`);
-    return ["spire walk", file(""), "-o", file("-walk"), ...options, ...prompts, ...words(["restoration", "guidance", "steps", "seed"])].join(" ");
+    return ["spire walk", file(""), "-o", file("-walk"), ...options, ...prompts, ...words(["restoration", ...sampling, "seed"])].join(" ");
   }
   const walked = Object.keys(TASKS).filter((task) => order[task]);
   if (walked.length) {
     const lists = walked.map((task) => `--${task} ${order[task].join(",")}`);
-    return ["spire walk", file(""), "-o", file("-walk"), ...options, ...lists, ...words(["semantic", "guidance", "steps", "seed"])].join(" ");
+    return ["spire walk", file(""), "-o", file("-walk"), ...options, ...lists, ...words(["semantic", ...sampling, "seed"])].join(" ");
   }
-  const keys = ["semantic", "restoration", "negative", "steps", "guidance", "sampler", "strength", "start", "control_scale", "control_start", "control_end", "colour_fix", "tile", "upscale", "seed", "variants"];
+  const keys = ["semantic", "restoration", ...sampling, "upscale", "seed", "variants"];
   return ["spire restore", file(""), "-o", file("-restored"), ...options, ...words(keys)].join(" ");
 }
 

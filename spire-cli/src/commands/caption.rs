@@ -1,18 +1,22 @@
-//! `spire data caption`
+//! `spire data caption`, and the captions that `spire restore` asks for.
 
 use std::env;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use spire_core::message::printable;
 use spire_data::captioning::{CaptionFolder, CaptionSummary, Endpoint, EndpointSettings, Form};
 
-use super::restore::by_name;
+use super::sampling::by_name;
 
 /// The environment variable with the server's key, as other programs of this protocol have it.
 const KEY: &str = "OPENAI_API_KEY";
+
+/// Seconds that one answer may take, by default.
+const TIMEOUT: u64 = 120;
 
 /// How many pictures without a caption are named.
 const NAMED: usize = 20;
@@ -41,7 +45,7 @@ pub struct Caption {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     requests: u16,
     /// Seconds that one answer may take
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = TIMEOUT, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
     /// Ask again for captions that exist
     #[arg(long)]
@@ -51,14 +55,34 @@ pub struct Caption {
     json: bool,
 }
 
+/// Captions on the fly, for `spire restore`.
+#[derive(clap::Args)]
+pub struct Captioner {
+    /// Ask a vision-language model on this server for the semantic prompt of each picture, as `spire data caption` does
+    #[arg(long, value_name = "URL", requires = "caption_model", conflicts_with_all = ["semantic", "captions"])]
+    caption_endpoint: Option<String>,
+    /// Name of the model on the server
+    #[arg(long, value_name = "NAME", requires = "caption_endpoint")]
+    caption_model: Option<String>,
+}
+
+impl Captioner {
+    /// The server, if it was asked for.
+    pub fn endpoint(self) -> Option<Arc<Endpoint>> {
+        let (url, model) = self.caption_endpoint.zip(self.caption_model)?;
+        let prompt = Form::Long.prompt().to_owned();
+        Some(Arc::new(endpoint(url, model, prompt, Duration::from_secs(TIMEOUT))))
+    }
+}
+
+fn endpoint(url: String, model: String, prompt: String, timeout: Duration) -> Endpoint {
+    let key = env::var(KEY).ok().filter(|key| !key.is_empty());
+    Endpoint::new(EndpointSettings { url, model, prompt, key, timeout })
+}
+
 pub fn run(args: Caption) -> Result<ExitCode> {
-    let endpoint = Endpoint::new(EndpointSettings {
-        url: args.endpoint,
-        model: args.model,
-        prompt: args.prompt.unwrap_or_else(|| args.form.prompt().to_owned()),
-        key: env::var(KEY).ok().filter(|key| !key.is_empty()),
-        timeout: Duration::from_secs(args.timeout),
-    });
+    let prompt = args.prompt.unwrap_or_else(|| args.form.prompt().to_owned());
+    let endpoint = endpoint(args.endpoint, args.model, prompt, Duration::from_secs(args.timeout));
     let folder = CaptionFolder {
         captions: args.output.unwrap_or_else(|| args.folder.clone()),
         pictures: args.folder,

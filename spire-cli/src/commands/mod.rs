@@ -14,6 +14,7 @@ mod man;
 mod model;
 mod pretrain;
 mod restore;
+mod sampling;
 mod serve;
 mod sweep;
 mod train;

@@ -4,20 +4,19 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use serde::de::{DeserializeOwned, IntoDeserializer};
 use spire_core::atomic_write::check_output;
 use spire_core::message::printable;
 use spire_core::picture_file::PictureFormat;
 use spire_core::progress;
 use spire_data::prompt;
 use spire_model::feedforward::NetworkKind;
-use spire_model::restore::{ColourFix, QualityPrompts, StartFrom};
-use spire_model::scheduler::SamplerKind;
 use spire_model::weights::Precision;
 use spire_restore::files::{FileSettings, FolderSummary, Semantic};
 use spire_restore::network::NetworkRestorer;
 
+use super::caption::Captioner;
 use super::model::Model;
+use super::sampling::{Sampling, by_name};
 
 #[derive(clap::Args)]
 pub struct Restore {
@@ -32,7 +31,7 @@ pub struct Restore {
     #[arg(long = "model", value_name = "NETWORK", value_parser = by_name::<NetworkKind>, requires = "weights")]
     #[arg(conflicts_with_all = [
         "run", "base", "control", "precision", "semantic", "captions", "restoration", "negative", "steps", "guidance",
-        "sampler", "strength", "colour_fix", "upscale", "seed", "variants", "positive", "quality_prompts", "vae_tile", "latents",
+        "sampler", "strength", "colour_fix", "upscale", "seed", "variants", "positive", "quality_prompts", "vae_tile", "latents", "caption_endpoint",
     ])]
     network: Option<NetworkKind>,
     /// The published checkpoint of --model
@@ -47,52 +46,13 @@ pub struct Restore {
     /// Read each semantic prompt from the .txt file beside the picture
     #[arg(long, conflicts_with = "semantic")]
     captions: bool,
+    #[command(flatten)]
+    captioner: Captioner,
     /// Restoration prompt: what to undo
     #[arg(long, default_value = prompt::REMOVE_ALL)]
     restoration: String,
-    /// Negative prompt: replaces the empty prompt in classifier-free guidance
-    #[arg(long)]
-    negative: Option<String>,
-    /// Words for a good picture, appended to the semantic prompt
-    #[arg(long, value_name = "WORDS")]
-    positive: Option<String>,
-    /// Published words for --positive and --negative: none, seesr or diffbir
-    #[arg(long, value_name = "PRESET", value_parser = by_name::<QualityPrompts>)]
-    quality_prompts: Option<QualityPrompts>,
-    /// Denoising steps
-    #[arg(long)]
-    steps: Option<usize>,
-    /// Guidance scale: the weight of the semantic prompt; 1 for no guidance
-    #[arg(long)]
-    guidance: Option<f64>,
-    /// ddim, dpm++2m or euler; with fresh noise in every step: ddpm, dpm++2m-sde or euler-a
-    #[arg(long)]
-    sampler: Option<SamplerKind>,
-    /// Start from the degraded picture with noise and take this share of the steps (SDEdit); 1 starts from pure noise
-    #[arg(long)]
-    strength: Option<f64>,
-    /// Where all steps start: noise, or picture, the degraded picture with the noise of the first step
-    #[arg(long, value_parser = by_name::<StartFrom>)]
-    start: Option<StartFrom>,
-    /// Factor of the control branch's effect; 0 is the text-to-image model alone
-    #[arg(long, value_name = "FACTOR")]
-    control_scale: Option<f64>,
-    /// The control branch acts from this fraction of the steps on
-    #[arg(long, value_name = "FRACTION")]
-    control_start: Option<f64>,
-    /// The control branch acts until this fraction of the steps
-    #[arg(long, value_name = "FRACTION")]
-    control_end: Option<f64>,
-    /// Take colours from the degraded picture: none, wavelet or adain
-    #[arg(long, alias = "color-fix", value_parser = by_name::<ColourFix>)]
-    colour_fix: Option<ColourFix>,
-    /// Side of the tiles in which larger pictures are restored, in pixels; 0 for no tiles [default: the side for which
-    /// the model was trained; 512 for --model]
-    #[arg(long, value_name = "PIXELS")]
-    tile: Option<usize>,
-    /// Side of the tiles in which the VAE encodes and decodes, in pixels; 0 for no tiles [default: that of --tile]
-    #[arg(long, value_name = "PIXELS")]
-    vae_tile: Option<usize>,
+    #[command(flatten)]
+    sampling: Sampling,
     /// Enlarge the picture by this factor first
     #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
     upscale: f64,
@@ -124,11 +84,6 @@ const BUILT_IN: &str = "note: the built-in small model knows only the illustrate
     nothing useful of photographs: for these, train a branch on a Stable Diffusion model (spire train CONFIG --set \
     model.base=stable-diffusion-v1-5/stable-diffusion-v1-5), and restore with --run RUN";
 
-/// Parses a value by its name in a configuration.
-pub fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, serde::de::value::Error> {
-    T::deserialize(name.into_deserializer())
-}
-
 pub fn run(args: Restore) -> Result<ExitCode> {
     ensure!(args.input.exists(), "there is no picture or folder {}", args.input.display());
     let is_folder = args.input.is_dir();
@@ -144,7 +99,8 @@ pub fn run(args: Restore) -> Result<ExitCode> {
         check_output(&output, &args.input)?;
     }
     if let (Some(network), Some(weights)) = (args.network, &args.weights) {
-        let restorer = NetworkRestorer::load(network, weights, args.tile, args.device.as_deref().unwrap_or("flex"))?;
+        let restorer =
+            NetworkRestorer::load(network, weights, args.sampling.tile, args.device.as_deref().unwrap_or("flex"))?;
         let summary = match is_folder {
             true => restorer.restore_folder(&args.input, &output, args.overwrite)?,
             false => restorer.restore_file(&args.input, &output, None, args.overwrite)?.into(),
@@ -152,29 +108,19 @@ pub fn run(args: Restore) -> Result<ExitCode> {
         return report(&summary, is_folder, &output, args.json);
     }
     let found = args.model.locate()?;
-    let mut sampling = found.sampling.clone();
-    sampling.steps = args.steps.unwrap_or(sampling.steps);
-    sampling.guidance_scale = args.guidance.unwrap_or(sampling.guidance_scale);
-    sampling.sampler = args.sampler.unwrap_or(sampling.sampler);
-    sampling.negative = args.negative.unwrap_or(sampling.negative);
-    sampling.positive = args.positive.unwrap_or(sampling.positive);
-    sampling.quality_prompts = args.quality_prompts.unwrap_or(sampling.quality_prompts);
-    sampling.strength = args.strength.unwrap_or(sampling.strength);
-    sampling.start = args.start.unwrap_or(sampling.start);
-    sampling.control_scale = args.control_scale.unwrap_or(sampling.control_scale);
-    sampling.control_start = args.control_start.unwrap_or(sampling.control_start);
-    sampling.control_end = args.control_end.unwrap_or(sampling.control_end);
-    sampling.colour_fix = args.colour_fix.unwrap_or(sampling.colour_fix);
-    sampling.tile = args.tile.or(sampling.tile);
-    sampling.vae_tile = args.vae_tile.or(sampling.vae_tile);
+    let semantic = match (args.captioner.endpoint(), args.captions) {
+        (Some(endpoint), _) => Semantic::Model(endpoint),
+        (None, true) => Semantic::Captions,
+        (None, false) => Semantic::Text(args.semantic),
+    };
     let settings = FileSettings {
-        semantic: if args.captions { Semantic::Captions } else { Semantic::Text(args.semantic) },
+        semantic,
         restoration: args.restoration,
         seed: args.seed,
         latents: args.latents,
         variants: args.variants,
         upscale: args.upscale,
-        sampling,
+        sampling: args.sampling.over(found.sampling.clone()),
         batch_size: found.batch_size,
         quality: args.quality,
         overwrite: args.overwrite,

@@ -12,6 +12,7 @@ use spire_data::prompt::{self, StepKind};
 use spire_restore::walk::{Axis, Path, axes, walk};
 
 use super::model::Model;
+use super::sampling::Sampling;
 
 #[derive(clap::Args)]
 pub struct Walk {
@@ -42,12 +43,8 @@ pub struct Walk {
     /// With several semantic prompts: the restoration prompt
     #[arg(long, default_value = prompt::REMOVE_ALL)]
     restoration: String,
-    /// Denoising steps
-    #[arg(long)]
-    steps: Option<usize>,
-    /// Guidance scale: the weight of the semantic prompt; 1 for no guidance
-    #[arg(long)]
-    guidance: Option<f64>,
+    #[command(flatten)]
+    sampling: Sampling,
     /// Seed of the initial noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -78,9 +75,8 @@ pub fn run(args: Walk) -> Result<ExitCode> {
         several => Path::Semantics { prompts: several.to_vec(), restoration: args.restoration },
     };
     let model = args.model.locate()?;
-    let (mut sampling, batch_size) = (model.sampling.clone(), model.batch_size);
-    sampling.steps = args.steps.unwrap_or(sampling.steps);
-    sampling.guidance_scale = args.guidance.unwrap_or(sampling.guidance_scale);
+    let (sampling, batch_size) = (args.sampling.over(model.sampling.clone()), model.batch_size);
+    sampling.validate()?;
     let mut restorer = model.load(args.device.as_deref(), None)?;
     restorer.guide_by(sampling.clip_guidance.as_ref())?;
 
