@@ -76,8 +76,9 @@ fn pairs_are_read_and_what_does_not_fit_is_counted_and_named() {
     pairs(scratch.path());
     let config = config(scratch.path());
     let sheet = scratch.path().join("sheet.png");
-    let figures = stats(&config, &["--sheet", sheet.to_str().unwrap()]);
+    ok(spire(&["data", "stats", &config, "-n", "8", "--sheet", sheet.to_str().unwrap()]));
     assert!(sheet.is_file());
+    let figures = stats(&config, &[]);
     assert_eq!((&figures["source_pictures"], &figures["pictures"]), (&Value::from(9), &Value::from(8)));
     assert_eq!(figures["pipelines"]["pair"], 60);
     let broken: Vec<(String, String)> = serde_json::from_value(figures["broken"].clone()).unwrap();
