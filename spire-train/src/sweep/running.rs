@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use spire_core::message::with_causes;
 use spire_core::parallel::available;
 use spire_core::progress::{PhaseProgress, clock};
 
@@ -57,7 +58,7 @@ fn message(cell: &Cell, trained: Result<Attempt>) -> String {
             End::Interrupted => format!("{name}: interrupted after step {to_step}"),
             End::Failed { reason } => format!("{name}: failed: {reason}"),
         },
-        Err(error) => format!("{name}: failed: {error:#}"),
+        Err(error) => format!("{name}: failed: {}", with_causes(error.as_ref())),
     }
 }
 
