@@ -11,7 +11,7 @@ use burn::tensor::{DType, Device, Tensor};
 
 pub use config::BaseConfig;
 pub use prompts::{LongPrompts, PromptEncoder};
-pub use source::{BaseSource, checksum, locate, locate_variant};
+pub use source::{BaseSource, checksum, locate, locate_variant, unet_config};
 
 use crate::clip::{ClipGuidanceConfig, ClipGuide, ClipText};
 use crate::device::ensure_computes_in;
