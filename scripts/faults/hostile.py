@@ -10,7 +10,7 @@ from program import ROOT, settings
 from vanish import photos
 
 ODD_NUMBERS = [0, -1, 1, 2**31, 2**63 - 1, -(2**63), 10**14, 1e30, 1e-30, -1e30, 3.5]
-ODD_TOML = [*map(repr, ODD_NUMBERS), "nan", "inf", "-inf", '""', '"x"', '"\\u0000"', '"/dev/zero"', '"/"', "[]", "[1]", "[-1, 1e30]", "[nan, nan]", "[5.0, 1.0]", "{}", "true", "1979-05-27"]
+ODD_TOML = [*map(repr, ODD_NUMBERS), "nan", "inf", "-inf", '""', '"x"', '"\\u0000"', '"/dev/zero"', "[]", "[1]", "[-1, 1e30]", "[nan, nan]", "[5.0, 1.0]", "{}", "true", "1979-05-27"]
 ODD_JSON = [*ODD_NUMBERS, None, "", "x", "\0", [], {}, [[]], [0], [-1], [10**9], True, "NaN", [1] * 1000]
 
 
@@ -159,6 +159,10 @@ def toml_values(campaign, count):
     evaluation = commands.evaluate(scratch / "evaluation", scratch)
     test_set = commands.test_set(scratch / "set", scratch, 4)
     fit_keys = ["steps", "batch_size", "learning_rate", "warmup_steps", "schedule", "weight_decay", "max_grad_norm", "ema_decay", "parts", "checkpoint_every", "preview_every"]
+    # A value may become the name of a folder: here it lies in the scratch folder.
+    place = campaign.folder("place")
+    for name in ("configs", "assets"):
+        (place / name).symlink_to(ROOT / name)
     small = tomllib.loads((ROOT / "configs/tiny-prior.toml").read_text())
     shared = ["out", "start", "seed", "device", "world.size", "world.count", "world.seed", "degradation.parameterized.blur_sigma"]
     stages = {
@@ -175,7 +179,7 @@ def toml_values(campaign, count):
         for _ in range(count // 3 if command in stages else count):
             shutil.rmtree(command.folder, ignore_errors=True)
             key, value = campaign.random.choice(names), campaign.random.choice(ODD_TOML)
-            ended = campaign.run(*command.start(), "--set", f"{key}={value}", timeout=40)
+            ended = campaign.run(*command.start(), "--set", f"{key}={value}", timeout=40, cwd=place)
             fault = ended.fault()
             if ended.timed_out and "step " in ended.error[-3000:]:
                 fault = None  # Accepted, and at work.
