@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use clap::error::ErrorKind;
 use documentation::{arguments, commands_in_blocks, root};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use spire_core::settings;
+use spire_core::settings::{self, Keys};
 use spire_data::testset::Recipe;
 use spire_eval::evaluation::EvalConfig;
 use spire_train::config::RunConfig;
@@ -126,7 +124,7 @@ fn every_override_in_a_code_block_is_a_key() {
 }
 
 /// Reads a configuration as the command would. One outside the folders of this repository is the user's, and empty here.
-fn check<T: DeserializeOwned + Serialize + Default>(config: &str, sets: &[String]) -> anyhow::Result<()> {
+fn check<T: Keys>(config: &str, sets: &[String]) -> anyhow::Result<()> {
     let path = Path::new(config);
     match path.starts_with("configs") || path.starts_with("scripts") {
         true => settings::load::<T>(path, sets).map(|_| ())?,

@@ -110,6 +110,34 @@ fn a_killed_stage_goes_on_exactly_and_a_finished_one_with_more_steps() {
     assert_eq!(losses(&killed, "judge")[..10], losses(&whole, "judge")[..]);
     assert_eq!(losses(&killed, "judge").len(), 12);
     assert!(weights(&killed) != weights(&whole));
+
+    // Each start that trained is written down, as that of a run.
+    let training = killed.join("training/judge");
+    let text = fs::read_to_string(training.join("starts.jsonl")).unwrap();
+    let starts: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(starts.len(), 3, "{text}");
+    assert_eq!((&starts[0]["from_step"], &starts[2]["from_step"]), (&0.into(), &10.into()));
+    assert!(starts[0]["overrides"].as_array().unwrap().contains(&"judge.fit.steps=10".into()), "{text}");
+    assert_eq!(starts[1]["changes"], serde_json::json!([]));
+    assert_eq!(starts[2]["changes"], serde_json::json!(["judge.fit.steps: 10, now 12"]));
+    let earlier = fs::read_to_string(training.join(starts[2]["earlier_config"].as_str().unwrap())).unwrap();
+    let now = fs::read_to_string(training.join("config.toml")).unwrap();
+    assert!(earlier.contains("steps = 10\n") && now.contains("steps = 12\n"));
+}
+
+#[test]
+fn numbers_out_of_range_are_refused_before_anything_is_written() {
+    let scratch = TempDir::new().unwrap();
+    let out = format!("out={}", scratch.path().join("prior").display());
+    for (setting, key) in [
+        ("judge.fit.batch_size=100000000000000", "judge.fit.batch_size"),
+        ("judge.fit.learning_rate=nan", "judge.fit.learning_rate"),
+        ("judge.fit.parts=0", "judge.fit.parts"),
+        ("world.count=0", "world.count"),
+    ] {
+        let told = error(pretrain("judge", &out, &[setting]));
+        assert!(told.contains(key) && !scratch.path().join("prior").exists(), "{told}");
+    }
 }
 
 #[test]

@@ -59,6 +59,26 @@ fn checkpoint(run: &Path, step: u64) -> PathBuf {
     run.join(format!("checkpoints/step-{step:08}"))
 }
 
+#[test]
+fn metrics_that_are_lost_are_told_and_the_run_ends_all_the_same() {
+    let scratch = TempDir::new().unwrap();
+    let run = scratch.path().join("run");
+    ok(train(&run, 2, &[]));
+    fs::write(run.join("metrics.jsonl"), "").unwrap();
+    let told = resume(&run, &["--set", "train.steps=4"]);
+    let log = String::from_utf8_lossy(&told.stderr).into_owned();
+    ok(told);
+    assert!(log.contains("metrics.jsonl has 0 of the 2 steps that are done"), "{log}");
+    assert_eq!(losses(&run).iter().map(|(step, _)| *step).collect::<Vec<_>>(), [2, 3]);
+    // All of them, when nothing is left to train.
+    fs::remove_file(run.join("metrics.jsonl")).unwrap();
+    fs::remove_file(run.join("summary.json")).unwrap();
+    let told = resume(&run, &[]);
+    let log = String::from_utf8_lossy(&told.stderr).into_owned();
+    ok(told);
+    assert!(log.contains("metrics.jsonl has 0 of the 4 steps") && run.join("summary.json").is_file(), "{log}");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_run_that_trains_is_refused_to_others_and_not_changed_by_them() {

@@ -83,6 +83,27 @@ fn a_new_branch_reads_pictures_from_0_to_1_and_one_of_an_early_version_keeps_its
 }
 
 #[test]
+fn a_new_branch_fits_its_base_and_a_run_of_an_earlier_version_goes_on() {
+    let scratch = TempDir::new().unwrap();
+    let (new, old) = (scratch.path().join("new"), scratch.path().join("old"));
+    let config = of_an_initial_branch(scratch.path());
+    let config = config.to_str().unwrap();
+    let channels = |run: &Path| branch(run)["conditioning_embedding_out_channels"].clone();
+    ok(train_of(config, &new, &["train.steps=1"]));
+    assert_eq!(channels(&new), json!([8, 16, 32, 64]));
+    let stored: toml::Table = fs::read_to_string(new.join("config.toml")).unwrap().parse().unwrap();
+    assert_eq!(stored["model"]["embedding_channels"], toml::Value::try_from([8, 16, 32, 64]).unwrap());
+
+    // Earlier versions had one default and did not store it.
+    ok(train_of(config, &old, &["train.steps=1", "model.embedding_channels=[16, 32, 96, 256]"]));
+    let mut stored: toml::Table = fs::read_to_string(old.join("config.toml")).unwrap().parse().unwrap();
+    stored["model"].as_table_mut().unwrap().remove("embedding_channels").unwrap();
+    fs::write(old.join("config.toml"), toml::to_string(&stored).unwrap()).unwrap();
+    ok(spire(&["train", "--resume", old.to_str().unwrap(), "--set", "train.steps=2"]));
+    assert_eq!((channels(&old), metrics(&old).len()), (json!([16, 32, 96, 256]), 2));
+}
+
+#[test]
 fn a_controlnet_with_its_own_prompts_and_long_captions_is_trained() {
     let scratch = TempDir::new().unwrap();
     let run = scratch.path().join("run");

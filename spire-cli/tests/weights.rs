@@ -10,6 +10,7 @@ use std::process::Output;
 
 use common::{command, error, ok, spire};
 use copy::copy_folder;
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// Runs `spire` with its own Hugging Face cache and without network.
@@ -30,6 +31,30 @@ fn every_layout_is_listed() {
     assert!(file.contains("370084") && file.lines().count() < 8, "{file}");
     let part = ok(spire(&["weights", "inspect", "--summary", "assets/tiny/control"]));
     assert!(part.contains("Control"), "{part}");
+}
+
+#[test]
+fn a_program_reads_the_same_from_json() {
+    let json = |args: &[&str]| -> Value { serde_json::from_str(&ok(spire(args))).unwrap() };
+    let model = json(&["weights", "inspect", "--json", "tests/layouts/tiny1"]);
+    assert_eq!(model["fits"], true);
+    let unet = model["parts"].as_array().unwrap().iter().find(|part| part["name"] == "unet").unwrap();
+    assert_eq!((&unet["parameters"], &unet["does_not_fit"]), (&370_084.into(), &Value::Null));
+    let tensors = unet["tensors"].as_array().unwrap();
+    assert!(tensors.iter().any(|tensor| tensor["name"] == "conv_in.weight" && tensor["shape"][1] == 4), "{unet}");
+    let summary = json(&["weights", "inspect", "--json", "--summary", "assets/tiny/control"]);
+    assert_eq!(summary["parts"][0]["tensors"], Value::Null);
+
+    let verified = json(&["verify", "--json", "tests/reference/case-psnr-ssim"]);
+    assert_eq!((&verified["passed"], &verified["cases"][0]["ok"]), (&true.into(), &true.into()));
+    assert!(verified["cases"][0]["worst"].as_f64().unwrap() <= verified["cases"][0]["tolerance"].as_f64().unwrap());
+
+    let scratch = TempDir::new().unwrap();
+    fs::write(scratch.path().join("config.json"), "{").unwrap();
+    let broken = spire(&["weights", "inspect", "--json", scratch.path().to_str().unwrap()]);
+    assert!(!broken.status.success());
+    let broken: Value = serde_json::from_slice(&broken.stdout).unwrap();
+    assert!(broken["fits"] == false && broken["unreadable"][0]["reason"].as_str().unwrap().contains("config.json"));
 }
 
 #[test]

@@ -23,11 +23,21 @@ pub struct WriteError {
 impl WriteError {
     fn at(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self { path, source }
+        move |source| Self { path, source: bare(source) }
     }
 
     fn refused(path: &Path, reason: impl Into<String>) -> Self {
         Self { path: path.to_owned(), source: io::Error::new(io::ErrorKind::InvalidInput, reason.into()) }
+    }
+}
+
+/// The system's own error. The library for temporary files wraps it and adds the name of the temporary file, which a reader
+/// can't do anything with.
+fn bare(error: io::Error) -> io::Error {
+    let wrapped = error.get_ref().and_then(|inner| inner.source()).and_then(|inner| inner.downcast_ref::<io::Error>());
+    match wrapped.and_then(io::Error::raw_os_error) {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => error,
     }
 }
 
@@ -187,6 +197,7 @@ pub fn sync_dir(dir: &Path) -> Result<(), WriteError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::with_causes;
 
     #[test]
     fn write_atomic_replaces_the_file_and_removes_the_temporary() {
@@ -198,6 +209,21 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         let missing = write_atomic(&dir.path().join("no/such"), b"").unwrap_err().to_string();
         assert!(missing.contains("there is no folder"), "{missing}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_error_names_the_file_and_the_reason_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let mut file = AtomicFile::create(&path).unwrap();
+        // A disk that is always full.
+        let full = tempfile::Builder::new().make_in(dir.path(), |_| File::options().write(true).open("/dev/full"));
+        file.writer = BufWriter::new(full.unwrap());
+        file.write_all(b"a").unwrap();
+        let error = file.finish().unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(with_causes(&error), format!("{}: No space left on device (os error 28)", path.display()));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
-use spire_data::degrade::ParameterizedConfig;
+use spire_data::degrade::{DegradationConfig, ParameterizedConfig};
 use spire_model::base::{self, Base, LongPrompts, locate_variant};
 use spire_model::builtin;
 use spire_model::control::{self, Control, ControlConfig};
@@ -95,6 +95,8 @@ impl TrainedModel {
         }
         let mut config = RunConfig::default();
         config.model.base = base.to_owned();
+        // What it was trained on is unknown; the paper's ranges are the widest.
+        config.degradation = DegradationConfig::default();
         Self::configured(config, control, origin)
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use spire_core::checksum::sha256;
+use spire_core::message::with_causes;
 use spire_core::{Picture, png_text};
 use spire_eval::psnr::psnr;
 use spire_eval::ssim::ssim;
@@ -47,8 +48,9 @@ pub fn work(queue: &Queue, models: &[Model]) {
             // Its pictures were dropped before its turn.
             Err(_) if job.is_cancelled() => opened = None,
             Err(error) => {
-                tracing::warn!("a job failed: {error:#}");
-                job.finish(State::Failed, Some(format!("{error:#}")));
+                let reason = with_causes(error.as_ref());
+                tracing::warn!("a job failed: {reason}");
+                job.finish(State::Failed, Some(reason));
                 opened = None;
             }
         }

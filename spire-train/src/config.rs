@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
+use spire_core::settings::Keys;
+use spire_data::degrade::parameterized::SMALL_SIZE;
 use spire_data::degrade::{DegradationConfig, ParameterizedConfig};
 use spire_data::loader::DataConfig;
 use spire_data::source::{SourceConfig, SourceKind};
@@ -19,6 +21,7 @@ use spire_model::fusion::Fusion;
 use spire_model::restore::SamplingConfig;
 use spire_model::unet::UNetConfig;
 use spire_model::weights::Precision;
+use toml::{Table, Value};
 
 pub use validate::{FixedPicture, ValidateSection};
 
@@ -42,7 +45,7 @@ const MOST_HELD_OUT: usize = 1_000_000;
 const MOST_ROWS: usize = 1000;
 
 /// Everything on which a run depends.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunConfig {
     /// Run folder, seed and device.
@@ -112,7 +115,8 @@ pub struct ModelSection {
     pub conditioning: Option<Conditioning>,
     /// Which prompts the UNet and the branch attend to: `decoupled` (the default), `joined` or `semantic`.
     pub prompts: Option<PromptRouting>,
-    /// Channels of e(y)'s convolutions at full size, 1/2, 1/4 and 1/8; by default 16, 32, 96 and 256.
+    /// Channels of e(y)'s convolutions at full size, 1/2, 1/4 and 1/8. By default those of
+    /// [`default_embedding_channels`]; the run folder's configuration has them.
     pub embedding_channels: Option<Vec<usize>>,
     /// Folder with initial weights of e(y) (`spire pretrain --stage embedding`); by default random ones.
     pub embedding: Option<PathBuf>,
@@ -137,6 +141,19 @@ impl Default for ModelSection {
             embedding: None,
         }
     }
+}
+
+/// Channels of e(y)'s convolutions in ControlNet.
+const CONTROLNET_EMBEDDING_CHANNELS: [usize; 4] = [16, 32, 96, 256];
+
+/// Channels of e(y)'s convolutions in a new branch for `unet`, if they are not set: ControlNet's, or for a UNet whose first
+/// block is narrower than their last one an eighth, a quarter, a half and all of its width.
+pub(crate) fn default_embedding_channels(unet: &UNetConfig) -> Vec<usize> {
+    let width = unet.block_out_channels.first().copied().unwrap_or(0);
+    if width >= CONTROLNET_EMBEDDING_CHANNELS[3] {
+        return CONTROLNET_EMBEDDING_CHANNELS.to_vec();
+    }
+    [8, 4, 2, 1].map(|part| (width / part).max(1)).to_vec()
 }
 
 impl ModelSection {
@@ -172,9 +189,10 @@ impl ModelSection {
         ControlConfig { prompts: self.prompts.unwrap_or_default(), ..new }
     }
 
-    /// Channels of e(y)'s convolutions in a new branch.
+    /// Channels of e(y)'s convolutions in a new branch. A run folder without the key is of an earlier version, which had one
+    /// default for all models.
     pub(crate) fn embedding_channels(&self) -> Vec<usize> {
-        self.embedding_channels.clone().unwrap_or_else(|| vec![16, 32, 96, 256])
+        self.embedding_channels.clone().unwrap_or_else(|| CONTROLNET_EMBEDDING_CHANNELS.to_vec())
     }
 
     /// Checks that no key of a new branch is set beside an initial branch, which would not follow it.
@@ -396,8 +414,45 @@ impl Default for EvaluateSection {
 /// The share of the data that a new run holds out by default.
 const HELD_OUT_SHARE: f64 = 0.02;
 
-/// The size of pictures, in pixels, for which the default ranges of the degradations are made.
-const SIZE_OF_DEFAULT_RANGES: usize = 512;
+impl Default for RunConfig {
+    fn default() -> Self {
+        let data = DataConfig::default();
+        let degradation = DegradationConfig {
+            parameterized: ParameterizedConfig::for_size(data.size),
+            ..DegradationConfig::default()
+        };
+        Self {
+            run: RunSection::default(),
+            model: ModelSection::default(),
+            data,
+            degradation,
+            train: TrainSection::default(),
+            validate: ValidateSection::default(),
+            evaluate: EvaluateSection::default(),
+        }
+    }
+}
+
+impl Keys for RunConfig {
+    /// The ranges of blur and downsampling follow `data.size`.
+    fn fill_in(settings: &mut Table) {
+        let size = settings.get("data").and_then(|data| data.get("size")).and_then(Value::as_integer);
+        let size = size.map_or(DataConfig::default().size, |size| usize::try_from(size).unwrap_or(0));
+        let ranges = ParameterizedConfig::for_size(size);
+        let section =
+            |table: &mut Table, name: &str| -> Value { table.remove(name).unwrap_or_else(|| Table::new().into()) };
+        let mut degradation = section(settings, "degradation");
+        if let Value::Table(pipelines) = &mut degradation {
+            let mut parameterized = section(pipelines, "parameterized");
+            if let Value::Table(keys) = &mut parameterized {
+                keys.entry("blur_sigma").or_insert_with(|| ranges.blur_sigma.to_vec().into());
+                keys.entry("downsample_factor").or_insert_with(|| ranges.downsample_factor.to_vec().into());
+            }
+            pipelines.insert("parameterized".into(), parameterized);
+        }
+        settings.insert("degradation".into(), degradation);
+    }
+}
 
 impl RunConfig {
     /// The configuration of a new run. One of a run that began without a held-out share keeps training on all pictures.
@@ -467,10 +522,10 @@ impl RunConfig {
         ];
         let size = self.data.size;
         for (key, most, default) in strongest {
-            if self.degradation.parameterized_share > 0.0 && size < SIZE_OF_DEFAULT_RANGES / 2 && most >= default {
+            if self.degradation.parameterized_share > 0.0 && size < SMALL_SIZE && most >= default {
                 remarks.push(format!(
-                    "degradation.parameterized.{key} goes up to {most}, which is for pictures of {SIZE_OF_DEFAULT_RANGES} \
-                     pixels: of data.size = {size} it leaves little that could be restored; configs/tiny.toml has ranges for 64"
+                    "degradation.parameterized.{key} goes up to {most}, which is for pictures of 512 pixels: of data.size = \
+                     {size} it leaves little that could be restored; remove the key to have a range for this size"
                 ));
             }
         }
@@ -576,6 +631,8 @@ impl RunConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use spire_core::settings;
+    use std::path::Path;
 
     #[test]
     fn odd_configurations_are_remarked_on() {
@@ -591,11 +648,46 @@ mod tests {
         );
         config.train.warmup_steps = 0;
         config.data.size = 64;
+        assert_eq!(config.remarks(), Vec::<String>::new());
+        config.degradation.parameterized = ParameterizedConfig::default();
         let remarks = config.remarks();
         assert!(remarks.len() == 2 && remarks[0].contains("blur_sigma goes up to 5"), "{remarks:?}");
-        config.degradation.parameterized.blur_sigma[1] = 3.0;
-        config.degradation.parameterized.downsample_factor[1] = 4.0;
-        assert_eq!(config.remarks(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn blur_and_downsampling_follow_the_size_unless_they_are_set() {
+        let strongest = |text: &str, sets: &[&str]| {
+            let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+            let config: RunConfig = settings::parse(text, Path::new("run.toml"), &sets).unwrap();
+            let ranges = &config.degradation.parameterized;
+            // What the run folder stores says the same for every size.
+            let stored = settings::resolved(&config).unwrap().replace("size = 64", "size = 512");
+            let read: RunConfig = settings::parse(&stored, Path::new("config.toml"), &[]).unwrap();
+            assert_eq!(read.degradation, config.degradation);
+            [ranges.blur_sigma[1], ranges.downsample_factor[1]]
+        };
+        assert_eq!(strongest("", &[]), [3.0, 4.0]);
+        assert_eq!(strongest("", &["data.size=255"]), [3.0, 4.0]);
+        assert_eq!(strongest("data.size = 256", &[]), [5.0, 8.0]);
+        assert_eq!(strongest("[degradation]\nparameterized_share = 1.0", &["data.size=512"]), [5.0, 8.0]);
+        assert_eq!(strongest("[degradation.parameterized]\nblur_sigma = [1.0, 9.0]", &[]), [9.0, 4.0]);
+        for text in ["degradation = 3", "degradation.parameterized = 3", "data.size = 'x'", "data = 3"] {
+            let read = settings::parse::<RunConfig>(text, Path::new("run.toml"), &[]);
+            assert!(read.unwrap_err().to_string().contains("must be"), "{text}");
+        }
+        let defaults: RunConfig = settings::parse("", Path::new("run.toml"), &[]).unwrap();
+        assert_eq!(settings::resolved(&defaults).unwrap(), settings::resolved(&RunConfig::default()).unwrap());
+    }
+
+    #[test]
+    fn the_channels_of_the_embedding_follow_the_unet() {
+        let channels = |widths: &[usize]| {
+            let unet = UNetConfig { block_out_channels: widths.to_vec(), ..UNetConfig::default() };
+            default_embedding_channels(&unet)
+        };
+        assert_eq!(channels(&[320, 640, 1280, 1280]), [16, 32, 96, 256]);
+        assert_eq!(channels(&[64, 96]), [8, 16, 32, 64]);
+        assert_eq!(channels(&[4]), [1, 1, 2, 4]);
     }
 
     #[test]

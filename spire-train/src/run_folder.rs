@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
 use spire_core::atomic_write::write_atomic;
 use spire_core::folder_lock::FolderLock;
 use spire_core::settings;
@@ -148,7 +149,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// A file can't be written.
-    pub fn replace_config(&self, config: &RunConfig) -> Result<String> {
+    pub fn replace_config(&self, config: &impl Serialize) -> Result<String> {
         let path = self.config_file();
         let before = fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
         let names = (1_u32..).map(|number| format!("config.{number}.toml"));

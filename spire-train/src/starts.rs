@@ -39,13 +39,13 @@ pub struct Start {
 
 impl Start {
     /// A start by this process, at the first step and without changes.
-    pub fn now(config: &RunConfig, overrides: &[String], ranks: usize) -> Self {
+    pub fn now(device: &str, overrides: &[String], ranks: usize) -> Self {
         Self {
             time: machine::now(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host: machine::host(),
             process: std::process::id(),
-            device: config.run.device.clone(),
+            device: device.to_owned(),
             ranks,
             from_step: 0,
             overrides: overrides.to_vec(),

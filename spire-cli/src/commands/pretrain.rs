@@ -50,7 +50,7 @@ pub fn run(args: Pretrain) -> Result<ExitCode> {
         })
         .collect();
     let interrupted = interruption("interrupted: writing a checkpoint after this step (again to stop at once)")?;
-    if !pretrain(&config, &stages, &interrupted)? {
+    if !pretrain(&config, &args.overrides, &stages, &interrupted)? {
         say!("stopped; the same command continues from the last checkpoint in {}", config.out.display())?;
     }
     Ok(ExitCode::SUCCESS)

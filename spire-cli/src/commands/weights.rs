@@ -28,11 +28,15 @@ struct Inspect {
     /// One line per part instead of every tensor
     #[arg(long)]
     summary: bool,
+    /// Print JSON, for programs to read
+    #[arg(long)]
+    json: bool,
 }
 
 pub fn run(args: Weights) -> Result<ExitCode> {
     let Command::Inspect(args) = args.command;
     let inspection = inspect(&locate(&args.model)?, !args.summary)?;
-    say!("{inspection}")?;
+    let printed = if args.json { serde_json::to_string_pretty(&inspection.json())? } else { inspection.to_string() };
+    say!("{printed}")?;
     Ok(if inspection.fits() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

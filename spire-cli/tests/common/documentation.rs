@@ -31,7 +31,7 @@ pub fn arguments(line: &str) -> Option<Vec<String>> {
         Some("cargo") if words.get(1).is_some_and(|word| word == "run") => {
             words.iter().position(|word| word == "--")?
         }
-        Some(program) if program.ends_with("python") => return None,
+        Some(program) if ["python", "python3"].iter().any(|name| program.ends_with(name)) => return None,
         _ => words.iter().position(|word| word == "spire" || word.ends_with("/release/spire"))?,
     };
     // Variables of the shell hold further options.

@@ -30,6 +30,15 @@ use tree::{deepest_line, position};
 /// The most bytes of settings.
 const MOST_BYTES: u64 = 1 << 24;
 
+/// A struct that settings are read into.
+pub trait Keys: DeserializeOwned + Serialize + Default {
+    /// Sets keys that `settings` lacks and whose default depends on other keys. Without any, it does nothing. A key of the
+    /// wrong type is left for the error that follows.
+    fn fill_in(settings: &mut Table) {
+        let _ = settings;
+    }
+}
+
 /// Reads the settings in the file at `path` and applies `overrides` of the form `section.key=value` in order.
 ///
 /// An override whose value is not valid TOML is a string, so that `run.device=cuda:0` needs no quotes. Keys of array
@@ -37,10 +46,7 @@ const MOST_BYTES: u64 = 1 << 24;
 ///
 /// # Errors
 /// The file can't be read or is not TOML; a key is unknown, missing or has a value of the wrong type.
-pub fn load<T>(path: &Path, overrides: &[String]) -> Result<T, SettingsError>
-where
-    T: DeserializeOwned + Serialize + Default,
-{
+pub fn load<T: Keys>(path: &Path, overrides: &[String]) -> Result<T, SettingsError> {
     let text = read(path).map_err(|source| SettingsError::Read { path: path.to_owned(), source })?;
     parse(&text, path, overrides)
 }
@@ -59,10 +65,7 @@ fn read(path: &Path) -> io::Result<String> {
 ///
 /// # Errors
 /// As [`load`].
-pub fn parse<T>(text: &str, path: &Path, overrides: &[String]) -> Result<T, SettingsError>
-where
-    T: DeserializeOwned + Serialize + Default,
-{
+pub fn parse<T: Keys>(text: &str, path: &Path, overrides: &[String]) -> Result<T, SettingsError> {
     let syntax = |error: toml::de::Error| {
         let (line, column) = error.span().map_or((1, 1), |span| position(text, span.start));
         SettingsError::Syntax { path: path.to_owned(), line, column, message: error.message().replace('\n', ", ") }
@@ -72,6 +75,9 @@ where
     let mut settings: Value = toml::from_str::<Table>(text).map_err(syntax)?.into();
     for change in &overrides {
         change.apply(&mut settings)?;
+    }
+    if let Value::Table(settings) = &mut settings {
+        T::fill_in(settings);
     }
     serde_path_to_error::deserialize(Node(settings.clone())).map_err(|error| {
         let (keys, message) = explain::<T>(&settings, &error);
@@ -114,6 +120,17 @@ mod tests {
         run: Run,
         train: Train,
         data: Data,
+    }
+
+    impl Keys for Settings {
+        /// A run on a GPU has another seed, unless it is set.
+        fn fill_in(settings: &mut Table) {
+            if let Some(Value::Table(run)) = settings.get_mut("run")
+                && run.get("device").and_then(Value::as_str) == Some("gpu")
+            {
+                run.entry("seed").or_insert(Value::Integer(7));
+            }
+        }
     }
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -192,6 +209,15 @@ dir = \"photos\"
 
     fn error(text: &str, overrides: &[&str]) -> String {
         read(text, overrides).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_default_may_depend_on_another_key() {
+        let seed = |text: &str, change: &[&str]| read(text, change).unwrap().run.seed;
+        assert_eq!(seed("run.device = 'gpu'", &[]), 7);
+        assert_eq!(seed(TEXT, &["run.device=gpu"]), 7);
+        assert_eq!([seed("run.device = 'gpu'\nrun.seed = 3", &[]), seed(TEXT, &[])], [3, 1]);
+        assert!(error("run = 3", &[]).contains("must be a section"));
     }
 
     #[test]

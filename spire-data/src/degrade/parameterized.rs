@@ -62,7 +62,20 @@ impl Default for ParameterizedConfig {
     }
 }
 
+/// Below this size of pictures, in pixels, the paper's strongest blur and downsampling leave nothing to restore.
+pub const SMALL_SIZE: usize = 256;
+
 impl ParameterizedConfig {
+    /// The default for pictures of `size` × `size` pixels. From [`SMALL_SIZE`] on it is the paper's, which has 512; smaller
+    /// pictures are blurred and downsampled less.
+    pub fn for_size(size: usize) -> Self {
+        let paper = Self::default();
+        if size < SMALL_SIZE {
+            return Self { blur_sigma: [0.2, 3.0], downsample_factor: [1.0, 4.0], ..paper };
+        }
+        paper
+    }
+
     /// Draws which degradations occur, in order, with their strengths.
     pub fn draw(&self, rng: &mut Rng) -> Vec<Step> {
         let mut steps = Vec::new();

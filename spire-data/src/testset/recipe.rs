@@ -1,6 +1,7 @@
 //! Recipes of test sets.
 
 use serde::{Deserialize, Serialize};
+use spire_core::settings::Keys;
 
 use crate::crop::Crop;
 use crate::degrade::setting::Section;
@@ -31,6 +32,8 @@ pub struct Recipe {
     /// Their degradation.
     pub degradation: RecipeDegradation,
 }
+
+impl Keys for Recipe {}
 
 impl Default for Recipe {
     fn default() -> Self {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use spire_core::settings::Keys;
 use spire_data::prompt;
 use spire_model::restore::SamplingConfig;
 
@@ -67,6 +68,8 @@ pub struct EvalConfig {
     /// The picture sheet written for each test set.
     pub sheet: SheetConfig,
 }
+
+impl Keys for EvalConfig {}
 
 impl Default for EvalConfig {
     fn default() -> Self {

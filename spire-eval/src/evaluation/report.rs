@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, ErrorKind, context};
 use serde_json::json;
+use spire_core::message::with_causes;
 use spire_data::checksum::sha256;
 use spire_data::degrade::jpeg::encode_jpeg;
 use spire_data::testset::TestSet;
@@ -109,7 +110,7 @@ pub fn write_report(results: &Results, shown: &[Shown], most: usize, out: &mut d
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment.add_function("embed", |file: String| {
         let embedded = embed(Path::new(&file))
-            .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, format!("{error:#}")))?;
+            .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, with_causes(error.as_ref())))?;
         Ok::<_, minijinja::Error>(Value::from_safe_string(embedded))
     });
     let template = environment.template_from_named_str("report.html", TEMPLATE).context("the report's template")?;

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use serde::Serialize;
+use spire_core::message::with_causes;
+
 use super::case::{Case, Worst};
 
 /// The results of all cases.
@@ -12,8 +15,8 @@ pub struct Report {
     pub rows: Vec<CaseResult>,
 }
 
-/// The result of one case.
-#[derive(Clone, Debug)]
+/// The result of one case. In JSON a NaN is `null`.
+#[derive(Clone, Debug, Serialize)]
 pub struct CaseResult {
     /// The case's folder.
     pub path: PathBuf,
@@ -49,7 +52,15 @@ impl CaseResult {
     pub(super) fn failed(path: PathBuf, case: Option<&Case>, error: &anyhow::Error) -> Self {
         let kind = case.map_or_else(String::new, |case| case.kind.clone());
         let tolerance = case.map_or(f64::NAN, |case| case.tolerance);
-        Self { path, kind, worst: f64::NAN, tolerance, seconds: 0.0, ok: false, error: Some(format!("{error:#}")) }
+        Self {
+            path,
+            kind,
+            worst: f64::NAN,
+            tolerance,
+            seconds: 0.0,
+            ok: false,
+            error: Some(with_causes(error.as_ref())),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use burn::tensor::{DType, Device, Tensor};
 
 pub use config::BaseConfig;
 pub use prompts::{LongPrompts, PromptEncoder};
-pub use source::{BaseSource, checksum, checksum_of_parts, locate, locate_variant};
+pub use source::{BaseSource, checksum, checksum_of_parts, locate, locate_variant, unet_config};
 
 pub use crate::locate::portable_name;
 

@@ -32,6 +32,17 @@ pub enum BaseSource {
     File(PathBuf, SingleFile),
 }
 
+/// The configuration of the UNet in the model that [`locate`] found.
+///
+/// # Errors
+/// The model does not exist, parts of it are missing, or it has settings that are not supported.
+pub fn unet_config(path: &Path) -> Result<UNetConfig> {
+    match BaseSource::open(path)? {
+        BaseSource::Folder(folder, _) => UNetConfig::read(&folder.join("unet")),
+        BaseSource::File(_, file) => Ok(file.unet()?.0),
+    }
+}
+
 impl BaseSource {
     /// Opens what [`locate`] found.
     ///

@@ -1,6 +1,6 @@
 //! Inspects a model on disk and checks that its weights fit: `spire weights inspect`.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use burn::module::Module;
 use burn::tensor::Device;
 use serde::Deserialize;
+use serde_json::{Value, json};
 use spire_core::message::{printable, with_causes};
 
 use super::single_file::SingleFile;
@@ -42,7 +43,7 @@ pub struct Inspection {
     pub parts: Vec<Part>,
     /// The unreadable parts, with the reason.
     pub unreadable: Vec<(String, anyhow::Error)>,
-    /// Whether the display lists every tensor.
+    /// Whether every tensor is listed.
     pub list_tensors: bool,
 }
 
@@ -141,6 +142,55 @@ fn unknown(name: &str, kind: String, tensors: Tensors) -> Result<Part> {
     Ok(Part { name: name.to_owned(), kind, not_finite: tensors.not_finite()?, tensors, misfits: None })
 }
 
+impl Part {
+    /// The number of values in all tensors.
+    fn parameters(&self) -> usize {
+        self.tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum()
+    }
+
+    /// The types of the tensors, each once, sorted.
+    fn types(&self) -> BTreeSet<String> {
+        self.tensors.iter().map(|tensor| format!("{:?}", tensor.dtype)).collect()
+    }
+
+    /// What does not fit the network, in a sentence.
+    fn misfit(&self) -> Option<String> {
+        self.misfits.as_ref().filter(|misfits| !misfits.is_empty()).map(Misfits::to_string)
+    }
+
+    fn json(&self, list_tensors: bool) -> Value {
+        let mut part = json!({
+            "name": self.name,
+            "network": self.kind,
+            "known": self.misfits.is_some(),
+            "parameters": self.parameters(),
+            "types": self.types(),
+            "file": self.tensors.origin(),
+            "does_not_fit": self.misfit(),
+            "not_finite": self.not_finite,
+        });
+        if list_tensors {
+            let tensor = |tensor: &burn_store::burn_pack::Tensor| json!({ "name": tensor.name, "shape": tensor.shape.to_vec(), "type": format!("{:?}", tensor.dtype) });
+            part["tensors"] = self.tensors.iter().map(tensor).collect();
+        }
+        part
+    }
+}
+
+impl Inspection {
+    /// The inspection for programs to read.
+    pub fn json(&self) -> Value {
+        let unreadable = self.unreadable.iter();
+        json!({
+            "fits": self.fits(),
+            "parts": self.parts.iter().map(|part| part.json(self.list_tensors)).collect::<Vec<_>>(),
+            "unreadable": unreadable
+                .map(|(name, error)| json!({ "name": name, "reason": with_causes(error.as_ref()) }))
+                .collect::<Vec<_>>(),
+        })
+    }
+}
+
 impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.list_tensors {
@@ -154,28 +204,20 @@ impl fmt::Display for Inspection {
         }
         writeln!(f, "{:<14} {:<12} {:>8} {:>14}  {:<16} file", "part", "network", "tensors", "parameters", "types")?;
         for part in &self.parts {
-            let count = |tensor: &burn_store::burn_pack::Tensor| tensor.shape.iter().product::<usize>();
-            let mut types: BTreeMap<String, usize> = BTreeMap::new();
-            for tensor in part.tensors.iter() {
-                *types.entry(format!("{:?}", tensor.dtype)).or_default() += 1;
-            }
             writeln!(
                 f,
                 "{:<14} {:<12} {:>8} {:>14}  {:<16} {}",
                 printable(&part.name),
                 printable(&part.kind),
                 part.tensors.len(),
-                part.tensors.iter().map(count).sum::<usize>(),
-                types.into_keys().collect::<Vec<_>>().join(" "),
+                part.parameters(),
+                part.types().into_iter().collect::<Vec<_>>().join(" "),
                 printable(part.tensors.origin())
             )?;
         }
         for part in &self.parts {
-            match &part.misfits {
-                Some(misfits) if !misfits.is_empty() => {
-                    writeln!(f, "{}: does not fit: {}", printable(&part.name), printable(&misfits.to_string()))?;
-                }
-                _ => {}
+            if let Some(misfit) = part.misfit() {
+                writeln!(f, "{}: does not fit: {}", printable(&part.name), printable(&misfit))?;
             }
             for tensor in &part.not_finite {
                 writeln!(f, "{}: {}", printable(&part.name), printable(tensor))?;

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use hyper::StatusCode;
 use hyper::header::{self, HeaderValue};
 use serde_json::json;
+use spire_core::message::with_causes;
 
 use super::reply::{Reply, json};
 
@@ -25,7 +26,8 @@ impl Problem {
 
     /// 400, with the reasons of an error.
     pub fn bad(error: impl Into<anyhow::Error>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, format!("{:#}", error.into()))
+        let error: anyhow::Error = error.into();
+        Self::new(StatusCode::BAD_REQUEST, with_causes(error.as_ref()))
     }
 
     pub fn no_such(what: &str) -> Self {

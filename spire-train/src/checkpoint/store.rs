@@ -49,7 +49,22 @@ impl CheckpointStore {
     ) -> Result<PathBuf, E> {
         fs::create_dir_all(&self.dir).map_err(CheckpointError::io(&self.dir))?;
         self.remove_temporaries()?;
+        let written = self.write(step, files, score);
+        if written.is_err() {
+            // What is half written would take room that a full disk lacks. The first error is the one to tell.
+            let _ = self.remove_temporaries();
+        }
+        let dir = written?;
+        self.prune(step)?;
+        Ok(dir)
+    }
 
+    fn write<'a, E: From<CheckpointError>>(
+        &self,
+        step: u64,
+        files: impl IntoIterator<Item = Result<(&'a str, Vec<u8>), E>>,
+        score: Option<f64>,
+    ) -> Result<PathBuf, E> {
         let name = directory_name(step);
         let temporary = self.dir.join(format!("{TEMPORARY}{name}"));
         fs::create_dir(&temporary).map_err(CheckpointError::io(&temporary))?;
@@ -68,14 +83,17 @@ impl CheckpointStore {
         sync_dir(&temporary).map_err(CheckpointError::from)?;
 
         let dir = self.dir.join(&name);
+        let replaced = self.dir.join(format!("{TEMPORARY}replaced-{name}"));
         if dir.exists() {
-            let replaced = self.dir.join(format!("{TEMPORARY}replaced-{name}"));
             fs::rename(&dir, &replaced).map_err(CheckpointError::io(&dir))?;
         }
-        fs::rename(&temporary, &dir).map_err(CheckpointError::io(&dir))?;
+        if let Err(error) = fs::rename(&temporary, &dir) {
+            // The old one stays, if there is one.
+            let _ = fs::rename(&replaced, &dir);
+            return Err(CheckpointError::io(&dir)(error).into());
+        }
         sync_dir(&self.dir).map_err(CheckpointError::from)?;
         self.remove_temporaries()?;
-        self.prune(step)?;
         Ok(dir)
     }
 
@@ -432,6 +450,18 @@ mod tests {
         store.save(9, files(9), None).unwrap();
         assert_eq!(store.latest().unwrap().unwrap().step, 9);
         assert_eq!(steps(&store), [2, 9], "the newest and the newest good one");
+    }
+
+    #[test]
+    fn one_that_can_not_be_written_leaves_the_earlier_ones_and_nothing_else() {
+        let (_guard, store) = store(2);
+        store.save(1, files(1), None).unwrap();
+        let [first, _] = files(2);
+        let no_room = CheckpointError::io(&store.dir)(io::Error::from(io::ErrorKind::StorageFull));
+        let error = store.save(2, [first, Err(no_room)], None).unwrap_err().to_string();
+        assert!(error.contains("no storage space"), "{error}");
+        assert_eq!(fs::read_dir(&store.dir).unwrap().count(), 1, "the room is free again");
+        assert_eq!(store.latest().unwrap().unwrap().step, 1);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+use spire_core::message::with_causes;
 use spire_data::order::Slice;
 
 use super::communicator::{Communicator, Rows, wait_for};
@@ -42,7 +43,7 @@ pub fn with_launched_processes<T>(work: impl FnOnce(&Ranks) -> Result<T>) -> Res
             // If all ranks fail with the same error, the first reports it and ends the others before they print it too.
             std::thread::sleep(Duration::from_secs(2));
         }
-        spire_core::progress::print(&format!("error: {}: {error:#}", ranks.name()));
+        spire_core::progress::print(&format!("error: {}: {}", ranks.name(), with_causes(error.as_ref())));
         communicator.abort();
     }
     done

@@ -64,7 +64,7 @@ pub struct MetricsLog {
 
 impl MetricsLog {
     /// Opens the log of a run whose next step is `next_step`, or creates it. Lines of that step and later steps are
-    /// removed, and so is an incomplete last line that a kill left.
+    /// removed, and so is an incomplete last line that a kill left. A warning says if earlier steps are missing.
     ///
     /// # Errors
     /// The file can't be read or written.
@@ -79,6 +79,14 @@ impl MetricsLog {
             .collect();
         if kept != text {
             write_atomic(&path, kept.as_bytes())?;
+        }
+        let (there, done) = (kept.lines().count() as u64, next_step);
+        if there < done {
+            tracing::warn!(
+                "{} has {there} of the {done} steps that are done: it was damaged or removed. The figures of the others are \
+                 lost; the run itself goes on from its checkpoint",
+                path.display()
+            );
         }
         let file = File::options().create(true).append(true).open(&path).map_err(io)?;
         Ok(Self { path, file })

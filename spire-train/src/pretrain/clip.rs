@@ -107,7 +107,7 @@ fn unit(x: Tensor<2>) -> Tensor<2> {
 
 pub fn run(config: &Common, stage: &ClipStage, device: &Device, interrupted: &AtomicBool) -> Result<bool> {
     let (text_folder, vision_folder) = (config.out.join("text_encoder"), config.out.join("image_encoder"));
-    if config.done("clip", &stage.fit) {
+    if config.done("clip", stage.fit.steps) {
         return Ok(true);
     }
     let world = World::new(config.world.clone());
@@ -137,7 +137,7 @@ pub fn run(config: &Common, stage: &ClipStage, device: &Device, interrupted: &At
         let similarities = similarities(towers, scenes.clone())?;
         let found = retrieval(similarities.clone(), 1);
         tracing::info!("caption of a picture found first: {:.1} %", 100.0 * found);
-        Ok(Preview { loss: 1.0 - found, sheet: heat_map(similarities) })
+        Ok(Preview { loss: 1.0 - found, sheet: heat_map(similarities), figures: vec![("retrieval", found)] })
     };
     let towers = fit(
         &stage.fit,

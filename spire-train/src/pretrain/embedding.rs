@@ -20,6 +20,8 @@ use spire_model::vae::{Vae, VaeConfig};
 
 use super::common::{Common, training, write_figures, write_part};
 use super::fit::{FitConfig, Preview, fit};
+use super::unet::UNetStage;
+use crate::config::default_embedding_channels;
 
 /// How many pictures a preview shows.
 const SHOWN: usize = 12;
@@ -38,12 +40,14 @@ pub struct EmbeddingStage {
 
 impl Default for EmbeddingStage {
     fn default() -> Self {
-        Self { fit: FitConfig::default(), channels: vec![16, 32, 96, 256], evaluate: 256 }
+        // Those that a run on the model takes by default.
+        let channels = default_embedding_channels(&UNetStage::default().model);
+        Self { fit: FitConfig::default(), channels, evaluate: 256 }
     }
 }
 
 pub fn run(config: &Common, stage: &EmbeddingStage, device: &Device, interrupted: &AtomicBool) -> Result<bool> {
-    if config.done("embedding", &stage.fit) {
+    if config.done("embedding", stage.fit.steps) {
         return Ok(true);
     }
     let vae_folder = config.out.join("vae");
@@ -74,7 +78,8 @@ pub fn run(config: &Common, stage: &EmbeddingStage, device: &Device, interrupted
         let cells = clean.into_iter().zip(degraded).flat_map(|(student, encoder)| {
             [(student, "e(y), decoded".to_owned()), (encoder, "the encoder's latent, decoded".to_owned())]
         });
-        Ok(Preview { loss: f64::from(loss(embedding)), sheet: sheet::grid(6, &cells.collect::<Vec<_>>()) })
+        let sheet = sheet::grid(6, &cells.collect::<Vec<_>>());
+        Ok(Preview { loss: f64::from(loss(embedding)), sheet, figures: vec![] })
     };
     let mut start = config.starting("embedding", fresh)?;
     if let Some(model) = &config.start {

@@ -1,15 +1,15 @@
 //! The loop that every stage of pretraining shares.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
+use super::common::Training;
 use crate::checkpoint::Guard;
 use crate::logging::journal::Journal;
 use crate::logging::metrics::StepMetrics;
@@ -18,7 +18,6 @@ use crate::optim::backward::{Computation, gradients};
 use crate::optim::gradients::grad_norm;
 use crate::optim::learner::Learner;
 use crate::optim::learning_rate::{LearningRate, Schedule};
-use crate::run_folder::RunFolder;
 
 /// How long and how fast a stage learns.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -93,6 +92,8 @@ pub struct Preview {
     pub loss: f64,
     /// Pictures that say how far it is.
     pub sheet: RgbImage,
+    /// Other figures with their names, such as the share of kinds that the judge finds.
+    pub figures: Vec<(&'static str, f64)>,
 }
 
 /// How many checkpoints are kept.
@@ -104,32 +105,27 @@ const MOST_BAD_STEPS: u32 = 100;
 /// where it was interrupted, after a checkpoint is written.
 ///
 /// `loss(module, part, size)` gives the loss `[1]` of a part of `size` samples. Parts are counted over all steps, and a loss
-/// depends on its part's number alone; so a stage that goes on from a checkpoint in `folder` repeats, bit for bit, what it
+/// depends on its part's number alone; so a stage that goes on from a checkpoint repeats, bit for bit, what it
 /// would have done without the interruption. A batch whose loss or gradients are not finite is passed over.
 ///
 /// # Errors
-/// The batch can't be split, `loss` or `preview` fails, a file can't be read or written; a hundred batches in a row, or all
+/// `loss` or `preview` fails, a file can't be read or written; a hundred batches in a row, or all
 /// of them, are passed over; or the weights are lost.
 pub fn fit<M: Module>(
     config: &FitConfig,
-    folder: &Path,
+    training: &Training,
     interrupted: &AtomicBool,
     module: M,
     loss: impl Fn(&M, u64, usize) -> Result<Tensor<1>> + Sync,
     preview: impl Fn(&M) -> Result<Preview>,
 ) -> Result<Option<M>> {
-    let parts = config.parts.max(1);
-    ensure!(
-        config.batch_size.is_multiple_of(parts) && config.batch_size > 0,
-        "batch_size {} can't be split into {parts} parts",
-        config.batch_size
-    );
+    let parts = config.parts;
     let size = config.batch_size / parts;
     let mut learner = Learner::new(module, config.optimizer());
     if config.steps == 0 {
         return Ok(Some(learner.average));
     }
-    let folder = RunFolder::at(folder);
+    let folder = &training.folder;
     std::fs::create_dir_all(folder.samples())
         .with_context(|| format!("can't create {}", folder.samples().display()))?;
     let store = folder.checkpoints(KEPT);
@@ -138,7 +134,8 @@ pub fn fit<M: Module>(
         learner = learner.resumed(checkpoint)?;
     }
     let mut checkpoints = Guard::new(store, checkpoint.as_ref(), true);
-    let mut journal = Journal::open(&folder, config.steps, learner.step, config)?;
+    training.begin(learner.step)?;
+    let mut journal = Journal::open(folder, config.steps, learner.step, config)?;
     let mut any_finite = learner.step > 0;
     while learner.step < config.steps {
         let step = learner.step;
@@ -166,7 +163,8 @@ pub fn fit<M: Module>(
         };
         if learner.step.is_multiple_of(config.preview_every) && learner.step < config.steps {
             let preview = preview(&learner.average)?;
-            metrics.more.insert("validation_loss".into(), Some(preview.loss));
+            let figures = preview.figures.into_iter().chain([("loss", preview.loss)]);
+            metrics.more.extend(figures.map(|(name, value)| (format!("validation_{name}"), Some(value))));
             journal.sheet(step, &preview.sheet)?;
         }
         journal.step(&metrics)?;

@@ -43,7 +43,7 @@ impl Default for JudgeStage {
 const SHOWN: usize = 256;
 
 pub fn run(config: &Common, stage: &JudgeStage, device: &Device, interrupted: &AtomicBool) -> Result<bool> {
-    if config.done("judge", &stage.fit) {
+    if config.done("judge", stage.fit.steps) {
         return Ok(true);
     }
     let sizes =
@@ -58,7 +58,7 @@ pub fn run(config: &Common, stage: &JudgeStage, device: &Device, interrupted: &A
     let preview = |judge: &Judge| {
         let judged = Judged::new(judge, &sizes, &held_out[..stage.evaluate.min(SHOWN)], device)?;
         tracing::info!("kinds found: {:.2} %", 100.0 * judged.found());
-        Ok(Preview { loss: 1.0 - judged.found(), sheet: judged.sheet() })
+        Ok(Preview { loss: 1.0 - judged.found(), sheet: judged.sheet(), figures: vec![("identity", judged.found())] })
     };
     let start = config.starting("judge", Judge::new(&sizes, &training(device))?)?;
     let step = |judge: &Judge, part: u64, size: usize| {

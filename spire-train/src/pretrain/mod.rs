@@ -12,6 +12,7 @@ mod fit;
 mod heat_map;
 mod judge;
 mod latents;
+mod limits;
 mod prompts;
 mod unet;
 mod vae;
@@ -23,6 +24,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use spire_core::atomic_write::write_atomic;
 use spire_core::folder_lock::FolderLock;
+use spire_core::settings::Keys;
 use spire_data::degrade::DegradationConfig;
 use spire_data::world::WorldConfig;
 
@@ -67,6 +69,8 @@ pub struct PretrainConfig {
     pub judge: JudgeStage,
 }
 
+impl Keys for PretrainConfig {}
+
 impl Default for PretrainConfig {
     fn default() -> Self {
         Self {
@@ -88,13 +92,15 @@ impl Default for PretrainConfig {
 
 impl PretrainConfig {
     /// What all stages share.
-    fn common(&self) -> Common {
+    fn common(&self, overrides: &[String]) -> Common {
         Common {
             out: self.out.clone(),
             start: self.start.clone(),
             seed: self.seed,
             world: self.world.clone(),
             degradation: self.degradation.clone(),
+            whole: self.clone(),
+            overrides: overrides.to_vec(),
         }
     }
 }
@@ -116,18 +122,41 @@ pub enum Stage {
     Embedding,
 }
 
+impl Stage {
+    const ALL: [Self; 6] = [Self::Clip, Self::Prompts, Self::Vae, Self::Judge, Self::UNet, Self::Embedding];
+
+    /// Its name in configurations, files and messages.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Clip => "clip",
+            Self::Prompts => "prompts",
+            Self::Vae => "vae",
+            Self::Judge => "judge",
+            Self::UNet => "unet",
+            Self::Embedding => "embedding",
+        }
+    }
+}
+
 /// Runs `stages`, each unless it has been done with as many steps, and writes each one's figures to
-/// `figures/{stage}.json` in `config.out`. Returns whether all are done; if it is interrupted, it writes a checkpoint and stops.
+/// `figures/{stage}.json` in `config.out`. `overrides` changed the configuration already; each start of a stage records
+/// them. Returns whether all are done; if it is interrupted, it writes a checkpoint and stops.
 ///
 /// # Errors
-/// The device is unknown, a configuration contradicts itself, another process uses `config.out`, a stage diverges, or a file
+/// A number is out of range, the device is unknown, a configuration contradicts itself, another process uses `config.out`, a stage diverges, or a file
 /// can't be written.
-pub fn pretrain(config: &PretrainConfig, stages: &[Stage], interrupted: &AtomicBool) -> Result<bool> {
+pub fn pretrain(
+    config: &PretrainConfig,
+    overrides: &[String],
+    stages: &[Stage],
+    interrupted: &AtomicBool,
+) -> Result<bool> {
+    limits::check(config, stages)?;
     let device = spire_model::device::device(&config.device)?;
     let _lock = FolderLock::take(&config.out)?;
     write_tokenizer(&config.out)?;
     create(&config.out.join("figures"))?;
-    let common = config.common();
+    let common = config.common(overrides);
     for stage in stages {
         // Each stage starts from the same state, whether or not others ran before it.
         device.seed(config.seed);

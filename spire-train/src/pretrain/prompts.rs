@@ -52,7 +52,7 @@ const EMPTY: f64 = 0.1;
 
 pub fn run(config: &Common, stage: &PromptsStage, device: &Device, interrupted: &AtomicBool) -> Result<bool> {
     let own = config.out.join("text_encoder");
-    if config.done("prompts", &stage.fit) {
+    if config.done("prompts", stage.fit.steps) {
         return Ok(true);
     }
     let folder = match &config.start {
@@ -95,7 +95,7 @@ pub fn run(config: &Common, stage: &PromptsStage, device: &Device, interrupted: 
         let (said, wanted) = held_out(text)?;
         let error = said - wanted;
         let loss = f64::from(error.clone().square().mean().into_scalar::<f32>());
-        Ok(Preview { loss, sheet: heat_map(error.abs()) })
+        Ok(Preview { loss, sheet: heat_map(error.abs()), figures: vec![] })
     };
     let step = |text: &ClipText, part: u64, size: usize| {
         let (said, wanted) = said(text, rng(config.seed, "prompts", part), size)?;

@@ -112,7 +112,7 @@ const PROMPTS: [&str; 24] = [
 ];
 
 pub fn run(config: &Common, stage: &UNetStage, device: &Device, interrupted: &AtomicBool) -> Result<bool> {
-    if config.done("unet", &stage.fit) {
+    if config.done("unet", stage.fit.steps) {
         return Ok(true);
     }
     let scheduler = SchedulerConfig::stable_diffusion(stage.prediction_type);
@@ -168,7 +168,7 @@ pub fn run(config: &Common, stage: &UNetStage, device: &Device, interrupted: &At
         let painter = painter(unet)?;
         let identity = painter.identity(&judge, &asked[..asked.len().min(PREVIEWED)])?;
         tracing::info!("kinds found in {PREVIEWED} pictures drawn from captions: {:.1} %", 100.0 * identity);
-        Ok(Preview { loss: held_out_loss(unet)?, sheet: painter.sheet()? })
+        Ok(Preview { loss: held_out_loss(unet)?, sheet: painter.sheet()?, figures: vec![("identity", identity)] })
     };
     let window = Window::new(stage.window, encoder());
     let start = config.starting("unet", UNet::new(&stage.model, &training(device))?)?;

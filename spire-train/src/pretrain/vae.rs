@@ -58,7 +58,7 @@ impl Default for VaeStage {
 }
 
 pub fn run(config: &Common, stage: &VaeStage, device: &Device, interrupted: &AtomicBool) -> Result<bool> {
-    if config.done("vae", &stage.fit) {
+    if config.done("vae", stage.fit.steps) {
         return Ok(true);
     }
     let world = World::new(config.world.clone());
@@ -70,7 +70,7 @@ pub fn run(config: &Common, stage: &VaeStage, device: &Device, interrupted: &Ato
     let held_out = draw(config.world.count, stage.evaluate);
     let preview = |vae: &Vae| {
         let shown = Rebuilt::new(vae, &held_out[..stage.evaluate.min(SHOWN)], device)?;
-        Ok(Preview { loss: shown.loss, sheet: shown.sheet() })
+        Ok(Preview { loss: shown.loss, sheet: shown.sheet(), figures: vec![("psnr", mean(&shown.ratios))] })
     };
     let start = config.starting("vae", fresh)?;
     let vae = fit(

@@ -13,7 +13,7 @@ use super::measurement::{BenchSettings, Measurement, PeakMemory, timed};
 use super::peak_flops::PeakFlops;
 use crate::config::RunConfig;
 use crate::training::held_out::{held_out, restore_in_parts};
-use crate::training::start::{initial_control, with_models_located};
+use crate::training::start::{initial_control, of_new_run};
 
 /// Measures the restoration of one batch of held-out pictures, repeatedly, with the run's sampling settings and its
 /// initial branch. Texts are encoded beforehand.
@@ -21,7 +21,7 @@ use crate::training::start::{initial_control, with_models_located};
 /// # Errors
 /// The configuration, the data or the model do not open; sampling fails; the dump can't be written.
 pub fn restore(config: RunConfig, settings: &BenchSettings) -> Result<Measurement> {
-    let config = with_models_located(config.with_held_out_share())?;
+    let config = of_new_run(config)?;
     let counted = count(config.clone())?;
     let device = spire_model::device::device(&config.run.device)?;
     device.seed(config.run.seed);

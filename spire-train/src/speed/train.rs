@@ -11,7 +11,7 @@ use super::peak_flops::PeakFlops;
 use crate::config::RunConfig;
 use crate::distributed::Ranks;
 use crate::training::objective::DenoisingBatch;
-use crate::training::start::with_models_located;
+use crate::training::start::of_new_run;
 use crate::training::state::TrainingState;
 
 /// Measures training steps on the samples of the first step. Latents and texts are encoded before, as in a run whose
@@ -21,7 +21,7 @@ use crate::training::state::TrainingState;
 /// As [`train`](crate::training::train), up to its first step; a loss or gradient is not finite; the dump can't be
 /// written.
 pub fn train(config: RunConfig, settings: &BenchSettings) -> Result<Measurement> {
-    let config = with_models_located(config.with_held_out_share())?;
+    let config = of_new_run(config)?;
     let counted = count(config.clone())?;
     let alone = Ranks::alone();
     let mut state = TrainingState::open(&config, &alone, None)?;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use spire_core::settings::Keys;
 use spire_eval::evaluation::{MethodConfig, MethodKind};
 use toml::Table;
 
@@ -34,6 +35,8 @@ pub struct SweepConfig {
     /// The test sets on which all cells are measured. Without it, the table has the figures at the end of training.
     pub evaluation: Option<SweepEvaluation>,
 }
+
+impl Keys for SweepConfig {}
 
 impl Default for SweepConfig {
     fn default() -> Self {

@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::{Serialize, de::DeserializeOwned};
-use spire_core::settings::{self, SettingsError};
+use spire_core::settings::{self, Keys, SettingsError};
 use spire_eval::evaluation::{EvalConfig, MethodConfig, slug};
 use toml::{Table, Value};
 
@@ -189,11 +188,7 @@ fn joined(left: &str, right: &str) -> String {
 }
 
 /// Loads settings with the keys in `set` applied. An error in one of them names its line in the sweep's file.
-fn load<T: Serialize + DeserializeOwned + Default>(
-    file: &Path,
-    set: &[&Assignment],
-    at: &dyn Fn(&[String]) -> String,
-) -> Result<T, SettingsError> {
+fn load<T: Keys>(file: &Path, set: &[&Assignment], at: &dyn Fn(&[String]) -> String) -> Result<T, SettingsError> {
     let overrides: Vec<String> = set.iter().map(|assignment| assignment.text()).collect();
     settings::load(file, &overrides).map_err(|error| {
         let SettingsError::Key { origin, message } = error else { return error };

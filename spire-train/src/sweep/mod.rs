@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, bail};
 use spire_core::atomic_write::write_atomic;
 use spire_core::folder_lock::FolderLock;
+use spire_core::message::with_causes;
 use spire_core::settings;
 use spire_eval::evaluation::{EvalConfig, Table};
 
@@ -139,7 +140,7 @@ impl Sweep {
             }
             Some(config) => {
                 let evaluated = evaluation::evaluate(&config, &done, &self.output, program, interrupted);
-                Some(evaluated.map_err(|error| format!("{error:#}")))
+                Some(evaluated.map_err(|error| with_causes(error.as_ref())))
             }
             None => None,
         };

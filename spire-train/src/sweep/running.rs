@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use spire_core::message::with_causes;
 use spire_core::parallel::available;
 use spire_core::progress::{clock, print};
 
@@ -60,7 +61,7 @@ fn how_it_ended(trained: Result<Attempt>) -> String {
             End::Interrupted => format!("interrupted after step {to_step}"),
             End::Failed { reason } => format!("failed: {reason}"),
         },
-        Err(error) => format!("failed: {error:#}"),
+        Err(error) => format!("failed: {}", with_causes(error.as_ref())),
     }
 }
 

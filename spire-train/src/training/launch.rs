@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use spire_core::settings::Difference;
 
 use super::held_out::training_samples;
-use super::start::with_models_located;
+use super::start::{of_new_run, with_models_located};
 use super::state::TrainingState;
 use super::train::{Outcome, run};
 use crate::checkpoint::{Checkpoint, CheckpointStore};
@@ -65,7 +65,7 @@ pub fn train(config: RunConfig, overrides: &[String], ranks: &Ranks, interrupted
 
 fn train_as_rank(config: RunConfig, overrides: &[String], ranks: &Ranks, interrupted: &AtomicBool) -> Result<Outcome> {
     // The first rank may have to download a model.
-    let config = ranks.first_before_others(|| with_models_located(config.with_held_out_share()))?;
+    let config = ranks.first_before_others(|| of_new_run(config))?;
     let config = with_epochs_as_steps(config, ranks.count())?;
     remark(&config, ranks);
     // Create the run folder only if the run can start on all ranks.
@@ -77,7 +77,7 @@ fn train_as_rank(config: RunConfig, overrides: &[String], ranks: &Ranks, interru
         false => folder.wait_until_created().map(|()| None),
     })?;
     let record = || match &new {
-        Some(new) => Start::now(&config, overrides, ranks.count()).append(new.folder()),
+        Some(new) => Start::now(&config.run.device, overrides, ranks.count()).append(new.folder()),
         None => Ok(()),
     };
     let outcome = record().and_then(|()| run(&mut state, &config, &folder, None, interrupted));
@@ -161,7 +161,7 @@ fn record(
 ) -> Result<()> {
     let earlier_config = if changes.is_empty() { None } else { Some(folder.replace_config(config)?) };
     let changes = changes.iter().map(Difference::to_string).collect();
-    let start = Start::now(config, &how.overrides, ranks.count());
+    let start = Start::now(&config.run.device, &how.overrides, ranks.count());
     Start { from_step: step, changes, earlier_config, ..start }.append(folder)
 }
 

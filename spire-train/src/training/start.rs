@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use burn::tensor::Device;
 use spire_eval::evaluation::Metric;
-use spire_model::base::{Base, locate_variant};
+use spire_model::base::{Base, locate_variant, unet_config};
 use spire_model::builtin;
 use spire_model::control::{self, ConditioningEmbedding, ConditioningRange, Control, ControlConfig};
 use spire_model::weights;
 
-use crate::config::{ModelSection, RunConfig};
+use crate::config::{ModelSection, RunConfig, default_embedding_channels};
 
 /// The configuration, validated, with absolute paths of its models, so that the run can be used from any folder. Models
 /// on the Hugging Face Hub are downloaded.
@@ -31,6 +31,17 @@ pub(crate) fn with_models_located(mut config: RunConfig) -> Result<RunConfig> {
     let (of_clip, of_judge) = (measures(&[Metric::ClipI, Metric::ClipT]), measures(&[Metric::Identity]));
     for (folder, _) in [(&mut validate.clip, of_clip), (&mut validate.judge, of_judge)].into_iter().filter(|it| it.1) {
         *folder = existing_or_built_in(folder)?;
+    }
+    Ok(config)
+}
+
+/// As [`with_models_located`], for a new run: what is not set and follows the frozen model is set, and a share of the data is
+/// held out.
+pub(crate) fn of_new_run(config: RunConfig) -> Result<RunConfig> {
+    let mut config = with_models_located(config.with_held_out_share())?;
+    let model = &mut config.model;
+    if model.control.is_none() && model.embedding_channels.is_none() {
+        model.embedding_channels = Some(default_embedding_channels(&unet_config(&model.base)?));
     }
     Ok(config)
 }

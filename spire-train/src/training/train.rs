@@ -149,9 +149,10 @@ fn finish(
     let skipped = state.skipped_pictures();
     if let Some(mut journal) = journal {
         journal.finish_steps();
+        // Empty if the file was removed; a warning has said it, and the weights are there.
         let steps = metrics::read(&folder.metrics())?;
         ensure!(
-            steps.iter().any(|step| step.loss.is_finite()),
+            steps.is_empty() || steps.iter().any(|step| step.loss.is_finite()),
             "no step had a finite loss, so nothing was trained; lower {RATE}, or compute in f32 (model.precision, \
              model.control_precision)"
         );

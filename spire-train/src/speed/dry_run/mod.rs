@@ -6,6 +6,7 @@ mod tables;
 
 use anyhow::{Result, ensure};
 use burn::tensor::Device;
+use spire_core::message::with_causes;
 use spire_data::encoded::{Encoded, Manifest};
 use spire_model::base::{BaseConfig, Parts};
 use spire_model::clip::{ClipVision, ClipVisionConfig};
@@ -21,7 +22,7 @@ use crate::config::RunConfig;
 use crate::encoding;
 use crate::run_folder::RunFolder;
 use crate::training::held_out::{held_out, training_samples};
-use crate::training::start::with_models_located;
+use crate::training::start::of_new_run;
 
 /// What a run needs; displayed as tables.
 #[derive(Debug)]
@@ -48,9 +49,9 @@ pub struct DryRun {
 /// As [`train`](crate::training::train), up to its first step. If the run folder exists already, that is only a
 /// warning.
 pub fn dry_run(config: RunConfig) -> Result<DryRun> {
-    let config = with_models_located(config.with_held_out_share())?;
+    let config = of_new_run(config)?;
     if let Err(taken) = RunFolder::check_free(&config) {
-        tracing::warn!("{taken:#}");
+        tracing::warn!("{}", with_causes(taken.as_ref()));
     }
     config.remarks().iter().for_each(|remark| tracing::warn!("{remark}"));
     count(config)
