@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use spire_core::atomic_write::check_output;
 use spire_core::message::printable;
@@ -11,10 +11,12 @@ use spire_core::picture_file::PictureFormat;
 use spire_core::progress;
 use spire_data::prompt;
 use spire_model::feedforward::NetworkKind;
+use spire_model::generative::GenerativeKind;
 use spire_model::restore::{ColourFix, StartFrom};
 use spire_model::scheduler::SamplerKind;
 use spire_model::weights::Precision;
 use spire_restore::files::{FileSettings, FolderSummary, Semantic};
+use spire_restore::generative::{GenerativeRestorer, GenerativeTask};
 use spire_restore::network::NetworkRestorer;
 
 use super::model::Model;
@@ -28,16 +30,19 @@ pub struct Restore {
     output: PathBuf,
     #[command(flatten)]
     model: Model,
-    /// Restore with another author's network, without prompts: swinir, bsrnet or scunet
-    #[arg(long = "model", value_name = "NETWORK", value_parser = by_name::<NetworkKind>, requires = "weights")]
+    /// Restore with another author's model: swinir, bsrnet, scunet, diffbir, diffbir-v2, diffbir-v2-denoising, diffbir-v2.1
+    /// or stablesr
+    #[arg(long = "model", value_name = "NAME", value_parser = other_model, requires = "weights")]
     #[arg(conflicts_with_all = [
-        "run", "base", "control", "precision", "semantic", "captions", "restoration", "negative", "steps", "guidance",
-        "sampler", "strength", "colour_fix", "upscale", "seed", "variants",
+        "run", "base", "control", "precision", "restoration", "sampler", "variants", "control_start", "control_end",
     ])]
-    network: Option<NetworkKind>,
-    /// The published checkpoint of --model
-    #[arg(long, value_name = "FILE", requires = "network")]
+    other: Option<OtherModel>,
+    /// The published checkpoint of --model, or the folder with them for diffbir and stablesr
+    #[arg(long, value_name = "PATH", requires = "other")]
     weights: Option<PathBuf>,
+    /// A setting of --model diffbir or stablesr; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "other")]
+    settings: Vec<String>,
     /// Float type of the text-to-image model: f32, bf16 or f16
     #[arg(long, value_parser = by_name::<Precision>)]
     precision: Option<Precision>,
@@ -112,6 +117,25 @@ const BUILT_IN: &str = "note: the built-in small model knows only the illustrate
     nothing useful of photographs: for these, train a branch on a Stable Diffusion model (spire train CONFIG --set \
     model.base=stable-diffusion-v1-5/stable-diffusion-v1-5), and restore with --run RUN";
 
+/// A model of other authors.
+#[derive(Clone, Copy, Debug)]
+enum OtherModel {
+    Network(NetworkKind),
+    Generative(GenerativeKind),
+}
+
+fn other_model(name: &str) -> Result<OtherModel> {
+    by_name::<NetworkKind>(name)
+        .map(OtherModel::Network)
+        .or_else(|_| by_name::<GenerativeKind>(name).map(OtherModel::Generative))
+        .map_err(|_| {
+            anyhow!(
+                "the models are swinir, bsrnet, scunet and {}",
+                GenerativeKind::ALL.map(|kind| kind.to_string()).join(", ")
+            )
+        })
+}
+
 /// Parses a value by its name in a configuration.
 pub fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, serde::de::value::Error> {
     T::deserialize(name.into_deserializer())
@@ -120,7 +144,7 @@ pub fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, serde::de::value::E
 pub fn run(args: Restore) -> Result<ExitCode> {
     ensure!(args.input.exists(), "there is no picture or folder {}", args.input.display());
     let is_folder = args.input.is_dir();
-    let output = if is_folder { args.output } else { output_file(&args.output, &args.input) };
+    let output = if is_folder { args.output.clone() } else { output_file(&args.output, &args.input) };
     if is_folder {
         ensure!(
             args.quality.is_none(),
@@ -131,11 +155,26 @@ pub fn run(args: Restore) -> Result<ExitCode> {
         PictureFormat::of(&output, args.quality)?;
         check_output(&output, &args.input)?;
     }
-    if let (Some(network), Some(weights)) = (args.network, &args.weights) {
-        let restorer = NetworkRestorer::load(network, weights, args.tile, args.device.as_deref().unwrap_or("flex"))?;
-        let summary = match is_folder {
-            true => restorer.restore_folder(&args.input, &output, args.overwrite)?,
-            false => restorer.restore_file(&args.input, &output, None, args.overwrite)?.into(),
+    if let (Some(other), Some(weights)) = (args.other, &args.weights) {
+        let device = args.device.as_deref().unwrap_or("flex");
+        let summary = match other {
+            OtherModel::Network(network) => {
+                reject_options(&args, network)?;
+                let restorer = NetworkRestorer::load(network, weights, args.tile, device)?;
+                match is_folder {
+                    true => restorer.restore_folder(&args.input, &output, args.overwrite)?,
+                    false => restorer.restore_file(&args.input, &output, None, args.overwrite)?.into(),
+                }
+            }
+            OtherModel::Generative(kind) => {
+                let settings = kind.settings(&generative_keys(&args)?).context("the settings of --model")?;
+                let task = generative_task(&args, kind)?;
+                let restorer = GenerativeRestorer::load(kind, weights, settings, device)?;
+                match is_folder {
+                    true => restorer.restore_folder(&task, &args.input, &output)?,
+                    false => restorer.restore_file(&task, &args.input, &output)?.into(),
+                }
+            }
         };
         return report(&summary, is_folder, &output, args.json);
     }
@@ -183,6 +222,71 @@ pub fn run(args: Restore) -> Result<ExitCode> {
         progress::print(BUILT_IN);
     }
     Ok(code)
+}
+
+/// Refuses the options for prompts and sampling, which a network without prompts would ignore.
+fn reject_options(args: &Restore, network: NetworkKind) -> Result<()> {
+    let set = [
+        ("--semantic", !args.semantic.is_empty()),
+        ("--captions", args.captions),
+        ("--negative", args.negative.is_some()),
+        ("--steps", args.steps.is_some()),
+        ("--guidance", args.guidance.is_some()),
+        ("--strength", args.strength.is_some()),
+        ("--start", args.start.is_some()),
+        ("--control-scale", args.control_scale.is_some()),
+        ("--colour-fix", args.colour_fix.is_some()),
+        ("--upscale", args.upscale != 1.0),
+        ("--seed", args.seed != 0),
+        ("--set", !args.settings.is_empty()),
+    ];
+    match set.iter().find(|(_, is_set)| *is_set) {
+        Some((option, _)) => {
+            bail!("{option} cannot be used with --model {network}, which has no prompts and no sampling")
+        }
+        None => Ok(()),
+    }
+}
+
+/// The settings that the options name, by their keys.
+fn generative_keys(args: &Restore) -> Result<toml::Table> {
+    let values: [(&str, Option<toml::Value>); 8] = [
+        ("steps", args.steps.map(|steps| (steps as i64).into())),
+        ("guidance_scale", args.guidance.map(Into::into)),
+        ("negative", args.negative.clone().map(Into::into)),
+        ("strength", args.strength.map(Into::into)),
+        ("control_scale", args.control_scale.map(Into::into)),
+        ("tile", args.tile.map(|tile| i64::try_from(tile).unwrap_or(i64::MAX).into())),
+        ("start", args.start.map(toml::Value::try_from).transpose()?),
+        ("colour_fix", args.colour_fix.map(toml::Value::try_from).transpose()?),
+    ];
+    let set = values.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    let mut keys: toml::Table = set.collect();
+    for setting in &args.settings {
+        let (key, value) =
+            setting.split_once('=').with_context(|| format!("--set {setting}: KEY=VALUE is expected"))?;
+        let (key, value) = (key.trim(), value.trim());
+        // A value that is no TOML is a text.
+        let parsed = toml::from_str::<toml::Table>(&format!("value = {value}")).ok();
+        let value = parsed.and_then(|mut parsed| parsed.remove("value")).unwrap_or_else(|| value.into());
+        keys.insert(key.to_owned(), value);
+    }
+    Ok(keys)
+}
+
+fn generative_task(args: &Restore, kind: GenerativeKind) -> Result<GenerativeTask> {
+    let prompted = args.captions || !args.semantic.is_empty();
+    ensure!(
+        !prompted || kind.reads_prompts(),
+        "--semantic and --captions cannot be used with --model {kind}, which reads no prompts"
+    );
+    ensure!(args.quality.is_none(), "--quality cannot be used with --model");
+    Ok(GenerativeTask {
+        semantic: if args.captions { Semantic::Captions } else { Semantic::Text(args.semantic.clone()) },
+        seed: args.seed,
+        upscale: args.upscale,
+        overwrite: args.overwrite,
+    })
 }
 
 /// Prints what became of the pictures; a failure if one failed.

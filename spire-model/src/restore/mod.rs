@@ -1,10 +1,10 @@
 //! Restoration (paper section 3.1): deterministic sampling from noise, guided by the semantic prompt and conditioned on
 //! the degraded picture and the restoration prompt.
 
-mod clip_guidance;
+pub(crate) mod clip_guidance;
 mod colour;
 mod sample;
-mod tiles;
+pub(crate) mod tiles;
 
 use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
@@ -28,7 +28,7 @@ use crate::control::Control;
 use crate::finite::{ensure_finite, is_finite, not_finite};
 use crate::pictures;
 use crate::scheduler::SamplerKind;
-use crate::spire::{branch_features, predict};
+use crate::spire::{DenoiserInputs, branch_features, predict};
 
 /// Limit on the side of a tile, in pixels: attention over more would not fit into memory.
 const LARGEST_TILE: usize = 1 << 16;
@@ -299,18 +299,23 @@ fn run(
     let denoise = |sample: Tensor<4>, time: Tensor<1>, states: Tensor<3>, control_scale: f64| {
         let control = control.clone().with_scale(control_scale);
         blend(tiles, size, 1, |i, tile| {
-            let (sample, embedded) = (tile.cut(&sample, 1), embedded[i].clone());
-            last.borrow_mut()[i] = Some((sample.clone(), time.clone(), states.clone()));
-            predict(&base.unet, &control, sample, time.clone(), states.clone(), restoration.clone(), embedded)
+            let inputs = DenoiserInputs {
+                sample: tile.cut(&sample, 1),
+                timestep: time.clone(),
+                semantic: states.clone(),
+                restoration: restoration.clone(),
+                embedded: embedded[i].clone(),
+            };
+            last.borrow_mut()[i] = Some(inputs.clone());
+            predict(&base.unet, &control, inputs)
         })
     };
     let mut watch =
         |step: &SampledStep| watch(&RestoringStep { done: step.done, steps: step.steps, step, base, canvas: &canvas });
     let start = Start { noise, clean };
     let sampled = sample_watched(base, config, &semantic, start, denoise, &mut watch).or_else(|error| {
-        for (inputs, embedded) in last.take().into_iter().zip(&embedded) {
-            let Some((sample, time, states)) = inputs else { continue };
-            for features in branch_features(control, sample, time, states, restoration.clone(), embedded.clone()) {
+        for inputs in last.take().into_iter().flatten() {
+            for features in branch_features(control, inputs) {
                 ensure_finite(&features, "what the control branch computes", of_branch)?;
             }
         }

@@ -12,6 +12,7 @@ pub(crate) mod prediction;
 #[cfg(test)]
 mod reference;
 mod sigmas;
+pub(crate) mod spaced;
 mod timesteps;
 
 use std::{fmt, str::FromStr};
