@@ -2,13 +2,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use spire_data::source::{Source, WebDatasetSource};
+use spire_data::source::{Names, Source, WebDatasetSource};
 
 fuzz_target!(|bytes: &[u8]| {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("fuzzed.tar");
     std::fs::write(&path, bytes).unwrap();
-    if let Ok(source) = WebDatasetSource::open(path.to_str().unwrap(), None, None, 10) {
+    if let Ok(source) = WebDatasetSource::open(path.to_str().unwrap(), &Names::default(), 10) {
         for index in 0..source.len() {
             assert!(!source.name(index).is_empty());
             let _ = source.read(index);

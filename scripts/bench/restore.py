@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, DDIMScheduler
 from torch import Tensor
 
 import twin
-from twin import spire_torch
+from twin import spire_diffusers
 
 # Mean difference of pictures in [0, 1].
 TOLERANCE = {"f32": 1e-4, "bf16": 5e-2}
@@ -29,7 +29,7 @@ class Restoration:
     def prepare(self, config: dict) -> None:
         bench, base = self.bench, Path(config["model"]["base"])
         self.sampling = config["evaluate"]["sampling"]
-        fixed = {"sampler": "ddim", "strength": 1.0, "start": "noise", "colour_fix": "none"}
+        fixed = {"sampler": "ddim", "strength": 1.0, "start": "noise", "colour_fix": "none", "quality_prompts": "none", "positive": ""}
         fixed |= {"control_scale": 1.0, "control_start": 0.0, "control_end": 1.0}
         if any(self.sampling[key] != value for key, value in fixed.items()) or "clip_guidance" in self.sampling:
             raise SystemExit(f"evaluate.sampling must have {fixed} and no clip_guidance: others are not here")
@@ -39,15 +39,15 @@ class Restoration:
         self.vae = bench.move(vae(base / "vae").to(bench.dtype).eval())
         self.scheduler = scheduler(base / "scheduler")
         self.inputs = bench.inputs()
-        if not isinstance(self.control, spire_torch.SpireControl) or self.control.settings.get("prompts", "decoupled") != "decoupled":
+        if not isinstance(self.control, spire_diffusers.SpireControl) or self.control.settings.get("prompts", "decoupled") != "decoupled":
             raise SystemExit("the branch must modulate, and its prompts be decoupled: others are not here")
-        self.predict = bench.compiled(spire_torch.predict_halves)
+        self.predict = bench.compiled(spire_diffusers.predict_embedded)
         self.ready = True
 
     @torch.no_grad()
     def restore(self) -> Tensor:
         dtype, inputs = self.bench.dtype, self.inputs
-        embedded = self.control.embed(spire_torch.condition(self.control, inputs["degraded"]).to(dtype))
+        embedded = self.control.embed(spire_diffusers.condition(self.control, inputs["degraded"]).to(dtype))
         restoration = inputs["restoration"].to(dtype)
         semantic = [inputs["negative"], inputs["semantic"]] if self.guided else [inputs["semantic"]]
         semantic = torch.cat(semantic).to(dtype)

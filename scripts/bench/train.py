@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import twin
-from twin import spire_torch
+from twin import spire_diffusers
 
 # Both sides of a few steps in float32; bfloat16 rounds differently in either.
 TOLERANCE = {"f32": 1e-4, "bf16": 2e-2}
@@ -46,8 +46,8 @@ class Training:
     def loss(self, noisy: Tensor, times: Tensor, semantic: Tensor, restoration: Tensor, degraded: Tensor, target: Tensor):
         autocast = self.bench.args.precision != "f32"
         with torch.autocast(self.bench.device.type, self.bench.dtype, enabled=autocast):
-            picture = spire_torch.condition(self.control, degraded)
-            predicted = spire_torch.predict(self.unet, self.control, noisy, times, semantic, restoration, picture)
+            picture = spire_diffusers.condition(self.control, degraded)
+            predicted = spire_diffusers.predict(self.unet, self.control, noisy, times, semantic, restoration, picture)
         return (predicted.float() - target).square().mean()
 
     def step(self, optimizer: torch.optim.Optimizer, number: int) -> float:

@@ -16,9 +16,10 @@ from diffusers.utils import logging
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+sys.path.append(str(Path(__file__).parents[1]))
 sys.path.append(str(Path(__file__).parents[1] / "reference"))
 import formula  # noqa: E402
-import spire_torch  # noqa: E402
+import spire_diffusers  # noqa: E402
 
 # It warns of every conversion to bfloat16.
 logging.set_verbosity_error()
@@ -80,7 +81,7 @@ class Bench:
 
     def control(self) -> nn.Module:
         """The branch in float32."""
-        return self.move(spire_torch.load_branch(self.dump / "control"))
+        return self.move(spire_diffusers.load_branch(self.dump / "control"))
 
     def move(self, what):
         """A tensor or a module on the requested device, in the requested layout."""

@@ -1,6 +1,7 @@
 """Cases `unet`, `controlled-unet`, `controlnet` and `spire`: diffusers' networks, and this project's branch with them."""
 
 import json
+import sys
 from math import lcm
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from numpy.random import Generator
 
 import bundle
 import formula
-import spire_torch
 from bundle import choice, new_seed, normal, picture, whole
+
+sys.path.append(str(Path(__file__).parents[1]))
+import spire_diffusers  # noqa: E402
 
 STEM = "diffusion_pytorch_model"
 
@@ -113,7 +116,7 @@ def controlnet(out: Path, random: Generator) -> None:
             down,
             save(out / f"controlnet-{name}", branch),
         )
-        controlled = spire_torch.predict(model, branch, sample, timestep, semantic, restoration, condition)
+        controlled = spire_diffusers.predict(model, branch, sample, timestep, semantic, restoration, condition)
         write(
             out / f"case-controlled-unet-{name}",
             "controlled-unet",
@@ -123,21 +126,33 @@ def controlnet(out: Path, random: Generator) -> None:
         )
 
 
+# The fusions as published, and those with the other conditioning.
+BRANCHES = {
+    "modulate_skip": {},
+    "modulate_skip_and_up": {},
+    "add": {},
+    "add-concat": {"conditioning": "concat"},
+    "modulate_skip-add": {"conditioning": "add"},
+}
+
+
 def spire(out: Path, random: Generator) -> None:
-    for fusion in ("modulate_skip", "modulate_skip_and_up", "add"):
+    for name, conditioning in BRANCHES.items():
+        fusion = name.split("-")[0]
         base = draw_unet(random, choice(random, True, False))
         branch = draw_branch(random, base)
         config = json.loads(branch.to_json_string())
         given = spire_inputs(random, base, config)
-        if fusion != "add":
+        if name != "add":
             config |= {"_class_name": "SpireControl", "fusion": fusion, "condition_channels": whole(random, 1, 6)}
-            branch = spire_torch.SpireControl(config).eval()
+            config |= conditioning
+            branch = spire_diffusers.SpireControl(config).eval()
             check_identity(base, branch, given)
             formula.fill(branch.state_dict(), new_seed(random))
-        folder = out / f"spire-{fusion}"
+        folder = out / f"spire-{name}"
         save(folder / "unet", base)
         bundle.weights(folder / "control", config, STEM, branch.state_dict())
-        write(out / f"case-spire-{fusion}", "spire", given, spire_outputs(base, branch, given), folder)
+        write(out / f"case-spire-{name}", "spire", given, spire_outputs(base, branch, given), folder)
 
 
 def spire_inputs(random: Generator, base: UNet2DConditionModel, config: dict) -> dict[str, torch.Tensor]:
@@ -149,8 +164,8 @@ def spire_inputs(random: Generator, base: UNet2DConditionModel, config: dict) ->
 
 
 def spire_outputs(base: UNet2DConditionModel, branch: torch.nn.Module, given: dict) -> dict[str, torch.Tensor]:
-    outputs = {"sample": spire_torch.predict(base, branch, *given.values())}
-    if isinstance(branch, spire_torch.SpireControl):
+    outputs = {"sample": spire_diffusers.predict(base, branch, *given.values())}
+    if isinstance(branch, spire_diffusers.SpireControl):
         embedded = branch.embed(given["degraded"])
         features, mid = branch(given["sample"], given["timestep"], given["restoration_context"], embedded)
         outputs |= {f"control.{i}": feature for i, feature in enumerate(features)} | {"control.mid": mid}
@@ -158,6 +173,6 @@ def spire_outputs(base: UNet2DConditionModel, branch: torch.nn.Module, given: di
 
 
 def check_identity(base: UNet2DConditionModel, branch: torch.nn.Module, given: dict) -> None:
-    """A new branch changes nothing, so this compares the loops of `spire_torch` with diffusers' forward pass."""
+    """A new branch changes nothing, so this compares the loops of `spire_diffusers` with diffusers' forward pass."""
     plain = base(given["sample"], given["timestep"], given["semantic_context"]).sample
-    torch.testing.assert_close(spire_torch.predict(base, branch, *given.values()), plain)
+    torch.testing.assert_close(spire_diffusers.predict(base, branch, *given.values()), plain)

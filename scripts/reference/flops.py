@@ -16,8 +16,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-import spire_torch
 import stable_diffusion
+from denoiser import spire_diffusers
 
 REFERENCE = Path(__file__).parents[2] / "tests" / "reference"
 FUSIONS = ["modulate_skip", "modulate_skip_and_up", "add"]
@@ -41,7 +41,7 @@ def branch(unet: dict, fusion: str) -> nn.Module:
     settings = ControlNetModel.from_unet(base, load_weights_from_unet=False).config
     if fusion == "add":
         return ControlNetModel.from_config(settings)
-    return spire_torch.SpireControl(dict(settings) | {"fusion": fusion, "condition_channels": 4})
+    return spire_diffusers.SpireControl(dict(settings) | {"fusion": fusion, "condition_channels": 4})
 
 
 def step(unet: dict, fusion: str, size: list[int], tokens: int) -> dict[str, int]:
@@ -54,7 +54,7 @@ def step(unet: dict, fusion: str, size: list[int], tokens: int) -> dict[str, int
 
     def forward() -> None:
         arguments = torch.empty(1, 4, *size), torch.empty(1), context, context, picture
-        outputs.append(spire_torch.predict(base, control, *arguments))
+        outputs.append(spire_diffusers.predict(base, control, *arguments))
 
     return {
         "parameters": sum(parameter.numel() for parameter in control.parameters()),

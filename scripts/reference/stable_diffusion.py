@@ -14,8 +14,8 @@ import bundle
 import denoiser
 import encoders
 import formula
-import spire_torch
 from bundle import new_seed, normal, picture
+from denoiser import spire_diffusers
 
 UNET = {
     "sd15": {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
@@ -117,12 +117,12 @@ def spire(out: Path, random: Generator, model: str) -> None:
     with torch.device("meta"):
         config = json.loads(ControlNetModel.from_unet(base, load_weights_from_unet=False).to_json_string())
     config |= {"_class_name": "SpireControl", "fusion": "modulate_skip", "condition_channels": 4}
-    branch = build(lambda: spire_torch.SpireControl(config), seeds[1])
+    branch = build(lambda: spire_diffusers.SpireControl(config), seeds[1])
     given = draw_inputs(random, base.config.cross_attention_dim)
     given["semantic_context"] = given.pop("context")
     given["restoration_context"] = normal(random, *given["semantic_context"].shape)
     given["degraded"] = picture(random, 1, 3, 512, 512)
-    outputs, seconds = timed(lambda: {"sample": spire_torch.predict(base, branch, *given.values())})
+    outputs, seconds = timed(lambda: {"sample": spire_diffusers.predict(base, branch, *given.values())})
     save(out / "spire" / "unet", base, seeds[0])
     bundle.weights(out / "spire" / "control", config, denoiser.STEM, branch.state_dict(), seeds[1])
     denoiser.write(out / "case-spire", "spire", given, checked(outputs), out / "spire", **seconds)

@@ -8,7 +8,7 @@ use common::{error, ok, spire};
 use serde_json::Value;
 use spire_data::degrade::Step;
 use spire_data::prompt::{self, Fragment};
-use spire_data::source::{Source, WebDatasetSource};
+use spire_data::source::{Names, Source, WebDatasetSource};
 use tempfile::TempDir;
 
 #[test]
@@ -101,7 +101,7 @@ fn a_mixture_is_read_as_a_run_would() {
     }
     // 10 in shards, the intact part of the short shard, 20 rows, 3 in the folder, 5 scenes.
     let short =
-        WebDatasetSource::open(scratch.path().join("short.tar").to_str().unwrap(), None, None, 1).unwrap().len();
+        WebDatasetSource::open(scratch.path().join("short.tar").to_str().unwrap(), &Names::default(), 1).unwrap().len();
     assert!((1..4).contains(&short));
     let total = 10 + short + 20 + 3 + 5;
     assert_eq!(one["source_pictures"], total);

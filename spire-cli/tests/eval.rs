@@ -207,3 +207,41 @@ fn errors_name_the_key() {
     fs::write(&picture, b"changed").unwrap();
     assert!(error(spire(&["eval", &config])).contains("does not match its checksums"));
 }
+
+#[test]
+fn a_method_restores_the_small_pictures_enlarged() {
+    let scratch = TempDir::new().unwrap();
+    let scratch = scratch.path();
+    let recipe = scratch.join("half.toml");
+    let text = "name = \"half\"\nsize = 64\ncount = 2\n[source]\nkind = \"world\"\nseed = 900\ncount = 8\n[degradation]\n\
+        kind = \"operations\"\nprompt = \"Upsample to 2.0x\"\n\
+        operations = [{ operation = \"rescale\", factor = 0.5, filter = \"bicubic_antialiased\" }]\n";
+    fs::write(&recipe, text).unwrap();
+    let evaluate = |factor: &str| {
+        let config = scratch.join(format!("eval-{factor}.toml"));
+        let text = format!(
+            "name = \"half\"\noutput = \"{out}\"\nmetrics = [\"psnr\"]\n[sampling]\nsteps = 1\n[[benchmarks]]\ntitle = \"Half\"\n\
+             folder = \"{set}\"\nrecipe = \"{recipe}\"\n[[methods]]\nname = \"Model\"\nbase = \"assets/tiny\"\n\
+             control = \"assets/tiny/control\"\nupscale = {factor}\n",
+            out = scratch.join("out").display(),
+            set = scratch.join("half").display(),
+            recipe = recipe.display(),
+        );
+        fs::write(&config, text).unwrap();
+        spire(&["eval", config.to_str().unwrap()])
+    };
+    ok(evaluate("2.0"));
+    let restored = fs::read_dir(scratch.join("out/restored/half/model")).unwrap().next().unwrap().unwrap().path();
+    let made = spire_restore::provenance::Provenance::read(&restored).unwrap();
+    assert_eq!(made.upscale, 2.0);
+    let id = restored.file_name().unwrap();
+    let small = fs::read(scratch.join("half/small").join(id)).unwrap();
+    assert_eq!(made.input_sha256, spire_core::checksum::sha256(&small));
+    let protocols = &results(scratch)["protocols"];
+    let upscale = protocols.as_object().unwrap().values().find_map(|protocol| protocol["method"]["upscale"].as_f64());
+    assert_eq!(upscale, Some(2.0));
+
+    let wrong = evaluate("3.0");
+    let told = format!("{}{}", String::from_utf8_lossy(&wrong.stdout), String::from_utf8_lossy(&wrong.stderr));
+    assert!(told.contains("upscale = 3 makes 32×32 pixels") && told.contains("96×96"), "{told}");
+}

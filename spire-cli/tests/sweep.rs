@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::{command, error, ok, spire};
 use serde_json::Value;
+use spire_core::folder_lock::FolderLock;
 use tempfile::TempDir;
 
 /// Two variants with two seeds; the second variant loses its weights in its first step.
@@ -97,6 +98,38 @@ fn a_failed_variant_does_not_affect_the_other_and_a_second_call_trains_nothing()
     // Runs of two configurations never share a table.
     let other = error(output(&config, &["--set", "set.train.batch_size=3"]));
     assert!(other.contains("addition/seed-1: train.batch_size: 2, now 3"), "{other}");
+}
+
+#[test]
+fn the_cells_are_trained_as_tasks_of_an_array_job_and_collected() {
+    let scratch = TempDir::new().unwrap();
+    let scratch = scratch.path();
+    let config = configuration(scratch, 2);
+    let list = ok(output(&config, &["--list"]));
+    assert!(list.starts_with("0  Addition, seed 1  to do") && list.contains("\n3  Broken, seed 2  to do"), "{list}");
+
+    // Tasks share the folders; the whole sweep can't run beside them.
+    let tasks = ["0", "1"].map(|cell| {
+        let arguments = arguments(&config, &["--cell", cell]);
+        command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    });
+    for mut task in tasks {
+        assert!(task.wait().unwrap().success());
+    }
+    let other = FolderLock::share(&scratch.join("out")).unwrap();
+    let failed = error(output(&config, &["--cell", "2"]));
+    assert!(failed.contains("cell 2 failed (--retry trains it again): the weights are lost"), "{failed}");
+    let used = error(output(&config, &["--collect"]));
+    assert!(used.contains("out is in use by process"), "{used}");
+    drop(other);
+
+    let collected = output(&config, &["--collect"]);
+    let printed = String::from_utf8(collected.stdout.clone()).unwrap();
+    error(collected);
+    assert!(printed.contains("| Addition | 2/2 | ") && printed.contains("| Broken | 0/2 (a) | – |"), "{printed}");
+    assert!(!run(scratch, "broken/seed-2").exists(), "collecting trains nothing");
+    let none = error(output(&config, &["--cell", "4"]));
+    assert!(none.contains("there is no cell 4: the sweep has the cells 0 to 3"), "{none}");
 }
 
 /// Starts a sweep and waits until its only cell has done `steps` steps.

@@ -1,4 +1,4 @@
-//! Locks on folders that only one process at a time may write into.
+//! Locks on folders that only one process at a time may write into, or several that each write their own part.
 //!
 //! The system releases a lock when its process ends, however it ends. The file `lock` stays; it only names the process
 //! that held the lock last.
@@ -36,25 +36,39 @@ pub enum LockError {
     },
 }
 
-/// A folder that this process alone writes into, until this value is dropped.
+/// A locked folder, until this value is dropped.
 #[derive(Debug)]
 pub struct FolderLock {
     _file: File,
 }
 
 impl FolderLock {
-    /// Locks `folder`, which is created if needed. On a file system without locks it prints a warning instead.
+    /// Locks `folder`, which is created if needed, for this process alone. On a file system without locks it prints a
+    /// warning instead.
     ///
     /// # Errors
     /// Another process holds the lock, or the folder is not writable.
     pub fn take(folder: &Path) -> Result<Self, LockError> {
+        Self::lock(folder, File::try_lock)
+    }
+
+    /// Locks `folder` together with other processes that share it: while one of them works, [`take`](Self::take) fails.
+    /// Otherwise as `take`.
+    ///
+    /// # Errors
+    /// A process holds the lock alone, or the folder is not writable.
+    pub fn share(folder: &Path) -> Result<Self, LockError> {
+        Self::lock(folder, File::try_lock_shared)
+    }
+
+    fn lock(folder: &Path, try_lock: impl Fn(&File) -> Result<(), TryLockError>) -> Result<Self, LockError> {
         let path = folder.join(NAME);
         let failed = |source| LockError::Io { path: path.clone(), source };
         fs::create_dir_all(folder).map_err(failed)?;
         // Not truncated: the file may name the holder.
         let mut file =
             File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-        match file.try_lock() {
+        match try_lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
@@ -94,7 +108,11 @@ mod tests {
             let holder = format!("process {} on {} since 20", std::process::id(), machine::host());
             assert!(error.contains(&holder), "{error}");
         }
+        assert!(FolderLock::share(&folder).is_err());
         drop(lock);
+        let shared = [FolderLock::share(&folder).unwrap(), FolderLock::share(&folder).unwrap()];
+        assert!(FolderLock::take(&folder).is_err());
+        drop(shared);
         FolderLock::take(&folder).unwrap();
     }
 

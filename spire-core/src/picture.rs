@@ -23,6 +23,27 @@ pub struct Picture {
     pub data: Buffer,
 }
 
+/// Bits of a channel in a picture's file.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Depth {
+    /// 8 or fewer.
+    #[default]
+    Eight,
+    /// 16, or floats.
+    Sixteen,
+}
+
+/// A file as it was decoded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decoded {
+    /// The picture; fully transparent pixels are white.
+    pub picture: Picture,
+    /// `height * width` values in \[0, 1\], or `None` if the picture is opaque.
+    pub alpha: Option<Vec<f32>>,
+    /// Bits of a channel in the file.
+    pub depth: Depth,
+}
+
 /// Why a picture could not be read or written.
 #[derive(Debug, Error)]
 pub enum PictureError {
@@ -134,9 +155,41 @@ impl Picture {
     /// # Errors
     /// As [`Self::open`].
     pub fn decode_with_alpha(bytes: &[u8], path: &Path) -> Result<(Self, Option<Vec<f32>>), PictureError> {
+        let Decoded { picture, alpha, .. } = Self::decode(bytes, path)?;
+        Ok((picture, alpha))
+    }
+
+    /// As [`Self::decode_with_alpha`], with the depth of the file, whose 16 bits a channel are kept.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn decode(bytes: &[u8], path: &Path) -> Result<Decoded, PictureError> {
         let image = decode(bytes, path)?;
+        let color = image.color();
+        if color.bytes_per_pixel() <= color.channel_count() {
+            return Ok(Self::from_rgba8(image));
+        }
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        let has_alpha = color.has_alpha();
+        let mut rgba = image.into_rgba16();
+        for pixel in rgba.pixels_mut().filter(|pixel| pixel[3] == 0) {
+            pixel.0 = [u16::MAX, u16::MAX, u16::MAX, 0];
+        }
+        let channel = |channel: usize| rgba.pixels().map(move |pixel| f32::from(pixel[channel]) / f32::from(u16::MAX));
+        let data = (0..3).flat_map(channel).collect();
+        let alpha = has_alpha.then(|| channel(3).collect());
+        Ok(Decoded {
+            picture: Self { width, height, data },
+            alpha: alpha.filter(|alpha: &Vec<f32>| alpha.iter().any(|&alpha| alpha < 1.0)),
+            depth: Depth::Sixteen,
+        })
+    }
+
+    /// From an image of 8 bits a channel.
+    fn from_rgba8(image: DynamicImage) -> Decoded {
+        let depth = Depth::Eight;
         if !image.color().has_alpha() {
-            return Ok((Self::from_rgb8(&image.into_rgb8()), None));
+            return Decoded { picture: Self::from_rgb8(&image.into_rgb8()), alpha: None, depth };
         }
         let mut rgba = image.into_rgba8();
         for pixel in rgba.pixels_mut().filter(|pixel| pixel[3] == 0) {
@@ -144,7 +197,8 @@ impl Picture {
         }
         let alpha: Vec<f32> = rgba.pixels().map(|pixel| f32::from(pixel[3]) / 255.0).collect();
         let transparent = alpha.iter().any(|&alpha| alpha < 1.0);
-        Ok((Self::from_rgb8(&DynamicImage::from(rgba).into_rgb8()), transparent.then_some(alpha)))
+        let picture = Self::from_rgb8(&DynamicImage::from(rgba).into_rgb8());
+        Decoded { picture, alpha: transparent.then_some(alpha), depth }
     }
 
     /// Writes an 8-bit PNG.

@@ -9,7 +9,7 @@ use image::{ExtendedColorType, ImageDecoder, ImageEncoder, ImageError, ImageResu
 use thiserror::Error;
 
 use crate::atomic_write::write_atomic;
-use crate::picture::{decode_rgb8, decoder, read};
+use crate::picture::{Depth, decode_rgb8, decoder, read};
 use crate::{Picture, PictureError, exif, png_text};
 
 /// JPEG's quality unless the user sets one.
@@ -20,6 +20,8 @@ const DEFAULT_QUALITY: u8 = 95;
 pub enum PictureFormat {
     /// 8 bits a channel, lossless.
     Png,
+    /// 16 bits a channel, lossless.
+    Png16,
     /// Lossy, without transparency.
     Jpeg {
         /// 1 to 100.
@@ -67,8 +69,16 @@ impl PictureFormat {
         };
         match (format, quality) {
             (Self::Jpeg { quality }, _) if !(1..=100).contains(&quality) => Err(FormatError::Quality { quality }),
-            (Self::Png | Self::WebP, Some(_)) => Err(FormatError::Lossless { path: path.to_owned() }),
+            (Self::Png | Self::Png16 | Self::WebP, Some(_)) => Err(FormatError::Lossless { path: path.to_owned() }),
             _ => Ok(format),
+        }
+    }
+
+    /// The same format for a picture whose original had `depth`: a PNG has 16 bits a channel too, the others have 8.
+    pub fn in_depth(self, depth: Depth) -> Self {
+        match (self, depth) {
+            (Self::Png, Depth::Sixteen) => Self::Png16,
+            (format, _) => format,
         }
     }
 
@@ -96,8 +106,9 @@ pub fn save(
     note: Option<(&str, &str)>,
 ) -> Result<(), PictureError> {
     let note = note.filter(|(_, text)| format.carries(text));
-    if format == PictureFormat::Png {
-        let encoded = png_text::encode(picture, alpha, note.as_slice());
+    if let PictureFormat::Png | PictureFormat::Png16 = format {
+        let depth = if format == PictureFormat::Png { Depth::Eight } else { Depth::Sixteen };
+        let encoded = png_text::encode_in(depth, picture, alpha, note.as_slice());
         let bytes = encoded.map_err(|error| PictureError::Encode { path: path.to_owned(), source: error.into() })?;
         return Ok(write_atomic(path, &bytes)?);
     }
@@ -140,7 +151,9 @@ fn encode(
 ) -> ImageResult<Vec<u8>> {
     let mut bytes = vec![];
     match format {
-        PictureFormat::Png => PngEncoder::new(&mut bytes).write_image(pixels, width, height, colours)?,
+        PictureFormat::Png | PictureFormat::Png16 => {
+            PngEncoder::new(&mut bytes).write_image(pixels, width, height, colours)?
+        }
         PictureFormat::Jpeg { quality } => {
             let mut encoder = JpegEncoder::new_with_quality(&mut bytes, quality);
             encoder.set_exif_metadata(exif).map_err(ImageError::Unsupported)?;

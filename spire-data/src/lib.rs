@@ -1,8 +1,12 @@
 //! Training data for text-driven image restoration: sources of pictures and captions ([`source`], [`world`]),
-//! degradations ([`degrade`]), restoration prompts ([`prompt`]), the order of samples ([`order`]) and their loader
-//! ([`loader`]). Nothing here depends on tensors.
+//! captions by a model ([`captioning`]), degradations ([`degrade`]), restoration prompts ([`prompt`]), the order of samples
+//! ([`order`]), their loader ([`loader`]) and what was computed of them before training ([`encoded`]). Nothing here depends on
+//! tensors.
 
+pub mod captioning;
+mod crop;
 pub mod degrade;
+pub mod encoded;
 pub mod loader;
 pub mod order;
 pub mod prompt;

@@ -8,9 +8,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub use crate::crop::Crop;
 use crate::order::Slice;
 use crate::samples::SampleResult;
-pub use crate::samples::{Crop, DataConfig, LoaderError, Samples, TrainingSample};
+pub use crate::samples::{DataConfig, LoaderError, Part, Samples, TrainingSample};
 
 /// After an interruption, a source may take this long to give the next sample before it counts as blocked.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -188,8 +189,10 @@ mod tests {
     use super::*;
     use crate::Picture;
     use crate::degrade::DegradationConfig;
+    use crate::degrade::Pipeline;
+    use crate::prompt::REMOVE_ALL;
     use crate::source::{CocoSource, FolderSource};
-    use crate::source::{Pixels, Sample, SampleError, Source, SourceError};
+    use crate::source::{Pair, Pixels, Sample, SampleError, Source, SourceError};
     use std::path::Path;
     use std::sync::atomic::AtomicUsize;
 
@@ -220,7 +223,7 @@ mod tests {
             let mut picture = Picture::filled(20, 14, [index as f32 / self.len as f32, 0.5, 0.2]);
             picture.data.iter_mut().enumerate().for_each(|(i, value)| *value *= (i % 20) as f32 / 20.0);
             let captions = vec![format!("one {index}"), format!("two {index}"), format!("three {index}")];
-            Ok(Sample { name: self.name(index), picture: Pixels::Values(picture), captions })
+            Ok(Sample { name: self.name(index), picture: Pixels::Values(picture), captions, pair: None })
         }
     }
 
@@ -269,6 +272,44 @@ mod tests {
             mirrored += 1;
         }
         assert!((10..30).contains(&mirrored), "{mirrored}");
+    }
+
+    /// The clean picture at half its size, and a prompt for every other pair.
+    struct Pairs(Shades);
+
+    impl Source for Pairs {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+
+        fn name(&self, index: usize) -> String {
+            self.0.name(index)
+        }
+
+        fn read(&self, index: usize) -> Result<Sample, SampleError> {
+            let sample = self.0.read(index)?;
+            let picture = crate::degrade::resize(&sample.picture.to_picture(), 10, 7, crate::degrade::Filter::Area);
+            let restoration = index.is_multiple_of(2).then(|| "Remove rain".to_owned());
+            let pair = Pair { picture: Pixels::Values(picture), factor: 2, restoration };
+            Ok(Sample { pair: Some(pair), ..sample })
+        }
+    }
+
+    #[test]
+    fn a_pair_is_cut_and_mirrored_as_one_and_not_degraded() {
+        let config = DataConfig { horizontal_flip: true, ..config(0) };
+        let shades = || Shades { len: 10, reads: AtomicUsize::new(0) };
+        let pairs = Samples::new(Arc::new(Pairs(shades())), config, DegradationConfig::default(), 7).unwrap();
+        for n in 0..40 {
+            let sample = pairs.sample(n).unwrap();
+            assert_eq!((sample.pipeline, sample.steps.len(), sample.operations.len()), (Pipeline::Pair, 0, 0));
+            let prompt = if sample.index.is_multiple_of(2) { "Remove rain" } else { REMOVE_ALL };
+            assert_eq!(sample.restoration, prompt);
+            // The shades are ramps: at half the size they lose little, and a shifted or mirrored half would differ a lot.
+            let apart = sample.clean.data.iter().zip(&*sample.degraded.data).map(|(a, b)| (a - b).abs());
+            let apart = apart.fold(0.0, f32::max);
+            assert!(apart < 0.06, "sample {n}: {apart}");
+        }
     }
 
     #[test]

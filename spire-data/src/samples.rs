@@ -1,6 +1,7 @@
 //! The training sequence: which sample is the n-th, and how it is cropped and degraded.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use rand::RngExt;
@@ -9,11 +10,14 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::Picture;
-use crate::degrade::{
-    DegradationConfig, DegradeError, Degraded, Filter, InvalidSetting, Operation, Pipeline, Step, resize,
+use crate::crop::{Crop, Square, mirrored};
+use crate::degrade::{DegradationConfig, DegradeError, Degraded, InvalidSetting, Operation, Pipeline, Step};
+use crate::encoded::{self, Encoded, EncodedData, EncodedError, EncodedSample, PictureToEncode};
+use crate::prompt::REMOVE_ALL;
+use crate::rng::rng;
+use crate::source::{
+    self, HeldOut, HeldOutSource, Kept, Sample, Skipped, Source, SourceConfig, SourceError, SourceKind, Subset,
 };
-use crate::rng::{Rng, rng};
-use crate::source::{self, Pixels, Sample, Skipped, Source, SourceConfig, SourceError, SourceKind, Subset};
 
 /// The `[data]` section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,6 +41,8 @@ pub struct DataConfig {
     pub workers: usize,
     /// Maximum number of prepared samples, at least `workers`.
     pub prefetch: usize,
+    /// A folder of latents and text states that `spire data encode` wrote of these pictures.
+    pub encoded: Option<PathBuf>,
     /// Where pictures and captions come from.
     pub source: SourceConfig,
 }
@@ -53,6 +59,7 @@ impl Default for DataConfig {
             prompt_dropout: 0.1,
             workers: 2,
             prefetch: 32,
+            encoded: None,
             source: SourceConfig::default(),
         }
     }
@@ -112,15 +119,15 @@ impl DataConfig {
     }
 }
 
-/// Which square of a picture is used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Crop {
-    /// The largest square from the centre, resized.
-    #[default]
-    Center,
-    /// A random square at the picture's own resolution; for a picture that is too small, the largest, enlarged.
-    Random,
+/// A part of the samples of a source. The hash of a sample's name decides to which part it belongs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Part {
+    /// All samples.
+    Whole,
+    /// All but about this share of them, in \[0, 1\], which is held out; at least one is.
+    Training(f64),
+    /// That share.
+    HeldOut(f64),
 }
 
 /// One training sample.
@@ -138,6 +145,9 @@ pub struct TrainingSample {
     pub clean: Picture,
     /// The degraded picture, of the same size.
     pub degraded: Picture,
+    /// What the restoration prompt asks for where that is not the clean picture
+    /// ([`partial_probability`](crate::degrade::ParameterizedConfig::partial_probability)).
+    pub target: Option<Picture>,
     /// The semantic prompt for the model: the caption, or empty if it was dropped.
     pub semantic: String,
     /// What the picture shows.
@@ -150,6 +160,15 @@ pub struct TrainingSample {
     pub operations: Vec<Operation>,
     /// The degradation pipeline that was drawn.
     pub pipeline: Pipeline,
+    /// What was computed beforehand, if the data is encoded.
+    pub encoded: Option<EncodedSample>,
+}
+
+impl TrainingSample {
+    /// What the restoration prompt asks for: the clean picture, or one with the degradations that it does not name.
+    pub fn target(&self) -> &Picture {
+        self.target.as_ref().unwrap_or(&self.clean)
+    }
 }
 
 /// The training sequence could not be read.
@@ -190,6 +209,9 @@ pub enum LoaderError {
         /// The cause.
         source: DegradeError,
     },
+    /// What was computed beforehand can't be used.
+    #[error(transparent)]
+    Encoded(#[from] EncodedError),
     /// A panic: a bug in the program.
     #[error("sample {n} could not be made: {message}")]
     Panic {
@@ -232,6 +254,7 @@ pub struct Samples {
     degradation: DegradationConfig,
     pub(crate) config: DataConfig,
     seed: u64,
+    encoded: Option<Encoded>,
     skipped: Mutex<BTreeMap<usize, Broken>>,
 }
 
@@ -250,6 +273,35 @@ impl Samples {
     pub fn open(config: DataConfig, degradation: DegradationConfig, seed: u64) -> Result<Self, LoaderError> {
         let source = source::open(&config.source, config.size)?;
         Self::new(source, config, degradation, seed)
+    }
+
+    /// As [`open`](Self::open), over a part of the source. `None` if the source has too few samples to be split.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_part(
+        config: DataConfig,
+        degradation: DegradationConfig,
+        seed: u64,
+        part: Part,
+    ) -> Result<Option<Self>, LoaderError> {
+        let source = source::open(&config.source, config.size)?;
+        let split = |share: f64| HeldOut::of(&*source, share);
+        let whole = |source: Arc<dyn Source>| Self::new(source, config.clone(), degradation.clone(), seed);
+        match part {
+            Part::Whole => whole(source).map(Some),
+            Part::HeldOut(share) => {
+                let Some(held_out) = split(share) else { return Ok(None) };
+                whole(Arc::new(HeldOutSource::new(source, held_out))).map(Some)
+            }
+            Part::Training(share) => {
+                let Some(held_out) = split(share) else { return Ok(None) };
+                let samples = whole(source)?;
+                // After `max_samples`, so that it chooses the same samples as without a split.
+                let kept = Kept::new(samples.source.clone(), held_out);
+                Ok(kept.map(|kept| Self { source: Arc::new(kept), ..samples }))
+            }
+        }
     }
 
     /// The sequence of `seed` over `source`; `config.source` is ignored.
@@ -271,30 +323,70 @@ impl Samples {
         if source.is_empty() {
             return Err(SourceError::Empty { place: "the data's source".to_owned() }.into());
         }
-        Ok(Self { source, degradation, config, seed, skipped: Mutex::default() })
+        Ok(Self { source, degradation, config, seed, encoded: None, skipped: Mutex::default() })
+    }
+
+    /// The same sequence with what was computed of its pictures beforehand. Random crops are then among the encoded ones.
+    pub fn with_encoded(self, encoded: Encoded) -> Self {
+        Self { encoded: Some(encoded), ..self }
+    }
+
+    /// What was computed beforehand, if the data is encoded.
+    pub fn encoded(&self) -> Option<&Encoded> {
+        self.encoded.as_ref()
+    }
+
+    /// Number of samples of the source, those included that are held out.
+    pub fn source_len(&self) -> usize {
+        self.source.len()
     }
 
     /// Number of samples in one pass over the source.
     pub fn epoch_len(&self) -> usize {
-        self.source.len()
+        self.source.pass_len()
     }
 
     /// The n-th sample.
     ///
     /// # Errors
-    /// The picture and all its replacements are broken.
+    /// The picture and all its replacements are broken, or the picture is not the one that was encoded.
     pub fn sample(&self, n: u64) -> Result<TrainingSample, LoaderError> {
-        let (index, Sample { name, picture, captions }) = self.read(n)?;
-        let source_size = picture.size();
-        let clean = cut(&picture, self.config.size, self.config.crop, &mut rng(self.seed, "crop", n));
-        let flipped = self.config.horizontal_flip && rng(self.seed, "flip", n).random_bool(0.5);
-        let clean = if flipped { mirrored(&clean) } else { clean };
-        let caption = captions.choose(&mut rng(self.seed, "caption", n)).cloned().unwrap_or_default();
+        let (index, Sample { name, picture, captions, pair }) = self.read(n)?;
+        let (source_size, size) = (picture.size(), self.config.size);
+        let mirror = self.config.horizontal_flip && rng(self.seed, "flip", n).random_bool(0.5);
+        let (variant, mut draws) = match self.encoded.as_ref().map(|encoded| &encoded.manifest().data) {
+            Some(data) => {
+                let crop = encoded::drawn_crop(data, self.seed, n);
+                (encoded::variant(crop, mirror, data), encoded::crop_rng(data, index, crop))
+            }
+            None => (0, rng(self.seed, "crop", n)),
+        };
+        let square = Square::draw(source_size, size, self.config.crop, &mut draws);
+        let turned = |picture: Picture| if mirror { mirrored(&picture) } else { picture };
+        let clean = turned(square.of(&picture, size));
+        let caption = match self.encoded.as_ref().and_then(|encoded| encoded.caption(index)) {
+            Some(chosen) => captions.get(chosen),
+            None => captions.choose(&mut rng(self.seed, "caption", n)),
+        };
+        let caption = caption.cloned().unwrap_or_default();
         let dropped = rng(self.seed, "prompt dropout", n).random_bool(self.config.prompt_dropout);
         let semantic = if dropped { String::new() } else { caption.clone() };
-        let degraded = self.degradation.degrade(&clean, &mut rng(self.seed, "degradation", n));
-        let Degraded { picture: degraded, prompt: restoration, steps, operations, pipeline } =
-            degraded.map_err(|source| LoaderError::Degrade { name: name.clone(), source })?;
+        let Degraded { picture: degraded, prompt: restoration, target, steps, operations, pipeline } = match pair {
+            Some(pair) => Degraded {
+                picture: turned(square.of_smaller(&pair.picture, pair.factor, size)),
+                prompt: pair.restoration.unwrap_or_else(|| REMOVE_ALL.to_owned()),
+                target: None,
+                steps: Vec::new(),
+                operations: Vec::new(),
+                pipeline: Pipeline::Pair,
+            },
+            None => {
+                let degraded = self.degradation.degrade(&clean, &mut rng(self.seed, "degradation", n));
+                degraded.map_err(|source| LoaderError::Degrade { name: name.clone(), source })?
+            }
+        };
+        let encoded = self.encoded.as_ref();
+        let encoded = encoded.map(|encoded| encoded.sample(index, variant, &name, &clean, [&semantic, &restoration]));
         Ok(TrainingSample {
             n,
             index,
@@ -302,13 +394,38 @@ impl Samples {
             source_size,
             clean,
             degraded,
+            target,
             semantic,
             caption,
             restoration,
             steps,
             operations,
             pipeline,
+            encoded: encoded.transpose()?,
         })
+    }
+
+    /// Picture `index` of the source, cut as `data` says.
+    ///
+    /// # Errors
+    /// It is broken, or smaller or longer than the configuration allows.
+    pub fn to_encode(&self, index: usize, data: &EncodedData) -> Result<PictureToEncode, Skipped> {
+        let skipped = |reason: String| Skipped { name: self.source.name(index), reason };
+        let Sample { name, picture, captions, pair } =
+            self.source.read(index).map_err(|error| skipped(error.to_string()))?;
+        if let Some(reason) = self.config.unwanted(picture.size()) {
+            return Err(skipped(reason));
+        }
+        let mut variants = vec![];
+        for crop in 0..data.crops {
+            let mut draws = encoded::crop_rng(data, index, crop);
+            let plain = Square::draw(picture.size(), data.size, data.crop, &mut draws).of(&picture, data.size);
+            let turned = data.horizontal_flip.then(|| mirrored(&plain));
+            variants.extend([plain].into_iter().chain(turned));
+        }
+        let fingerprints = variants.iter().map(encoded::fingerprint).collect();
+        let restoration = pair.and_then(|pair| pair.restoration).unwrap_or_else(|| REMOVE_ALL.to_owned());
+        Ok(PictureToEncode { name, picture, variants, fingerprints, captions, restoration })
     }
 
     /// What the source skipped when it was opened, and the broken samples found so far, each once, in the order of the
@@ -322,7 +439,7 @@ impl Samples {
     }
 
     fn read(&self, n: u64) -> Result<(usize, Sample), LoaderError> {
-        let len = self.source.len();
+        let len = self.source.pass_len();
         let mut replacement = rng(self.seed, "replacement", n);
         let mut broken = BTreeSet::new();
         let mut index = self.source.nth(self.seed, n);
@@ -330,6 +447,10 @@ impl Samples {
             if !broken.contains(&index) {
                 match self.source.read(index) {
                     Ok(sample) => match self.config.unwanted(sample.picture.size()) {
+                        None if self.encoded.as_ref().is_some_and(|encoded| !encoded.has(index)) => {
+                            let reason = "it could not be read when the pictures were encoded".to_owned();
+                            self.skip(index, reason, false);
+                        }
                         None => return Ok((index, sample)),
                         Some(reason) => self.skip(index, reason, false),
                     },
@@ -369,71 +490,5 @@ impl Samples {
 
     fn registry(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Broken>> {
         self.skipped.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-/// The picture with left and right exchanged.
-fn mirrored(picture: &Picture) -> Picture {
-    let rows = picture.data.chunks_exact(picture.width);
-    let data: Vec<f32> = rows.flat_map(|row| row.iter().rev().copied()).collect();
-    Picture { width: picture.width, height: picture.height, data: data.into() }
-}
-
-/// Crops `picture` to a square and resizes it to `size` × `size`: reduced by area averaging, enlarged by bicubic
-/// interpolation.
-pub(crate) fn cut(picture: &Pixels, size: usize, crop: Crop, rng: &mut Rng) -> Picture {
-    let (width, height) = picture.size();
-    let shorter = width.min(height);
-    let (side, left, top) = match crop {
-        Crop::Center => (shorter, (width - shorter) / 2, (height - shorter) / 2),
-        Crop::Random => {
-            let side = shorter.min(size);
-            (side, rng.random_range(0..=width - side), rng.random_range(0..=height - side))
-        }
-    };
-    let square = picture.crop(left, top, side, side);
-    if side == size {
-        return square;
-    }
-    let filter = if side > size { Filter::Area } else { Filter::Bicubic };
-    let mut scaled = resize(&square, size, size, filter);
-    scaled.clamp();
-    scaled
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_center_crop_keeps_the_centre_and_resizes_it() {
-        let mut draws = rng(0, "crop", 0);
-        let mut wide = Picture::filled(30, 10, [1.0, 0.0, 0.0]);
-        for y in 0..10 {
-            wide.data[y * 30 + 10..y * 30 + 20].fill(0.25);
-        }
-        let wide = Pixels::Values(wide);
-        for size in [4, 10, 16] {
-            let cut = cut(&wide, size, Crop::Center, &mut draws);
-            assert_eq!((cut.width, cut.height), (size, size));
-            assert!(cut.plane(0).iter().all(|value| (value - 0.25).abs() < 1e-5), "size {size}");
-        }
-    }
-
-    #[test]
-    fn a_random_crop_keeps_the_resolution_and_reaches_every_place() {
-        let mut ramp = Picture::filled(9, 8, [0.0; 3]);
-        ramp.data.iter_mut().enumerate().for_each(|(i, value)| *value = (i % 72) as f32 / 72.0);
-        let mut corners = BTreeSet::new();
-        for n in 0..200 {
-            let cut = cut(&Pixels::Values(ramp.clone()), 6, Crop::Random, &mut rng(0, "crop", n));
-            let corner = (cut.data[0] * 72.0).round() as usize;
-            assert_eq!(cut, ramp.crop(corner % 9, corner / 9, 6, 6));
-            corners.insert(corner);
-        }
-        assert_eq!(corners.len(), 12);
-        let small = cut(&Pixels::Values(ramp), 16, Crop::Random, &mut rng(0, "crop", 0));
-        assert_eq!((small.width, small.height), (16, 16));
-        assert!(small.data.iter().all(|value| (0.0..=1.0).contains(value)));
     }
 }

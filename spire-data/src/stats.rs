@@ -79,9 +79,13 @@ pub fn stats(samples: &Samples, count: u64, threads: usize) -> Result<Stats, Loa
         images_per_second: count as f64 / seconds,
         broken: samples.skipped().into_iter().map(|skipped| (skipped.name, skipped.reason)).collect(),
         sizes: [size(0), size(sizes.len() / 2), size(sizes.len().saturating_sub(1))],
-        pipelines: [("parameterized", Pipeline::Parameterized), ("real_esrgan", Pipeline::RealEsrgan)]
-            .map(|(name, pipeline)| (name, counted(&|record| record.pipeline == pipeline)))
-            .into(),
+        pipelines: [
+            ("parameterized", Pipeline::Parameterized),
+            ("real_esrgan", Pipeline::RealEsrgan),
+            ("pair", Pipeline::Pair),
+        ]
+        .map(|(name, pipeline)| (name, counted(&|record| record.pipeline == pipeline)))
+        .into(),
         blind_prompts: counted(&|record| record.blind),
         empty_captions: counted(&|record| record.uncaptioned),
         psnr: spread(records.iter().map(|record| record.psnr).collect()),

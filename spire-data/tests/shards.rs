@@ -13,7 +13,9 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use spire_data::degrade::DegradationConfig;
 use spire_data::loader::{DataConfig, Loader, Samples};
-use spire_data::source::{ParquetSource, SampleError, Source, SourceConfig, SourceError, SourceKind, WebDatasetSource};
+use spire_data::source::{
+    Names, ParquetSource, SampleError, Source, SourceConfig, SourceError, SourceKind, WebDatasetSource,
+};
 use tar::{Builder, EntryType, Header};
 use tempfile::TempDir;
 
@@ -60,8 +62,19 @@ fn folder(files: &[(&str, Vec<u8>)]) -> TempDir {
     dir
 }
 
+fn names(image: Option<&str>, caption: Option<&str>) -> Names {
+    let [image, caption] = [image, caption].map(|name| name.map(str::to_owned));
+    Names { image, caption, ..Names::default() }
+}
+
+/// Names for pairs in shards: the degraded picture is in `degraded`, the prompt in `restoration`.
+fn names_of_pairs(image: &str, degraded: &str) -> Names {
+    let [image, degraded, restoration] = [image, degraded, "restoration"].map(|name| Some(name.to_owned()));
+    Names { image, degraded, restoration, caption: None }
+}
+
 fn open(dir: &Path, pattern: &str) -> Result<WebDatasetSource, SourceError> {
-    WebDatasetSource::open(&format!("{}/{pattern}", dir.display()), None, None, 4)
+    WebDatasetSource::open(&format!("{}/{pattern}", dir.display()), &Names::default(), 4)
 }
 
 #[test]
@@ -104,9 +117,9 @@ fn every_picture_format_and_both_kinds_of_captions() {
     assert_eq!(shade(&source, 3), 9.0);
 
     let pattern = format!("{}/a.tar", dir.path().display());
-    let source = WebDatasetSource::open(&pattern, Some("seg.png"), Some("text"), 4).unwrap();
+    let source = WebDatasetSource::open(&pattern, &names(Some("seg.png"), Some("text")), 4).unwrap();
     assert_eq!(shade(&source, 3), 77.0);
-    let source = WebDatasetSource::open(&pattern, None, Some("text"), 4).unwrap();
+    let source = WebDatasetSource::open(&pattern, &names(None, Some("text")), 4).unwrap();
     assert_eq!(source.read(0).unwrap().captions, ["a dog"]);
 }
 
@@ -304,7 +317,7 @@ fn table(rows: &[Row], group: usize, list: bool, names: [&str; 2]) -> Vec<u8> {
 }
 
 fn open_parquet(dir: &Path, pattern: &str, caption: Option<&str>) -> Result<ParquetSource, SourceError> {
-    ParquetSource::open(&format!("{}/{pattern}", dir.display()), None, caption, 4)
+    ParquetSource::open(&format!("{}/{pattern}", dir.display()), &names(None, caption), 4)
 }
 
 #[test]
@@ -374,7 +387,7 @@ fn files_without_the_columns_are_skipped() {
 
     let error = open_parquet(dir.path(), "a.parquet", Some("label")).err().unwrap().to_string();
     assert!(error.contains("label") && error.contains("caption"), "{error}");
-    let all = WebDatasetSource::open(&format!("{}/a.parquet", dir.path().display()), None, None, 4);
+    let all = WebDatasetSource::open(&format!("{}/a.parquet", dir.path().display()), &Names::default(), 4);
     assert!(matches!(all, Err(SourceError::NoShard { .. })));
 }
 
@@ -443,4 +456,75 @@ fn a_lost_shard_does_not_stop_the_run() {
     fs::write(&lost, bytes).unwrap();
     let back = (0..240).filter(|&n| samples.sample(n).unwrap().index < 120).count();
     assert_eq!(back, 120, "it is back");
+}
+
+/// A picture of half the size of [`picture`].
+fn small(shade: u8) -> Vec<u8> {
+    let mut bytes = Cursor::new(vec![]);
+    RgbImage::from_pixel(10, 8, image::Rgb([shade; 3])).write_to(&mut bytes, ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+#[test]
+fn pairs_in_tar_shards_have_two_pictures_and_a_prompt() {
+    let mut tar = Builder::new(vec![]);
+    let whole = picture(3, ImageFormat::Png);
+    for (key, degraded, json) in [
+        ("0", Some(small(100)), r#"{"caption": "zero", "restoration": " Remove  rain "}"#),
+        ("1", Some(whole.clone()), r#"{"caption": "one"}"#),
+        ("2", None, r#"{"caption": "two"}"#),
+        ("3", Some(picture(9, ImageFormat::Png)[..80].to_vec()), r#"{"caption": "three"}"#),
+    ] {
+        add(&mut tar, &format!("{key}.hq.png"), &whole);
+        degraded.iter().for_each(|degraded| add(&mut tar, &format!("{key}.lq.png"), degraded));
+        add(&mut tar, &format!("{key}.json"), json.as_bytes());
+    }
+    let dir = folder(&[("a.tar", tar.into_inner().unwrap())]);
+    let pattern = format!("{}/a.tar", dir.path().display());
+    let source = WebDatasetSource::open(&pattern, &names_of_pairs("hq.png", "lq.png"), 4).unwrap();
+    let pair = |index| source.read(index).map(|sample| sample.pair.unwrap());
+    let first = pair(0).unwrap();
+    assert_eq!((first.factor, first.picture.size(), first.restoration.as_deref()), (2, (10, 8), Some("Remove rain")));
+    assert_eq!((pair(1).unwrap().factor, pair(1).unwrap().restoration), (1, None));
+    let missing = pair(2).unwrap_err().to_string();
+    assert!(missing.contains("a.tar/2") && missing.contains("no .lq.png"), "{missing}");
+    assert!(pair(3).unwrap_err().to_string().contains("3.lq.png"));
+    assert!(source.read(0).unwrap().picture.size() == (20, 16));
+}
+
+#[test]
+fn pairs_in_parquet_have_a_column_of_degraded_pictures() {
+    let schema = "message rows { optional binary image; optional binary conditioning_image;
+        optional binary text (UTF8); optional binary restoration (UTF8); }";
+    let mut bytes = vec![];
+    let properties = Arc::new(WriterProperties::builder().build());
+    let mut writer =
+        SerializedFileWriter::new(&mut bytes, Arc::new(parse_message_type(schema).unwrap()), properties).unwrap();
+    let whole = picture(3, ImageFormat::Png);
+    let columns: [[Option<Vec<u8>>; 3]; 4] = [
+        [Some(whole.clone()), Some(whole.clone()), Some(whole)],
+        [Some(small(100)), None, Some(picture(1, ImageFormat::Png))],
+        ["zero", "one", "two"].map(|text| Some(text.into())),
+        [Some("Remove rain".into()), None, None],
+    ];
+    let mut groups = writer.next_row_group().unwrap();
+    for values in columns {
+        let mut column = groups.next_column().unwrap().unwrap();
+        let definitions: Vec<i16> = values.iter().map(|value| i16::from(value.is_some())).collect();
+        let values: Vec<ByteArray> = values.into_iter().flatten().map(ByteArray::from).collect();
+        column.typed::<ByteArrayType>().write_batch(&values, Some(&definitions), None).unwrap();
+        column.close().unwrap();
+    }
+    groups.close().unwrap();
+    writer.close().unwrap();
+    let dir = folder(&[("a.parquet", bytes)]);
+    let pattern = format!("{}/a.parquet", dir.path().display());
+    let source = ParquetSource::open(&pattern, &names_of_pairs("image", "conditioning_image"), 4).unwrap();
+    let pair = |index| source.read(index).map(|sample| sample.pair.unwrap());
+    assert_eq!((pair(0).unwrap().factor, pair(0).unwrap().restoration.as_deref()), (2, Some("Remove rain")));
+    let missing = pair(1).unwrap_err().to_string();
+    assert!(missing.contains("degraded picture") && missing.contains("a.parquet/1"), "{missing}");
+    assert_eq!((pair(2).unwrap().factor, pair(2).unwrap().restoration), (1, None));
+    let error = ParquetSource::open(&pattern, &names_of_pairs("image", "lq"), 4).err().unwrap().to_string();
+    assert!(error.contains("data.source.degraded") && error.contains("conditioning_image"), "{error}");
 }

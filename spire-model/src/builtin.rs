@@ -32,6 +32,11 @@ pub fn resolve(path: &Path) -> Result<Option<PathBuf>> {
     Ok(Some(folder()?.join(inside)))
 }
 
+/// The built-in model's path in configurations, for its unpacked folder; `None` for any other path.
+pub fn name_of(path: &Path) -> Option<PathBuf> {
+    (path == folder().ok()?).then(|| IN_REPOSITORY.into())
+}
+
 /// Whether the UNet in the model folder `folder` is the small model's, file by file.
 pub fn is_built_in(folder: &Path) -> bool {
     all().filter(|(name, _)| name.starts_with("unet")).all(|file| is_there(folder, &file))

@@ -1,8 +1,9 @@
 //! The trainable control branch (paper section 3.4): a copy of the UNet's encoder and middle block that reads the noisy
 //! latent, the degraded picture and the restoration prompt.
 //!
-//! One type serves every fusion. With [`Fusion::Add`] it is diffusers' `ControlNetModel`, names and shapes included:
-//! e(y) has the output channels of `conv_in` and is added to that output. Otherwise `conv_in` takes `[zt, e(y)]`.
+//! One type serves every fusion. With [`Conditioning::Concat`], `conv_in` takes `[zt, e(y)]`; with [`Conditioning::Add`], e(y)
+//! has the output channels of `conv_in` and is added to that output. With [`Fusion::Add`] as well it is diffusers'
+//! `ControlNetModel`, names and shapes included.
 
 mod config;
 mod embedding;
@@ -17,7 +18,7 @@ use burn::tensor::{DType, Device, Tensor};
 use burn_store::{FloatCastAdapter, ModuleAdapter, ModuleSnapshot, PathFilter};
 use spire_kernels::conv2d;
 
-pub use config::{ConditioningRange, ControlConfig};
+pub use config::{Conditioning, ConditioningRange, ControlConfig};
 pub use embedding::ConditioningEmbedding;
 use embedding::KEEPS_VARIANCE;
 
@@ -38,7 +39,7 @@ use crate::weights::{self, missing_in_part};
 /// It is neither; the message says what is missing and how to get it.
 pub fn locate(control: &Path) -> Result<PathBuf> {
     let missing = |folder: &Path| missing_in_part(folder, "diffusion_pytorch_model").collect();
-    let wanted = Wanted { files: &["config.json", "diffusion_pytorch_model*"], variant: None };
+    let wanted = Wanted { files: &["config.json", "diffusion_pytorch_model*", "model.toml"], variant: None };
     locate::locate(control, "control branch", &wanted, missing)
 }
 
@@ -60,13 +61,15 @@ pub struct Control {
     #[module(skip)]
     prompts: PromptRouting,
     #[module(skip)]
+    conditioning: Conditioning,
+    #[module(skip)]
     range: ConditioningRange,
     #[module(skip)]
     scale: f64,
 }
 
 impl Control {
-    /// Random weights. The fusion layers are zero; with [`Fusion::Add`] the last convolution of e(y) is zero too.
+    /// Random weights. The fusion layers are zero; with [`Conditioning::Add`] the last convolution of e(y) is zero too.
     ///
     /// # Errors
     /// The configuration's settings contradict each other.
@@ -78,10 +81,12 @@ impl Control {
         let inner = *encoder.block_out_channels.last().expect("checked: not empty");
         let skips = encoder.skip_channels();
         let embedding = &config.conditioning_embedding_out_channels;
-        let condition = config.condition_channels.unwrap_or(4);
-        // With addition e(y) passes a zero convolution first, as in ControlNet.
-        let (embedded, last) = if add { (width, Initializer::Zeros) } else { (condition, KEEPS_VARIANCE) };
-        let conv_in = if add { encoder.in_channels } else { encoder.in_channels + condition };
+        let (conv_in, embedded) = config.input_channels();
+        // Before it is added, e(y) passes a zero convolution, as in ControlNet.
+        let last = match config.conditioning() {
+            Conditioning::Add => Initializer::Zeros,
+            Conditioning::Concat => KEEPS_VARIANCE,
+        };
         let per_skip = |to: &dyn Fn(usize) -> usize| -> Vec<Conv2d> {
             skips.iter().enumerate().map(|(i, &channels)| zero_conv(channels, to(i), device)).collect()
         };
@@ -106,6 +111,7 @@ impl Control {
             controlnet_mid_block: add.then(|| zero_conv(inner, inner, device)),
             swap_channels: config.controlnet_conditioning_channel_order == "bgr",
             prompts: config.prompts,
+            conditioning: config.conditioning(),
             range: config.conditioning_range(),
             scale: 1.0,
         })
@@ -140,12 +146,13 @@ impl Control {
         Ok(control)
     }
 
-    /// Replaces the convolutions of e(y) by those of `embedding`, which was fitted to pictures in `range`. With [`Fusion::Add`] the last one stays zero.
+    /// Replaces the convolutions of e(y) by those of `embedding`, which was fitted to pictures in `range`. With
+    /// [`Conditioning::Add`] the last one stays zero.
     pub fn with_embedding(mut self, embedding: ConditioningEmbedding, range: ConditioningRange) -> Self {
         let embedding = embedding.for_range(range, self.range);
-        self.controlnet_cond_embedding = match self.controlnet_down_blocks {
-            Some(_) => embedding.with_last_of(self.controlnet_cond_embedding),
-            None => embedding,
+        self.controlnet_cond_embedding = match self.conditioning {
+            Conditioning::Add => embedding.with_last_of(self.controlnet_cond_embedding),
+            Conditioning::Concat => embedding,
         };
         self
     }
@@ -212,10 +219,9 @@ impl Control {
     ) -> ControlFeatures {
         let dtype = self.dtype();
         let (sample, context) = (sample.cast(dtype), context.cast(dtype));
-        let x = if self.controlnet_down_blocks.is_some() {
-            conv2d(&self.conv_in, sample) + embedded
-        } else {
-            conv2d(&self.conv_in, Tensor::cat(vec![sample, embedded], 1))
+        let x = match self.conditioning {
+            Conditioning::Add => conv2d(&self.conv_in, sample) + embedded,
+            Conditioning::Concat => conv2d(&self.conv_in, Tensor::cat(vec![sample, embedded], 1)),
         };
         let time = self.time_embedding.forward(self.time_proj.forward(timestep).cast(dtype));
         blocks::encode(&self.down_blocks, &self.mid_block, x, Conditions::new(&time, &context))

@@ -65,6 +65,14 @@ impl fmt::Display for HubName {
     }
 }
 
+/// `owner/name@commit` of a snapshot in a cache; `None` for any other path.
+pub fn name_of(snapshot: &Path) -> Option<String> {
+    let mut parts = snapshot.iter().rev().map(|part| part.to_string_lossy());
+    let (commit, snapshots, repository) = (parts.next()?, parts.next()?, parts.next()?);
+    let (owner, name) = repository.strip_prefix("models--")?.split_once("--")?;
+    (snapshots == "snapshots").then(|| format!("{owner}/{name}@{commit}"))
+}
+
 /// The snapshot of the repository that `path` names, from the cache or downloaded. Parameters as [`crate::locate::locate`].
 ///
 /// # Errors
@@ -197,6 +205,16 @@ fn download(_name: &HubName, _wanted: &Wanted) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_snapshot_has_the_name_that_finds_it_again() {
+        let snapshot = Path::new("/hub/models--owner--a--name/snapshots/0123abc");
+        let name = name_of(snapshot).unwrap();
+        assert_eq!(name, "owner/a--name@0123abc");
+        assert!(HubName::parse(&name).is_some());
+        assert_eq!(name_of(Path::new("/models/owner--name")), None);
+        assert_eq!(name_of(Path::new("a")), None);
+    }
 
     #[test]
     fn paths_are_not_taken_for_names_on_the_hub() {

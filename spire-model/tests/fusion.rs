@@ -7,7 +7,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use burn_store::ModuleSnapshot;
-use spire_model::control::{ConditioningEmbedding, ConditioningRange, Control, ControlConfig};
+use spire_model::control::{Conditioning, ConditioningEmbedding, ConditioningRange, Control, ControlConfig};
 use spire_model::decoupling::PromptRouting;
 use spire_model::fusion::Fusion;
 use spire_model::spire::{DenoiserInputs, Spire, predict};
@@ -45,9 +45,23 @@ fn forward(unet: &UNet, control: &Control, x: &Inputs) -> Tensor<4> {
     predict(unet, control, DenoiserInputs { sample, timestep, semantic, restoration, embedded })
 }
 
-fn branch(fusion: Fusion, unet: &UNet, device: &Device) -> Control {
-    let config = ControlConfig::for_unet(&UNetConfig::read(&folder()).unwrap(), fusion, vec![4, 8, 8, 8]);
-    Control::from_unet(&config, unet, device).unwrap()
+/// Every fusion with every way in which e(y) enters.
+const BRANCHES: [(Fusion, Conditioning); 6] = [
+    (Fusion::ModulateSkip, Conditioning::Concat),
+    (Fusion::ModulateSkip, Conditioning::Add),
+    (Fusion::ModulateSkipAndUp, Conditioning::Concat),
+    (Fusion::ModulateSkipAndUp, Conditioning::Add),
+    (Fusion::Add, Conditioning::Concat),
+    (Fusion::Add, Conditioning::Add),
+];
+
+fn config((fusion, conditioning): (Fusion, Conditioning)) -> ControlConfig {
+    let unet = UNetConfig::read(&folder()).unwrap();
+    ControlConfig::with_conditioning(&unet, fusion, conditioning, vec![4, 8, 8, 8])
+}
+
+fn branch(of: (Fusion, Conditioning), unet: &UNet, device: &Device) -> Control {
+    Control::from_unet(&config(of), unet, device).unwrap()
 }
 
 #[test]
@@ -56,12 +70,12 @@ fn at_initialisation_the_model_is_the_frozen_unet_bit_for_bit() {
     let unet = UNet::load(&folder(), &device).unwrap();
     let x = inputs();
     let frozen = unet.forward(x.sample.clone(), x.timestep.clone(), x.semantic.clone()).into_data();
-    for fusion in [Fusion::ModulateSkip, Fusion::ModulateSkipAndUp, Fusion::Add] {
-        let fused = forward(&unet, &branch(fusion, &unet, &device), &x).into_data();
+    for of in BRANCHES {
+        let fused = forward(&unet, &branch(of, &unet, &device), &x).into_data();
         let bits = |data: &burn::tensor::TensorData| data.iter::<f32>().map(f32::to_bits).collect::<Vec<_>>();
-        assert!(bits(&fused) == bits(&frozen), "{fusion:?}");
+        assert!(bits(&fused) == bits(&frozen), "{of:?}");
         // Under autodiff Burn composes some operators from others, which round differently.
-        let tracked = forward(&unet, &branch(fusion, &unet, &device.clone().autodiff()), &x).inner().into_data();
+        let tracked = forward(&unet, &branch(of, &unet, &device.clone().autodiff()), &x).inner().into_data();
         tracked.assert_approx_eq::<f32>(&frozen, burn::tensor::Tolerance::absolute(1e-4));
     }
 }
@@ -73,7 +87,7 @@ fn the_branch_starts_as_the_unets_encoder() {
     let x = inputs();
     let time = unet.embed_time(x.timestep.clone());
     let expected = unet.encode(x.sample.clone(), &time, &x.restoration);
-    let control = branch(Fusion::ModulateSkip, &unet, &device);
+    let control = branch(BRANCHES[0], &unet, &device);
     let found = control.features(x.sample, x.timestep, x.restoration, control.embed(x.degraded));
     for (expected, found) in expected.down.into_iter().zip(found.down) {
         expected.into_data().assert_approx_eq::<f32>(&found.into_data(), burn::tensor::Tolerance::absolute(1e-5));
@@ -115,7 +129,7 @@ fn every_control_weight_has_a_gradient_after_two_steps_and_no_frozen_weight_chan
     let device = Device::flex();
     let unet = UNet::load(&folder(), &device).unwrap();
     let before = values(&unet);
-    for fusion in [Fusion::ModulateSkip, Fusion::ModulateSkipAndUp, Fusion::Add] {
+    for fusion in BRANCHES {
         let mut control = branch(fusion, &unet, &device.clone().autodiff());
         let mut optimizer = SgdConfig::new().init();
         let mut never: Option<Vec<String>> = None;
@@ -149,12 +163,9 @@ fn guidance_passes_in_one_batch_equal_separate_passes() {
     let unet = UNet::load(&folder(), &device).unwrap();
     let x = inputs();
     let other = inputs().semantic;
-    for fusion in [Fusion::ModulateSkip, Fusion::ModulateSkipAndUp, Fusion::Add] {
+    for of in BRANCHES {
         for prompts in [PromptRouting::Decoupled, PromptRouting::Joined, PromptRouting::Semantic] {
-            let config = ControlConfig {
-                prompts,
-                ..ControlConfig::for_unet(&UNetConfig::read(&folder()).unwrap(), fusion, vec![4, 8, 8, 8])
-            };
+            let config = ControlConfig { prompts, ..config(of) };
             let control = noisy(Control::from_unet(&config, &unet, &device).unwrap());
             let told = |semantic: &Tensor<3>| {
                 let inputs = DenoiserInputs {
@@ -181,7 +192,7 @@ fn the_scale_leads_from_the_frozen_unet_to_the_branch_and_beyond() {
     let unet = UNet::load(&folder(), &device).unwrap();
     let x = inputs();
     let frozen = unet.forward(x.sample.clone(), x.timestep.clone(), x.semantic.clone());
-    for fusion in [Fusion::ModulateSkip, Fusion::ModulateSkipAndUp, Fusion::Add] {
+    for fusion in BRANCHES {
         let control = noisy(branch(fusion, &unet, &device));
         let scaled = |scale| forward(&unet, &control.clone().with_scale(scale), &x);
         assert!(scaled(0.0).into_data() == frozen.clone().into_data(), "{fusion:?}");
@@ -189,6 +200,20 @@ fn the_scale_leads_from_the_frozen_unet_to_the_branch_and_beyond() {
         let effect = |scale| (scaled(scale) - frozen.clone()).abs().mean().into_scalar::<f32>();
         let effects = [0.0, 0.25, 0.5, 1.0, 2.0].map(effect);
         assert!(effects.is_sorted_by(|weak, strong| weak < strong), "{fusion:?}: {effects:?}");
+    }
+}
+
+/// What a configuration does not say is as in the files of earlier versions and of diffusers.
+#[test]
+fn the_configuration_says_how_the_embedding_enters() {
+    for of in BRANCHES {
+        let text = config(of).to_json().unwrap();
+        let read: ControlConfig = serde_json::from_slice(&text).unwrap();
+        assert_eq!((read.fusion(), read.conditioning()), of);
+        let control_net = of == (Fusion::Add, Conditioning::Add);
+        assert_eq!(read.class_name == "ControlNetModel", control_net);
+        let usual = control_net || (of.0 != Fusion::Add && of.1 == Conditioning::Concat);
+        assert_eq!(String::from_utf8(text).unwrap().contains("\"conditioning\""), !usual, "{of:?}");
     }
 }
 
@@ -249,7 +274,7 @@ fn a_converted_embedding_is_trained_like_any_other() {
     let device = Device::flex().autodiff();
     let unet = UNet::load(&folder(), &Device::flex()).unwrap();
     let fitted = ConditioningEmbedding::fresh(&[4, 8, 8, 8], 4, &device).unwrap();
-    let control = branch(Fusion::ModulateSkip, &unet, &device).with_embedding(fitted, ConditioningRange::Symmetric);
+    let control = branch(BRANCHES[0], &unet, &device).with_embedding(fitted, ConditioningRange::Symmetric);
     let loss = control.embed(inputs().degraded).square().mean();
     let gradients = GradientsParams::from_grads(loss.backward(), &control);
     let without = without_gradient(&control, &gradients);
@@ -271,7 +296,7 @@ fn noisy(control: Control) -> Control {
 fn the_frozen_encoder_leaves_no_graph() {
     let device = Device::flex();
     let unet = UNet::load(&folder(), &device).unwrap();
-    let control = branch(Fusion::ModulateSkip, &unet, &device.autodiff());
+    let control = branch(BRANCHES[0], &unet, &device.autodiff());
     let x = inputs();
     let time = unet.embed_time(x.timestep.clone());
     let frozen = unet.encode(x.sample.clone(), &time, &x.semantic);
@@ -315,16 +340,16 @@ fn a_branch_takes_an_embedding_and_still_starts_as_the_identity() {
     let frozen = unet.forward(x.sample.clone(), x.timestep.clone(), x.semantic.clone()).into_data();
     let embedding = ConditioningEmbedding::fresh(&[4, 8, 8, 8], 4, &device).unwrap();
     let given = values(&embedding);
-    for fusion in [Fusion::ModulateSkip, Fusion::Add] {
-        let control = branch(fusion, &unet, &device).with_embedding(embedding.clone(), ConditioningRange::Unit);
+    for of in BRANCHES {
+        let control = branch(of, &unet, &device).with_embedding(embedding.clone(), ConditioningRange::Unit);
         forward(&unet, &control, &x).into_data().assert_eq(&frozen, true);
         for (name, value) in values(&control) {
             let Some(name) = name.strip_prefix("controlnet_cond_embedding.") else { continue };
             let taken = given.iter().any(|(given, other)| given == name && *other == value);
             let zero = value.iter().all(|byte| *byte == 0);
-            // ControlNet's last convolution starts at zero.
-            let stays_zero = fusion == Fusion::Add && name.starts_with("conv_out");
-            assert!(if stays_zero { zero } else { taken }, "{fusion:?}: {name}");
+            // The last convolution before an addition starts at zero.
+            let stays_zero = of.1 == Conditioning::Add && name.starts_with("conv_out");
+            assert!(if stays_zero { zero } else { taken }, "{of:?}: {name}");
         }
     }
 }

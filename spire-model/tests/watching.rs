@@ -44,7 +44,7 @@ fn watching_shows_each_step_and_changes_nothing() {
         assert_eq!(seen, [(1, 4), (2, 4), (3, 4), (4, 4)]);
         for (i, expected) in expected.iter().enumerate() {
             let [first, last] = [0, 3].map(|step: usize| difference(&predicted[step][i], expected));
-            // The last step of all three samplers ends close to the clean picture that it predicts.
+            // The last step of every sampler ends close to the clean picture that it predicts.
             assert!(last < 0.1 && last < first, "{sampler}: {first}, then {last}");
         }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 use image::RgbImage;
 use spire_core::Picture;
 use spire_core::sheet::{Note, Row, Sheet};
-use spire_data::degrade::{Filter, resize};
+use spire_data::degrade::resize::at_most;
 use spire_data::testset::TestSet;
 use spire_eval::evaluation::{SheetConfig, ShownMethod};
 
@@ -46,11 +46,5 @@ pub fn draw(config: &SheetConfig, benchmark: &TestSet, methods: &[ShownMethod]) 
 
 /// Opens a picture and scales it down if it is too large for a sheet.
 fn open(path: &Path) -> Result<Picture> {
-    let picture = Picture::open(path)?;
-    let longest = picture.width.max(picture.height);
-    if longest <= LONGEST {
-        return Ok(picture);
-    }
-    let scaled = |side: usize| (side * LONGEST).div_ceil(longest);
-    Ok(resize(&picture, scaled(picture.width), scaled(picture.height), Filter::Area))
+    Ok(at_most(&Picture::open(path)?, LONGEST))
 }

@@ -3,19 +3,23 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Serialize;
 use spire_core::atomic_write::check_output;
-use spire_core::checksum::sha256;
+use spire_core::checksum::{sha256, sha256_of_file};
 use spire_core::message::with_causes;
+use spire_core::picture::{Decoded, Depth};
 use spire_core::picture_file::{self, PictureFormat};
 use spire_core::progress::PhaseProgress;
 use spire_core::{Picture, picture, sheet};
+use spire_data::captioning::Endpoint;
 use spire_data::degrade::resize::resize_plane;
 use spire_data::degrade::{Filter, resize};
 use spire_data::source::{Skipped, caption_of, list_pictures};
-use spire_model::restore::{Request, SamplingConfig, restore};
+use spire_model::restore::{Request, SamplingConfig, restore, restore_from_latents};
+use spire_model::weights::Tensors;
 
 use crate::provenance::{KEYWORD, Provenance};
 use crate::restorer::{Restorer, create_folder_of};
@@ -33,6 +37,8 @@ pub enum Semantic {
     Text(String),
     /// The `.txt` file beside each picture.
     Captions,
+    /// What a vision-language model on a server says of each picture.
+    Model(Arc<Endpoint>),
 }
 
 /// How to restore every picture.
@@ -44,6 +50,9 @@ pub struct FileSettings {
     pub restoration: String,
     /// The seed of the initial noise.
     pub seed: u64,
+    /// A safetensors file with the initial noise instead of that of the seed: `latents`, standard normal, `[1, channels,
+    /// height / 8, width / 8]` for the padded picture.
+    pub latents: Option<PathBuf>,
     /// Restorations of each picture, with the seeds `seed`, `seed + 1`, …
     pub variants: u64,
     /// The factor by which pictures are enlarged first, at least 1.
@@ -69,6 +78,10 @@ impl FileSettings {
         let last = self.seed.checked_add(self.variants - 1);
         ensure!(last.is_some(), "{} variants from seed {} on go beyond the highest seed", self.variants, self.seed);
         ensure!(self.batch_size > 0, "the batch must hold at least 1 picture");
+        ensure!(
+            self.latents.is_none() || self.variants == 1,
+            "with latents every variant would start from the same noise: restore one"
+        );
         self.sampling.validate()
     }
 }
@@ -113,13 +126,17 @@ impl Restorer {
         let format = PictureFormat::of(output, settings.quality)?;
         let bytes = picture::read(input)?;
         let input_sha256 = sha256(&bytes);
+        let sum = |file: &PathBuf| sha256_of_file(file).with_context(|| format!("can't read {}", file.display()));
+        let latents_sha256 = settings.latents.as_ref().map(sum).transpose()?;
         let semantic = match &settings.semantic {
             Semantic::Text(text) => text.clone(),
             Semantic::Captions => caption_of(input)?,
+            Semantic::Model(endpoint) => endpoint.caption(input)?,
         };
         let provenance = |seed: u64| {
             let FileSettings { restoration, upscale, sampling, .. } = settings;
-            self.provenance(&input_sha256, &semantic, restoration, seed, *upscale, sampling)
+            let made = self.provenance(&input_sha256, &semantic, restoration, seed, *upscale, sampling);
+            Provenance { latents_sha256: latents_sha256.clone(), ..made }
         };
         let seeds: Vec<u64> = (0..settings.variants).map(|i| settings.seed + i).collect();
         let place = |seed: u64| match settings.variants {
@@ -137,7 +154,8 @@ impl Restorer {
             return Ok(RestoredFile { files, kept: true });
         }
 
-        let Input { degraded, alpha } = Input::decode(&bytes, input, settings.upscale)?;
+        let Input { degraded, alpha, depth } = Input::decode(&bytes, input, settings.upscale)?;
+        let format = format.in_depth(depth);
         if alpha.is_some() && !format.has_alpha() {
             tracing::warn!(
                 "{} can't be transparent, as {} is: it shows white there",
@@ -161,9 +179,7 @@ impl Restorer {
                 seed,
             };
             let requests: Vec<_> = seeds.iter().map(request).collect();
-            for (&seed, restored) in
-                seeds.iter().zip(restore(&self.base, &self.control, &settings.sampling, &requests)?)
-            {
+            for (&seed, restored) in seeds.iter().zip(self.restored(settings, &requests)?) {
                 let text = serde_json::to_string(&provenance(seed))?;
                 let place = place(seed);
                 if !format.carries(&text) {
@@ -182,6 +198,15 @@ impl Restorer {
             sheet::save_png(&sheet::grid(columns, &cells), &contact_sheet)?;
         }
         Ok(RestoredFile { files, kept: false })
+    }
+
+    /// The restored pictures of a batch.
+    fn restored(&self, settings: &FileSettings, requests: &[Request]) -> Result<Vec<Picture>> {
+        let (base, control, sampling) = (&self.base, &self.control, &settings.sampling);
+        let Some(file) = &settings.latents else { return restore(base, control, sampling, requests) };
+        let read = || Tensors::open(file)?.tensor("latents", &base.unet.conv_in().weight.val().device());
+        let restored = restore_from_latents(base, control, sampling, requests, &read()?);
+        restored.with_context(|| file.display().to_string())
     }
 
     /// Restores every picture in `input` and its subfolders to a PNG at the same place in `output`. Results that exist
@@ -263,6 +288,8 @@ pub struct Input {
     pub degraded: Picture,
     /// Its transparency, enlarged; `height * width` values in \[0, 1\]. `None` if the picture is opaque.
     pub alpha: Option<Vec<f32>>,
+    /// Bits of a channel in the file.
+    pub depth: Depth,
 }
 
 impl Input {
@@ -271,11 +298,11 @@ impl Input {
     /// # Errors
     /// The bytes are not a picture, or it is too large.
     pub fn decode(bytes: &[u8], path: &Path, upscale: f64) -> Result<Self> {
-        let (picture, alpha) = Picture::decode_with_alpha(bytes, path)?;
+        let Decoded { picture, alpha, depth } = Picture::decode(bytes, path)?;
         let degraded = upscaled(&picture, upscale)?;
         let size = (picture.width, picture.height);
         let alpha = alpha.map(|alpha| resize_plane(&alpha, size, degraded.width, degraded.height, Filter::Bicubic));
-        Ok(Self { degraded, alpha })
+        Ok(Self { degraded, alpha, depth })
     }
 }
 

@@ -100,6 +100,7 @@ impl GenerativeRestorer {
         let semantic = match &task.semantic {
             Semantic::Text(text) => text.clone(),
             Semantic::Captions => caption_of(input)?,
+            Semantic::Model(endpoint) => endpoint.caption(input)?,
         };
         let provenance = |input_sha256: String| GenerativeProvenance {
             program: concat!("spire ", env!("CARGO_PKG_VERSION")),

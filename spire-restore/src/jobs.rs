@@ -12,6 +12,7 @@ use spire_core::{Picture, picture, png_text};
 use spire_model::device::on_one_thread;
 use spire_model::restore::{Request, SamplingConfig, restore};
 
+use crate::files::Input;
 use crate::provenance::KEYWORD;
 use crate::restorer::{Restorer, write_file};
 
@@ -38,6 +39,8 @@ type Open<'a> = (&'a Job, Picture, String);
 pub struct JobSettings {
     /// How pictures are sampled.
     pub sampling: SamplingConfig,
+    /// The factor by which pictures are enlarged first, at least 1.
+    pub upscale: f64,
     /// Pictures that are restored together if they have the same size.
     pub batch_size: usize,
     /// Batches that are restored in parallel, each on one core. For a small model on a CPU this is faster than one
@@ -62,7 +65,7 @@ impl Restorer {
         progress: &(dyn Fn(&Job) + Sync),
     ) -> Result<()> {
         let batches: Vec<&[Job]> = jobs.chunks(settings.batch_size).collect();
-        let work = |i: usize| self.restore_batch(batches[i], &settings.sampling, restored, progress);
+        let work = |i: usize| self.restore_batch(batches[i], settings, restored, progress);
         match settings.threads {
             0 | 1 => (0..batches.len()).try_for_each(work),
             threads => in_order(batches.len(), threads, |i| on_one_thread(|| work(i))).map(|_| ()),
@@ -72,7 +75,7 @@ impl Restorer {
     fn restore_batch(
         &self,
         jobs: &[Job],
-        sampling: &SamplingConfig,
+        JobSettings { sampling, upscale, .. }: &JobSettings,
         restored: &Restored,
         progress: &(dyn Fn(&Job) + Sync),
     ) -> Result<()> {
@@ -80,7 +83,7 @@ impl Restorer {
         for job in jobs {
             let bytes = picture::read(&job.input)?;
             let sum = sha256(&bytes);
-            let provenance = self.provenance(&sum, &job.semantic, &job.restoration, job.seed, 1.0, sampling);
+            let provenance = self.provenance(&sum, &job.semantic, &job.restoration, job.seed, *upscale, sampling);
             let provenance = serde_json::to_string(&provenance)?;
             let mut known = restored.lock().unwrap_or_else(PoisonError::into_inner);
             if png_text::read(&job.output, KEYWORD).as_ref() == Some(&provenance) {
@@ -92,8 +95,8 @@ impl Restorer {
                 progress(job);
             } else {
                 drop(known);
-                let (picture, _) = Picture::decode_with_alpha(&bytes, &job.input)?;
-                by_size.entry((picture.width, picture.height)).or_default().push((job, picture, provenance));
+                let Input { degraded, .. } = Input::decode(&bytes, &job.input, *upscale)?;
+                by_size.entry((degraded.width, degraded.height)).or_default().push((job, degraded, provenance));
             }
         }
         for batch in by_size.into_values() {

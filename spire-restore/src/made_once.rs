@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 use spire_core::atomic_write::check_output;
 use spire_core::checksum::sha256;
+use spire_core::picture::Decoded;
 use spire_core::picture_file::{self, PictureFormat, read_note};
 use spire_core::{Picture, picture};
 use spire_data::degrade::Filter;
@@ -36,11 +37,11 @@ pub fn restore_once<P: Serialize>(
     if !overwrite && read_note(output, KEYWORD).as_ref() == Some(&provenance) {
         return Ok(RestoredFile { files, kept: true });
     }
-    let (degraded, alpha) = Picture::decode_with_alpha(&bytes, input)?;
+    let Decoded { picture: degraded, alpha, depth } = Picture::decode(&bytes, input)?;
     let restored = restore(&degraded)?;
     let from = (degraded.width, degraded.height);
     let alpha = alpha.map(|alpha| resize_plane(&alpha, from, restored.width, restored.height, Filter::Bicubic));
     create_folder_of(output)?;
-    picture_file::save(output, format, &restored, alpha.as_deref(), Some((KEYWORD, &provenance)))?;
+    picture_file::save(output, format.in_depth(depth), &restored, alpha.as_deref(), Some((KEYWORD, &provenance)))?;
     Ok(RestoredFile { files, kept: false })
 }

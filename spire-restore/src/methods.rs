@@ -144,6 +144,7 @@ impl Methods {
                     seed: config.seed,
                     sampling: Box::new(sampling.clone()),
                     captions: method.captions_told(),
+                    upscale: method.upscale,
                 };
                 Ok((Pictures::In(folder), made))
             }
@@ -253,8 +254,11 @@ fn restore(
     restored: &Restored,
 ) -> Result<()> {
     let prompts = method.prompts(&benchmark.entries, &config.alike, config.seed)?;
+    if let Some(factor) = method.upscale {
+        benchmark.entries.iter().try_for_each(|entry| check_upscaled(benchmark, entry, factor))?;
+    }
     let job = |(i, (entry, prompts)): (usize, (&Entry, PromptPair))| Job {
-        input: benchmark.degraded(entry),
+        input: if method.upscale.is_some() { benchmark.small(entry) } else { benchmark.degraded(entry) },
         output: folder.join(format!("{}.png", entry.id)),
         semantic: prompts.semantic,
         restoration: prompts.restoration,
@@ -267,6 +271,25 @@ fn restore(
         progress.advance(&name);
     };
     let sampling = method.sampling.as_ref().unwrap_or(&config.sampling).clone();
-    let settings = JobSettings { sampling, batch_size: config.batch_size, threads: config.threads };
+    let upscale = method.upscale.unwrap_or(1.0);
+    let settings = JobSettings { sampling, upscale, batch_size: config.batch_size, threads: config.threads };
     restorer.restore_jobs(&jobs, &settings, restored, &advance).with_context(|| method.name.clone())
+}
+
+/// Checks that the small picture of an entry, enlarged by `factor`, has the size of the clean one.
+fn check_upscaled(benchmark: &TestSet, entry: &Entry, factor: f64) -> Result<()> {
+    let small = benchmark.small(entry);
+    let (width, height) = image::image_dimensions(&small)
+        .with_context(|| format!("upscale = {factor} needs the small picture {}", small.display()))?;
+    let enlarged = [width, height].map(|side| (f64::from(side) * factor).round() as usize);
+    ensure!(
+        enlarged == [entry.width, entry.height],
+        "upscale = {factor} makes {width}×{height} pixels of {} to {}×{}, but the clean picture has {}×{}",
+        small.display(),
+        enlarged[0],
+        enlarged[1],
+        entry.width,
+        entry.height
+    );
+    Ok(())
 }

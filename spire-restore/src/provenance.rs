@@ -25,6 +25,9 @@ pub struct Provenance {
     pub restoration: String,
     /// The seed of the initial noise.
     pub seed: u64,
+    /// SHA-256 of the file with the initial noise, if it was not drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latents_sha256: Option<String>,
     /// The factor by which the picture was enlarged first.
     pub upscale: f64,
     /// How it was sampled.

@@ -59,6 +59,7 @@ impl Restorer {
             semantic: semantic.to_owned(),
             restoration: restoration.to_owned(),
             seed,
+            latents_sha256: None,
             upscale,
             sampling: sampling.clone(),
             model: self.identity.clone(),

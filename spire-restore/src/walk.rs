@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use serde::Serialize;
 use spire_core::Picture;
-use spire_data::prompt::{self, Fragment, Step};
+use spire_data::prompt::{self, Fragment, Step, StepKind};
 use spire_eval::{noise_level, sharpness};
 use spire_model::restore::{Request, SamplingConfig, restore};
 
@@ -39,16 +39,24 @@ pub struct Walk {
     pub cells: Vec<WalkPicture>,
 }
 
+/// The numbers that a walk requests of one degradation; 0 leaves the request out.
+#[derive(Clone, Debug)]
+pub struct Axis {
+    /// The degradation.
+    pub kind: StepKind,
+    /// Sigma in pixels of a blur, factor of a downsampling, sigma of noise for values in \[0, 1\], quality of JPEG.
+    pub numbers: Vec<f32>,
+}
+
 /// Which prompts change along a walk.
 #[derive(Clone, Debug)]
 pub enum Path {
-    /// A grid of strengths: "Denoise with sigma …" in the columns, "Deblur with sigma …" in the rows. 0 leaves the
-    /// request out.
+    /// A grid of strengths.
     Strengths {
-        /// Sigma of each column, for values in \[0, 1\].
-        denoise: Vec<f32>,
-        /// Sigma of each row, in pixels.
-        deblur: Vec<f32>,
+        /// What changes from row to row; `None` for a single row.
+        rows: Option<Axis>,
+        /// What changes from column to column.
+        columns: Axis,
         /// The semantic prompt.
         semantic: String,
     },
@@ -61,7 +69,69 @@ pub enum Path {
     },
 }
 
+impl Axis {
+    /// The request for `number` of it; `None` for 0.
+    fn step(&self, number: f32) -> Option<Step> {
+        let step = match self.kind {
+            StepKind::Blur => Step::Blur { sigma: number },
+            StepKind::Downsample => Step::Downsample { factor: number },
+            StepKind::Noise => Step::Noise { sigma: number },
+            StepKind::Jpeg => Step::Jpeg { quality: number.round() as u8 },
+        };
+        Some(step.rounded()).filter(|step| step.number() > 0.0)
+    }
+
+    fn check(&self) -> Result<()> {
+        let name = task(self.kind);
+        ensure!(!self.numbers.is_empty(), "a walk needs at least one number of {name}");
+        let [least, most] = match self.kind {
+            StepKind::Noise => [0.0, 1.0],
+            StepKind::Downsample => [1.0, 100.0],
+            StepKind::Blur | StepKind::Jpeg => [0.0, 100.0],
+        };
+        let wrong = self.numbers.iter().find(|&&number| number != 0.0 && !(least..=most).contains(&number));
+        ensure!(wrong.is_none(), "{name} {} is not 0 or from {least} to {most}", wrong.copied().unwrap_or_default());
+        Ok(())
+    }
+}
+
+/// The name of what a prompt asks for, as commands and the interface for programs have it.
+fn task(kind: StepKind) -> &'static str {
+    match kind {
+        StepKind::Blur => "deblur",
+        StepKind::Downsample => "upsample",
+        StepKind::Noise => "denoise",
+        StepKind::Jpeg => "dejpeg",
+    }
+}
+
+/// The axes of the four tasks, in the order of a prompt. An axis without numbers is not part of a walk.
+pub fn axes(deblur: Vec<f32>, upsample: Vec<f32>, denoise: Vec<f32>, dejpeg: Vec<f32>) -> [Axis; 4] {
+    [
+        Axis { kind: StepKind::Blur, numbers: deblur },
+        Axis { kind: StepKind::Downsample, numbers: upsample },
+        Axis { kind: StepKind::Noise, numbers: denoise },
+        Axis { kind: StepKind::Jpeg, numbers: dejpeg },
+    ]
+}
+
 impl Path {
+    /// The grid over the one or two of `axes` that have numbers: the first one's in the rows, the second one's in the
+    /// columns; a single one's in the columns. `None` if none has numbers.
+    ///
+    /// # Errors
+    /// More than two have numbers.
+    pub fn over(axes: [Axis; 4], semantic: String) -> Result<Option<Self>> {
+        let mut given: Vec<Axis> = axes.into_iter().filter(|axis| !axis.numbers.is_empty()).collect();
+        ensure!(
+            given.len() < 3,
+            "a walk has rows and columns: give numbers of two of deblur, upsample, denoise and dejpeg, not of {}",
+            given.len()
+        );
+        let columns = given.pop();
+        Ok(columns.map(|columns| Self::Strengths { rows: given.pop(), columns, semantic }))
+    }
+
     /// The number of columns, and the prompts of every picture, row after row. A picture without a request is the
     /// degraded one.
     ///
@@ -69,27 +139,24 @@ impl Path {
     /// There are no steps, or a number is out of range.
     pub fn stops(&self) -> Result<(usize, Vec<Stop>)> {
         match self {
-            Self::Strengths { denoise, deblur, semantic } => {
-                ensure!(!denoise.is_empty() && !deblur.is_empty(), "a walk needs at least one strength each way");
-                let pictures = denoise.len() * deblur.len();
+            Self::Strengths { rows, columns, semantic } => {
+                rows.iter().chain([columns]).try_for_each(Axis::check)?;
+                let row_count = rows.as_ref().map_or(1, |rows| rows.numbers.len());
+                let pictures = row_count * columns.numbers.len();
                 ensure!(
                     pictures <= MOST_PICTURES,
                     "a walk of {pictures} pictures is too long: at most {MOST_PICTURES}"
                 );
-                for (name, values, most) in [("denoise", denoise, 1.0), ("deblur", deblur, 100.0)] {
-                    let wrong = values.iter().find(|value| !(0.0..=most).contains(*value));
-                    ensure!(wrong.is_none(), "{name} {} is not from 0 to {most}", wrong.copied().unwrap_or_default());
-                }
-                let stop = |blur: f32, noise: f32| {
-                    let steps = [Step::Blur { sigma: blur }, Step::Noise { sigma: noise }].map(Step::rounded);
-                    let requested: Vec<Fragment> =
-                        steps.into_iter().filter(|step| step.number() > 0.0).map(Fragment::Numbered).collect();
+                let stop = |row: usize, column: usize| {
+                    let of_row = rows.as_ref().and_then(|rows| rows.step(rows.numbers[row]));
+                    let steps = of_row.into_iter().chain(columns.step(columns.numbers[column]));
+                    let requested: Vec<Fragment> = steps.map(Fragment::Numbered).collect();
                     let restoration = (!requested.is_empty()).then(|| prompt::write(&requested));
                     let title = restoration.clone().unwrap_or_else(|| "degraded".to_owned());
                     Stop { title, semantic: semantic.clone(), restoration }
                 };
-                let rows = deblur.iter().flat_map(|&blur| denoise.iter().map(move |&noise| stop(blur, noise)));
-                Ok((denoise.len(), rows.collect()))
+                let per_row = columns.numbers.len();
+                Ok((per_row, (0..pictures).map(|n| stop(n / per_row, n % per_row)).collect()))
             }
             Self::Semantics { prompts, restoration } => {
                 ensure!(!prompts.is_empty(), "a walk needs at least one semantic prompt");
@@ -165,27 +232,39 @@ impl Walk {
 mod tests {
     use super::*;
 
+    fn prompts(numbers: [&[f32]; 4]) -> Result<(usize, Vec<Option<String>>)> {
+        let [deblur, upsample, denoise, dejpeg] = numbers.map(<[f32]>::to_vec);
+        let path = Path::over(axes(deblur, upsample, denoise, dejpeg), "a star".into())?;
+        let (columns, stops) = path.unwrap().stops()?;
+        Ok((columns, stops.into_iter().map(|stop| stop.restoration).collect()))
+    }
+
     #[test]
     fn strengths_become_prompts_and_zero_is_the_degraded_picture() {
-        let path = Path::Strengths { denoise: vec![0.0, 0.06], deblur: vec![0.0, 3.0], semantic: "a star".into() };
-        let (columns, stops) = path.stops().unwrap();
-        let prompts: Vec<Option<&str>> = stops.iter().map(|stop| stop.restoration.as_deref()).collect();
-        assert_eq!(columns, 2);
         let expected = [
             None,
-            Some("Denoise with sigma 0.06"),
-            Some("Deblur with sigma 3.0"),
-            Some("Deblur with sigma 3.0; Denoise with sigma 0.06"),
+            Some("Denoise with sigma 0.06".to_owned()),
+            Some("Deblur with sigma 3.0".to_owned()),
+            Some("Deblur with sigma 3.0; Denoise with sigma 0.06".to_owned()),
         ];
-        assert_eq!(prompts, expected);
-        for (denoise, message) in [
-            (vec![], "at least one strength"),
-            (vec![-0.1], "denoise -0.1 is not from 0 to 1"),
-            (vec![f32::NAN], "denoise NaN is not from 0 to 1"),
-            (vec![2.0], "denoise 2 is not from 0 to 1"),
+        assert_eq!(prompts([&[0.0, 3.0], &[], &[0.0, 0.06], &[]]).unwrap(), (2, expected.into()));
+        let (columns, row) = prompts([&[], &[2.0], &[], &[10.0, 20.4]]).unwrap();
+        assert_eq!((columns, row[1].as_deref()), (2, Some("Upsample to 2.0x; Dejpeg with quality 20")));
+        assert_eq!(prompts([&[], &[], &[], &[0.0, 20.0]]).unwrap().1[0], None);
+        assert!(Path::over(axes(vec![], vec![], vec![], vec![]), String::new()).unwrap().is_none());
+    }
+
+    #[test]
+    fn numbers_out_of_range_and_a_third_axis_are_errors() {
+        for (numbers, message) in [
+            ([&[][..], &[], &[-0.1], &[]], "denoise -0.1 is not 0 or from 0 to 1"),
+            ([&[], &[], &[f32::NAN], &[]], "denoise NaN is not"),
+            ([&[], &[0.5], &[], &[]], "upsample 0.5 is not 0 or from 1 to 100"),
+            ([&[], &[], &[], &[101.0]], "dejpeg 101 is not"),
+            ([&[1.0], &[2.0], &[0.1], &[]], "not of 3"),
+            ([&[1.0; 40], &[], &[0.1; 40], &[]], "1600 pictures is too long"),
         ] {
-            let path = Path::Strengths { denoise, deblur: vec![1.0], semantic: String::new() };
-            let error = path.stops().map(|(columns, _)| columns).unwrap_err().to_string();
+            let error = prompts(numbers).unwrap_err().to_string();
             assert!(error.contains(message), "{error}");
         }
     }

@@ -1,13 +1,15 @@
 // The settings under "More", the models, links and commands.
 
 import { $, element } from "./api.js";
+import { TASKS } from "./walk.js";
 
 // The fields whose defaults come from the model: the page's name and the name in the model's sampling settings.
 const OF_MODEL = {
-  steps: "steps", guidance: "guidance_scale", sampler: "sampler", strength: "strength", colour_fix: "colour_fix", tile: "tile", negative: "negative",
+  steps: "steps", guidance: "guidance_scale", sampler: "sampler", strength: "strength", start: "start",
+  control_scale: "control_scale", control_start: "control_start", control_end: "control_end", colour_fix: "colour_fix", tile: "tile", negative: "negative",
 };
 const OWN = { seed: "0", variants: "1", upscale: "1" };
-const TEXTS = ["sampler", "colour_fix", "negative"];
+const TEXTS = ["sampler", "start", "colour_fix", "negative"];
 
 export class Settings {
   constructor(site) {
@@ -79,17 +81,19 @@ export function command(snapshot, site) {
   const model = site.models.find((model) => model.name === order.models[0]);
   const file = (ending) => quoted(`${name}${ending}.png`);
   const words = (names) =>
-    names.filter((key) => order[key] !== undefined).map((key) => `--${key.replace("_", "-")} ${quoted(String(order[key]))}`);
+    names.filter((key) => order[key] !== undefined).map((key) => `--${key.replaceAll("_", "-")} ${quoted(String(order[key]))}`);
   const options = model.options ? [model.options] : [];
+  const sampling = ["negative", "steps", "guidance", "sampler", "strength", "start", "control_scale", "control_start", "control_end", "colour_fix", "tile"];
   if (order.semantics) {
     const prompts = order.semantics.map((prompt) => `--semantic ${quoted(prompt)}`);
-    return ["spire walk", file(""), "-o", file("-walk"), ...options, ...prompts, ...words(["restoration", "guidance", "steps", "seed"])].join(" ");
+    return ["spire walk", file(""), "-o", file("-walk"), ...options, ...prompts, ...words(["restoration", ...sampling, "seed"])].join(" ");
   }
-  if (order.deblur) {
-    const lists = ["deblur", "denoise"].map((key) => `--${key} ${order[key].join(",")}`);
-    return ["spire walk", file(""), "-o", file("-walk"), ...options, ...lists, ...words(["semantic", "guidance", "steps", "seed"])].join(" ");
+  const walked = Object.keys(TASKS).filter((task) => order[task]);
+  if (walked.length) {
+    const lists = walked.map((task) => `--${task} ${order[task].join(",")}`);
+    return ["spire walk", file(""), "-o", file("-walk"), ...options, ...lists, ...words(["semantic", ...sampling, "seed"])].join(" ");
   }
-  const keys = ["semantic", "restoration", "negative", "steps", "guidance", "sampler", "strength", "colour_fix", "tile", "upscale", "seed", "variants"];
+  const keys = ["semantic", "restoration", ...sampling, "upscale", "seed", "variants"];
   return ["spire restore", file(""), "-o", file("-restored"), ...options, ...words(keys)].join(" ");
 }
 

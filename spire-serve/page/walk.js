@@ -1,34 +1,88 @@
 // Walks: which strengths or prompts, and the grid of the pictures of a job.
 
 import { $, cellPicture, element } from "./api.js";
+import { KINDS } from "./prompt.js";
 
-const FIELDS = ["walk-deblur", "walk-denoise", "walk-rows", "walk-columns", "semantics"];
+// The keys of an order, in the order of a prompt: the first of a walk's two has the rows.
+export const TASKS = { deblur: "blur", upsample: "downsample", denoise: "noise", dejpeg: "jpeg" };
+const NAMES = Object.keys(TASKS);
+const FIELDS = ["walk-row-task", "walk-column-task", "walk-row-most", "walk-column-most", "walk-rows", "walk-columns", "semantics"];
+
+const words = (axis) => KINDS[TASKS[$(`walk-${axis}-task`).value]];
+
+function setTasks(axis, names) {
+  const select = $(`walk-${axis}-task`);
+  const before = select.value;
+  select.replaceChildren(...names.map((name) => element("option", { value: name, textContent: KINDS[TASKS[name]].verb })));
+  if (names.includes(before)) select.value = before;
+  return select.value !== before;
+}
+
+// The slider of an axis goes over the range of its task; a new task begins at twice its usual number.
+function setRange(axis, isNew) {
+  const range = $(`walk-${axis}-most`);
+  const { min, max, step, start } = words(axis);
+  Object.assign(range, { min, max, step });
+  if (isNew) range.value = 2 * start;
+}
+
+function show() {
+  for (const axis of ["row", "column"]) $(`walk-${axis}-value`).textContent = words(axis).shown($(`walk-${axis}-most`).valueAsNumber);
+}
+
+// Columns walk through a task that comes after that of the rows.
+function taskChosen(axis) {
+  const others = NAMES.slice(NAMES.indexOf($("walk-row-task").value) + 1);
+  const changed = setTasks("column", others);
+  setRange("row", axis === "row");
+  setRange("column", axis === "column" || changed);
+  show();
+}
 
 export function startWalks(changed) {
-  const show = () => {
-    $("walk-deblur-value").textContent = `σ ${$("walk-deblur").value}`;
-    $("walk-denoise-value").textContent = `σ ${$("walk-denoise").value}`;
-  };
-  for (const id of FIELDS) $(id).addEventListener("input", () => { show(); changed(); });
+  setTasks("row", NAMES.slice(0, -1));
+  setTasks("column", NAMES.slice(1));
+  $("walk-column-task").value = "denoise";
+  setRange("row", true);
+  setRange("column", true);
   show();
+  for (const id of FIELDS) {
+    $(id).addEventListener("input", () => {
+      if (id.endsWith("-task")) taskChosen(id === "walk-row-task" ? "row" : "column");
+      show();
+      changed();
+    });
+  }
 }
 
 export const walkForm = () => Object.fromEntries(FIELDS.map((id) => [id, $(id).value]));
 
 export function setWalkForm(values) {
-  for (const id of FIELDS) if (values[id] !== undefined) $(id).value = values[id];
-  $("walk-deblur").dispatchEvent(new Event("input"));
+  for (const id of FIELDS) {
+    if (values[id] === undefined) continue;
+    $(id).value = values[id];
+    if (id.endsWith("-task")) taskChosen(id === "walk-row-task" ? "row" : "column");
+  }
+  show();
 }
 
-// `count` strengths from 0 to `most`, rounded as prompts are.
-const strengths = (most, count, decimals) =>
-  Array.from({ length: count }, (_, i) => Number(((most * i) / Math.max(count - 1, 1)).toFixed(decimals)));
+// `count` numbers from 0, which leaves the request out, to `most`, rounded as prompts are.
+function numbers(axis, count) {
+  const { step, min } = words(axis);
+  const decimals = step < 0.1 ? 2 : step < 1 ? 1 : 0;
+  const most = $(`walk-${axis}-most`).valueAsNumber;
+  // A factor starts at 1, strengths at 0.
+  const low = min === 1 && decimals === 1 ? 1 : 0;
+  return Array.from({ length: count }, (_, i) => (i === 0 ? 0 : Number((low + ((most - low) * i) / (count - 1)).toFixed(decimals))));
+}
 
 // The part of an order that makes it a walk of this mode.
 export function walkFields(mode) {
   if (mode === "strengths") {
-    const number = (id) => $(id).valueAsNumber;
-    return { deblur: strengths(number("walk-deblur"), number("walk-rows"), 1), denoise: strengths(number("walk-denoise"), number("walk-columns"), 2) };
+    return {
+      [$("walk-row-task").value]: numbers("row", $("walk-rows").valueAsNumber),
+      [$("walk-column-task").value]: numbers("column", $("walk-columns").valueAsNumber),
+    };
   }
   const semantics = $("semantics").value.split("\n").map((line) => line.trim()).filter(Boolean);
   if (!semantics.length) throw new Error("Write at least one semantic prompt, one a line.");

@@ -1,6 +1,8 @@
 //! The configuration of a training run: one section per component, every key with a default. [`spire_core::settings`]
 //! reads it.
 
+mod validate;
+
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
@@ -8,15 +10,17 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use spire_data::degrade::{DegradationConfig, ParameterizedConfig};
 use spire_data::loader::DataConfig;
-use spire_data::source::SourceConfig;
-use spire_model::base::{Base, LongPrompts};
-use spire_model::control::ControlConfig;
+use spire_data::source::{SourceConfig, SourceKind};
+use spire_model::base::{Base, LongPrompts, Parts};
+use spire_model::control::{Conditioning, ControlConfig};
 use spire_model::decoupling::PromptRouting;
 use spire_model::device::ensure_computes_in;
 use spire_model::fusion::Fusion;
 use spire_model::restore::SamplingConfig;
 use spire_model::unet::UNetConfig;
 use spire_model::weights::Precision;
+
+pub use validate::{FixedPicture, ValidateSection};
 
 use crate::optim::adamw::OptimizerSettings;
 use crate::optim::backward::Computation;
@@ -51,7 +55,9 @@ pub struct RunConfig {
     pub degradation: DegradationConfig,
     /// The training loop.
     pub train: TrainSection,
-    /// Validation and the evaluation at the end.
+    /// What is measured and drawn while it trains.
+    pub validate: ValidateSection,
+    /// Held-out samples, and the evaluation at the end.
     pub evaluate: EvaluateSection,
 }
 
@@ -89,6 +95,9 @@ pub struct ModelSection {
     pub control_precision: Precision,
     /// Memory for cached text encoder states, in MB; the least recently used are dropped.
     pub text_cache_megabytes: usize,
+    /// Memory for cached latents of clean pictures, in MB, on the device; the first that fit are kept. Nothing is kept if
+    /// pictures are cut anew each time, or if `data.encoded` has the latents.
+    pub latent_cache_megabytes: usize,
     /// Prompts with more tokens than the text encoder reads: `truncate`, or `chunk` to encode them in pieces.
     pub long_prompts: LongPrompts,
     /// Folder of CLIP's image tower, for the Fréchet distance; by default `image_encoder` in the base folder.
@@ -96,8 +105,11 @@ pub struct ModelSection {
     /// Initial control branch, a folder or a name on the Hugging Face Hub; by default a copy of the UNet's encoder.
     pub control: Option<PathBuf>,
     /// Fusion of a new branch: `modulate_skip` (the default), `modulate_skip_and_up` or `add`. A branch from `control`
-    /// has its own, as for the next three keys.
+    /// has its own, as for the next four keys.
     pub fusion: Option<Fusion>,
+    /// How e(y) enters a new branch: `concat` to the noisy latent, or `add` after `conv_in`; by default `add` with
+    /// `fusion = "add"`, which is ControlNet, else `concat`.
+    pub conditioning: Option<Conditioning>,
     /// Which prompts the UNet and the branch attend to: `decoupled` (the default), `joined` or `semantic`.
     pub prompts: Option<PromptRouting>,
     /// Channels of e(y)'s convolutions at full size, 1/2, 1/4 and 1/8; by default 16, 32, 96 and 256.
@@ -114,10 +126,12 @@ impl Default for ModelSection {
             precision: Precision::default(),
             control_precision: Precision::default(),
             text_cache_megabytes: 1000,
+            latent_cache_megabytes: 1000,
             long_prompts: LongPrompts::default(),
             image_encoder: None,
             control: None,
             fusion: None,
+            conditioning: None,
             prompts: None,
             embedding_channels: None,
             embedding: None,
@@ -137,14 +151,24 @@ impl ModelSection {
     /// # Errors
     /// As [`Base::load_variant`].
     pub(crate) fn load_base(&self, device: &Device) -> Result<Base> {
-        let mut base = Base::load_variant(&self.base, self.variant.as_deref(), self.precision, device)?;
+        self.load_parts(device, Parts::ALL)
+    }
+
+    /// Loads some parts of the frozen model.
+    ///
+    /// # Errors
+    /// As [`Base::load_variant`].
+    pub(crate) fn load_parts(&self, device: &Device, parts: Parts) -> Result<Base> {
+        let mut base = Base::load_parts(&self.base, self.variant.as_deref(), self.precision, device, parts)?;
         base.prompts.set_long_prompts(self.long_prompts);
         Ok(base)
     }
 
     /// The configuration of a new branch for this UNet.
     pub(crate) fn control_config(&self, unet: &UNetConfig) -> ControlConfig {
-        let new = ControlConfig::for_unet(unet, self.fusion.unwrap_or_default(), self.embedding_channels());
+        let fusion = self.fusion.unwrap_or_default();
+        let conditioning = self.conditioning.unwrap_or_else(|| Conditioning::with(fusion));
+        let new = ControlConfig::with_conditioning(unet, fusion, conditioning, self.embedding_channels());
         ControlConfig { prompts: self.prompts.unwrap_or_default(), ..new }
     }
 
@@ -161,6 +185,7 @@ impl ModelSection {
         let Some(control) = &self.control else { return Ok(()) };
         for (key, is_set) in [
             ("fusion", self.fusion.is_some()),
+            ("conditioning", self.conditioning.is_some()),
             ("prompts", self.prompts.is_some()),
             ("embedding_channels", self.embedding_channels.is_some()),
             ("embedding", self.embedding.is_some()),
@@ -190,6 +215,11 @@ impl ModelSection {
     /// Memory for cached text encoder states, in bytes.
     pub(crate) fn text_cache_bytes(&self) -> usize {
         self.text_cache_megabytes.saturating_mul(1_000_000)
+    }
+
+    /// Memory for cached latents, in bytes.
+    fn latent_cache_bytes(&self) -> usize {
+        self.latent_cache_megabytes.saturating_mul(1_000_000)
     }
 }
 
@@ -327,8 +357,11 @@ pub struct EvaluateSection {
     /// Seed of the held-out samples: order, degradations, noise and, if the source draws scenes, the scenes.
     pub seed: u64,
     /// Source of the held-out pictures. By default: scenes that are drawn with `seed` if the training source draws
-    /// scenes, or else the training pictures, with a warning.
+    /// scenes, or else a share of the training source.
     pub source: Option<SourceConfig>,
+    /// Without `source`: the share of the training source that is held out, at least one picture; a new run has 0.02 by
+    /// default. 0 measures training pictures, with a warning.
+    pub held_out_share: Option<f64>,
     /// Held-out pictures of the evaluation at the end; 0 for no evaluation. By default as many as a tenth of the
     /// training's computation restores, from 8 to 256.
     pub samples: Option<usize>,
@@ -349,6 +382,7 @@ impl Default for EvaluateSection {
         Self {
             seed: 1_000_003,
             source: None,
+            held_out_share: None,
             samples: None,
             validation_samples: 64,
             rows: 6,
@@ -359,10 +393,25 @@ impl Default for EvaluateSection {
     }
 }
 
+/// The share of the data that a new run holds out by default.
+const HELD_OUT_SHARE: f64 = 0.02;
+
 /// The size of pictures, in pixels, for which the default ranges of the degradations are made.
 const SIZE_OF_DEFAULT_RANGES: usize = 512;
 
 impl RunConfig {
+    /// The configuration of a new run. One of a run that began without a held-out share keeps training on all pictures.
+    pub(crate) fn with_held_out_share(mut self) -> Self {
+        self.evaluate.held_out_share.get_or_insert(HELD_OUT_SHARE);
+        self
+    }
+
+    /// The share of the training source that is held out, if it is split.
+    pub(crate) fn held_out_share(&self) -> Option<f64> {
+        let split = self.evaluate.source.is_none() && self.data.source.kind != SourceKind::World;
+        self.evaluate.held_out_share.filter(|&share| split && share > 0.0)
+    }
+
     /// How gradients are computed.
     pub(crate) fn computation(&self) -> Computation {
         Computation {
@@ -382,6 +431,12 @@ impl RunConfig {
         let training = self.train.steps as f64 * self.train.samples_per_step() as f64 * PASSES_OF_A_SAMPLE;
         let affordable = 0.1 * training / (*steps as f64 * strength * passes_of_a_step);
         self.evaluate.samples.unwrap_or((affordable as usize).clamp(8, 256))
+    }
+
+    /// Memory for latents that a run may keep, in bytes; 0 if it has no use for them.
+    pub(crate) fn kept_latent_bytes(&self) -> usize {
+        let useful = self.data.has_fixed_pictures() && self.data.encoded.is_none();
+        if useful { self.model.latent_cache_bytes() } else { 0 }
     }
 
     /// Checks that the model can halve pictures as often as it does.
@@ -437,6 +492,8 @@ impl RunConfig {
             ("evaluate.samples", evaluate.samples.unwrap_or(0), MOST_HELD_OUT),
             ("evaluate.validation_samples", evaluate.validation_samples, MOST_HELD_OUT),
             ("evaluate.rows", evaluate.rows, MOST_ROWS),
+            ("validate.samples", self.validate.samples, MOST_HELD_OUT),
+            ("the number of validate.pictures", self.validate.pictures.len(), MOST_ROWS),
         ] {
             ensure!(value <= most, "{key} = {value} is too much: the most are {most}");
         }
@@ -478,6 +535,12 @@ impl RunConfig {
             ensure!(value > 0, "{key} must be at least 1");
         }
         self.model.check_contradictions()?;
+        let partial = self.degradation.parameterized.partial_probability > 0.0;
+        ensure!(
+            !(partial && self.data.encoded.is_some()),
+            "degradation.parameterized.partial_probability asks for targets that keep some degradations, but data.encoded has \
+             the latents of clean pictures alone: remove one of the two"
+        );
         ensure!(train.bucket_megabytes <= 4096, "train.bucket_megabytes must be at most 4096");
         ensure!(
             self.model.control_precision != Precision::F16,
@@ -502,6 +565,9 @@ impl RunConfig {
             ensure!((0.0..=1.0).contains(&value), "{key} must be between 0 and 1");
         }
         ensure!(train.weight_decay.is_finite() && train.weight_decay >= 0.0, "train.weight_decay must not be negative");
+        let share = self.evaluate.held_out_share.unwrap_or(HELD_OUT_SHARE);
+        ensure!((0.0..=0.5).contains(&share), "evaluate.held_out_share must be from 0 to 0.5");
+        self.validate.check(train.validate_every)?;
         ensure!(self.evaluate.samples != Some(1), "evaluate.samples must be 0 (no evaluation) or at least 2");
         self.evaluate.sampling.validate().map_err(|error| error.context("[evaluate.sampling]"))
     }
@@ -543,6 +609,7 @@ mod tests {
         assert_eq!(checked(|_| ()), Ok(()));
         for (key, change) in [
             ("model.fusion", (|model| model.fusion = Some(Fusion::ModulateSkip)) as fn(&mut ModelSection)),
+            ("model.conditioning", |model| model.conditioning = Some(Conditioning::Add)),
             ("model.prompts", |model| model.prompts = Some(PromptRouting::Joined)),
             ("model.embedding_channels", |model| model.embedding_channels = Some(vec![8, 16])),
             ("model.embedding", |model| model.embedding = Some("weights".into())),

@@ -2,11 +2,12 @@
 //!
 //! [`config`] is a run's configuration, [`training`] the training loop, [`run_folder`] what a run writes.
 //! [`distributed`] trains on several GPUs, [`sweep`] trains variants of a configuration, [`speed`] counts and measures
-//! the cost of a run. [`pretrain`] made the small text-to-image model that the project ships.
+//! the cost of a run. [`encoding`] computes latents and text states before training. [`pretrain`] made the small text-to-image model that the project ships.
 
 mod checkpoint;
 pub mod config;
 pub mod distributed;
+pub mod encoding;
 mod logging;
 mod optim;
 pub mod pretrain;

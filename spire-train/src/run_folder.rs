@@ -203,6 +203,11 @@ impl RunFolder {
         self.dir.join("samples")
     }
 
+    /// Sheets of the fixed pictures of `[[validate.pictures]]`, in `validation/`.
+    pub fn validation(&self) -> PathBuf {
+        self.dir.join("validation")
+    }
+
     /// The figures at the end, `summary.json`.
     pub fn summary(&self) -> PathBuf {
         self.dir.join("summary.json")

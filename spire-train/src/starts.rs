@@ -72,8 +72,10 @@ impl Start {
 /// Without `force`: a change makes it another run.
 pub fn allowed_changes(then: &RunConfig, now: &RunConfig, force: bool) -> Result<Vec<Difference>> {
     let changes = settings::differences(then, now)?;
-    let other: Vec<String> =
-        changes.iter().filter(|change| identifies_a_run(&change.key)).map(Difference::to_string).collect();
+    let splits = then.held_out_share() != now.held_out_share();
+    let of_split = |key: &str| splits && key.starts_with("evaluate.") && !key.starts_with("evaluate.sampling");
+    let identifies = |change: &&Difference| identifies_a_run(&change.key) || of_split(&change.key);
+    let other: Vec<String> = changes.iter().filter(identifies).map(Difference::to_string).collect();
     if !other.is_empty() && !force {
         bail!(
             "this would make it another run: start a new one (spire train CONFIG), or add --force, for instance after \
@@ -87,7 +89,13 @@ pub fn allowed_changes(then: &RunConfig, now: &RunConfig, force: bool) -> Result
 /// Whether a run with another value of `key` is another run: its weights, losses or samples would not belong together.
 fn identifies_a_run(key: &str) -> bool {
     let section = key.split('.').next().unwrap_or_default();
-    let technical = ["data.workers", "data.prefetch", "model.text_cache_megabytes", "model.image_encoder"];
+    let technical = [
+        "data.workers",
+        "data.prefetch",
+        "model.text_cache_megabytes",
+        "model.latent_cache_megabytes",
+        "model.image_encoder",
+    ];
     key == "run.seed" || (["model", "data", "degradation"].contains(&section) && !technical.contains(&key))
 }
 
@@ -132,6 +140,17 @@ mod tests {
             assert!(error.contains(key) && error.contains("--force"), "{error}");
             assert_eq!(allowed_changes(&then, &now, true).unwrap().len(), 1);
         }
+        let mut folder = then.clone();
+        folder.data.source.kind = spire_data::source::SourceKind::Folder;
+        folder.evaluate.held_out_share = Some(0.02);
+        let mut other = folder.clone();
+        other.evaluate.held_out_share = Some(0.1);
+        let error = allowed_changes(&folder, &other, false).unwrap_err().to_string();
+        assert!(error.contains("evaluate.held_out_share: 0.02, now 0.1"), "{error}");
+        other = folder.clone();
+        other.evaluate.source = Some(folder.data.source.clone());
+        assert!(allowed_changes(&folder, &other, false).is_err(), "nothing would be held out from the data any more");
+
         let technical = changed(|config| {
             (config.run.device, config.data.workers, config.train.steps) = ("cuda".into(), 0, 7);
             config.evaluate.samples = Some(0);

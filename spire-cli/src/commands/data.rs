@@ -13,7 +13,7 @@ use spire_data::loader::Samples;
 use spire_data::stats::{Stats, stats};
 use spire_train::config::RunConfig;
 
-use super::check_sheet;
+use super::{caption, check_sheet, encode};
 
 #[derive(clap::Args)]
 pub struct Data {
@@ -27,6 +27,10 @@ enum Command {
     Stats(StatsArgs),
     /// Print restoration prompts as a run would draw them, with the degradations of each picture
     Prompts(Prompts),
+    /// Ask a vision-language model on a server for a caption of each picture in a folder
+    Caption(caption::Caption),
+    /// Compute latents and text states before training, once; training reads them (data.encoded)
+    Encode(encode::Encode),
 }
 
 #[derive(clap::Args)]
@@ -72,6 +76,8 @@ pub fn run(args: Data) -> Result<ExitCode> {
     match args.command {
         Command::Stats(args) => print_stats(&args)?,
         Command::Prompts(args) => print_prompts(&args)?,
+        Command::Caption(args) => return caption::run(args),
+        Command::Encode(args) => encode::run(args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,16 +2,20 @@
 
 mod bench;
 mod benchmark;
+mod caption;
 mod closing;
 mod completions;
 mod data;
 mod degrade;
+mod encode;
 mod eval;
 mod init;
 mod man;
 mod model;
+mod other_model;
 mod pretrain;
 mod restore;
+mod sampling;
 mod serve;
 mod sweep;
 mod train;
@@ -63,7 +67,7 @@ enum Command {
     Sweep(sweep::Sweep),
     /// Restore one picture with prompts that change step by step, and measure their effect
     Walk(walk::Walk),
-    /// Show the training data as a run would read it
+    /// Show the training data as a run would read it, or encode it before training
     Data(data::Data),
     /// Show what is in files of weights
     Weights(weights::Weights),

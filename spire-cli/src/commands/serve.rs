@@ -10,7 +10,7 @@ use spire_restore::trained_model::TrainedModel;
 use spire_serve::models::Model;
 use spire_serve::{ServeSettings, serve};
 
-use super::restore::by_name;
+use super::sampling::by_name;
 use crate::signals::interruption;
 
 #[derive(clap::Args)]

@@ -23,7 +23,7 @@ pub struct Train {
     /// Continue the run in this folder from its newest good checkpoint
     #[arg(long, value_name = "RUN", conflicts_with = "config")]
     resume: Option<PathBuf>,
-    /// Continue from the checkpoint of this step, or from the one with the lowest validation loss: a number, or "best".
+    /// Continue from the checkpoint of this step, or from the best one, by validation loss or validate.best: a number, or "best".
     /// What the run did after it moves to RUN/abandoned
     #[arg(long, value_name = "STEP", requires = "resume", conflicts_with = "config")]
     from: Option<CheckpointChoice>,

@@ -8,10 +8,11 @@ use spire_core::atomic_write::{check_output, write_atomic};
 use spire_core::message::printable;
 use spire_core::picture_file::{self, PictureFormat};
 use spire_core::{Picture, sheet};
-use spire_data::prompt;
-use spire_restore::walk::{Path, walk};
+use spire_data::prompt::{self, StepKind};
+use spire_restore::walk::{Axis, Path, axes, walk};
 
 use super::model::Model;
+use super::sampling::Sampling;
 
 #[derive(clap::Args)]
 pub struct Walk {
@@ -22,24 +23,28 @@ pub struct Walk {
     output: PathBuf,
     #[command(flatten)]
     model: Model,
-    /// Strengths of "Denoise with sigma …", a column each; 0 leaves the request out
-    #[arg(long, value_delimiter = ',', default_value = "0,0.06,0.12,0.18,0.24")]
-    denoise: Vec<f32>,
-    /// Strengths of "Deblur with sigma …", a row each; 0 leaves the request out
-    #[arg(long, value_delimiter = ',', default_value = "0,1,2,3,4")]
+    /// Numbers of "Deblur with sigma …". One or two of --deblur, --upsample, --denoise and --dejpeg make the grid: the first
+    /// of these its rows, the second its columns; 0 leaves the request out [default: 0,1,2,3,4, and 0,0.06,0.12,0.18,0.24
+    /// of --denoise]
+    #[arg(long, value_delimiter = ',', value_name = "NUMBERS")]
     deblur: Vec<f32>,
+    /// Numbers of "Upsample to …x"
+    #[arg(long, value_delimiter = ',', value_name = "NUMBERS")]
+    upsample: Vec<f32>,
+    /// Numbers of "Denoise with sigma …"
+    #[arg(long, value_delimiter = ',', value_name = "NUMBERS")]
+    denoise: Vec<f32>,
+    /// Numbers of "Dejpeg with quality …"
+    #[arg(long, value_delimiter = ',', value_name = "NUMBERS")]
+    dejpeg: Vec<f32>,
     /// Semantic prompt: what the picture shows. If repeated: one restoration per prompt, in a row, instead of the grid
     #[arg(long = "semantic", value_name = "PROMPT")]
     semantics: Vec<String>,
     /// With several semantic prompts: the restoration prompt
     #[arg(long, default_value = prompt::REMOVE_ALL)]
     restoration: String,
-    /// Denoising steps
-    #[arg(long)]
-    steps: Option<usize>,
-    /// Guidance scale: the weight of the semantic prompt; 1 for no guidance
-    #[arg(long)]
-    guidance: Option<f64>,
+    #[command(flatten)]
+    sampling: Sampling,
     /// Seed of the initial noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -56,17 +61,22 @@ pub fn run(args: Walk) -> Result<ExitCode> {
     }
     let degraded = Picture::open(&args.image)?;
     let path = match args.semantics.as_slice() {
-        [] | [_] => Path::Strengths {
-            denoise: args.denoise,
-            deblur: args.deblur,
-            semantic: args.semantics.first().cloned().unwrap_or_default(),
-        },
+        [] | [_] => {
+            let semantic = args.semantics.first().cloned().unwrap_or_default();
+            match Path::over(axes(args.deblur, args.upsample, args.denoise, args.dejpeg), semantic.clone())? {
+                Some(path) => path,
+                None => Path::Strengths {
+                    rows: Some(Axis { kind: StepKind::Blur, numbers: vec![0.0, 1.0, 2.0, 3.0, 4.0] }),
+                    columns: Axis { kind: StepKind::Noise, numbers: vec![0.0, 0.06, 0.12, 0.18, 0.24] },
+                    semantic,
+                },
+            }
+        }
         several => Path::Semantics { prompts: several.to_vec(), restoration: args.restoration },
     };
     let model = args.model.locate()?;
-    let (mut sampling, batch_size) = (model.sampling.clone(), model.batch_size);
-    sampling.steps = args.steps.unwrap_or(sampling.steps);
-    sampling.guidance_scale = args.guidance.unwrap_or(sampling.guidance_scale);
+    let (sampling, batch_size) = (args.sampling.over(model.sampling.clone()), model.batch_size);
+    sampling.validate()?;
     let mut restorer = model.load(args.device.as_deref(), None)?;
     restorer.guide_by(sampling.clip_guidance.as_ref())?;
 

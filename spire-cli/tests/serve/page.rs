@@ -151,8 +151,27 @@ fn the_playground_works_in_a_browser() {
     run(tab, "document.querySelectorAll('#cells button')[1].click()");
     assert_eq!(text(tab, RIGHT), "Result 2: “a lion”");
 
+    // A walk over two other tasks, and the command that repeats it.
+    run(
+        tab,
+        "document.querySelector('input[value=strengths]').click(); \
+              const choose = (id, task) => { const box = document.querySelector(id); box.value = task; \
+                box.dispatchEvent(new Event('input', { bubbles: true })); }; \
+              choose('#walk-row-task', 'upsample'); choose('#walk-column-task', 'dejpeg'); \
+              choose('#walk-rows', '2'); choose('#walk-columns', '2'); choose('#walk-column-most', '40'); \
+              navigator.clipboard.writeText = async text => { window.copied = text };",
+    );
+    tab.find_element("#go").unwrap().click().unwrap();
+    wait(tab, &format!("{HISTORY} === 3"));
+    assert_eq!(number(tab, "document.querySelectorAll('#cells button:not(.coming)').length"), 4.0);
+    tab.find_element("#copy-command").unwrap().click().unwrap();
+    wait(tab, "window.copied");
+    let walked = text(tab, "window.copied");
+    assert!(walked.contains("spire walk") && walked.contains("--upsample 0,8 --dejpeg 0,40"), "{walked}");
+    run(tab, "window.copied = ''");
+
     // The history brings the settings back.
-    run(tab, "document.querySelectorAll('#history button')[1].click()");
+    run(tab, "document.querySelectorAll('#history button')[2].click()");
     wait(
         tab,
         "document.querySelector('input[value=restore]').checked && document.querySelector('#steps').value === '40'",
@@ -195,6 +214,7 @@ fn a_link_brings_everything_back() {
         run(
             tab,
             "document.querySelector('#guidance').value = 3.5; document.querySelector('#seed').value = 11; \
+                  document.querySelector('#start').value = 'picture'; document.querySelector('#control_scale').value = 0.8; \
                   document.querySelector('#semantic').value = 'a panda & \"friends\"'; \
                   navigator.clipboard.writeText = async text => { window.copied = text };",
         );
@@ -208,8 +228,8 @@ fn a_link_brings_everything_back() {
     wait(tab, &format!("{PROMPT} === 'Denoise with sigma 0.15'"));
     wait(tab, "document.querySelector('#sliders .slider[data-kind=noise] input').checked");
     assert_eq!(
-        value(tab, "['guidance', 'seed'].map(id => document.getElementById(id).value)"),
-        serde_json::json!(["3.5", "11"])
+        value(tab, "['guidance', 'seed', 'start', 'control_scale'].map(id => document.getElementById(id).value)"),
+        serde_json::json!(["3.5", "11", "picture", "0.8"])
     );
     assert_eq!(*seen.errors.lock().unwrap(), [""; 0]);
 }

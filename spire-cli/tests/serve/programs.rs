@@ -41,13 +41,21 @@ fn a_program_gets_the_picture_that_the_command_makes() {
     let server = Server::start(&[]);
     let scratch = TempDir::new().unwrap();
     let [served, made] = ["served.png", "made.png"].map(|name| scratch.path().join(name));
-    let fields =
-        [("semantic", "a cup — 茶"), ("restoration", "Denoise with sigma 0.06"), ("steps", "3"), ("seed", "7")];
+    let fields = [
+        ("semantic", "a cup — 茶"),
+        ("restoration", "Denoise with sigma 0.06"),
+        ("steps", "3"),
+        ("start", "picture"),
+        ("control_scale", "0.8"),
+        ("control_start", "0.1"),
+        ("control_end", "0.9"),
+        ("seed", "7"),
+    ];
     let answer = server.post_form("/api/restore", &[ONLY_PNG], &[("picture", &picture())], &fields);
     assert_eq!((answer.status, answer.head.contains("image/png")), (200, true), "{}", answer.head);
     fs::write(&served, &answer.body).unwrap();
 
-    let options = fields.map(|(name, value)| format!("--{name}={value}"));
+    let options = fields.map(|(name, value)| format!("--{}={value}", name.replace('_', "-")));
     let restore = ["restore", "tests/pictures/scene.png", "-o", made.to_str().unwrap()];
     ok(command(&restore).args(options).output().unwrap());
     assert_eq!(Picture::open(&served).unwrap(), Picture::open(&made).unwrap());
@@ -57,7 +65,8 @@ fn a_program_gets_the_picture_that_the_command_makes() {
     // The same as JSON, followed to its end by its events, with the clean picture known.
     let file = base64(&picture());
     let body = json!({"picture": file, "truth": file, "semantic": "a cup — 茶", "restoration": "Denoise with sigma 0.06",
-                      "steps": 3, "seed": 7});
+                      "steps": 3, "start": "picture", "control_scale": 0.8, "control_start": 0.1, "control_end": 0.9,
+                      "seed": 7});
     let job = server.post_json("/api/restore", &body).json();
     let events = server.send("GET", &format!("/api/jobs/{}/events", id(&job)), &[], &[]);
     let states: Vec<Value> = BufReader::new(events)

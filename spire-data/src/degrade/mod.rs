@@ -23,6 +23,7 @@ pub use crate::prompt::Step;
 pub use jpeg::{JpegError, jpeg_round_trip};
 pub use kernel::{Kernel, KernelError, KernelKind, KernelSpec};
 pub use operation::Operation;
+use parameterized::apply_and_rest;
 pub use parameterized::{ParameterizedConfig, apply};
 pub use real_esrgan::{OrderConfig, RealEsrganConfig};
 pub use resize::{Filter, resize};
@@ -57,6 +58,8 @@ pub struct Degraded {
     pub picture: Picture,
     /// The restoration prompt.
     pub prompt: String,
+    /// What the prompt asks for where that is not the clean picture: the steps that it does not name stay.
+    pub target: Option<Picture>,
     /// The steps that a prompt can name, in order; empty for Real-ESRGAN.
     pub steps: Vec<Step>,
     /// All operations, in order.
@@ -73,6 +76,8 @@ pub enum Pipeline {
     Parameterized,
     /// The second-order process; its prompt is always "Remove all degradation".
     RealEsrgan,
+    /// None: the source had the degraded picture.
+    Pair,
 }
 
 /// A picture could not be degraded.
@@ -94,13 +99,20 @@ impl DegradationConfig {
     pub fn degrade(&self, clean: &Picture, rng: &mut Rng) -> Result<Degraded, DegradeError> {
         if draw::chance(self.parameterized_share, rng) {
             let steps = self.parameterized.draw(rng);
-            let prompt = self.parameterized.draw_prompt(&steps, rng);
-            let (picture, operations) = apply(&steps, clean, rng)?;
-            Ok(Degraded { picture, prompt, steps, operations, pipeline: Pipeline::Parameterized })
+            let (prompt, undone) = self.parameterized.draw_request(&steps, rng);
+            let (picture, target, operations) = if undone.contains(&false) {
+                let (picture, target, operations) = apply_and_rest(&steps, &undone, clean, rng)?;
+                (picture, Some(target), operations)
+            } else {
+                let (picture, operations) = apply(&steps, clean, rng)?;
+                (picture, None, operations)
+            };
+            Ok(Degraded { picture, prompt, target, steps, operations, pipeline: Pipeline::Parameterized })
         } else {
             let (picture, operations) = self.real_esrgan.degrade(clean, rng)?;
             let prompt = REMOVE_ALL.to_owned();
-            Ok(Degraded { picture, prompt, steps: Vec::new(), operations, pipeline: Pipeline::RealEsrgan })
+            let (target, steps) = (None, Vec::new());
+            Ok(Degraded { picture, prompt, target, steps, operations, pipeline: Pipeline::RealEsrgan })
         }
     }
 
@@ -134,7 +146,8 @@ mod tests {
         let all: Vec<Degraded> = (0..200).map(degraded).collect();
         let parameterized = all.iter().filter(|degraded| degraded.pipeline == Pipeline::Parameterized).count();
         assert!((70..130).contains(&parameterized), "{parameterized}");
-        for Degraded { picture, prompt, steps, operations, pipeline } in &all {
+        for Degraded { picture, prompt, target, steps, operations, pipeline } in &all {
+            assert_eq!(*target, None);
             assert_eq!(operations.is_empty(), *picture == clean());
             assert_eq!((picture.width, picture.height), (48, 40));
             assert_eq!(prompt == REMOVE_ALL, steps.is_empty());

@@ -1,6 +1,8 @@
 //! The parameterised pipeline: blur, downsampling, noise and JPEG, drawn independently (paper Table 2). A prompt can
 //! name each.
 
+use rand::RngExt;
+use rand::seq::index::sample;
 use serde::{Deserialize, Serialize};
 
 use super::DegradeError;
@@ -37,6 +39,9 @@ pub struct ParameterizedConfig {
     /// Probability that the prompt names the degradations; otherwise it is "Remove all degradation". 0 and 1 give the
     /// same pictures.
     pub named_probability: f64,
+    /// Probability that a prompt that names degradations leaves out some of them, if there are two or more. The target is
+    /// then the picture with only the named ones removed. The paper has no such samples.
+    pub partial_probability: f64,
 }
 
 impl Default for ParameterizedConfig {
@@ -52,6 +57,7 @@ impl Default for ParameterizedConfig {
             jpeg_quality: [20, 95],
             number_probability: 0.5,
             named_probability: 1.0,
+            partial_probability: 0.0,
         }
     }
 }
@@ -81,17 +87,30 @@ impl ParameterizedConfig {
 
     /// The restoration prompt of `steps`; each is named with or without its number.
     pub fn draw_prompt(&self, steps: &[Step], rng: &mut Rng) -> String {
+        self.draw_fragments(steps, rng).map_or_else(|| REMOVE_ALL.to_owned(), |fragments| prompt::write(&fragments))
+    }
+
+    /// The parts of the restoration prompt of `steps`; `None` if it does not name them.
+    fn draw_fragments(&self, steps: &[Step], rng: &mut Rng) -> Option<Vec<Fragment>> {
         let fragment = |&step: &Step| {
             if chance(self.number_probability, rng) { Fragment::Numbered(step) } else { Fragment::Bare(step.kind()) }
         };
-        let prompt = prompt::write(&steps.iter().map(fragment).collect::<Vec<_>>());
-        let named = match self.named_probability {
-            // No draw here, so that later draws do not change.
-            0.0 => false,
-            1.0 => true,
-            probability => chance(probability, rng),
-        };
-        if named { prompt } else { REMOVE_ALL.to_owned() }
+        let fragments = steps.iter().map(fragment).collect();
+        drawn(self.named_probability, rng).then_some(fragments)
+    }
+
+    /// The restoration prompt of `steps`, and which of them it asks to undo: all, except with
+    /// [`partial_probability`](Self::partial_probability).
+    pub(super) fn draw_request(&self, steps: &[Step], rng: &mut Rng) -> (String, Vec<bool>) {
+        let mut undone = vec![true; steps.len()];
+        let Some(mut fragments) = self.draw_fragments(steps, rng) else { return (REMOVE_ALL.to_owned(), undone) };
+        if steps.len() > 1 && drawn(self.partial_probability, rng) {
+            let left = rng.random_range(1..steps.len());
+            sample(rng, steps.len(), left).into_iter().for_each(|place| undone[place] = false);
+            let mut named = undone.iter();
+            fragments.retain(|_| named.next() == Some(&true));
+        }
+        (prompt::write(&fragments), undone)
     }
 
     /// The degradations that a prompt of `fragments` asks to undo. Missing numbers are drawn.
@@ -156,7 +175,17 @@ impl ParameterizedConfig {
         section.probability("jpeg_probability", self.jpeg_probability)?;
         section.range("jpeg_quality", self.jpeg_quality, [1, 100])?;
         section.probability("number_probability", self.number_probability)?;
-        section.probability("named_probability", self.named_probability)
+        section.probability("named_probability", self.named_probability)?;
+        section.probability("partial_probability", self.partial_probability)
+    }
+}
+
+/// Whether something of `probability` happens. 0 and 1 take no draw, so that later draws do not depend on such a key.
+fn drawn(probability: f64, rng: &mut Rng) -> bool {
+    match probability {
+        0.0 => false,
+        1.0 => true,
+        _ => chance(probability, rng),
     }
 }
 
@@ -170,21 +199,47 @@ impl ParameterizedConfig {
 pub fn apply(steps: &[Step], clean: &Picture, rng: &mut Rng) -> Result<(Picture, Vec<Operation>), DegradeError> {
     let mut course = Course::of(clean);
     for &step in steps {
-        match step {
-            Step::Blur { sigma } => course.apply(Operation::GaussianBlur { sigma }, rng)?,
-            Step::Downsample { factor } => {
-                let smaller = |size: usize| ((size as f32 / factor).round() as usize).max(1);
-                let (width, height) = (clean.width, clean.height);
-                let filter = Filter::random(rng);
-                course.apply(Operation::Resize { width: smaller(width), height: smaller(height), filter }, rng)?;
-                course.apply(Operation::Resize { width, height, filter: Filter::Bicubic }, rng)?;
-                course.picture.clamp();
-            }
-            Step::Noise { sigma } => course.apply(Operation::GaussianNoise { sigma, gray: false }, rng)?,
-            Step::Jpeg { quality } => course.apply(Operation::Jpeg { quality }, rng)?,
-        }
+        apply_step(step, &mut course, rng)?;
     }
     Ok((course.picture, course.done))
+}
+
+/// As [`apply`], and also `clean` with only those of `steps` that are not `undone`, with the same noise and filters: the
+/// degraded picture, the rest, the operations.
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_and_rest(
+    steps: &[Step],
+    undone: &[bool],
+    clean: &Picture,
+    rng: &mut Rng,
+) -> Result<(Picture, Picture, Vec<Operation>), DegradeError> {
+    let (mut all, mut rest) = (Course::of(clean), Course::of(clean));
+    for (&step, &undone) in steps.iter().zip(undone) {
+        if !undone {
+            apply_step(step, &mut rest, &mut rng.clone())?;
+        }
+        apply_step(step, &mut all, rng)?;
+    }
+    Ok((all.picture, rest.picture, all.done))
+}
+
+fn apply_step(step: Step, course: &mut Course, rng: &mut Rng) -> Result<(), DegradeError> {
+    match step {
+        Step::Blur { sigma } => course.apply(Operation::GaussianBlur { sigma }, rng),
+        Step::Downsample { factor } => {
+            let (width, height) = (course.picture.width, course.picture.height);
+            let smaller = |size: usize| ((size as f32 / factor).round() as usize).max(1);
+            let filter = Filter::random(rng);
+            course.apply(Operation::Resize { width: smaller(width), height: smaller(height), filter }, rng)?;
+            course.apply(Operation::Resize { width, height, filter: Filter::Bicubic }, rng)?;
+            course.picture.clamp();
+            Ok(())
+        }
+        Step::Noise { sigma } => course.apply(Operation::GaussianNoise { sigma, gray: false }, rng),
+        Step::Jpeg { quality } => course.apply(Operation::Jpeg { quality }, rng),
+    }
 }
 
 #[cfg(test)]
@@ -233,6 +288,45 @@ mod tests {
             assert_eq!(fragments, steps.iter().copied().map(Fragment::Numbered).collect::<Vec<_>>());
             assert_eq!(config.steps_undone_by(&fragments, &mut rng), steps);
         }
+    }
+
+    #[test]
+    fn a_partial_prompt_names_some_and_the_rest_stays() {
+        let config = ParameterizedConfig { partial_probability: 1.0, number_probability: 1.0, ..Default::default() };
+        let data = (0..3 * 24 * 24).map(|i| (i * 37 % 101) as f32 / 101.0).collect();
+        let clean = Picture { width: 24, height: 24, data };
+        let steps = [Step::Blur { sigma: 2.0 }, Step::Downsample { factor: 2.0 }, Step::Noise { sigma: 0.1 }];
+        let mut sizes = [0; 3];
+        for n in 0..100 {
+            let rng = || rng(3, "test", n);
+            let (text, undone) = config.draw_request(&steps, &mut rng());
+            let named: Vec<Step> = steps.iter().zip(&undone).filter_map(|(&step, &is)| is.then_some(step)).collect();
+            assert_eq!(text, prompt::write(&named.iter().copied().map(Fragment::Numbered).collect::<Vec<_>>()));
+            sizes[named.len()] += 1;
+            let (degraded, rest, _) = apply_and_rest(&steps, &undone, &clean, &mut rng()).unwrap();
+            assert_eq!(degraded, apply(&steps, &clean, &mut rng()).unwrap().0);
+            if undone == [true, true, false] {
+                // The noise of the target is that of the degraded picture.
+                let noise = rest.data.iter().zip(&clean.data).map(|(rest, clean)| rest - clean);
+                let blurred = apply(&steps[..2], &clean, &mut rng()).unwrap().0;
+                let inside = |value: f32| (0.01..0.99).contains(&value);
+                let compared = noise.zip(degraded.data.iter().zip(&blurred.data)).zip(&rest.data);
+                let compared: Vec<_> = compared
+                    .filter(|((_, (degraded, _)), rest)| inside(**degraded) && inside(**rest))
+                    .map(|((noise, (degraded, blurred)), _)| (noise - (degraded - blurred)).abs())
+                    .collect();
+                assert!(compared.len() > 500 && compared.iter().all(|&difference| difference < 1e-5));
+            }
+        }
+        assert!(sizes[0] == 0 && sizes[1] > 30 && sizes[2] > 30, "{sizes:?}");
+        for (undone, same_as_degraded) in [([false; 3], true), ([true; 3], false)] {
+            let (degraded, rest, _) = apply_and_rest(&steps, &undone, &clean, &mut rng(0, "test", 0)).unwrap();
+            assert_eq!(rest, if same_as_degraded { degraded } else { clean.clone() });
+        }
+        // One step can't be left out, and "Remove all degradation" means all.
+        assert_eq!(config.draw_request(&steps[..1], &mut rng(0, "test", 0)).1, [true]);
+        let blind = ParameterizedConfig { named_probability: 0.0, ..config };
+        assert_eq!(blind.draw_request(&steps, &mut rng(0, "test", 0)), (REMOVE_ALL.to_owned(), vec![true; 3]));
     }
 
     #[test]

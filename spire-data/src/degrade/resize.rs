@@ -204,6 +204,16 @@ fn cubic(distance: f64, a: f64) -> f64 {
     }
 }
 
+/// The picture, scaled down by area averaging if its longer side has more than `longest` pixels.
+pub fn at_most(picture: &Picture, longest: usize) -> Picture {
+    let side = picture.width.max(picture.height);
+    if side <= longest {
+        return picture.clone();
+    }
+    let scaled = |pixels: usize| (pixels * longest).div_ceil(side);
+    resize(picture, scaled(picture.width), scaled(picture.height), Filter::Area)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -74,7 +74,7 @@ pub(super) fn missing(name: &str, path: &Path) -> SampleError {
 }
 
 /// The caption on one line, trimmed; `None` if it is empty.
-pub(super) fn tidy(caption: &str) -> Option<String> {
+pub(crate) fn tidy(caption: &str) -> Option<String> {
     let line = caption.trim_start_matches('\u{feff}').split_whitespace().collect::<Vec<_>>().join(" ");
     (!line.is_empty()).then_some(line)
 }

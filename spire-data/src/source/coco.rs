@@ -98,7 +98,7 @@ impl Source for CocoSource {
         }
         caption::check_length(captions.iter().map(String::len).sum(), &self.annotations)?;
         let picture = Pixels::Bytes(open_rgb8(&inside(&self.images, file_name, &self.annotations)?)?);
-        Ok(Sample { name: file_name.clone(), picture, captions: captions.clone() })
+        Ok(Sample { name: file_name.clone(), picture, captions: captions.clone(), pair: None })
     }
 }
 

@@ -62,6 +62,19 @@ pub enum SampleError {
         /// The formats that were looked for.
         wanted: String,
     },
+    /// The halves of a pair do not fit.
+    #[error(
+        "{name}: the clean picture has {}×{} pixels, the degraded one {}×{}: it must have the same size, or be smaller by a whole \
+         factor in both directions", .clean.0, .clean.1, .degraded.0, .degraded.1
+    )]
+    PairSizes {
+        /// The sample.
+        name: String,
+        /// Width and height of the clean picture.
+        clean: (usize, usize),
+        /// Width and height of the degraded one.
+        degraded: (usize, usize),
+    },
     /// The metadata with the caption is not valid JSON.
     #[error("{path}: not JSON: {source}")]
     Json {
@@ -132,6 +145,21 @@ pub enum SourceError {
         /// The kind that reads it.
         kind: &'static str,
     },
+    /// A kind of source that has no pairs.
+    #[error(
+        "data.source.degraded is set, but kind = \"{kind}\" has no degraded pictures: pairs come from folder, webdataset or \
+         parquet{}", if *.kind == "mixture" { "; set it in each of data.source.sources" } else { "" }
+    )]
+    NoPairs {
+        /// The kind.
+        kind: &'static str,
+    },
+    /// Restoration prompts are named, but no degraded pictures.
+    #[error(
+        "data.source.restoration is set without data.source.degraded: it is for pairs, and others get their prompts from \
+             [degradation]"
+    )]
+    PromptsWithoutPairs,
     /// The folder does not exist, or is a file.
     #[error("{path}: no such folder (data.source.{key})")]
     NoFolder {

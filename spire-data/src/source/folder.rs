@@ -8,7 +8,8 @@ use image::{ImageFormat, ImageReader};
 use walkdir::WalkDir;
 
 use super::metadata::{METADATA, Metadata};
-use super::{Pixels, Sample, SampleError, Skipped, Source, SourceError, caption_of};
+use super::pairing::Pairing;
+use super::{Pair, Pixels, Sample, SampleError, Skipped, Source, SourceError, caption_of};
 use crate::picture::open_rgb8;
 
 /// The pictures that the folder's `metadata.jsonl` lists, in its order. Without that file: every picture in the folder
@@ -22,6 +23,10 @@ pub struct FolderSource {
     pictures: Pictures,
     left_out: Vec<Skipped>,
     uncaptioned: bool,
+    /// The folder of the captions, if they are not beside the pictures.
+    captions: Option<PathBuf>,
+    /// In a source of pairs, the degraded pictures.
+    pairing: Option<Pairing>,
 }
 
 #[derive(Debug)]
@@ -52,7 +57,7 @@ impl FolderSource {
         for Skipped { name, reason } in &left_out {
             tracing::warn!(name, reason, "skipping a part of a folder");
         }
-        let source = Self { root, pictures, left_out, uncaptioned: false };
+        let source = Self { root, pictures, left_out, uncaptioned: false, captions: None, pairing: None };
         if source.is_empty() {
             return Err(SourceError::Empty { place: format!("{} (data.source.path)", source.root.display()) });
         }
@@ -64,23 +69,83 @@ impl FolderSource {
         Self { uncaptioned, ..self }
     }
 
+    /// The captions are in `folder`, under the names of the pictures: `a/b.txt` of `a/b.png`. Otherwise they are beside them, or
+    /// in `metadata.jsonl`.
+    ///
+    /// # Errors
+    /// The folder does not exist.
+    pub fn captions_in(self, folder: Option<&Path>) -> Result<Self, SourceError> {
+        match folder {
+            Some(folder) if !folder.is_dir() => Err(SourceError::NoFolder { path: folder.to_owned(), key: "captions" }),
+            folder => Ok(Self { captions: folder.map(Path::to_owned), ..self }),
+        }
+    }
+
+    /// The source of pairs with the degraded pictures in `folder`, which have the names of the clean ones; `prompts` is the
+    /// list of restoration prompts. Pictures whose other half is missing are left out.
+    ///
+    /// # Errors
+    /// The folder does not exist or can't be searched, no picture has both halves, or the list can't be read.
+    pub fn paired(mut self, folder: &Path, prompts: Option<&Path>) -> Result<Self, SourceError> {
+        if !folder.is_dir() {
+            return Err(SourceError::NoFolder { path: folder.to_owned(), key: "degraded" });
+        }
+        let (files, unreadable) = list_pictures(folder)?;
+        let names: Vec<String> = (0..self.len()).map(|index| self.name(index)).collect();
+        let (pairing, missing) = Pairing::find(&names, &self.root, &files, folder, prompts)?;
+        if let Some(Skipped { name, reason }) = missing.first() {
+            let halves = missing.len();
+            tracing::warn!(name, reason, halves, "leaving out pictures whose other half is missing, such as the first");
+        }
+        self.left_out.extend(unreadable.into_iter().chain(missing));
+        let kept: Vec<bool> = names.iter().map(|name| pairing.degraded(name).is_some()).collect();
+        self.pictures.retain(&kept);
+        if self.is_empty() {
+            let place = format!(
+                "{} (data.source.path) and {} (data.source.degraded) have no two files of one name",
+                self.root.display(),
+                folder.display()
+            );
+            return Err(SourceError::Empty { place });
+        }
+        let names: Vec<String> = (0..self.len()).map(|index| self.name(index)).collect();
+        match pairing.without_prompt(&names) {
+            0 => {}
+            count => tracing::warn!("{count} of {} pictures are not in the list of restoration prompts", names.len()),
+        }
+        self.pairing = Some(pairing);
+        Ok(self)
+    }
+
     /// A picture's file and its captions.
     fn entry(&self, index: usize) -> Result<(PathBuf, Vec<String>), SampleError> {
-        match &self.pictures {
-            Pictures::Listed(list) => {
-                let path = list.picture(&self.root, index)?;
-                list.captions(index).or_else(|error| self.excuse(error)).map(|captions| (path, captions))
-            }
-            Pictures::Found(paths) => {
-                let captions = caption_of(&paths[index]).map(|caption| vec![caption]);
-                captions.or_else(|error| self.excuse(error)).map(|captions| (paths[index].clone(), captions))
-            }
-        }
+        let path = match &self.pictures {
+            Pictures::Listed(list) => list.picture(&self.root, index)?,
+            Pictures::Found(paths) => paths[index].clone(),
+        };
+        let captions = match (&self.captions, &self.pictures) {
+            (Some(folder), _) => caption_of(&folder.join(self.name(index))).map(|caption| vec![caption]),
+            (None, Pictures::Listed(list)) => list.captions(index),
+            (None, Pictures::Found(_)) => caption_of(&path).map(|caption| vec![caption]),
+        };
+        captions.or_else(|error| self.excuse(error)).map(|captions| (path, captions))
     }
 
     /// No captions, if the source accepts that.
     fn excuse(&self, error: SampleError) -> Result<Vec<String>, SampleError> {
         if self.uncaptioned && error.is_missing_caption() { Ok(vec![]) } else { Err(error) }
+    }
+}
+
+impl Pictures {
+    /// Keeps those whose flag is set.
+    fn retain(&mut self, kept: &[bool]) {
+        let mut kept = kept.iter();
+        let mut next = || kept.next().copied().unwrap_or(false);
+        match self {
+            Self::Found(paths) => paths.retain(|_| next()),
+            Self::Listed(list) => list.entries.retain(|_| next()),
+        }
     }
 }
 
@@ -142,7 +207,15 @@ impl Source for FolderSource {
 
     fn read(&self, index: usize) -> Result<Sample, SampleError> {
         let (path, captions) = self.entry(index)?;
-        Ok(Sample { name: self.name(index), picture: Pixels::Bytes(open_rgb8(&path)?), captions })
+        let (name, picture) = (self.name(index), Pixels::Bytes(open_rgb8(&path)?));
+        let pair = match &self.pairing {
+            Some(pairing) => {
+                let file = pairing.degraded(&name).unwrap_or(&path);
+                Some(Pair::new(&name, picture.size(), Pixels::Bytes(open_rgb8(file)?), pairing.prompt(&name))?)
+            }
+            None => None,
+        };
+        Ok(Sample { name, picture, captions, pair })
     }
 
     fn left_out(&self) -> Vec<Skipped> {
@@ -217,6 +290,56 @@ mod tests {
             assert_eq!(sample.picture.to_picture().to_rgb8().get_pixel(5, 3).0, [red, 0, 0]);
             assert_eq!(sample.captions, [caption]);
         }
+    }
+
+    #[test]
+    fn captions_may_lie_in_another_folder() {
+        let dir = folder_with(&[
+            ("gt/a/1.png", &png(1.0)),
+            ("gt/2.png", &png(0.5)),
+            ("tag/a/1.txt", b"a red square"),
+            ("gt/2.txt", b"not this one"),
+        ]);
+        let source = FolderSource::open(dir.path().join("gt"), None).unwrap();
+        let source = source.captions_in(Some(&dir.path().join("tag"))).unwrap();
+        let index = |name: &str| names(&source).iter().position(|found| found == name).unwrap();
+        assert_eq!(source.read(index("a/1.png")).unwrap().captions, ["a red square"]);
+        let missing = source.read(index("2.png")).unwrap_err();
+        assert!(missing.is_missing_caption() && missing.to_string().contains("tag"), "{missing}");
+        let none = FolderSource::open(dir.path().join("gt"), None).unwrap().captions_in(Some(Path::new("nowhere")));
+        assert!(none.unwrap_err().to_string().contains("data.source.captions"));
+    }
+
+    #[test]
+    fn pairs_are_read_by_name_with_the_prompts_of_a_list() {
+        let dir = folder_with(&[
+            ("hr/1.png", &png(1.0)),
+            ("hr/2.png", &png(0.5)),
+            ("hr/3.png", &png(0.5)),
+            ("lr/1.png", &png(0.25)),
+            ("lr/2x2.png", &png(0.0)),
+            ("prompts.jsonl", b"{\"file_name\": \"1.png\", \"restoration\": \" Remove  rain\"}\n"),
+        ]);
+        let [high, low] = ["hr", "lr"].map(|name| dir.path().join(name));
+        let open = || FolderSource::open(&high, None).unwrap().uncaptioned(true);
+        let source = open().paired(&low, Some(&dir.path().join("prompts.jsonl"))).unwrap();
+        assert_eq!(names(&source), ["1.png", "2.png"]);
+        let left_out = source.left_out();
+        assert_eq!(left_out.len(), 1);
+        assert!(left_out[0].name == "3.png" && left_out[0].reason.contains("no degraded picture"), "{left_out:?}");
+        let pairs = [0, 1].map(|index| source.read(index).unwrap().pair.unwrap());
+        assert_eq!(pairs[0].restoration.as_deref(), Some("Remove rain"));
+        assert_eq!(pairs[0].picture.to_picture().to_rgb8().get_pixel(0, 0).0, [64, 0, 0]);
+        assert_eq!(pairs[1].restoration, None);
+
+        fs::write(dir.path().join("prompts.jsonl"), "{\"file_name\": \"1.png\"}\n").unwrap();
+        let error = open().paired(&low, Some(&dir.path().join("prompts.jsonl"))).unwrap_err().to_string();
+        assert!(error.contains("prompts.jsonl:1") && error.contains("restoration"), "{error}");
+        let none = open().paired(&dir.path().join("nowhere"), None).unwrap_err().to_string();
+        assert!(none.contains("data.source.degraded"), "{none}");
+        fs::create_dir(dir.path().join("empty")).unwrap();
+        let empty = open().paired(&dir.path().join("empty"), None).unwrap_err().to_string();
+        assert!(empty.contains("no two files of one name"), "{empty}");
     }
 
     #[test]

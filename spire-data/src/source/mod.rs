@@ -1,12 +1,15 @@
 //! Sources of clean pictures and captions: the illustrated world, a folder, MS-COCO, WebDataset or Parquet shards, or a
-//! mixture of them.
+//! mixture of them. Folders and shards may hold pairs: clean pictures with the degraded ones that belong to them.
 
 mod caption;
 mod coco;
 mod error;
 mod folder;
+mod held_out;
 mod metadata;
 mod mixture;
+mod pair;
+mod pairing;
 mod parquet;
 mod pixels;
 mod shards;
@@ -15,16 +18,19 @@ mod tar_index;
 mod webdataset;
 mod world;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 pub use caption::caption_of;
+pub(crate) use caption::tidy;
 pub use coco::CocoSource;
 pub use error::{SampleError, SourceError};
 pub use folder::{FolderSource, list_pictures};
+pub(crate) use held_out::{HeldOut, HeldOutSource, Kept};
 pub use mixture::MixtureSource;
+pub use pair::Pair;
 pub use parquet::ParquetSource;
 pub use pixels::Pixels;
 pub(crate) use subset::Subset;
@@ -42,6 +48,8 @@ pub struct Sample {
     pub picture: Pixels,
     /// One caption or several alternatives; empty only if the source accepts pictures without captions.
     pub captions: Vec<String>,
+    /// In a source of pairs, the degraded picture.
+    pub pair: Option<Pair>,
 }
 
 /// A sample or shard that was skipped.
@@ -61,6 +69,11 @@ pub trait Source: Send + Sync {
     /// Whether there are no samples.
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Number of different samples that a pass visits; all, unless some are held out.
+    fn pass_len(&self) -> usize {
+        self.len()
     }
 
     /// The name of sample `index`, without reading it.
@@ -126,6 +139,8 @@ pub struct SourceConfig {
     pub count: usize,
     /// `folder`: the folder; subfolders are searched too.
     pub path: Option<PathBuf>,
+    /// `folder`: the folder of the captions, `a/b.txt` for `a/b.png`; if not set, they are beside the pictures.
+    pub captions: Option<PathBuf>,
     /// `folder`: whether pictures without a caption are accepted, with an empty one.
     pub uncaptioned: bool,
     /// `coco`: the folder that the annotations' file names are relative to.
@@ -143,6 +158,13 @@ pub struct SourceConfig {
     /// `parquet`: the column of the pictures; if not set, `image`, `img`, `jpg`, `png` or `webp`. `webdataset`: the
     /// extension of the pictures, for samples with several.
     pub image: Option<String>,
+    /// A source of pairs: where the degraded pictures are. `folder`: their folder, with the names of the clean ones;
+    /// `webdataset`: their extension; `parquet`: their column (diffusers' `conditioning_image_column`).
+    pub degraded: Option<String>,
+    /// A source of pairs: the restoration prompts. `folder`: a file with a line of JSON a picture, `file_name` and
+    /// `restoration`; `webdataset`: the key in JSON; `parquet`: the column. Without one, or where a picture has none, it is
+    /// "Remove all degradation".
+    pub restoration: Option<String>,
     /// `mixture`: the sources.
     pub sources: Vec<SourceConfig>,
     /// In a mixture: the source's weight relative to the others, with a resolution of one thousandth.
@@ -156,6 +178,7 @@ impl Default for SourceConfig {
             seed: 1,
             count: 20_000,
             path: None,
+            captions: None,
             uncaptioned: false,
             images: None,
             annotations: None,
@@ -163,8 +186,20 @@ impl Default for SourceConfig {
             shuffle_buffer: 1000,
             caption: None,
             image: None,
+            degraded: None,
+            restoration: None,
             sources: Vec::new(),
             weight: 1.0,
+        }
+    }
+}
+
+impl SourceConfig {
+    /// Whether every picture comes with its degraded one.
+    pub fn is_paired(&self) -> bool {
+        match self.kind {
+            SourceKind::Mixture => self.sources.iter().all(Self::is_paired),
+            _ => self.degraded.is_some(),
         }
     }
 }
@@ -182,6 +217,7 @@ pub fn open(config: &SourceConfig, size: usize) -> Result<Arc<dyn Source>, Sourc
     ) -> Result<T, SourceError> {
         value.clone().ok_or(SourceError::Unset { key, kind, what })
     }
+    check_pairs(config)?;
     let caption = config.caption.as_deref();
     Ok(match config.kind {
         SourceKind::World => {
@@ -190,7 +226,12 @@ pub fn open(config: &SourceConfig, size: usize) -> Result<Arc<dyn Source>, Sourc
         }
         SourceKind::Folder => {
             let path = needed(&config.path, "path", "folder", "a folder of pictures with captions")?;
-            Arc::new(FolderSource::open(path, caption)?.uncaptioned(config.uncaptioned))
+            let source = FolderSource::open(path, caption)?.captions_in(config.captions.as_deref())?;
+            let source = source.uncaptioned(config.uncaptioned);
+            Arc::new(match &config.degraded {
+                Some(folder) => source.paired(Path::new(folder), config.restoration.as_deref().map(Path::new))?,
+                None => source,
+            })
         }
         SourceKind::Coco => {
             let images = needed(&config.images, "images", "coco", "the folder of the pictures")?;
@@ -199,16 +240,51 @@ pub fn open(config: &SourceConfig, size: usize) -> Result<Arc<dyn Source>, Sourc
         }
         SourceKind::Webdataset => {
             let shards = needed(&config.shards, "shards", "webdataset", "tar files, as in shards/{0000..0099}.tar")?;
-            let image = config.image.as_deref();
-            Arc::new(WebDatasetSource::open(&shards, image, caption, config.shuffle_buffer)?)
+            Arc::new(WebDatasetSource::open(&shards, &Names::of(config), config.shuffle_buffer)?)
         }
         SourceKind::Parquet => {
             let shards = needed(&config.shards, "shards", "parquet", "files, as in data/train-*.parquet")?;
-            let image = config.image.as_deref();
-            Arc::new(ParquetSource::open(&shards, image, caption, config.shuffle_buffer)?)
+            Arc::new(ParquetSource::open(&shards, &Names::of(config), config.shuffle_buffer)?)
         }
         SourceKind::Mixture => Arc::new(MixtureSource::open(&config.sources, size)?),
     })
+}
+
+/// The names of a sample's parts in shards: members of a tar file or keys of their JSON, columns of a table.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// Of the pictures.
+    pub image: Option<String>,
+    /// Of the captions.
+    pub caption: Option<String>,
+    /// Of the degraded pictures, in a source of pairs.
+    pub degraded: Option<String>,
+    /// Of the restoration prompts, in a source of pairs.
+    pub restoration: Option<String>,
+}
+
+impl Names {
+    fn of(config: &SourceConfig) -> Self {
+        let SourceConfig { image, caption, degraded, restoration, .. } = config.clone();
+        Self { image, caption, degraded, restoration }
+    }
+}
+
+/// Checks that the keys of pairs are set where they are read.
+fn check_pairs(config: &SourceConfig) -> Result<(), SourceError> {
+    let kind = match config.kind {
+        SourceKind::World => Some("world"),
+        SourceKind::Coco => Some("coco"),
+        SourceKind::Mixture => Some("mixture"),
+        SourceKind::Folder | SourceKind::Webdataset | SourceKind::Parquet => None,
+    };
+    if let (Some(kind), true) = (kind, config.degraded.is_some()) {
+        return Err(SourceError::NoPairs { kind });
+    }
+    match config.restoration.is_some() && config.degraded.is_none() {
+        true => Err(SourceError::PromptsWithoutPairs),
+        false => Ok(()),
+    }
 }
 
 /// Checks that no key names data which the illustrated world would silently replace.
@@ -256,6 +332,23 @@ mod tests {
         assert!(message(&folder).starts_with(expected), "{}", message(&folder));
         let mixture = SourceConfig { sources: vec![SourceConfig::default()], ..Default::default() };
         assert!(message(&mixture).contains("\"mixture\""), "{}", message(&mixture));
+    }
+
+    #[test]
+    fn pairs_belong_to_folders_and_shards() {
+        for (kind, name) in [(SourceKind::World, "world"), (SourceKind::Coco, "coco"), (SourceKind::Mixture, "mixture")]
+        {
+            let config = SourceConfig { kind, degraded: Some("lr".into()), ..Default::default() };
+            let message = message(&config);
+            assert!(message.contains("data.source.degraded") && message.contains(name), "{message}");
+            assert!(!SourceConfig { kind: SourceKind::Folder, ..Default::default() }.is_paired());
+        }
+        let prompts =
+            SourceConfig { kind: SourceKind::Folder, restoration: Some("a.jsonl".into()), ..Default::default() };
+        assert!(message(&prompts).contains("data.source.degraded"), "{}", message(&prompts));
+        let pairs = SourceConfig { kind: SourceKind::Folder, degraded: Some("lr".into()), ..Default::default() };
+        let mixture = |sources| SourceConfig { kind: SourceKind::Mixture, sources, ..Default::default() };
+        assert!(mixture(vec![pairs.clone()]).is_paired() && !mixture(vec![pairs, SourceConfig::default()]).is_paired());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
 
 use super::caption::{self, CAPTION_KEYS};
 use super::shards::{Recent, expand, nothing};
-use super::{Pixels, Sample, SampleError, Skipped, Source, SourceError};
+use super::{Names, Pair, Pixels, Sample, SampleError, Skipped, Source, SourceError};
 use crate::order::ShardOrder;
 use crate::picture::decode_rgb8;
 
@@ -42,12 +42,26 @@ struct Table {
     path: PathBuf,
     image: usize,
     caption: usize,
+    /// In a source of pairs.
+    degraded: Option<usize>,
+    /// Of the restoration prompts.
+    restoration: Option<usize>,
 }
 
 /// The decoded columns of a row group: the non-null values of each row.
 struct Rows {
     pictures: Vec<Vec<ByteArray>>,
     captions: Vec<Vec<ByteArray>>,
+    degraded: Option<Vec<Vec<ByteArray>>>,
+    restorations: Option<Vec<Vec<ByteArray>>>,
+}
+
+/// The non-null values of one row.
+struct Row {
+    picture: Vec<ByteArray>,
+    captions: Vec<ByteArray>,
+    degraded: Option<Vec<ByteArray>>,
+    restoration: Vec<ByteArray>,
 }
 
 const IMAGE_COLUMNS: [&str; 5] = ["image", "img", "jpg", "png", "webp"];
@@ -62,25 +76,20 @@ const MOST_ROWS: usize = 1 << 24;
 const READ_AT_ONCE: usize = 1024;
 
 impl ParquetSource {
-    /// Opens the files of a pattern such as `data/train-*.parquet`, shuffled within `shuffle_buffer` rows. `image` and
-    /// `caption` name the columns; `None` tries the usual names. The picture column holds bytes, or a struct with a
-    /// field `bytes`; the caption column holds a text or a list of texts.
+    /// Opens the files of a pattern such as `data/train-*.parquet`, shuffled within `shuffle_buffer` rows. `names`
+    /// has the columns; without one of pictures or captions the usual names are tried. Columns of pictures hold bytes, or a
+    /// struct with a field `bytes`; the caption column holds a text or a list of texts.
     ///
     /// A file that can't be read, or lacks the columns, is skipped with a warning.
     ///
     /// # Errors
     /// The pattern lists a file that is not there, no file can be read, or there are no rows.
-    pub fn open(
-        pattern: &str,
-        image: Option<&str>,
-        caption: Option<&str>,
-        shuffle_buffer: usize,
-    ) -> Result<Self, SourceError> {
+    pub fn open(pattern: &str, names: &Names, shuffle_buffer: usize) -> Result<Self, SourceError> {
         let files = expand(pattern)?;
         let mut groups = vec![];
         let mut left_out = vec![];
         for path in &files {
-            match guarded(|| row_groups(path, image, caption)) {
+            match guarded(|| row_groups(path, names)) {
                 Ok(found) => groups.extend(found),
                 Err(reason) => {
                     tracing::warn!(file = %path.display(), reason, "skipping a broken file");
@@ -118,20 +127,24 @@ impl ParquetSource {
 }
 
 /// The row groups of a file, from its footer.
-fn row_groups(path: &Path, image: Option<&str>, caption: Option<&str>) -> Result<Vec<RowGroup>, String> {
+fn row_groups(path: &Path, names: &Names) -> Result<Vec<RowGroup>, String> {
     let reader = open(path).map_err(|error| error.to_string())?;
     let metadata = reader.metadata();
     let schema = metadata.file_metadata().schema_descr();
+    let optional =
+        |what: &str, name: &Option<String>| name.as_deref().map(|name| find(schema, what, Some(name), &[])).transpose();
     let file = Arc::new(Table {
         path: path.to_owned(),
-        image: find(schema, "pictures (data.source.image)", image, &IMAGE_COLUMNS)?,
-        caption: find(schema, "captions (data.source.caption)", caption, &CAPTION_KEYS)?,
+        image: find(schema, "pictures (data.source.image)", names.image.as_deref(), &IMAGE_COLUMNS)?,
+        caption: find(schema, "captions (data.source.caption)", names.caption.as_deref(), &CAPTION_KEYS)?,
+        degraded: optional("degraded pictures (data.source.degraded)", &names.degraded)?,
+        restoration: optional("restoration prompts (data.source.restoration)", &names.restoration)?,
     });
+    let columns = [Some(file.image), Some(file.caption), file.degraded, file.restoration];
     let mut first_row = 0;
     let mut groups = vec![];
     for (number, group) in metadata.row_groups().iter().enumerate() {
-        let bytes: i64 =
-            [file.image, file.caption].iter().map(|&column| group.column(column).uncompressed_size()).sum();
+        let bytes: i64 = columns.iter().flatten().map(|&column| group.column(column).uncompressed_size()).sum();
         let rows = usize::try_from(group.num_rows()).ok().filter(|&rows| rows <= MOST_ROWS);
         let rows =
             rows.ok_or_else(|| format!("row group {number} has {} rows; the most are {MOST_ROWS}", group.num_rows()))?;
@@ -227,7 +240,12 @@ impl RowGroup {
             }
             Ok::<_, ParquetError>(by_row(values, &definitions, &repetitions, descriptor.max_def_level()))
         };
-        Ok(Rows { pictures: column(self.file.image)?, captions: column(self.file.caption)? })
+        Ok(Rows {
+            pictures: column(self.file.image)?,
+            captions: column(self.file.caption)?,
+            degraded: self.file.degraded.map(column).transpose()?,
+            restorations: self.file.restoration.map(column).transpose()?,
+        })
     }
 }
 
@@ -270,27 +288,46 @@ impl Source for ParquetSource {
     fn read(&self, index: usize) -> Result<Sample, SampleError> {
         let name = self.name(index);
         let path = Path::new(&name);
-        let (picture, captions) = self.with_rows(index, |group, place, rows| {
+        let Row { picture, captions, degraded, restoration } = self.with_rows(index, |group, place, rows| {
             let missing = || SampleError::RowGroup {
                 path: group.file.path.clone(),
                 group: group.number,
                 message: format!("it has no row {place}, though the file's footer says so"),
             };
-            let picture = rows.pictures.get(place).ok_or_else(missing)?.first().cloned();
-            Ok((picture, rows.captions.get(place).ok_or_else(missing)?.clone()))
+            let of = |column: &Vec<Vec<ByteArray>>| column.get(place).cloned().ok_or_else(missing);
+            Ok(Row {
+                picture: of(&rows.pictures)?,
+                captions: of(&rows.captions)?,
+                degraded: rows.degraded.as_ref().map(of).transpose()?,
+                restoration: rows.restorations.as_ref().map(of).transpose()?.unwrap_or_default(),
+            })
         })?;
-        caption::check_length(captions.iter().map(ByteArray::len).sum(), path)?;
-        let captions: Vec<String> = captions
-            .iter()
-            .map(|caption| caption::from_text(caption.data(), &name, path))
-            .filter(|caption| !matches!(caption, Err(SampleError::NoCaption { .. })))
-            .collect::<Result<_, _>>()?;
+        let texts = |texts: &[ByteArray]| -> Result<Vec<String>, SampleError> {
+            caption::check_length(texts.iter().map(ByteArray::len).sum(), path)?;
+            texts
+                .iter()
+                .map(|text| caption::from_text(text.data(), &name, path))
+                .filter(|text| !matches!(text, Err(SampleError::NoCaption { .. })))
+                .collect()
+        };
+        let picture_in = |bytes: &[ByteArray], wanted: &str| {
+            let none = || SampleError::NoPicture { path: path.to_owned(), wanted: wanted.to_owned() };
+            Ok::<_, SampleError>(Pixels::Bytes(decode_rgb8(bytes.first().ok_or_else(none)?.data(), path)?))
+        };
+        let captions = texts(&captions)?;
         if captions.is_empty() {
             return Err(caption::missing(&name, path));
         }
-        let wanted = || SampleError::NoPicture { path: path.to_owned(), wanted: "the row has no bytes".to_owned() };
-        let picture = Pixels::Bytes(decode_rgb8(picture.ok_or_else(wanted)?.data(), path)?);
-        Ok(Sample { name, picture, captions })
+        let picture = picture_in(&picture, "the row has no bytes")?;
+        let pair = match degraded {
+            Some(degraded) => {
+                let degraded = picture_in(&degraded, "the row has no bytes of the degraded picture")?;
+                let prompt = texts(&restoration)?.into_iter().next();
+                Some(Pair::new(&name, picture.size(), degraded, prompt)?)
+            }
+            None => None,
+        };
+        Ok(Sample { name, picture, captions, pair })
     }
 
     fn nth(&self, seed: u64, n: u64) -> usize {

@@ -26,8 +26,19 @@ pub(super) struct Entry {
     /// The common name, with its folders.
     pub key: String,
     pub picture: Option<Member>,
+    /// In a source of pairs.
+    pub degraded: Option<Member>,
     pub text: Option<Member>,
     pub json: Option<Member>,
+}
+
+/// The extensions of the pictures.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Extensions {
+    /// Of the clean ones; `None` accepts all known ones.
+    pub image: Option<String>,
+    /// Of the degraded ones, in a source of pairs.
+    pub degraded: Option<String>,
 }
 
 /// One file inside the shard.
@@ -41,10 +52,10 @@ pub(super) struct Member {
 }
 
 impl TarIndex {
-    /// Builds the index from the headers. `image` is the extension of the pictures; `None` accepts all known ones.
+    /// Builds the index from the headers.
     ///
     /// For a truncated or damaged shard, the index contains the samples up to the damage.
-    pub fn scan(shard: &Path, image: Option<&str>) -> io::Result<Self> {
+    pub fn scan(shard: &Path, extensions: &Extensions) -> io::Result<Self> {
         let mut file = File::open(shard)?;
         check_uncompressed(&mut file)?;
         let mut archive = Archive::new(file);
@@ -66,22 +77,29 @@ impl TarIndex {
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             if let Some((key, extension)) = split(&name) {
                 let member = Member { extension, offset: entry.raw_file_position(), bytes: entry.size() };
-                index.add(key, member, image);
+                index.add(key, member, extensions);
             }
         }
-        index.samples.retain(|entry| entry.picture.is_some() || entry.text.is_some() || entry.json.is_some());
+        let is_sample = |entry: &Entry| {
+            [&entry.picture, &entry.degraded, &entry.text, &entry.json].into_iter().any(Option::is_some)
+        };
+        index.samples.retain(is_sample);
         Ok(index)
     }
 
-    fn add(&mut self, key: &str, member: Member, image: Option<&str>) {
+    fn add(&mut self, key: &str, member: Member, extensions: &Extensions) {
         if self.samples.last().is_none_or(|last| last.key != key) {
             self.samples.push(Entry { key: key.to_owned(), ..Entry::default() });
         }
         let Some(entry) = self.samples.last_mut() else { return };
+        let Extensions { image, degraded } = extensions;
         let place = match member.extension.as_str() {
+            extension if degraded.as_ref().is_some_and(|degraded| degraded == extension) => &mut entry.degraded,
             "txt" => &mut entry.text,
             "json" => &mut entry.json,
-            extension if image.map_or_else(|| is_picture(extension), |image| image == extension) => &mut entry.picture,
+            extension if image.as_ref().map_or_else(|| is_picture(extension), |image| image == extension) => {
+                &mut entry.picture
+            }
             _ => return,
         };
         place.get_or_insert(member);
@@ -89,16 +107,17 @@ impl TarIndex {
 
     /// [`scan`](Self::scan) with a cache: the index of a large shard is stored in the user's cache folder,
     /// `spire/shards`, and reused while the shard's size and date do not change.
-    pub fn load(shard: &Path, image: Option<&str>) -> io::Result<Self> {
+    pub fn load(shard: &Path, extensions: &Extensions) -> io::Result<Self> {
         let large = shard.metadata()?.len() >= LARGE;
-        let Some((cache, identity)) = dirs::cache_dir().filter(|_| large).and_then(|dir| cache_of(shard, image, &dir))
+        let Some((cache, identity)) =
+            dirs::cache_dir().filter(|_| large).and_then(|dir| cache_of(shard, extensions, &dir))
         else {
-            return Self::scan(shard, image);
+            return Self::scan(shard, extensions);
         };
         if let Some(cached) = read_cache(&cache, &identity) {
             return Ok(cached);
         }
-        let index = Self::scan(shard, image)?;
+        let index = Self::scan(shard, extensions)?;
         // If the cache can't be written, the next start only takes longer.
         if let Err(error) = write_cache(&cache, &Cached { identity, index: index.clone() }) {
             tracing::debug!(cache = %cache.display(), %error, "the index of a shard is not kept");
@@ -150,19 +169,19 @@ struct Identity {
     bytes: u64,
     /// Nanoseconds since 1970.
     modified: u128,
-    image: Option<String>,
+    extensions: Extensions,
 }
 
 /// Size in bytes from which on a shard's index is cached.
 const LARGE: u64 = 1 << 26;
 
 /// The cache file for the index of `shard` in the folder `caches`, and the shard's current state.
-fn cache_of(shard: &Path, image: Option<&str>, caches: &Path) -> Option<(PathBuf, Identity)> {
+fn cache_of(shard: &Path, extensions: &Extensions, caches: &Path) -> Option<(PathBuf, Identity)> {
     let folder = caches.join("spire").join("shards");
     let shard = shard.canonicalize().ok()?;
     let metadata = shard.metadata().ok()?;
     let modified = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos();
-    let identity = Identity { bytes: metadata.len(), modified, image: image.map(str::to_owned), shard };
+    let identity = Identity { bytes: metadata.len(), modified, extensions: extensions.clone(), shard };
     let name = format!("{:016x}.json", fnv1a(&identity.shard.to_string_lossy()));
     Some((folder.join(name), identity))
 }
@@ -198,7 +217,7 @@ mod tests {
         for (magic, program) in COMPRESSED {
             let shard = dir.path().join("a.tar.gz");
             std::fs::write(&shard, [magic, &[0; 2048]].concat()).unwrap();
-            let error = TarIndex::scan(&shard, None).unwrap_err().to_string();
+            let error = TarIndex::scan(&shard, &Extensions::default()).unwrap_err().to_string();
             assert!(error.contains("compressed") && error.contains(program), "{error}");
         }
     }
@@ -211,7 +230,10 @@ mod tests {
         let member = Member { extension: "jpg".to_owned(), offset: 512, bytes: 7 };
         let entry = Entry { key: "a".to_owned(), picture: Some(member), ..Entry::default() };
         let index = TarIndex { samples: vec![entry], damage: Some("cut".to_owned()) };
-        let cache = |image| cache_of(&shard, image, dir.path()).unwrap();
+        let cache = |image: Option<&str>| {
+            let extensions = Extensions { image: image.map(str::to_owned), degraded: None };
+            cache_of(&shard, &extensions, dir.path()).unwrap()
+        };
 
         let (file, identity) = cache(None);
         assert_eq!(read_cache(&file, &identity), None);

@@ -6,8 +6,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::shards::{Recent, expand, nothing};
-use super::tar_index::{Entry, Member, TarIndex};
-use super::{Pixels, Sample, SampleError, Skipped, Source, SourceError, caption};
+use super::tar_index::{Entry, Extensions, Member, TarIndex};
+use super::{Names, Pair, Pixels, Sample, SampleError, Skipped, Source, SourceError, caption};
 use crate::order::ShardOrder;
 use crate::parallel::{self, in_order};
 use crate::picture::decode_rgb8;
@@ -19,8 +19,7 @@ use crate::picture::decode_rgb8;
 /// or otherwise `.json`.
 pub struct WebDatasetSource {
     shards: Vec<PathBuf>,
-    image: Option<String>,
-    caption: Option<String>,
+    names: Names,
     order: ShardOrder,
     left_out: Vec<Skipped>,
     indices: Recent<Result<TarIndex, (io::ErrorKind, String)>>,
@@ -37,24 +36,20 @@ const MOST_TEXT_BYTES: u64 = 1 << 22;
 
 impl WebDatasetSource {
     /// Opens the shards of a pattern such as `train/{000000..000999}.tar` or `train/*.tar`, shuffled within
-    /// `shuffle_buffer` samples. `image` is the extension of the pictures; `None` accepts all known ones. `caption` is
-    /// the key of the caption in JSON.
+    /// `shuffle_buffer` samples. `names` has the extensions of the pictures, and the keys of captions and restoration prompts
+    /// in JSON.
     ///
     /// A shard that can't be read at all is skipped with a warning.
     ///
     /// # Errors
     /// The pattern lists a file that is not there, or no shard can be read, or there are no samples.
-    pub fn open(
-        pattern: &str,
-        image: Option<&str>,
-        caption: Option<&str>,
-        shuffle_buffer: usize,
-    ) -> Result<Self, SourceError> {
+    pub fn open(pattern: &str, names: &Names, shuffle_buffer: usize) -> Result<Self, SourceError> {
+        let extensions = extensions(names);
         let shards = expand(pattern)?;
         let mut lens = vec![];
         let mut left_out = vec![];
         let scanned = in_order(shards.len(), parallel::available(), |i| {
-            let index = TarIndex::load(&shards[i], image);
+            let index = TarIndex::load(&shards[i], &extensions);
             let counted = index.map(|index| (index.samples.len(), index.damage));
             Ok::<_, Infallible>(counted.unwrap_or_else(|error| (0, Some(error.to_string()))))
         });
@@ -70,14 +65,13 @@ impl WebDatasetSource {
         if order.is_empty() {
             return Err(nothing(pattern, shards.len(), left_out));
         }
-        let [image, caption] = [image, caption].map(|name| name.map(str::to_owned));
-        Ok(Self { shards, image, caption, order, left_out, indices: Recent::new(INDICES) })
+        Ok(Self { shards, names: names.clone(), order, left_out, indices: Recent::new(INDICES) })
     }
 
     fn with_entry<R>(&self, index: usize, look: impl FnOnce(&Path, &Entry) -> R) -> Result<R, SampleError> {
         let (shard, place) = self.order.locate(index);
         let path = &self.shards[shard];
-        let load = || TarIndex::load(path, self.image.as_deref()).map_err(|error| (error.kind(), error.to_string()));
+        let load = || TarIndex::load(path, &extensions(&self.names)).map_err(|error| (error.kind(), error.to_string()));
         let found = self.indices.with(shard, load, |loaded| match loaded {
             Ok(loaded) => match loaded.samples.get(place) {
                 Some(entry) => Ok(look(path, entry)),
@@ -114,26 +108,43 @@ impl Source for WebDatasetSource {
             let path = PathBuf::from(format!("{name}.{}", member.extension));
             read_member(&shard, member, &path, most).map(|bytes| (bytes, path))
         };
-        let Some(picture) = &entry.picture else {
-            let wanted = self
-                .image
-                .as_ref()
-                .map_or("no file with a picture's extension".to_owned(), |image| format!("no .{image}"));
-            return Err(SampleError::NoPicture { path: name.into(), wanted });
+        let picture_of = |member: &Option<Member>, extension: &Option<String>| {
+            let Some(member) = member else {
+                let any = "no file with a picture's extension".to_owned();
+                let wanted = extension.as_ref().map_or(any, |extension| format!("no .{extension}"));
+                return Err(SampleError::NoPicture { path: name.clone().into(), wanted });
+            };
+            let (bytes, path) = read(member, MOST_BYTES)?;
+            Ok(Pixels::Bytes(decode_rgb8(&bytes, &path)?))
         };
-        let captions = match (&entry.text, &entry.json) {
-            (Some(text), _) => {
+        let json = |key: Option<&str>| match &entry.json {
+            Some(json) => {
+                let (bytes, path) = read(json, MOST_TEXT_BYTES)?;
+                caption::from_json(&bytes, key, &name, &path)
+            }
+            None => Err(caption::missing(&name, &shard)),
+        };
+        let captions = match &entry.text {
+            Some(text) => {
                 let (bytes, path) = read(text, MOST_TEXT_BYTES)?;
                 vec![caption::from_text(&bytes, &name, &path)?]
             }
-            (None, Some(json)) => {
-                let (bytes, path) = read(json, MOST_TEXT_BYTES)?;
-                caption::from_json(&bytes, self.caption.as_deref(), &name, &path)?
-            }
-            (None, None) => return Err(caption::missing(&name, &shard)),
+            None => json(self.names.caption.as_deref())?,
         };
-        let (bytes, path) = read(picture, MOST_BYTES)?;
-        Ok(Sample { picture: Pixels::Bytes(decode_rgb8(&bytes, &path)?), name, captions })
+        let picture = picture_of(&entry.picture, &self.names.image)?;
+        let pair = match &self.names.degraded {
+            Some(_) => {
+                let degraded = picture_of(&entry.degraded, &self.names.degraded)?;
+                let prompts = match self.names.restoration.as_deref().map(|key| json(Some(key))) {
+                    Some(Err(error)) if !error.is_missing_caption() => return Err(error),
+                    // A sample without a prompt has that of blind restoration.
+                    prompts => prompts.and_then(Result::ok).unwrap_or_default(),
+                };
+                Some(Pair::new(&name, picture.size(), degraded, prompts.into_iter().next())?)
+            }
+            None => None,
+        };
+        Ok(Sample { picture, name, captions, pair })
     }
 
     fn nth(&self, seed: u64, n: u64) -> usize {
@@ -143,6 +154,10 @@ impl Source for WebDatasetSource {
     fn left_out(&self) -> Vec<Skipped> {
         self.left_out.clone()
     }
+}
+
+fn extensions(names: &Names) -> Extensions {
+    Extensions { image: names.image.clone(), degraded: names.degraded.clone() }
 }
 
 fn name_of(shard: &Path, entry: &Entry) -> String {

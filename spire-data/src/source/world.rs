@@ -39,6 +39,7 @@ impl Source for WorldSource {
             name: self.name(index),
             picture: Pixels::Values(scene.draw(self.size)),
             captions: vec![scene.caption],
+            pair: None,
         })
     }
 }

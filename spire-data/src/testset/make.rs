@@ -16,14 +16,14 @@ use spire_core::atomic_write::{TEMPORARY, sync_dir, write_synced};
 
 use crate::Picture;
 use crate::checksum::sha256;
+use crate::crop::{Crop, Square};
 use crate::degrade::operation::operate;
 use crate::degrade::{DegradeError, Filter, Operation, Step, parameterized, resize};
 use crate::order::permuted;
 use crate::parallel::in_order;
 use crate::png_text;
 use crate::rng::{Rng, rng};
-use crate::samples::{Crop, cut};
-use crate::source::{self, Sample, Skipped, Source};
+use crate::source::{self, Pair, Sample, Skipped, Source};
 
 /// The result of making a test set.
 #[derive(Clone, Debug, PartialEq)]
@@ -209,17 +209,32 @@ impl Maker<'_> {
     fn picture(&self, n: u64, sample: Sample, id: &str) -> Result<MadePicture, TestSetError> {
         let Recipe { seed, size, crop, multiple, degradation, .. } = self.recipe;
         let (width, height) = sample.picture.size();
-        let clean = match size {
-            Some(size) => cut(&sample.picture, *size, *crop, &mut rng(*seed, "crop", n)),
-            None => {
-                let whole = |side: usize| (side / multiple * multiple).max(side.min(*multiple));
-                sample.picture.crop(0, 0, whole(width), whole(height))
-            }
+        // The trimmed halves of a pair must fit too.
+        let multiple = lcm(*multiple, sample.pair.as_ref().map_or(1, |pair| pair.factor));
+        let whole = |side: usize| (side / multiple * multiple).max(side.min(multiple));
+        let (width, height) = (whole(width), whole(height));
+        let square =
+            size.map(|size| (Square::draw(sample.picture.size(), size, *crop, &mut rng(*seed, "crop", n)), size));
+        let clean = match square {
+            Some((square, size)) => square.of(&sample.picture, size),
+            None => sample.picture.crop(0, 0, width, height),
         };
         let semantic = sample.captions.choose(&mut rng(*seed, "caption", n)).cloned().unwrap_or_default();
-        let mut noise = rng(*seed, "degradation", n);
-        let degrade = |source| TestSetError::Degrade { picture: sample.name.clone(), source };
-        let Degraded { picture, prompt, steps, operations } = degradation.apply(&clean, &mut noise).map_err(degrade)?;
+        let Degraded { picture, prompt, steps, operations } = match sample.pair {
+            Some(Pair { picture, factor, restoration }) => Degraded {
+                picture: match square {
+                    Some((square, size)) => square.of_smaller(&picture, factor, size),
+                    None => picture.crop(0, 0, width / factor, height / factor),
+                },
+                prompt: restoration.unwrap_or_else(|| degradation.prompt.clone()),
+                steps: vec![],
+                operations: vec![],
+            },
+            None => {
+                let degrade = |source| TestSetError::Degrade { picture: sample.name.clone(), source };
+                degradation.apply(&clean, &mut rng(*seed, "degradation", n)).map_err(degrade)?
+            }
+        };
 
         let mut sums = vec![];
         if degradation.kind != RecipeKind::None {
@@ -267,10 +282,19 @@ impl RecipeDegradation {
             }
             RecipeKind::RealEsrgan => self.real_esrgan.degrade(clean, rng)?,
             RecipeKind::Operations => (operate(&self.operations, clean, rng)?, self.operations.clone()),
-            RecipeKind::None => (clean.clone(), vec![]),
+            RecipeKind::None | RecipeKind::Paired => (clean.clone(), vec![]),
         };
         Ok(Degraded { picture, prompt: self.prompt.clone(), steps: vec![], operations })
     }
+}
+
+/// The smallest number that both divide.
+fn lcm(a: usize, b: usize) -> usize {
+    let (mut divisor, mut rest) = (a, b);
+    while rest > 0 {
+        (divisor, rest) = (rest, divisor % rest);
+    }
+    a / divisor * b
 }
 
 /// A degraded picture with the fields of its [`Entry`].

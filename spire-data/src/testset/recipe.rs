@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::crop::Crop;
 use crate::degrade::setting::Section;
 use crate::degrade::{DegradationConfig, InvalidSetting, Operation, ParameterizedConfig, RealEsrganConfig};
 use crate::prompt::REMOVE_ALL;
-use crate::samples::Crop;
 use crate::source::SourceConfig;
 
 /// A recipe: a file of `configs/benchmarks/`.
@@ -59,7 +59,7 @@ pub struct RecipeDegradation {
     pub real_esrgan: RealEsrganConfig,
     /// `operations`: the operations on every picture, in order.
     pub operations: Vec<Operation>,
-    /// `operations` and `none`: the restoration prompt.
+    /// `operations`, `none` and `paired`: the restoration prompt. A pair may have its own.
     pub prompt: String,
 }
 
@@ -89,6 +89,8 @@ pub enum RecipeKind {
     Operations,
     /// None: the pictures are degraded already, and there are no clean ones.
     None,
+    /// None: the source has pairs, clean pictures and degraded ones.
+    Paired,
 }
 
 /// The most pictures of a test set.
@@ -124,6 +126,9 @@ impl Recipe {
             ..DegradationConfig::default()
         }
         .validate()?;
+        let pairs = (*kind == RecipeKind::Paired) == self.source.is_paired();
+        let allowed = "set if degradation.kind is \"paired\", and unset otherwise";
+        check("source.degraded", &self.source.degraded, pairs, allowed)?;
         let some = *kind != RecipeKind::Operations || !operations.is_empty();
         check("degradation.operations", operations, some, "at least one operation")?;
         for (i, operation) in operations.iter().enumerate() {

@@ -187,6 +187,8 @@ impl EvalConfig {
                 method.caption_words != Some(0),
                 "methods.{i}.caption_words must be at least 1; semantic = false is none"
             );
+            let factor = method.upscale.unwrap_or(1.0);
+            ensure!(factor.is_finite() && factor >= 1.0, "methods.{i}.upscale must be at least 1 ({})", method.name);
             let known = |heading: &String| heading == "Sem" || heading.starts_with("Res");
             let told = method.kind == MethodKind::Folder || !method.marks.keys().any(known);
             ensure!(
@@ -251,11 +253,18 @@ impl EvalConfig {
 /// Checks that no key of a method excludes another one, which would be ignored.
 fn check_contradictions(i: usize, method: &MethodConfig) -> Result<()> {
     let of_parts = [("base", method.base.is_some()), ("control", method.control.is_some())];
-    let of_captions =
-        [("captions", method.captions != Captions::Own), ("caption_words", method.caption_words.is_some())];
+    let of_captions = [
+        ("captions", method.captions != Captions::Own),
+        ("captions_from", method.captions_from.is_some()),
+        ("caption_words", method.caption_words.is_some()),
+    ];
     let restoration = [("restoration", method.restoration != RestorationPrompt::default())];
-    let of_model =
-        [("run", method.run.is_some()), ("prompt", method.prompt.is_some()), ("sampling", method.sampling.is_some())];
+    let of_model = [
+        ("run", method.run.is_some()),
+        ("prompt", method.prompt.is_some()),
+        ("upscale", method.upscale.is_some()),
+        ("sampling", method.sampling.is_some()),
+    ];
     let of_models = [&of_model[..], &of_parts, &restoration].concat();
     let of_prompts = [&of_captions[..], &[("semantic", !method.semantic)]].concat();
     let tile = [("tile", method.tile.is_some())];

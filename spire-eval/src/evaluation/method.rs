@@ -27,12 +27,17 @@ pub struct MethodConfig {
     /// `model`, `diffbir…`: the source of the caption: `own`; `unmatched`, another picture's; `mistaken`, its own with a word
     /// replaced by its partner in `alike`.
     pub captions: Captions,
+    /// `model`, `diffbir…`: a folder with other captions than the test set's, `ID.txt`, for example from `spire data caption`.
+    pub captions_from: Option<PathBuf>,
     /// `model`, `diffbir…`: number of words of the caption to use; if not set, all.
     pub caption_words: Option<usize>,
     /// `model`: the kind of restoration prompt.
     pub restoration: RestorationPrompt,
     /// `model`: one restoration prompt for all pictures, instead of the test set's.
     pub prompt: Option<String>,
+    /// `model`: restore the test set's small pictures, enlarged by this factor, instead of the degraded ones, which
+    /// have their full size.
+    pub upscale: Option<f64>,
     /// `model`: sampling settings that replace the evaluation's.
     pub sampling: Option<SamplingConfig>,
     /// `swinir`, `bsrnet`, `scunet`: the published checkpoint; `diffbir…`, `stablesr`: the folder with the published
@@ -60,9 +65,11 @@ impl Default for MethodConfig {
             control: None,
             semantic: true,
             captions: Captions::Own,
+            captions_from: None,
             caption_words: None,
             restoration: RestorationPrompt::Parameters,
             prompt: None,
+            upscale: None,
             sampling: None,
             weights: None,
             settings: toml::Table::new(),

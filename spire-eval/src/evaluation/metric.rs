@@ -85,6 +85,18 @@ impl Metric {
         }
     }
 
+    /// The name in configurations: `clip_i`.
+    pub fn key(self) -> String {
+        let named = serde_json::to_value(self).ok();
+        named.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
+    }
+
+    /// Whether a picture has it, with its clean picture and its caption: not those of whole sets, nor that of pairs of
+    /// words.
+    pub fn is_of_one_picture(self) -> bool {
+        !matches!(self, Self::Fid | Self::PatchFid | Self::ClipFrechet | Self::WrongKind)
+    }
+
     /// Whether higher is better.
     pub fn rises(self) -> bool {
         !matches!(self, Self::Fid | Self::PatchFid | Self::ClipFrechet | Self::Lpips | Self::Noise)

@@ -7,6 +7,7 @@ mod measurement;
 mod method;
 mod metric;
 mod notes;
+mod one_picture;
 mod prompts;
 mod protocol;
 mod published;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use rand::RngExt;
 use spire_data::prompt::{self, Fragment, REMOVE_ALL};
 use spire_data::rng::rng;
+use spire_data::source::caption_of;
 use spire_data::testset::Entry;
 
 use super::alike::{Alike, mistaken};
@@ -57,12 +58,16 @@ impl MethodConfig {
     /// words are replaced.
     ///
     /// # Errors
-    /// Captions are to be permuted, but fewer than two entries have one; or words are to be replaced, but a caption has
-    /// no word of a pair.
+    /// A caption of [`captions_from`](Self::captions_from) is missing; captions are to be permuted, but fewer than two
+    /// entries have one; or words are to be replaced, but a caption has no word of a pair.
     pub fn prompts(&self, entries: &[Entry], alike: &[Alike], seed: u64) -> Result<Vec<PromptPair>> {
-        let mut captions: Vec<String> = match self.semantic {
-            true => entries.iter().map(|entry| entry.semantic.clone()).collect(),
-            false => vec![String::new(); entries.len()],
+        let mut captions: Vec<String> = match (self.semantic, &self.captions_from) {
+            (false, _) => vec![String::new(); entries.len()],
+            (true, None) => entries.iter().map(|entry| entry.semantic.clone()).collect(),
+            (true, Some(folder)) => {
+                let of = |entry: &Entry| caption_of(&folder.join(format!("{}.png", entry.id)));
+                entries.iter().map(of).collect::<Result<_, _>>().context("captions_from")?
+            }
         };
         if self.semantic && self.captions == Captions::Unmatched {
             exchange(&mut captions, seed)?;
@@ -95,8 +100,9 @@ impl MethodConfig {
             Captions::Unmatched => Some("unmatched".to_owned()),
             Captions::Mistaken => Some("mistaken".to_owned()),
         };
+        let source = self.captions_from.as_ref().map(|folder| format!("from {}", folder.display()));
         let short = self.caption_words.map(|words| format!("first {words} words"));
-        let changes: Vec<String> = [exchanged, short].into_iter().flatten().collect();
+        let changes: Vec<String> = [source, exchanged, short].into_iter().flatten().collect();
         (self.semantic && !changes.is_empty()).then(|| changes.join(", "))
     }
 
@@ -214,6 +220,20 @@ mod tests {
         let error = method.prompts(&entries(&["a red disc"]), &alike, 0).unwrap_err().to_string();
         assert!(error.contains("a red disc"), "{error}");
         assert_eq!(method.captions_told().as_deref(), Some("mistaken"));
+    }
+
+    #[test]
+    fn other_captions_come_from_their_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let entries = entries(&["a star", "a cross"]);
+        let captions_from = Some(folder.path().to_owned());
+        let method = MethodConfig { captions_from, caption_words: Some(2), ..MethodConfig::default() };
+        std::fs::write(folder.path().join(format!("{}.txt", entries[0].id)), "A yellow star.\n").unwrap();
+        let error = format!("{:#}", method.prompts(&entries, &[], 0).unwrap_err());
+        assert!(error.contains("captions_from") && error.contains(&entries[1].id), "{error}");
+        std::fs::write(folder.path().join(format!("{}.txt", entries[1].id)), "A cross").unwrap();
+        assert_eq!(semantic(&method, &entries, 0), ["A yellow", "A cross"]);
+        assert_eq!(method.captions_told().unwrap(), format!("from {}, first 2 words", folder.path().display()));
     }
 
     #[test]

@@ -88,6 +88,9 @@ pub enum MethodProtocol {
         /// How captions were changed: unmatched, or truncated.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         captions: Option<String>,
+        /// The factor by which the small pictures were enlarged first.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        upscale: Option<f64>,
     },
 }
 

@@ -369,6 +369,7 @@ mod tests {
             seed: 0,
             sampling: Box::default(),
             captions: None,
+            upscale: None,
         };
         let note = "(b) on “On x” the rows First, Second are equal by construction: they have the same prompts and settings, \
             and so the same pictures.";

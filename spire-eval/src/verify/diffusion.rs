@@ -8,7 +8,7 @@ use super::case::{Case, Outputs, Worst, compare, relative_maximum};
 use crate::arrays::Array;
 
 /// `in.noise`, the initial latent (already scaled), and `in.model_output.{i}` to `out.timesteps`, `out.model_input.{i}`
-/// and `out.latent.{i}`.
+/// and `out.latent.{i}`. A stochastic sampler also reads `in.step_noise.{i}`, standard normal.
 pub fn sampler(case: &Case, device: &Device) -> Result<Worst> {
     let arrays = case.arrays()?;
     let config = SchedulerConfig::from_file(case.weights()?)?;
@@ -24,6 +24,10 @@ pub fn sampler(case: &Case, device: &Device) -> Result<Worst> {
         let model_input = sampler.scale_model_input(latent.clone(), i);
         outputs.insert(format!("out.model_input.{i}"), model_input.into());
         latent = sampler.step(model_output, i, latent);
+        let scale = sampler.noise_scale(i);
+        if scale > 0.0 {
+            latent = latent + arrays.tensor(&format!("in.step_noise.{i}"), device)? * scale;
+        }
         outputs.insert(format!("out.latent.{i}"), latent.clone().into());
     }
     let values = timesteps.iter().map(|&timestep| timestep.into()).collect();

@@ -5,7 +5,7 @@ mod prior;
 mod prompts;
 mod source;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use burn::tensor::{DType, Device, Tensor};
@@ -13,7 +13,9 @@ use burn::tensor::{DType, Device, Tensor};
 pub use config::BaseConfig;
 pub use prior::Prior;
 pub use prompts::{LongPrompts, PromptEncoder};
-pub use source::{BaseSource, checksum, locate, locate_variant};
+pub use source::{BaseSource, checksum, checksum_of_parts, locate, locate_variant};
+
+pub use crate::locate::portable_name;
 
 use crate::clip::{ClipGuidanceConfig, ClipGuide, ClipText};
 use crate::device::ensure_computes_in;
@@ -27,8 +29,8 @@ use crate::weights::{Precision, fill};
 pub struct Base {
     /// Encodes prompts.
     pub prompts: PromptEncoder,
-    /// Encodes pictures to latents and decodes them.
-    pub vae: Vae,
+    /// Encodes pictures to latents and decodes them; `None` while it is not [held](Self::hold).
+    pub vae: Option<Vae>,
     /// The VAE's configuration.
     pub vae_config: VaeConfig,
     /// The denoiser.
@@ -39,6 +41,37 @@ pub struct Base {
     pub scheduler: SchedulerConfig,
     /// The CLIP for `clip_guidance`, if it is loaded.
     pub clip: Option<ClipGuide>,
+    /// Where the weights come from, if they were loaded.
+    pub origin: Option<Origin>,
+}
+
+/// Where a model was loaded from.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    path: PathBuf,
+    variant: Option<String>,
+    precision: Precision,
+}
+
+/// Which parts of a model are in memory besides the UNet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// The VAE.
+    pub vae: bool,
+    /// The text tower. Without it only prompts whose states are given or cached can be encoded.
+    pub text: bool,
+}
+
+impl Parts {
+    /// All of them.
+    pub const ALL: Self = Self { vae: true, text: true };
+}
+
+/// Encodes `pictures` `[batch, 3, height, width]` in \[-1, 1\] to f32 latents `[batch, channels, height / 8, width / 8]`: the
+/// posterior's mean times the scaling factor.
+pub fn encode_pictures(vae: &Vae, config: &VaeConfig, pictures: Tensor<4>) -> Tensor<4> {
+    let (mean, _) = vae.encode(pictures.cast(vae.dtype()));
+    mean.cast(DType::F32).mul_scalar(config.scaling_factor)
 }
 
 impl Base {
@@ -56,23 +89,75 @@ impl Base {
     /// # Errors
     /// As [`Self::load`], or the model has no such variant.
     pub fn load_variant(path: &Path, variant: Option<&str>, precision: Precision, device: &Device) -> Result<Self> {
+        Self::load_parts(path, variant, precision, device, Parts::ALL)
+    }
+
+    /// As [`Self::load_variant`], with some of the parts only.
+    ///
+    /// # Errors
+    /// As [`Self::load_variant`].
+    pub fn load_parts(
+        path: &Path,
+        variant: Option<&str>,
+        precision: Precision,
+        device: &Device,
+        parts: Parts,
+    ) -> Result<Self> {
         ensure_computes_in(precision, device, &format!("precision {precision}"))?;
         let source = BaseSource::open_variant(path, variant)?;
-        let (vae_config, vae) = source.vae()?;
+        let (vae_config, _) = source.vae()?;
         let (unet_config, unet) = source.unet()?;
         config::check_latents(path, &vae_config, &unet_config)?;
         let scheduler = source.scheduler()?;
-        let (text_config, text) = source.text_encoder()?;
-        let text = fill(ClipText::new(&text_config, device)?, text, precision)?;
-        Ok(Self {
-            prompts: PromptEncoder::new(source.tokenizer()?, text, &text_config, device),
-            vae: fill(Vae::new(&vae_config, device)?, vae, precision)?,
+        let (text_config, _) = source.text_encoder()?;
+        let mut base = Self {
+            prompts: PromptEncoder::without_tower(source.tokenizer()?, &text_config, device),
+            vae: None,
             vae_config,
             unet: fill(UNet::new(&unet_config, device)?, unet, precision)?,
             unet_config,
             scheduler,
             clip: None,
-        })
+            origin: Some(Origin { path: path.to_owned(), variant: variant.map(str::to_owned), precision }),
+        };
+        base.hold(parts)?;
+        Ok(base)
+    }
+
+    /// Loads the parts that are wanted and not in memory, and frees those that are not wanted.
+    ///
+    /// # Errors
+    /// As [`Self::load_variant`].
+    pub fn hold(&mut self, parts: Parts) -> Result<()> {
+        let device = self.unet.conv_in().weight.val().device();
+        let source = |origin: &Option<Origin>| {
+            let origin = origin.as_ref().context("a part of this model is not loaded, and it has no files")?;
+            let source = BaseSource::open_variant(&origin.path, origin.variant.as_deref())?;
+            anyhow::Ok((source, origin.precision))
+        };
+        match (parts.vae, self.vae.is_some()) {
+            (true, false) => {
+                let (source, precision) = source(&self.origin)?;
+                let (config, weights) = source.vae()?;
+                self.vae = Some(fill(Vae::new(&config, &device)?, weights, precision)?);
+            }
+            (false, true) => self.vae = None,
+            _ => {}
+        }
+        match (parts.text, self.prompts.has_tower()) {
+            (true, false) => {
+                let (source, precision) = source(&self.origin)?;
+                let (config, weights) = source.text_encoder()?;
+                self.prompts.set_tower(Some(fill(ClipText::new(&config, &device)?, weights, precision)?));
+            }
+            (false, true) => self.prompts.set_tower(None),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn held_vae(&self) -> &Vae {
+        self.vae.as_ref().expect("who encodes or decodes pictures holds the VAE")
     }
 
     /// Loads the CLIP of `guidance`, or unloads it for `None`.
@@ -86,14 +171,18 @@ impl Base {
         Ok(())
     }
 
-    /// Encodes `pictures` `[batch, 3, height, width]` in \[-1, 1\] to f32 latents `[batch, channels, height / 8, width
-    /// / 8]`: the posterior's mean times the scaling factor.
+    /// As [`encode_pictures`] with this model's VAE.
+    ///
+    /// # Panics
+    /// If the VAE is not held.
     pub fn encode_pictures(&self, pictures: Tensor<4>) -> Tensor<4> {
-        let (mean, _) = self.vae.encode(pictures.cast(self.vae.dtype()));
-        mean.cast(DType::F32).mul_scalar(self.vae_config.scaling_factor)
+        encode_pictures(self.held_vae(), &self.vae_config, pictures)
     }
 
     /// Decodes such latents to pictures `[batch, 3, height, width]`, clamped to \[-1, 1\].
+    ///
+    /// # Panics
+    /// If the VAE is not held.
     pub fn decode_latents(&self, latents: Tensor<4>) -> Tensor<4> {
         self.decode_unclamped(latents).clamp(-1.0, 1.0)
     }
@@ -101,7 +190,8 @@ impl Base {
     /// As [`Self::decode_latents`], without the clamp, which turns infinity into white or black.
     pub(crate) fn decode_unclamped(&self, latents: Tensor<4>) -> Tensor<4> {
         let latents = latents.div_scalar(self.vae_config.scaling_factor);
-        self.vae.decode(latents.cast(self.vae.dtype())).cast(DType::F32)
+        let vae = self.held_vae();
+        vae.decode(latents.cast(vae.dtype())).cast(DType::F32)
     }
 
     /// The sides of pictures must be multiples of this: the product of the VAE's and the UNet's downscaling factors.

@@ -32,7 +32,8 @@ pub enum LongPrompts {
 #[derive(Debug)]
 pub struct PromptEncoder {
     tokenizer: Tokenizer,
-    text_encoder: ClipText,
+    /// `None` while it is not in memory: then only prompts whose states are known can be encoded.
+    text_encoder: Option<ClipText>,
     context_length: usize,
     device: Device,
     long: LongPrompts,
@@ -47,11 +48,26 @@ pub struct PromptEncoder {
 impl PromptEncoder {
     /// Combines the two. Prompts are padded to the encoder's `max_position_embeddings`, and cut off if they are longer.
     pub fn new(tokenizer: Tokenizer, text_encoder: ClipText, config: &ClipTextConfig, device: &Device) -> Self {
+        Self { text_encoder: Some(text_encoder), ..Self::without_tower(tokenizer, config, device) }
+    }
+
+    /// As [`Self::new`], with the text encoder to be set later.
+    pub(super) fn without_tower(tokenizer: Tokenizer, config: &ClipTextConfig, device: &Device) -> Self {
         let context_length = config.max_position_embeddings;
         let text_bytes = DType::F32.size() * context_length * config.hidden_size;
         let seen = Mutex::new(LruCache::new(texts(REMEMBERED, text_bytes)));
         let (device, long, warned) = (device.clone(), LongPrompts::Truncate, AtomicBool::new(false));
-        Self { tokenizer, text_encoder, context_length, device, long, warned, text_bytes, seen }
+        Self { tokenizer, text_encoder: None, context_length, device, long, warned, text_bytes, seen }
+    }
+
+    /// Whether the text encoder is in memory.
+    pub(super) fn has_tower(&self) -> bool {
+        self.text_encoder.is_some()
+    }
+
+    /// Takes a text encoder into memory, or frees it.
+    pub(super) fn set_tower(&mut self, text_encoder: Option<ClipText>) {
+        self.text_encoder = text_encoder;
     }
 
     /// Chooses what happens to long prompts.
@@ -93,12 +109,24 @@ impl PromptEncoder {
     /// The states of the prompts' tokens, in f32: `[prompts, tokens, width]`. `tokens` is the context length; with
     /// [`LongPrompts::Chunk`] it is as many times that as the longest prompt has pieces, and shorter prompts are followed by
     /// empty ones.
+    ///
+    /// # Panics
+    /// If the text encoder is not in memory, for a prompt that was not encoded before.
     pub fn encode<S: AsRef<str>>(&self, prompts: &[S]) -> Tensor<3> {
+        self.encode_known(prompts.iter().map(|prompt| (prompt.as_ref(), None)))
+    }
+
+    /// As [`Self::encode`] of prompts some of whose states, `[tokens, width]`, are known.
+    ///
+    /// # Panics
+    /// If the text encoder is not in memory, for a prompt whose states are not known.
+    pub fn encode_known<'a>(&self, prompts: impl IntoIterator<Item = (&'a str, Option<Tensor<2>>)>) -> Tensor<3> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let states = prompts.iter().map(AsRef::as_ref).map(|prompt: &str| {
+        let states = prompts.into_iter().map(|(prompt, known)| match known {
+            Some(states) => states,
             // One at a time: states may round differently in batches of another size, and a run resumed from a
             // checkpoint must get the states of the original run.
-            seen.get_or_insert_ref(prompt, || self.states(prompt)).clone()
+            None => seen.get_or_insert_ref(prompt, || self.states(prompt)).clone(),
         });
         let mut states: Vec<Tensor<2>> = states.collect();
         let longest = states.iter().map(|states| states.dims()[0]).max().unwrap_or(0);
@@ -113,10 +141,14 @@ impl PromptEncoder {
         Tensor::stack(states, 0)
     }
 
-    /// The states of one prompt, `[tokens, width]`.
-    fn states(&self, prompt: &str) -> Tensor<2> {
+    /// The states of one prompt, `[tokens, width]`, which are not kept.
+    ///
+    /// # Panics
+    /// If the text encoder is not in memory.
+    pub fn states(&self, prompt: &str) -> Tensor<2> {
+        let text_encoder = self.text_encoder.as_ref().expect("who encodes new prompts holds the text encoder");
         let encode = |ids: Tensor<2, Int>| {
-            let states = self.text_encoder.forward(ids).last_hidden_state;
+            let states = text_encoder.forward(ids).last_hidden_state;
             states.squeeze_dim(0).cast(DType::F32)
         };
         match self.long {

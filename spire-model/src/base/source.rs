@@ -188,6 +188,18 @@ pub fn checksum(path: &Path) -> Result<String> {
     checksum::checksum(path, &["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
 }
 
+/// As [`checksum`] of some of the `parts`, as in `["vae"]`, with the weights of `variant`. A single file has one checksum for all
+/// of them.
+///
+/// # Errors
+/// A file can't be read.
+pub fn checksum_of_parts(path: &Path, parts: &[&str], variant: Option<&str>) -> Result<String> {
+    match path.is_file() {
+        true => checksum::checksum_of([path.to_owned()]),
+        false => checksum::checksum_of_variant(path, parts, variant),
+    }
+}
+
 /// The files that a model folder lacks, as paths in it.
 pub fn missing_files(folder: &Path) -> Vec<String> {
     let mut missing = vec![];

@@ -68,7 +68,24 @@ impl From<ConditioningRange> for [i8; 2] {
     }
 }
 
-/// `config.json` of a control branch: diffusers' `ControlNetModel` configuration and four keys more.
+/// How the conditioning embedding e(y) enters the branch.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Conditioning {
+    /// Concatenated to the noisy latent, before `conv_in`: the paper's choice.
+    Concat,
+    /// Added to the output of `conv_in`, after a zero-initialised convolution: ControlNet's choice.
+    Add,
+}
+
+impl Conditioning {
+    /// That of a new branch whose configuration does not say it: with addition as its fusion, the branch is a ControlNet.
+    pub fn with(fusion: Fusion) -> Self {
+        if fusion == Fusion::Add { Self::Add } else { Self::Concat }
+    }
+}
+
+/// `config.json` of a control branch: diffusers' `ControlNetModel` configuration and five keys more.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct ControlConfig {
     /// `SpireControl` or `ControlNetModel`.
@@ -95,6 +112,9 @@ pub struct ControlConfig {
     /// Which prompts the UNet and the branch attend to.
     #[serde(default, skip_serializing_if = "is_default")]
     pub prompts: PromptRouting,
+    /// How e(y) enters the branch; see [`Self::conditioning`] for `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conditioning: Option<Conditioning>,
     /// Channels of e(y), concatenated to the latent; `None` where e(y) is added.
     #[serde(default)]
     pub condition_channels: Option<usize>,
@@ -121,17 +141,28 @@ impl ControlConfig {
     /// convolutions. The branch reads pictures in \[0, 1\]: a `ControlNetModel` always does, others have it in their
     /// configuration.
     pub fn for_unet(unet: &UNetConfig, fusion: Fusion, embedding_channels: Vec<usize>) -> Self {
-        let add = fusion == Fusion::Add;
+        Self::with_conditioning(unet, fusion, Conditioning::with(fusion), embedding_channels)
+    }
+
+    /// As [`Self::for_unet`], with the choice of how e(y) enters the branch. Only addition of both is a `ControlNetModel`.
+    pub fn with_conditioning(
+        unet: &UNetConfig,
+        fusion: Fusion,
+        conditioning: Conditioning,
+        embedding_channels: Vec<usize>,
+    ) -> Self {
+        let control_net = fusion == Fusion::Add && conditioning == Conditioning::Add;
         Self {
-            class_name: if add { "ControlNetModel" } else { "SpireControl" }.into(),
+            class_name: if control_net { "ControlNetModel" } else { "SpireControl" }.into(),
             encoder: unet.clone(),
             conditioning_channels: three(),
             conditioning_embedding_out_channels: embedding_channels,
             controlnet_conditioning_channel_order: rgb(),
-            conditioning_range: (!add).then_some(ConditioningRange::Unit),
-            fusion: (!add).then_some(fusion),
+            conditioning_range: (!control_net).then_some(ConditioningRange::Unit),
+            fusion: (!control_net).then_some(fusion),
             prompts: PromptRouting::default(),
-            condition_channels: (!add).then_some(unet.in_channels),
+            conditioning: (conditioning != Conditioning::with(fusion)).then_some(conditioning),
+            condition_channels: (conditioning == Conditioning::Concat).then_some(unet.in_channels),
         }
     }
 
@@ -169,6 +200,23 @@ impl ControlConfig {
             Some(fusion) => fusion,
             None if self.class_name == "ControlNetModel" => Fusion::Add,
             None => Fusion::default(),
+        }
+    }
+
+    /// How e(y) enters the branch. Without the key: added with [`Fusion::Add`], else concatenated.
+    pub fn conditioning(&self) -> Conditioning {
+        self.conditioning.unwrap_or_else(|| Conditioning::with(self.fusion()))
+    }
+
+    /// The channels of `conv_in`'s input and of e(y).
+    pub(crate) fn input_channels(&self) -> (usize, usize) {
+        let latent = self.encoder.in_channels;
+        match self.conditioning() {
+            Conditioning::Add => (latent, self.encoder.block_out_channels[0]),
+            Conditioning::Concat => {
+                let condition = self.condition_channels.unwrap_or(4);
+                (latent + condition, condition)
+            }
         }
     }
 

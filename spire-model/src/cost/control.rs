@@ -3,7 +3,7 @@
 use super::blocks::{area, halved};
 use super::unet::skip_sizes;
 use super::{Cost, Counter, Size};
-use crate::control::ControlConfig;
+use crate::control::{Conditioning, ControlConfig};
 use crate::fusion::Fusion;
 
 /// The control branch; all of it is trained.
@@ -27,19 +27,14 @@ impl ControlCost {
 /// The cost on latents of `size`, that is, pictures of 2ⁿ times that size with n halvings in e(y), and restoration
 /// prompts of `tokens`. `config` must have been checked.
 pub fn control(config: &ControlConfig, size: Size, tokens: usize) -> ControlCost {
-    let (unet, fusion) = (&config.encoder, config.fusion());
+    let unet = &config.encoder;
     let mut encoder = Counter::trained();
-    let (width, condition) = (unet.block_out_channels[0], config.condition_channels.unwrap_or(4));
-    if fusion == Fusion::Add {
-        // e(y) is added to its output.
-        encoder.conv(3, area(size), unet.in_channels, width, false);
-        encoder.keep(area(size) * unet.in_channels);
-    } else {
-        encoder.conv(3, area(size), unet.in_channels + condition, width, true);
-        encoder.keep(area(size) * (unet.in_channels + condition));
-    }
+    let (from, embedded) = config.input_channels();
+    // The gradient goes on to e(y) only where e(y) is part of the input.
+    let concatenated = config.conditioning() == Conditioning::Concat;
+    encoder.conv(3, area(size), from, unet.block_out_channels[0], concatenated);
+    encoder.keep(area(size) * from);
     encoder.encode(unet, size, tokens, true);
-    let embedded = if fusion == Fusion::Add { width } else { condition };
     ControlCost {
         embedding: embedding(config, size, embedded),
         encoder: encoder.cost,

@@ -79,7 +79,7 @@ mod tests {
 
     use super::*;
     use crate::clip::{ClipText, ClipTextConfig};
-    use crate::control::{Control, ControlConfig};
+    use crate::control::{Conditioning, Control, ControlConfig};
     use crate::fusion::Fusion;
     use crate::nn::PerBlock;
     use crate::unet::{UNet, UNetConfig};
@@ -147,8 +147,11 @@ mod tests {
             let network = ClipText::new(&text, device).unwrap();
             assert_eq!(text_encoder(&text).parameters, count(&network, |_| true), "{name}");
 
-            for (fusion, _) in FUSIONS {
-                let config = ControlConfig::for_unet(&unet_config, fusion, vec![16, 32, 96, 256]);
+            let branches =
+                FUSIONS.iter().flat_map(|(fusion, _)| [Conditioning::Concat, Conditioning::Add].map(|c| (*fusion, c)));
+            for (fusion, conditioning) in branches {
+                let config =
+                    ControlConfig::with_conditioning(&unet_config, fusion, conditioning, vec![16, 32, 96, 256]);
                 let (counted, network) = (control(&config, [8, 8], 7), Control::new(&config, device).unwrap());
                 let of_embedding = |name: &str| name.starts_with("controlnet_cond_embedding");
                 let of_fusion = |name: &str| {

@@ -1,9 +1,11 @@
-//! Restoration (paper section 3.1): deterministic sampling from noise, guided by the semantic prompt and conditioned on
+//! Restoration (paper section 3.1): sampling from noise, guided by the semantic prompt and conditioned on
 //! the degraded picture and the restoration prompt.
 
 pub(crate) mod clip_guidance;
 mod colour;
+mod quality;
 mod sample;
+mod settings;
 pub(crate) mod tiles;
 
 use std::cell::{Cell, RefCell};
@@ -13,133 +15,22 @@ use anyhow::{Result, bail, ensure};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::RngExt;
 use rand_distr::StandardNormal;
-use serde::{Deserialize, Serialize};
 use spire_core::Picture;
 use spire_core::rng::rng;
 
 pub use crate::clip::{ClipGuidanceConfig, ClipGuide};
 pub use colour::ColourFix;
+pub use quality::QualityPrompts;
 use sample::{SampledStep, sample_watched};
 pub use sample::{Start, sample};
+pub use settings::{SamplingConfig, StartFrom};
 use tiles::{Tile, blend, tiles};
 
 use crate::base::Base;
 use crate::control::Control;
 use crate::finite::{ensure_finite, is_finite, not_finite};
 use crate::pictures;
-use crate::scheduler::SamplerKind;
 use crate::spire::{DenoiserInputs, branch_features, predict};
-
-/// Limit on the side of a tile, in pixels: attention over more would not fit into memory.
-const LARGEST_TILE: usize = 1 << 16;
-
-/// Where sampling starts.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StartFrom {
-    /// Pure noise.
-    #[default]
-    Noise,
-    /// The degraded picture's latent with the noise of the first step. Training's last timestep leaves a trace of the
-    /// picture, which pure noise lacks: large areas keep their colours. SeeSR's default,
-    /// <https://arxiv.org/abs/2311.16518>.
-    Picture,
-}
-
-/// Settings of sampling.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SamplingConfig {
-    /// `ddim`, `dpm++2m` or `euler`.
-    pub sampler: SamplerKind,
-    /// Denoising steps.
-    pub steps: usize,
-    /// Weight w of classifier-free guidance on the semantic prompt; 1 disables it.
-    pub guidance_scale: f64,
-    /// The negative prompt: replaces the empty prompt in the unconditional pass.
-    pub negative: String,
-    /// Fraction of the steps that are taken, starting from the degraded picture with the corresponding noise; 1 starts
-    /// from pure noise. SDEdit, <https://arxiv.org/abs/2108.01073>.
-    pub strength: f64,
-    /// Where all steps start if `strength` is 1: `noise`, or the degraded `picture` with the noise of the first step.
-    pub start: StartFrom,
-    /// Factor of the control branch's effect; 0 is the frozen model alone.
-    pub control_scale: f64,
-    /// The branch acts from this fraction of the steps that are taken on.
-    pub control_start: f64,
-    /// The branch acts until this fraction of the steps that are taken.
-    pub control_end: f64,
-    /// CLIP guidance, for a model trained without semantic prompts; the UNet then gets no semantic prompt.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub clip_guidance: Option<ClipGuidanceConfig>,
-    /// Colour correction towards the degraded picture: `none`, `wavelet` or `adain`.
-    pub colour_fix: ColourFix,
-    /// Side of the tiles in pixels; larger pictures are restored in tiles. If not set, the size that the UNet was
-    /// trained on; 0 disables tiles.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tile: Option<usize>,
-}
-
-impl Default for SamplingConfig {
-    fn default() -> Self {
-        Self {
-            sampler: SamplerKind::Ddim,
-            steps: 50,
-            guidance_scale: 2.0,
-            negative: String::new(),
-            strength: 1.0,
-            start: StartFrom::Noise,
-            control_scale: 1.0,
-            control_start: 0.0,
-            control_end: 1.0,
-            clip_guidance: None,
-            colour_fix: ColourFix::None,
-            tile: None,
-        }
-    }
-}
-
-impl SamplingConfig {
-    /// Checks the ranges of the settings.
-    ///
-    /// # Errors
-    /// The message names the setting that is out of range.
-    pub fn validate(&self) -> Result<()> {
-        ensure!(self.steps > 0, "steps must be at least 1");
-        ensure!(self.guidance_scale.is_finite(), "guidance_scale must be a number");
-        ensure!(self.strength > 0.0 && self.strength <= 1.0, "strength must be above 0 and at most 1");
-        ensure!(
-            self.control_scale.is_finite() && self.control_scale >= 0.0,
-            "control_scale must be a number that is not negative"
-        );
-        ensure!(
-            0.0 <= self.control_start && self.control_start < self.control_end && self.control_end <= 1.0,
-            "control_start must be at least 0 and below control_end, which must be at most 1"
-        );
-        if let Some(guidance) = &self.clip_guidance {
-            ensure!(guidance.scale.is_finite(), "clip_guidance.scale must be a number");
-            ensure!(
-                self.sampler != SamplerKind::Euler,
-                "clip_guidance supports the samplers ddim and dpm++2m only: their latents are scaled as in training"
-            );
-        }
-        ensure!(self.tile.is_none_or(|side| side <= LARGEST_TILE), "tile must be at most {LARGEST_TILE} pixels");
-        Ok(())
-    }
-
-    /// Whether sampling starts from the degraded picture's latent.
-    pub fn starts_from_picture(&self) -> bool {
-        self.strength < 1.0 || self.start == StartFrom::Picture
-    }
-
-    /// The factor of the control branch's effect at step `i` of `steps`, as diffusers' pipelines decide it: a step belongs
-    /// to the window if it lies in it as a whole.
-    fn control_scale_at(&self, i: usize, steps: usize) -> f64 {
-        let fraction = |step: usize| step as f64 / steps as f64;
-        let outside = fraction(i) < self.control_start || fraction(i + 1) > self.control_end;
-        if outside { 0.0 } else { self.control_scale }
-    }
-}
 
 /// One restoration: the degraded picture and the two prompts.
 #[derive(Clone, Debug)]
@@ -163,6 +54,15 @@ pub fn initial_noise(seed: u64, [channels, height, width]: [usize; 3], device: &
 pub fn noise(rng: &mut spire_core::rng::Rng, [channels, height, width]: [usize; 3], device: &Device) -> Tensor<4> {
     let values: Vec<f32> = (0..channels * height * width).map(|_| rng.sample(StandardNormal)).collect();
     Tensor::from_data(TensorData::new(values, [1, channels, height, width]), device)
+}
+
+/// The noise that a stochastic sampler adds in step `index` to `latent`, a batch with a seed per picture. It does not depend
+/// on device or batch.
+fn step_noise(seeds: &[u64], index: usize, latent: &Tensor<4>) -> Tensor<4> {
+    let [_, channels, height, width] = latent.dims();
+    let of =
+        |&seed: &u64| noise(&mut rng(seed, "step noise", index as u64), [channels, height, width], &latent.device());
+    Tensor::cat(seeds.iter().map(of).collect(), 0)
 }
 
 /// A step of a restoration.
@@ -205,6 +105,44 @@ pub fn restore_watched(
     requests: &[Request],
     watch: &mut dyn FnMut(&RestoringStep) -> ControlFlow<()>,
 ) -> Result<Option<Vec<Picture>>> {
+    let drawn = |shape, device: &Device| {
+        let noise = requests.iter().map(|request| initial_noise(request.seed, shape, device));
+        Ok(Tensor::cat(noise.collect(), 0))
+    };
+    restore_padded(base, control, config, requests, drawn, watch)
+}
+
+/// As [`restore`], with the same initial `noise` for all pictures instead of that of their seeds: standard normal, `[1,
+/// channels, height / 8, width / 8]` for the padded picture.
+///
+/// # Errors
+/// As [`restore`], or the noise has another shape; the message has both.
+pub fn restore_from_latents(
+    base: &Base,
+    control: &Control,
+    config: &SamplingConfig,
+    requests: &[Request],
+    noise: &Tensor<4>,
+) -> Result<Vec<Picture>> {
+    let given = |[channels, height, width]: [usize; 3], device: &Device| {
+        let expected = [1, channels, height, width];
+        ensure!(noise.dims() == expected, "the latents have the shape {:?}, expected is {expected:?}", noise.dims());
+        Ok(noise.clone().to_device(device).repeat_dim(0, requests.len()))
+    };
+    let watch = &mut |_: &RestoringStep| ControlFlow::Continue(());
+    let restored = restore_padded(base, control, config, requests, given, watch)?;
+    Ok(restored.expect("nothing breaks off the restoration"))
+}
+
+/// Restores pictures of any size from the noise that `noise` returns for the shape of a padded picture's latent.
+fn restore_padded(
+    base: &Base,
+    control: &Control,
+    config: &SamplingConfig,
+    requests: &[Request],
+    noise: impl FnOnce([usize; 3], &Device) -> Result<Tensor<4>>,
+    watch: &mut dyn FnMut(&RestoringStep) -> ControlFlow<()>,
+) -> Result<Option<Vec<Picture>>> {
     config.validate()?;
     let (width, height) = common_size(requests)?;
     ensure!(width > 0 && height > 0, "a picture without pixels can't be restored");
@@ -213,15 +151,14 @@ pub fn restore_watched(
         .map(|request| Request { degraded: pad(&request.degraded, base.side_multiple()), ..request.clone() })
         .collect();
     let device = base.unet.conv_in().weight.val().device();
-    let shape = latent_shape(base, &padded[0].degraded);
-    let noise = Tensor::cat(requests.iter().map(|request| initial_noise(request.seed, shape, &device)).collect(), 0);
+    let noise = noise(latent_shape(base, &padded[0].degraded), &device)?;
     let restored = run(base, control, config, &padded, noise, (width, height), watch)?;
     let corrected = |(picture, request): (Picture, &Request)| config.colour_fix.apply(picture, &request.degraded);
     Ok(restored.map(|restored| restored.into_iter().zip(requests).map(corrected).collect()))
 }
 
 /// Restores pictures of one size from given standard normal `noise`, `[batch, channels, height / 8, width / 8]`, without
-/// padding and colour correction. The seeds of `requests` are not used.
+/// padding and colour correction. The seeds of `requests` are those of the noise that a stochastic sampler adds.
 ///
 /// # Errors
 /// There are no pictures, their sizes differ, a side is no multiple of the VAE's downscaling, the noise has another shape,
@@ -273,13 +210,15 @@ fn run(
     let (device, downscale) = (noise.device(), base.vae_config.downscale());
     let [_, _, rows, columns] = noise.dims();
     let size = [rows, columns];
-    let canvas = Canvas { tiles: tiles(rows, columns, tile_side(base, config)), size, downscale, width, height };
-    let tiles = &canvas.tiles;
+    let side = tile_side(base, config.tile);
+    let vae_side = config.vae_tile.map_or(side, |pixels| tile_side(base, Some(pixels)));
+    let tiles = &tiles(rows, columns, side);
+    let canvas = Canvas { tiles: self::tiles(rows, columns, vae_side), size, downscale, width, height };
 
     let degraded = pictures::to_unit_tensor(requests.iter().map(|request| &request.degraded), &device);
     let clean = config.starts_from_picture().then(|| {
         let degraded = pictures::to_tensor(requests.iter().map(|request| &request.degraded), &device);
-        blend(tiles, size, 1, |_, tile| base.encode_pictures(tile.cut(&degraded, downscale)))
+        blend(&canvas.tiles, size, 1, |_, tile| base.encode_pictures(tile.cut(&degraded, downscale)))
     });
     let semantic: Vec<_> = requests.iter().map(|request| request.semantic.clone()).collect();
     let restoration: Vec<_> = requests.iter().map(|request| request.restoration.as_str()).collect();
@@ -312,7 +251,7 @@ fn run(
     };
     let mut watch =
         |step: &SampledStep| watch(&RestoringStep { done: step.done, steps: step.steps, step, base, canvas: &canvas });
-    let start = Start { noise, clean };
+    let start = Start { noise, clean, seeds: requests.iter().map(|request| request.seed).collect() };
     let sampled = sample_watched(base, config, &semantic, start, denoise, &mut watch).or_else(|error| {
         for inputs in last.take().into_iter().flatten() {
             for features in branch_features(control, inputs) {
@@ -335,6 +274,7 @@ fn latent_shape(base: &Base, picture: &Picture) -> [usize; 3] {
 
 /// The padded latent of a batch and the pictures inside it.
 struct Canvas {
+    /// Those of the VAE.
     tiles: Vec<Tile>,
     /// Height and width of the latent.
     size: [usize; 2],
@@ -361,10 +301,10 @@ impl Canvas {
 }
 
 /// The side of a tile in latent positions, rounded up so that the UNet can halve it.
-fn tile_side(base: &Base, config: &SamplingConfig) -> usize {
+fn tile_side(base: &Base, pixels: Option<usize>) -> usize {
     let (downscale, multiple) = (base.vae_config.downscale(), base.side_multiple());
     let made_for = base.unet_config.sample_size.unwrap_or(64) * downscale;
-    match config.tile.unwrap_or(made_for) {
+    match pixels.unwrap_or(made_for) {
         0 => usize::MAX,
         side => side.next_multiple_of(multiple) / downscale,
     }
@@ -386,21 +326,6 @@ fn pad(picture: &Picture, multiple: usize) -> Picture {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_branch_acts_in_its_window_of_steps() {
-        let window = |control_start, control_end| {
-            let config = SamplingConfig { control_scale: 0.5, control_start, control_end, ..SamplingConfig::default() };
-            config.validate().map(|()| (0..10).map(|i| config.control_scale_at(i, 10)).collect::<Vec<_>>())
-        };
-        assert_eq!(window(0.0, 1.0).unwrap(), [0.5; 10]);
-        let expected = [0.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.0, 0.0];
-        assert_eq!(window(0.1, 0.8).unwrap(), expected);
-        assert_eq!(window(0.05, 0.85).unwrap(), expected);
-        for (start, end) in [(0.5, 0.5), (-0.1, 1.0), (0.0, 1.1), (f64::NAN, 1.0)] {
-            assert!(window(start, end).unwrap_err().to_string().contains("control_start"));
-        }
-    }
 
     #[test]
     fn padding_repeats_the_edges() {

@@ -5,27 +5,24 @@ use std::ops::ControlFlow;
 use anyhow::{Context, Result};
 use burn::tensor::{DType, Tensor};
 
-use super::SamplingConfig;
 use super::clip_guidance::ClipGuidance;
+use super::quality::with_suffix;
+use super::{SamplingConfig, step_noise};
 use crate::base::Base;
 use crate::clip::ClipGuidanceConfig;
 use crate::finite::{ensure_finite, is_finite};
 use crate::guidance::GuidedPrompts;
 use crate::scheduler::{NoiseSchedule, Sampler};
 
-/// The start of sampling, each `[batch, channels, height, width]`.
+/// The start of sampling.
 #[derive(Clone, Debug)]
 pub struct Start {
-    /// Standard normal noise.
+    /// Standard normal noise `[batch, channels, height, width]`.
     pub noise: Tensor<4>,
-    /// The latent that the noise is added to, if sampling does not start from noise alone.
+    /// The latent that the noise is added to, of the same shape, if sampling does not start from noise alone.
     pub clean: Option<Tensor<4>>,
-}
-
-impl From<Tensor<4>> for Start {
-    fn from(noise: Tensor<4>) -> Self {
-        Self { noise, clean: None }
-    }
+    /// Seeds of the noise that a stochastic sampler adds in its steps, one per picture.
+    pub seeds: Vec<u64>,
 }
 
 /// A step whose network evaluation is done.
@@ -89,10 +86,13 @@ pub(super) fn sample_watched(
         }
         None => None,
     };
+    let (positive, negative) = config.quality();
     // With CLIP guidance the UNet does not see the semantic prompt.
-    let withheld = vec![config.negative.clone(); batch];
-    let semantic = if clip.is_some() { withheld.as_slice() } else { semantic };
-    let prompts = GuidedPrompts::new(&base.prompts, semantic, &config.negative, config.guidance_scale);
+    let semantic: Vec<String> = match &clip {
+        Some(_) => vec![negative.to_owned(); batch],
+        None => semantic.iter().map(|prompt| with_suffix(prompt, positive)).collect(),
+    };
+    let prompts = GuidedPrompts::new(&base.prompts, &semantic, negative, config.guidance_scale);
     let dtype = base.unet.conv_in().weight.dtype();
     ensure_finite(&prompts.states, "the text encoder's encoding of the semantic prompt", dtype)?;
     let mut sampler = config.sampler.build(&base.scheduler, config.steps)?;
@@ -125,6 +125,10 @@ pub(super) fn sample_watched(
             return Ok(None);
         }
         latent = sampler.step(output, i, latent);
+        let fresh = sampler.noise_scale(i);
+        if fresh > 0.0 {
+            latent = latent.clone() + step_noise(&start.seeds, i, &latent).mul_scalar(fresh);
+        }
         if !is_finite(&latent) {
             // The steps that follow would compute on nothing else.
             let step = format!("in step {} of {}", i + 1, timesteps.len());

@@ -48,6 +48,18 @@ pub enum FinalSigmas {
     SigmaMin,
 }
 
+/// The equation that DPM-Solver++ solves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum AlgorithmType {
+    /// The ordinary differential equation: deterministic.
+    #[default]
+    #[serde(rename = "dpmsolver++")]
+    Ode,
+    /// The stochastic differential equation.
+    #[serde(rename = "sde-dpmsolver++")]
+    Sde,
+}
+
 /// The order of the correction term of DPM-Solver++.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -103,6 +115,9 @@ pub struct SchedulerConfig {
     pub sigma_min: Option<f64>,
     /// Highest Karras or exponential noise level; by default the schedule's.
     pub sigma_max: Option<f64>,
+    /// DPM-Solver++: which sampler [`SchedulerConfig::sampler`] chooses.
+    #[serde(skip_serializing_if = "is_default")]
+    pub algorithm_type: AlgorithmType,
     /// DPM-Solver++: 1 or 2.
     pub solver_order: usize,
     /// DPM-Solver++: the second-order correction.
@@ -118,6 +133,10 @@ pub struct SchedulerConfig {
 
 fn is_infinite(value: &f32) -> bool {
     value.is_infinite()
+}
+
+fn is_default(value: &AlgorithmType) -> bool {
+    *value == AlgorithmType::default()
 }
 
 impl Default for SchedulerConfig {
@@ -141,6 +160,7 @@ impl Default for SchedulerConfig {
             use_exponential_sigmas: false,
             sigma_min: None,
             sigma_max: None,
+            algorithm_type: AlgorithmType::default(),
             solver_order: 2,
             solver_type: SolverType::default(),
             lower_order_final: true,
@@ -199,14 +219,19 @@ impl SchedulerConfig {
     /// There is no sampler for the class.
     pub fn sampler(&self) -> Result<SamplerKind, SchedulerError> {
         match self.class_name.as_str() {
-            "DDIMScheduler" | "PNDMScheduler" | "DDPMScheduler" => Ok(SamplerKind::Ddim),
-            "DPMSolverMultistepScheduler" => Ok(SamplerKind::DpmPp2m),
+            "DDIMScheduler" | "PNDMScheduler" => Ok(SamplerKind::Ddim),
+            "DDPMScheduler" => Ok(SamplerKind::Ddpm),
+            "DPMSolverMultistepScheduler" => Ok(match self.algorithm_type {
+                AlgorithmType::Ode => SamplerKind::DpmPp2m,
+                AlgorithmType::Sde => SamplerKind::DpmPp2mSde,
+            }),
             "EulerDiscreteScheduler" => Ok(SamplerKind::Euler),
+            "EulerAncestralDiscreteScheduler" => Ok(SamplerKind::EulerAncestral),
             other => Err(SchedulerError::Unsupported {
                 key: "_class_name".into(),
                 value: other.into(),
                 supported: "DDIMScheduler, DDPMScheduler, PNDMScheduler, DPMSolverMultistepScheduler, \
-                            EulerDiscreteScheduler; or name a sampler yourself"
+                            EulerDiscreteScheduler, EulerAncestralDiscreteScheduler; or name a sampler yourself"
                     .into(),
             }),
         }
@@ -248,25 +273,26 @@ impl SchedulerConfig {
     }
 }
 
-/// Settings of diffusers' schedulers of which only one value is supported.
+/// Settings of diffusers' schedulers of which only some values are supported.
 fn refuse_unsupported(settings: &Map<String, Value>) -> Result<(), SchedulerError> {
     let only = [
-        ("thresholding", Value::Bool(false)),
-        ("use_beta_sigmas", Value::Bool(false)),
-        ("use_lu_lambdas", Value::Bool(false)),
-        ("use_flow_sigmas", Value::Bool(false)),
-        ("use_dynamic_shifting", Value::Bool(false)),
-        ("algorithm_type", "dpmsolver++".into()),
-        ("interpolation_type", "linear".into()),
-        ("timestep_type", "discrete".into()),
-        ("variance_type", "fixed_small".into()),
+        ("thresholding", vec![Value::Bool(false)]),
+        ("use_beta_sigmas", vec![Value::Bool(false)]),
+        ("use_lu_lambdas", vec![Value::Bool(false)]),
+        ("use_flow_sigmas", vec![Value::Bool(false)]),
+        ("use_dynamic_shifting", vec![Value::Bool(false)]),
+        ("algorithm_type", vec!["dpmsolver++".into(), "sde-dpmsolver++".into()]),
+        ("interpolation_type", vec!["linear".into()]),
+        ("timestep_type", vec!["discrete".into()]),
+        ("variance_type", vec!["fixed_small".into()]),
     ];
     for (key, supported) in only {
-        if let Some(value) = settings.get(key).filter(|value| **value != supported) {
+        if let Some(value) = settings.get(key).filter(|value| !supported.contains(value)) {
+            let supported: Vec<String> = supported.iter().map(Value::to_string).collect();
             return Err(SchedulerError::Unsupported {
                 key: key.into(),
                 value: value.to_string(),
-                supported: supported.to_string(),
+                supported: supported.join(", "),
             });
         }
     }
@@ -309,7 +335,7 @@ pub enum SchedulerError {
         supported: String,
     },
     /// A sampler of that name doesn't exist.
-    #[error("there is no sampler `{0}`: use ddim, dpm++2m or euler")]
+    #[error("there is no sampler `{0}`: use ddim, dpm++2m, euler, ddpm, dpm++2m-sde or euler-a")]
     UnknownSampler(String),
     /// Too few or too many sampling steps.
     #[error("cannot take {steps} sampling steps through {train_timesteps} training timesteps: {advice}")]
@@ -368,7 +394,7 @@ mod tests {
         for (json, key) in [
             (r#"{"thresholding": true}"#, "thresholding"),
             (r#"{"use_lu_lambdas": true}"#, "use_lu_lambdas"),
-            (r#"{"algorithm_type": "sde-dpmsolver++"}"#, "algorithm_type"),
+            (r#"{"algorithm_type": "dpmsolver"}"#, "algorithm_type"),
             (r#"{"solver_order": 3}"#, "solver_order"),
             (r#"{"num_train_timesteps": 0}"#, "num_train_timesteps"),
             (r#"{"beta_end": 2.0}"#, "beta_end"),

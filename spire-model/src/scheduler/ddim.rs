@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 use super::prediction::Rates;
-use super::{NoiseSchedule, PredictionType, Sampler, SchedulerConfig, SchedulerError, TimestepSpacing, timesteps};
+use super::{NoiseSchedule, PredictionType, Sampler, SchedulerConfig, SchedulerError, timesteps};
 
 /// DDIM: predicts the clean latent and the noise, then combines them at the noise level of the next timestep (equation 12).
 #[derive(Debug, Clone)]
@@ -22,47 +22,17 @@ impl Ddim {
     /// A setting is out of range, or there are no steps or more than training timesteps.
     pub fn new(config: &SchedulerConfig, steps: usize) -> Result<Self, SchedulerError> {
         let schedule = NoiseSchedule::new(config)?;
-        timesteps::check(config, steps)?;
-        let length = config.num_train_timesteps;
-        let timesteps = match config.timestep_spacing.unwrap_or(TimestepSpacing::Leading) {
-            TimestepSpacing::Leading => timesteps::leading(length, steps, config.steps_offset),
-            TimestepSpacing::Linspace => {
-                timesteps::linspace(length, steps).into_iter().map(f64::round_ties_even).collect()
-            }
-            TimestepSpacing::Trailing => timesteps::trailing(length, length as f64 / steps as f64, steps),
-        };
-        if timesteps[0] >= length as f64 {
-            return Err(SchedulerError::Unsupported {
-                key: "steps_offset".into(),
-                value: config.steps_offset.to_string(),
-                supported: format!("an offset that keeps {steps} steps below timestep {length}; or take fewer steps"),
-            });
-        }
+        let timesteps = timesteps::whole(config, &schedule, steps)?;
         let alphas_cumprod = schedule.alphas_cumprod();
         let final_alpha = if config.set_alpha_to_one { 1.0 } else { alphas_cumprod[0] };
-        let stride = length / steps;
-        let alphas = timesteps
-            .iter()
-            .map(|&timestep| {
-                let timestep = timestep as usize;
-                let next = timestep.checked_sub(stride).map_or(final_alpha, |next| alphas_cumprod[next]);
-                (alphas_cumprod[timestep], next)
-            })
-            .collect::<Vec<(f32, f32)>>();
-        let pure_noise = alphas.iter().any(|(alpha, _)| *alpha == 0.0);
-        if pure_noise && config.prediction_type == PredictionType::Epsilon && !config.clip_sample {
-            return Err(SchedulerError::Unsupported {
-                key: "rescale_betas_zero_snr".into(),
-                value: "true".into(),
-                supported:
-                    "false for a network that predicts noise: at the last timestep, pure noise, its output does not \
-                     determine the clean latent. Networks that predict v or the sample may have true"
-                        .into(),
-            });
-        }
+        let stride = config.num_train_timesteps / steps;
+        let alphas = timesteps.iter().map(|&timestep| {
+            let next = timestep.checked_sub(stride).map_or(final_alpha, |next| alphas_cumprod[next]);
+            (alphas_cumprod[timestep], next)
+        });
         Ok(Self {
+            alphas: alphas.collect(),
             timesteps: timesteps.into_iter().map(|timestep| timestep as f32).collect(),
-            alphas,
             prediction_type: config.prediction_type,
             clip: config.clip_sample.then_some(config.clip_sample_range),
         })
@@ -104,14 +74,15 @@ impl Sampler for Ddim {
     }
 }
 
-fn rates(alpha_cumprod: f32) -> Rates {
+/// α and σ at ᾱ.
+pub(super) fn rates(alpha_cumprod: f32) -> Rates {
     Rates::scalar(alpha_cumprod.sqrt(), (1.0 - alpha_cumprod).sqrt())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scheduler::reference;
+    use crate::scheduler::{TimestepSpacing, reference};
 
     #[test]
     fn follows_diffusers() {

@@ -22,6 +22,8 @@ pub struct DpmSolverPp {
     solver_order: usize,
     solver_type: SolverType,
     first_order_end: bool,
+    /// Whether it solves the stochastic equation, with fresh noise in every step.
+    stochastic: bool,
     /// The step taken last and the clean latent predicted in it.
     previous: Option<(usize, Tensor<4>)>,
 }
@@ -66,8 +68,45 @@ impl DpmSolverPp {
                 || config.final_sigmas_type == FinalSigmas::Zero,
             timesteps: timesteps.into_iter().map(|timestep| timestep as f32).collect(),
             sigmas,
+            stochastic: false,
             previous: None,
         })
+    }
+
+    /// DPM-Solver++ in `steps` steps of the stochastic equation.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn stochastic(config: &SchedulerConfig, steps: usize) -> Result<Self, SchedulerError> {
+        Ok(Self { stochastic: true, ..Self::new(config, steps)? })
+    }
+
+    /// The length of a step in [`lambda`].
+    fn step_length(&self, step_index: usize) -> f32 {
+        lambda(self.sigmas[step_index + 1]) - lambda(self.sigmas[step_index])
+    }
+
+    /// The factors of the latent, of the predicted clean latent and of its slope in a step.
+    fn factors(&self, step_index: usize) -> (f32, f32, f32) {
+        let (_, noise) = signal_and_noise(self.sigmas[step_index]);
+        let (next_signal, next_noise) = signal_and_noise(self.sigmas[step_index + 1]);
+        let h = self.step_length(step_index);
+        let shrunk = next_noise / noise;
+        if self.stochastic {
+            let growth = next_signal * (1.0 - (-2.0 * h).exp());
+            let of_slope = match self.solver_type {
+                SolverType::Midpoint => 0.5 * growth,
+                SolverType::Heun => next_signal * ((1.0 - (-2.0 * h).exp()) / (-2.0 * h) + 1.0),
+            };
+            (shrunk * (-h).exp(), growth, of_slope)
+        } else {
+            let decay = (-h).exp() - 1.0;
+            let of_slope = match self.solver_type {
+                SolverType::Midpoint => -(0.5 * (next_signal * decay)),
+                SolverType::Heun => next_signal * (decay / h + 1.0),
+            };
+            (shrunk, -(next_signal * decay), of_slope)
+        }
     }
 }
 
@@ -103,26 +142,24 @@ impl Sampler for DpmSolverPp {
         self.prediction_type.clean(model_output, sample, &rates(self.sigmas[step_index]))
     }
 
+    fn noise_scale(&self, step_index: usize) -> f32 {
+        if !self.stochastic {
+            return 0.0;
+        }
+        let (_, next_noise) = signal_and_noise(self.sigmas[step_index + 1]);
+        next_noise * (1.0 - (-2.0 * self.step_length(step_index)).exp()).sqrt()
+    }
+
     fn step(&mut self, model_output: Tensor<4>, step_index: usize, sample: Tensor<4>) -> Tensor<4> {
-        let (sigma, next_sigma) = (self.sigmas[step_index], self.sigmas[step_index + 1]);
-        let (_, noise) = signal_and_noise(sigma);
-        let (next_signal, next_noise) = signal_and_noise(next_sigma);
-        let h = lambda(next_sigma) - lambda(sigma);
-        let decay = (-h).exp() - 1.0;
-
         let clean = self.predicted_clean(model_output, step_index, sample.clone());
-        let first_order = sample * (next_noise / noise) - clean.clone() * (next_signal * decay);
-
+        let (of_sample, of_clean, of_slope) = self.factors(step_index);
+        let first_order = sample * of_sample + clean.clone() * of_clean;
         let last = step_index + 1 == self.timesteps.len();
         let use_previous = self.solver_order > 1 && !(last && self.first_order_end);
         match self.previous.replace((step_index, clean.clone())) {
             Some((index, previous)) if use_previous && index + 1 == step_index => {
-                let r = (lambda(sigma) - lambda(self.sigmas[index])) / h;
-                let slope = (clean - previous) * (1.0 / r);
-                match self.solver_type {
-                    SolverType::Midpoint => first_order - slope * (0.5 * (next_signal * decay)),
-                    SolverType::Heun => first_order + slope * (next_signal * (decay / h + 1.0)),
-                }
+                let r = self.step_length(index) / self.step_length(step_index);
+                first_order + (clean - previous) * (1.0 / r) * of_slope
             }
             _ => first_order,
         }
@@ -138,7 +175,12 @@ mod tests {
 
     #[test]
     fn follows_diffusers() {
-        for case in ["case-sampler-dpmpp2m-epsilon", "case-sampler-dpmpp2m-v_prediction"] {
+        for case in [
+            "case-sampler-dpmpp2m-epsilon",
+            "case-sampler-dpmpp2m-v_prediction",
+            "case-sampler-dpmpp2m_sde-epsilon",
+            "case-sampler-dpmpp2m_sde-v_prediction",
+        ] {
             assert!(reference::sampler_error(case) < 5e-6, "{case}");
         }
     }

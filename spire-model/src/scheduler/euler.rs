@@ -48,6 +48,25 @@ impl EulerDiscrete {
         };
         Ok(Self { timesteps, sigmas, init_noise_sigma, prediction_type: config.prediction_type })
     }
+
+    /// The noise levels before and after a step.
+    pub(super) fn sigmas(&self, step_index: usize) -> (f32, f32) {
+        (self.sigmas[step_index], self.sigmas[step_index + 1])
+    }
+
+    /// A step to the noise level `target`.
+    pub(super) fn step_to(
+        &self,
+        target: f32,
+        model_output: Tensor<4>,
+        step_index: usize,
+        sample: Tensor<4>,
+    ) -> Tensor<4> {
+        let sigma = self.sigmas[step_index];
+        let clean = self.predicted_clean(model_output, step_index, sample.clone());
+        let derivative = (sample.clone() - clean) / sigma;
+        sample + derivative * (target - sigma)
+    }
 }
 
 impl Sampler for EulerDiscrete {
@@ -73,10 +92,7 @@ impl Sampler for EulerDiscrete {
     }
 
     fn step(&mut self, model_output: Tensor<4>, step_index: usize, sample: Tensor<4>) -> Tensor<4> {
-        let (sigma, next_sigma) = (self.sigmas[step_index], self.sigmas[step_index + 1]);
-        let clean = self.predicted_clean(model_output, step_index, sample.clone());
-        let derivative = (sample.clone() - clean) / sigma;
-        sample + derivative * (next_sigma - sigma)
+        self.step_to(self.sigmas[step_index + 1], model_output, step_index, sample)
     }
 }
 

@@ -1,12 +1,15 @@
 //! The forward process ([`NoiseSchedule`]) and the samplers that run it backwards: [`Ddim`], [`DpmSolverPp`] and
-//! [`EulerDiscrete`], after diffusers' schedulers, whose float32 numerics are kept.
+//! [`EulerDiscrete`] step deterministically, [`Ddpm`], [`EulerAncestral`] and the stochastic [`DpmSolverPp`] add fresh noise
+//! in every step but the last. All are after diffusers' schedulers, whose float32 numerics are kept.
 //!
 //! Latents are `[batch, channels, height, width]`.
 
 mod config;
 mod ddim;
+mod ddpm;
 mod dpm_solver;
 mod euler;
+mod euler_ancestral;
 mod noise_schedule;
 pub(crate) mod prediction;
 #[cfg(test)]
@@ -20,17 +23,22 @@ use std::{fmt, str::FromStr};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-pub use config::{BetaSchedule, FinalSigmas, SchedulerConfig, SchedulerError, SolverType, TimestepSpacing};
+pub use config::{
+    AlgorithmType, BetaSchedule, FinalSigmas, SchedulerConfig, SchedulerError, SolverType, TimestepSpacing,
+};
 pub use ddim::Ddim;
+pub use ddpm::Ddpm;
 pub use dpm_solver::DpmSolverPp;
 pub use euler::EulerDiscrete;
+pub use euler_ancestral::EulerAncestral;
 pub use noise_schedule::NoiseSchedule;
 pub use prediction::PredictionType;
 
 /// A sampler: takes a latent from noise to a clean latent with one network evaluation per step.
 ///
 /// A run is: `latent = noise · init_noise_sigma()`, then for each `i` of `timesteps()`:
-/// `latent = step(model(scale_model_input(latent, i), timesteps()[i]), i, latent)`.
+/// `latent = step(model(scale_model_input(latent, i), timesteps()[i]), i, latent) + noise_scale(i) · noise`, where the noise
+/// is standard normal and fresh in every step.
 /// Steps go up by one; a run may start at any of them, and one sampler may do many runs.
 pub trait Sampler: Send {
     /// The timesteps at which the network is evaluated, from noisy to clean, one per step.
@@ -48,11 +56,17 @@ pub trait Sampler: Send {
     /// The clean latent that the network's output at step `step_index` predicts, scaled as in training.
     fn predicted_clean(&self, model_output: Tensor<4>, step_index: usize, sample: Tensor<4>) -> Tensor<4>;
 
-    /// The latent after step `step_index`, given the network's output and the latent before it.
+    /// Standard deviation of the noise that step `step_index` adds to its result; 0 for a deterministic step.
+    fn noise_scale(&self, _step_index: usize) -> f32 {
+        0.0
+    }
+
+    /// The latent after step `step_index`, without fresh noise, given the network's output and the latent before it.
     fn step(&mut self, model_output: Tensor<4>, step_index: usize, sample: Tensor<4>) -> Tensor<4>;
 }
 
-/// The samplers; they parse and print as `ddim`, `dpm++2m` and `euler`.
+/// The samplers; they parse and print as `ddim`, `dpm++2m`, `euler`, `ddpm`, `dpm++2m-sde` and `euler-a`. The last three are
+/// stochastic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum SamplerKind {
     /// Deterministic DDIM (<https://arxiv.org/abs/2010.02502>, eta = 0).
@@ -65,11 +79,26 @@ pub enum SamplerKind {
     /// Euler's method (<https://arxiv.org/abs/2206.00364>, algorithm 2 without churn).
     #[serde(rename = "euler")]
     Euler,
+    /// Ancestral sampling (<https://arxiv.org/abs/2006.11239>) on a part of the training timesteps.
+    #[serde(rename = "ddpm")]
+    Ddpm,
+    /// DPM-Solver++ of second order for the stochastic differential equation, multistep.
+    #[serde(rename = "dpm++2m-sde")]
+    DpmPp2mSde,
+    /// Euler's method with ancestral noise, after k-diffusion.
+    #[serde(rename = "euler-a")]
+    EulerAncestral,
 }
 
 impl SamplerKind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Ddim, Self::DpmPp2m, Self::Euler];
+    pub const ALL: [Self; 6] =
+        [Self::Ddim, Self::DpmPp2m, Self::Euler, Self::Ddpm, Self::DpmPp2mSde, Self::EulerAncestral];
+
+    /// Whether latents are scaled as in training, so that the network reads them unchanged.
+    pub fn keeps_training_scale(self) -> bool {
+        !matches!(self, Self::Euler | Self::EulerAncestral)
+    }
 
     /// The sampler for `steps` steps of the given schedule.
     ///
@@ -80,6 +109,9 @@ impl SamplerKind {
             Self::Ddim => Box::new(Ddim::new(config, steps)?),
             Self::DpmPp2m => Box::new(DpmSolverPp::new(config, steps)?),
             Self::Euler => Box::new(EulerDiscrete::new(config, steps)?),
+            Self::Ddpm => Box::new(Ddpm::new(config, steps)?),
+            Self::DpmPp2mSde => Box::new(DpmSolverPp::stochastic(config, steps)?),
+            Self::EulerAncestral => Box::new(EulerAncestral::new(config, steps)?),
         })
     }
 }
@@ -90,6 +122,9 @@ impl fmt::Display for SamplerKind {
             Self::Ddim => "ddim",
             Self::DpmPp2m => "dpm++2m",
             Self::Euler => "euler",
+            Self::Ddpm => "ddpm",
+            Self::DpmPp2mSde => "dpm++2m-sde",
+            Self::EulerAncestral => "euler-a",
         })
     }
 }

@@ -66,6 +66,10 @@ pub(super) fn sampler_error(name: &str) -> f32 {
         let input = sampler.scale_model_input(latent.clone(), index);
         worst = worst.max(error(input, case.tensor(&format!("out.model_input.{index}"))));
         latent = sampler.step(case.tensor(&format!("in.model_output.{index}")), index, latent);
+        let scale = sampler.noise_scale(index);
+        if scale > 0.0 {
+            latent = latent + case.tensor(&format!("in.step_noise.{index}")) * scale;
+        }
         worst = worst.max(error(latent.clone(), case.tensor(&format!("out.latent.{index}"))));
     }
     worst

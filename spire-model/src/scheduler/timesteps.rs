@@ -1,6 +1,6 @@
 //! Timestep spacings, computed as numpy does for diffusers.
 
-use super::{SchedulerConfig, SchedulerError};
+use super::{NoiseSchedule, PredictionType, SchedulerConfig, SchedulerError, TimestepSpacing};
 
 /// `points` timesteps from `length - 1` down to 0, not rounded; a single one is 0.
 pub(super) fn linspace(length: usize, points: usize) -> Vec<f64> {
@@ -22,6 +22,44 @@ pub(super) fn trailing(length: usize, stride: f64, points: usize) -> Vec<f64> {
     (0..points.min((start / stride).ceil() as usize))
         .map(|index| (start - stride_taken * index as f64).round_ties_even() - 1.0)
         .collect()
+}
+
+/// The whole timesteps that DDIM and DDPM visit, `leading` by default.
+///
+/// # Errors
+/// There are no steps or more than training timesteps; or a network that predicts noise would be evaluated at pure noise.
+pub(super) fn whole(
+    config: &SchedulerConfig,
+    schedule: &NoiseSchedule,
+    steps: usize,
+) -> Result<Vec<usize>, SchedulerError> {
+    check(config, steps)?;
+    let length = config.num_train_timesteps;
+    let timesteps = match config.timestep_spacing.unwrap_or(TimestepSpacing::Leading) {
+        TimestepSpacing::Leading => leading(length, steps, config.steps_offset),
+        TimestepSpacing::Linspace => linspace(length, steps).into_iter().map(f64::round_ties_even).collect(),
+        TimestepSpacing::Trailing => trailing(length, length as f64 / steps as f64, steps),
+    };
+    if timesteps[0] >= length as f64 {
+        return Err(SchedulerError::Unsupported {
+            key: "steps_offset".into(),
+            value: config.steps_offset.to_string(),
+            supported: format!("an offset that keeps {steps} steps below timestep {length}; or take fewer steps"),
+        });
+    }
+    let timesteps: Vec<usize> = timesteps.into_iter().map(|timestep| timestep as usize).collect();
+    let pure_noise = timesteps.iter().any(|&timestep| schedule.alphas_cumprod()[timestep] == 0.0);
+    if pure_noise && config.prediction_type == PredictionType::Epsilon && !config.clip_sample {
+        return Err(SchedulerError::Unsupported {
+            key: "rescale_betas_zero_snr".into(),
+            value: "true".into(),
+            supported:
+                "false for a network that predicts noise: at the last timestep, pure noise, its output does not \
+                        determine the clean latent. Networks that predict v or the sample may have true"
+                    .into(),
+        });
+    }
+    Ok(timesteps)
 }
 
 /// Rejects step counts that no spacing supports.

@@ -25,9 +25,17 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// # Errors
 /// A file can't be read.
 pub fn checksum(model: &Path, parts: &[&str]) -> Result<String> {
+    checksum_of_variant(model, parts, None)
+}
+
+/// As [`checksum`], with the weights of `variant`, such as `fp16`, in the folders that have them.
+///
+/// # Errors
+/// A file can't be read.
+pub fn checksum_of_variant(model: &Path, parts: &[&str], variant: Option<&str>) -> Result<String> {
     let mut files = BTreeSet::new();
     for part in parts.iter().map(|part| model.join(part)).filter(|part| part.is_dir()) {
-        files.extend(files_of(&part)?);
+        files.extend(files_of(&part, variant)?);
     }
     checksum_of(files)
 }
@@ -46,7 +54,7 @@ pub fn checksum_of(files: impl IntoIterator<Item = PathBuf>) -> Result<String> {
 }
 
 /// The settings and vocabularies in a folder, and the weights that would be loaded.
-fn files_of(part: &Path) -> Result<Vec<PathBuf>> {
+fn files_of(part: &Path, variant: Option<&str>) -> Result<Vec<PathBuf>> {
     let mut files = vec![];
     for entry in fs::read_dir(part).with_context(|| format!("can't read {}", part.display()))? {
         let path = entry?.path();
@@ -55,7 +63,7 @@ fn files_of(part: &Path) -> Result<Vec<PathBuf>> {
             files.push(path);
         }
     }
-    if let Ok(weights) = folder::weights_file(part) {
+    if let Ok(weights) = folder::weights_file_of(part, variant) {
         files.extend(open::shards(&weights)?);
         files.push(weights);
     }
@@ -177,6 +185,7 @@ mod tests {
         write("readme.md", "text");
         write("diffusion_pytorch_model.fp16.safetensors", "a variant that is not loaded");
         assert_eq!(sum(), first);
+        assert_ne!(checksum_of_variant(folder.path(), &["unet"], Some("fp16")).unwrap(), first);
         write("diffusion_pytorch_model.safetensors", "WEIGHTS");
         let second = sum();
         assert_ne!(second, first);

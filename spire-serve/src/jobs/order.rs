@@ -3,9 +3,9 @@
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use spire_data::prompt::REMOVE_ALL;
-use spire_model::restore::{ColourFix, SamplingConfig};
+use spire_model::restore::{ColourFix, SamplingConfig, StartFrom};
 use spire_model::scheduler::SamplerKind;
-use spire_restore::walk::{Path, Stop};
+use spire_restore::walk::{Path, Stop, axes};
 
 use crate::models::Description;
 
@@ -31,14 +31,20 @@ pub struct Order {
     pub guidance: Option<f64>,
     pub sampler: Option<SamplerKind>,
     pub strength: Option<f64>,
+    pub start: Option<StartFrom>,
+    pub control_scale: Option<f64>,
+    pub control_start: Option<f64>,
+    pub control_end: Option<f64>,
     pub colour_fix: Option<ColourFix>,
     pub tile: Option<usize>,
     pub upscale: f64,
     pub seed: u64,
     pub variants: u64,
-    /// Strengths of a walk's columns and rows.
-    pub denoise: Vec<f32>,
+    /// Numbers of a walk's rows and columns: of one or two of these.
     pub deblur: Vec<f32>,
+    pub upsample: Vec<f32>,
+    pub denoise: Vec<f32>,
+    pub dejpeg: Vec<f32>,
     /// Semantic prompts of a walk along a row.
     pub semantics: Vec<String>,
     /// Cancel the job if nobody follows its events for ten seconds, as the page wants it.
@@ -56,13 +62,19 @@ impl Default for Order {
             guidance: None,
             sampler: None,
             strength: None,
+            start: None,
+            control_scale: None,
+            control_start: None,
+            control_end: None,
             colour_fix: None,
             tile: None,
             upscale: 1.0,
             seed: 0,
             variants: 1,
-            denoise: vec![],
             deblur: vec![],
+            upsample: vec![],
+            denoise: vec![],
+            dejpeg: vec![],
             semantics: vec![],
             while_followed: false,
         }
@@ -132,6 +144,10 @@ impl Order {
         sampling.sampler = self.sampler.unwrap_or(sampling.sampler);
         sampling.negative = self.negative.clone().unwrap_or(sampling.negative);
         sampling.strength = self.strength.unwrap_or(sampling.strength);
+        sampling.start = self.start.unwrap_or(sampling.start);
+        sampling.control_scale = self.control_scale.unwrap_or(sampling.control_scale);
+        sampling.control_start = self.control_start.unwrap_or(sampling.control_start);
+        sampling.control_end = self.control_end.unwrap_or(sampling.control_end);
         sampling.colour_fix = self.colour_fix.unwrap_or(sampling.colour_fix);
         sampling.tile = self.tile.or(sampling.tile);
         sampling.validate()?;
@@ -141,17 +157,15 @@ impl Order {
 
     /// The pictures, row after row, and their number per row.
     fn cells(&self, models: &[ModelPlan]) -> Result<(usize, Vec<CellPlan>)> {
-        let walk = match (self.semantics.is_empty(), self.denoise.is_empty() && self.deblur.is_empty()) {
-            (true, true) => None,
-            (false, true) => {
+        let [deblur, upsample, denoise, dejpeg] =
+            [&self.deblur, &self.upsample, &self.denoise, &self.dejpeg].map(Clone::clone);
+        let strengths = Path::over(axes(deblur, upsample, denoise, dejpeg), self.semantic.clone())?;
+        let walk = match (self.semantics.is_empty(), strengths) {
+            (true, strengths) => strengths,
+            (false, None) => {
                 Some(Path::Semantics { prompts: self.semantics.clone(), restoration: self.restoration.clone() })
             }
-            (true, false) => {
-                let or_none = |strengths: &[f32]| if strengths.is_empty() { vec![0.0] } else { strengths.to_vec() };
-                let (denoise, deblur) = (or_none(&self.denoise), or_none(&self.deblur));
-                Some(Path::Strengths { denoise, deblur, semantic: self.semantic.clone() })
-            }
-            (false, false) => bail!("a walk has semantics or strengths (denoise, deblur), not both"),
+            (false, Some(_)) => bail!("a walk has semantics or numbers (deblur, denoise, …), not both"),
         };
         let Some(walk) = walk else {
             ensure!((1..=MOST_PICTURES as u64).contains(&self.variants), "variants must be from 1 to {MOST_PICTURES}");
@@ -234,11 +248,14 @@ mod tests {
             (r#"{"steps": 1000}"#, "steps must be at most 250"),
             (r#"{"upscale": 0.5}"#, "upscale"),
             (r#"{"strength": 0}"#, "strength"),
+            (r#"{"start": "middle"}"#, "middle"),
+            (r#"{"control_start": 2}"#, "control_start"),
             (r#"{"variants": 65}"#, "variants must be from 1 to 64"),
             (r#"{"variants": 40, "models": ["one", "two"]}"#, "64 pictures, not 80"),
             (r#"{"sampler": "plms"}"#, "plms"),
             (r#"{"denoise": [0.1], "semantics": ["a"]}"#, "not both"),
             (r#"{"deblur": [-1]}"#, "deblur"),
+            (r#"{"deblur": [1], "denoise": [0.1], "dejpeg": [20]}"#, "not of 3"),
             (r#"{"semantics": ["a"], "models": ["one", "two"]}"#, "one model"),
         ] {
             let error = format!("{:#}", plan(json).unwrap_err());

@@ -187,7 +187,7 @@ async fn multipart(bytes: Bytes, boundary: String) -> Result<Parts, Problem> {
 }
 
 /// Fields that are text, whatever they hold: a prompt may be a number.
-const TEXTS: [&str; 7] = ["semantic", "restoration", "negative", "sampler", "colour_fix", "prompt", "model"];
+const TEXTS: [&str; 8] = ["semantic", "restoration", "negative", "sampler", "start", "colour_fix", "prompt", "model"];
 
 /// The value of a text field: a string, or a number or list where it is written as such.
 fn value(name: &str, text: String) -> Value {

@@ -3,7 +3,7 @@
 //! Steps count from 0 in `metrics.jsonl` and in TensorBoard: step n is the one that starts when n steps are done. What is
 //! measured right after it, such as the validation loss, belongs to it too.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use image::RgbImage;
 use serde::Serialize;
 use spire_core::progress::print;
@@ -72,6 +72,18 @@ impl Journal {
     pub fn sheet(&mut self, step: u64, sheet: &RgbImage) -> Result<()> {
         save_png(sheet, &self.folder.samples().join(format!("step-{:08}.png", step + 1)))?;
         self.board.image("samples", sheet, step)?;
+        Ok(())
+    }
+
+    /// Records a sheet of the fixed pictures, drawn after step `step`. Its file is named as that of [`Self::sheet`].
+    ///
+    /// # Errors
+    /// A file can't be written.
+    pub fn fixed_pictures(&mut self, step: u64, sheet: &RgbImage) -> Result<()> {
+        let folder = self.folder.validation();
+        std::fs::create_dir_all(&folder).with_context(|| format!("can't create {}", folder.display()))?;
+        save_png(sheet, &folder.join(format!("step-{:08}.png", step + 1)))?;
+        self.board.image("validation/pictures", sheet, step)?;
         Ok(())
     }
 

@@ -5,4 +5,5 @@ pub mod journal;
 pub mod memory;
 pub mod metrics;
 pub mod progress;
+mod records;
 pub mod tensorboard;

@@ -1,7 +1,7 @@
 //! Scalars, pictures, texts and hyper-parameters for TensorBoard. Every start of a run writes its own event file.
 //!
-//! Messages and record framing come from `tensorboard-rs`. Its `SummaryWriter` is not used: it panics when the disk is
-//! full, swaps the width and height of pictures, and can't mark a resume.
+//! The messages come from `tensorboard-proto`. The writer of `tensorboard-rs` is not used: it panics when the disk is full,
+//! swaps the width and height of pictures, and can't mark a resume.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,11 +17,10 @@ use tensorboard_proto::summary::{Summary, Summary_Image, Summary_Value, SummaryM
 use tensorboard_proto::tensor::TensorProto;
 use tensorboard_proto::tensor_shape::{TensorShapeProto, TensorShapeProto_Dim};
 use tensorboard_proto::types::DataType;
-use tensorboard_rs::record_writer::RecordWriter;
-use tensorboard_rs::summary;
 use thiserror::Error;
 
 use super::hyperparameters::Hyperparameter;
+use super::records::write_record;
 
 /// Why an event could not be written.
 #[derive(Debug, Error)]
@@ -36,7 +35,7 @@ pub struct TensorBoardError {
 /// An open event file.
 pub struct TensorBoard {
     path: PathBuf,
-    records: RecordWriter<File>,
+    file: File,
 }
 
 impl TensorBoard {
@@ -49,7 +48,7 @@ impl TensorBoard {
         let failed = |source| TensorBoardError { path: dir.to_owned(), source };
         fs::create_dir_all(dir).map_err(failed)?;
         let (path, file) = create_event_file(dir).map_err(failed)?;
-        let mut board = Self { path, records: RecordWriter::new(file) };
+        let mut board = Self { path, file };
 
         let mut version = Event::new();
         version.set_file_version("brain.Event:2".to_owned());
@@ -68,7 +67,10 @@ impl TensorBoard {
     /// # Errors
     /// The file can't be written.
     pub fn scalar(&mut self, tag: &str, value: f32, step: u64) -> Result<(), TensorBoardError> {
-        self.summary(summary::scalar(tag, value), step)
+        let mut point = Summary_Value::new();
+        point.set_tag(tag.to_owned());
+        point.set_simple_value(value);
+        self.value(point, step)
     }
 
     /// Adds a picture; TensorBoard shows the pictures of a tag with a slider over the steps.
@@ -144,10 +146,6 @@ impl TensorBoard {
     fn value(&mut self, value: Summary_Value, step: u64) -> Result<(), TensorBoardError> {
         let mut summary = Summary::new();
         summary.set_value(RepeatedField::from_vec(vec![value]));
-        self.summary(summary, step)
-    }
-
-    fn summary(&mut self, summary: Summary, step: u64) -> Result<(), TensorBoardError> {
         let mut event = Event::new();
         event.set_summary(summary);
         self.write(event, step)
@@ -157,7 +155,7 @@ impl TensorBoard {
         event.set_wall_time(seconds_since_1970());
         event.set_step(step as i64);
         let bytes = event.write_to_bytes().map_err(|error| self.failed(error.into()))?;
-        self.records.write(&bytes).map_err(|error| self.failed(error))
+        write_record(&mut self.file, &bytes).map_err(|error| self.failed(error))
     }
 
     fn failed(&self, source: io::Error) -> TensorBoardError {
@@ -195,22 +193,11 @@ fn create_event_file(dir: &Path) -> io::Result<(PathBuf, File)> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use tensorboard_rs::masked_crc32c::masked_crc32c;
+    use crate::logging::records::tests::records;
 
-    /// Parses a file in TensorFlow's record format: length, its CRC, bytes, their CRC.
+    /// The events of a file.
     pub fn events(path: &Path) -> Vec<Event> {
-        let bytes = fs::read(path).unwrap();
-        let mut rest = bytes.as_slice();
-        let mut events = Vec::new();
-        while !rest.is_empty() {
-            let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
-            assert_eq!(rest[8..12], masked_crc32c(&rest[..8]).to_le_bytes());
-            let data = &rest[12..12 + length];
-            assert_eq!(rest[12 + length..16 + length], masked_crc32c(data).to_le_bytes());
-            events.push(Message::parse_from_bytes(data).unwrap());
-            rest = &rest[16 + length..];
-        }
-        events
+        records(&fs::read(path).unwrap()).into_iter().map(|data| Message::parse_from_bytes(data).unwrap()).collect()
     }
 
     #[test]

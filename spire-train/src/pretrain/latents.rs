@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor};
 use rand::RngExt;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use spire_core::progress::PhaseProgress;
 use spire_data::Picture;
 use spire_data::rng::Rng;
 use spire_data::world::World;
@@ -101,10 +102,14 @@ impl<'a> Window<'a> {
         if held.is_empty() {
             *start = first;
         }
-        while (held.len() as u64) < chunks.max(1) {
+        let missing = chunks.max(1).saturating_sub(held.len() as u64);
+        // Later a chunk comes now and then; only the first filling takes minutes.
+        let progress = held.is_empty().then(|| PhaseProgress::new("chunks of scenes encoded", missing));
+        for _ in 0..missing {
             let number = *start + held.len() as u64;
             let scene = number * chunk % self.encoder.world.config.count;
             held.push_back(self.encoder.encode(scene, chunk));
+            progress.iter().for_each(|progress| progress.advance(""));
         }
         let chosen: Vec<(usize, usize)> =
             (0..size).map(|_| (rng.random_range(0..held.len()), rng.random_range(0..chunk as usize))).collect();

@@ -17,7 +17,7 @@ use spire_eval::judge::{KindJudge, identity};
 use spire_model::base::{Base, PromptEncoder};
 use spire_model::nn::{PerBlock, repeat_batch};
 use spire_model::pictures;
-use spire_model::restore::{SamplingConfig, initial_noise, noise, sample};
+use spire_model::restore::{SamplingConfig, Start, initial_noise, noise, sample};
 use spire_model::scheduler::{NoiseSchedule, PredictionType, SchedulerConfig};
 use spire_model::unet::{UNet, UNetConfig};
 use spire_model::vae::{Vae, VaeConfig};
@@ -152,12 +152,13 @@ pub fn run(config: &Common, stage: &UNetStage, device: &Device, interrupted: &At
     let painter = |unet: &UNet| -> Result<Painter> {
         let base = Base {
             prompts: PromptEncoder::load(&config.out, device)?,
-            vae: vae.clone(),
+            vae: Some(vae.clone()),
             vae_config: vae_config.clone(),
             unet: unet.clone(),
             unet_config: stage.model.clone(),
             scheduler: scheduler.clone(),
             clip: None,
+            origin: None,
         };
         Ok(Painter { base, sampling: &stage.sampling, seed: config.seed, device })
     };
@@ -216,8 +217,9 @@ impl Painter<'_> {
         let mut drawn = Vec::new();
         for (n, prompts) in prompts.chunks(BATCH).enumerate() {
             let first = self.seed + (n * BATCH) as u64;
-            let noise = (0..prompts.len() as u64).map(|i| initial_noise(first + i, shape, self.device)).collect();
-            let start = Tensor::cat(noise, 0).into();
+            let seeds: Vec<u64> = (first..).take(prompts.len()).collect();
+            let noise = seeds.iter().map(|&seed| initial_noise(seed, shape, self.device)).collect();
+            let start = Start { noise: Tensor::cat(noise, 0), clean: None, seeds };
             let latents = sample(&self.base, self.sampling, prompts, start, |sample, time, states, _| {
                 let passes = states.dims()[0] / sample.dims()[0];
                 self.base.unet.forward(repeat_batch(sample, passes), repeat_batch(time, passes), states)

@@ -21,7 +21,7 @@ use crate::training::start::{initial_control, with_models_located};
 /// # Errors
 /// The configuration, the data or the model do not open; sampling fails; the dump can't be written.
 pub fn restore(config: RunConfig, settings: &BenchSettings) -> Result<Measurement> {
-    let config = with_models_located(config)?;
+    let config = with_models_located(config.with_held_out_share())?;
     let counted = count(config.clone())?;
     let device = spire_model::device::device(&config.run.device)?;
     device.seed(config.run.seed);
@@ -31,7 +31,8 @@ pub fn restore(config: RunConfig, settings: &BenchSettings) -> Result<Measuremen
     let (control_config, control) = initial_control(&config.model, &base, &device)?;
     let control = weights::cast(control, config.model.control_precision);
     let requests = requests(&config)?;
-    for text in requests.iter().flat_map(|request| [&request.semantic, &request.restoration, &sampling.negative]) {
+    let (_, negative) = sampling.quality();
+    for text in requests.iter().flat_map(|request| [request.semantic.as_str(), &request.restoration, negative]) {
         base.prompts.encode(&[text]);
     }
     let mut restored = Vec::new();
@@ -74,7 +75,7 @@ fn inputs(base: &Base, config: &RunConfig, requests: &[Request]) -> Dump {
     let noise = requests.iter().map(|request| initial_noise(request.seed, shape, &device)).collect();
     let semantic: Vec<_> = requests.iter().map(|request| &request.semantic).collect();
     let restoration: Vec<_> = requests.iter().map(|request| &request.restoration).collect();
-    let negative = vec![&config.evaluate.sampling.negative; requests.len()];
+    let negative = vec![config.evaluate.sampling.quality().1; requests.len()];
     let mut dump = Dump::default();
     dump.add("noise", &Tensor::cat(noise, 0));
     dump.add("degraded", &pictures::to_unit_tensor(requests.iter().map(|request| &request.degraded), &device));

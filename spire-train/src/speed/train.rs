@@ -21,7 +21,7 @@ use crate::training::state::TrainingState;
 /// As [`train`](crate::training::train), up to its first step; a loss or gradient is not finite; the dump can't be
 /// written.
 pub fn train(config: RunConfig, settings: &BenchSettings) -> Result<Measurement> {
-    let config = with_models_located(config)?;
+    let config = with_models_located(config.with_held_out_share())?;
     let counted = count(config.clone())?;
     let alone = Ranks::alone();
     let mut state = TrainingState::open(&config, &alone, None)?;

@@ -76,7 +76,7 @@ pub fn evaluate(
     let before = modified(&results);
     let mut process = Command::new(program);
     process.args(&arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    let status = running::wait(process, interrupted, running::Stop::Kill)?;
+    let status = running::wait(process, interrupted, running::Stop::Kill, || ())?;
     // It fails if a method could not be measured, and still writes the results of the others.
     match read(&results)? {
         Some(read) if status.success() => {

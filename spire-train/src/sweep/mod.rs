@@ -13,6 +13,7 @@ mod curves;
 mod evaluation;
 mod expansion;
 mod plan;
+mod progress_table;
 mod results;
 mod running;
 mod statistics;
@@ -29,7 +30,8 @@ use spire_core::folder_lock::FolderLock;
 use spire_core::settings;
 use spire_eval::evaluation::{EvalConfig, Table};
 
-use cells::{Cell, State};
+use cells::Cell;
+pub use cells::State;
 use config::SweepConfig;
 use results::SweepResults;
 
@@ -80,9 +82,41 @@ impl Sweep {
     /// A cell began with another configuration; another process runs this sweep; the folder can't be written.
     pub fn run(&self, program: &Path, retry: bool, interrupted: &AtomicBool) -> Result<SweepResults> {
         let _locks = [FolderLock::take(&self.output)?, FolderLock::take(&self.runs)?];
-        self.check_unchanged()?;
+        check_unchanged(&self.cells)?;
+        self.train(&self.cells, program, retry, interrupted)?;
+        self.results(program, interrupted)
+    }
+
+    /// Trains only cell number `number`, counted from 0, as one task of many on several machines that share the folder.
+    /// [`collect`](Self::collect) then makes the results of all.
+    ///
+    /// # Errors
+    /// There is no such cell, or it began with another configuration; a process runs the whole sweep; the folder can't be
+    /// written.
+    pub fn run_cell(&self, number: usize, program: &Path, retry: bool, interrupted: &AtomicBool) -> Result<State> {
+        let cell = self.cells.get(number).with_context(|| {
+            format!("there is no cell {number}: the sweep has the cells 0 to {}", self.cells.len() - 1)
+        })?;
+        let _locks = [FolderLock::share(&self.output)?, FolderLock::share(&self.runs)?];
+        let cell = std::slice::from_ref(cell);
+        check_unchanged(cell)?;
+        self.train(cell, program, retry, interrupted)?;
+        Ok(cell[0].state())
+    }
+
+    /// The results of the cells that are done, without training any. Runs the evaluation, if there is one.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn collect(&self, program: &Path, interrupted: &AtomicBool) -> Result<SweepResults> {
+        let _locks = [FolderLock::take(&self.output)?, FolderLock::take(&self.runs)?];
+        check_unchanged(&self.cells)?;
+        self.results(program, interrupted)
+    }
+
+    fn train(&self, cells: &[Cell], program: &Path, retry: bool, interrupted: &AtomicBool) -> Result<()> {
         let mut open = vec![];
-        for cell in &self.cells {
+        for cell in cells {
             match cell.state() {
                 State::Done => {}
                 State::Failed { .. } if !retry => {}
@@ -94,6 +128,10 @@ impl Sweep {
             }
         }
         running::run(&open, &self.config.devices, self.config.parallel, program, interrupted);
+        Ok(())
+    }
+
+    fn results(&self, program: &Path, interrupted: &AtomicBool) -> Result<SweepResults> {
         let done: Vec<&Cell> = self.cells.iter().filter(|cell| cell.state() == State::Done).collect();
         let evaluated = match self.evaluation_of(&done).filter(|_| !done.is_empty()) {
             Some(_) if interrupted.load(Ordering::Relaxed) => {
@@ -106,24 +144,6 @@ impl Sweep {
             None => None,
         };
         SweepResults::collect(&self.config, &self.cells, evaluated)
-    }
-
-    /// Checks that no cell began with another configuration: otherwise a mean would mix experiments.
-    fn check_unchanged(&self) -> Result<()> {
-        let mut changed = vec![];
-        for cell in &self.cells {
-            let differences = cell.differences()?;
-            if !differences.is_empty() {
-                changed.push(format!("{}: {}", cell.config.run.dir.display(), differences.join("; ")));
-            }
-        }
-        if changed.is_empty() {
-            return Ok(());
-        }
-        bail!(
-            "these runs began with another configuration; remove them, or set another output:\n  {}",
-            changed.join("\n  ")
-        )
     }
 
     fn evaluation_of(&self, cells: &[&Cell]) -> Option<EvalConfig> {
@@ -149,4 +169,22 @@ impl Sweep {
         write_atomic(&self.output.join("curves.svg"), curves::draw(&self.cells)?.as_bytes())?;
         Ok(tables)
     }
+}
+
+/// Checks that no cell began with another configuration: otherwise a mean would mix experiments.
+fn check_unchanged(cells: &[Cell]) -> Result<()> {
+    let mut changed = vec![];
+    for cell in cells {
+        let differences = cell.differences()?;
+        if !differences.is_empty() {
+            changed.push(format!("{}: {}", cell.config.run.dir.display(), differences.join("; ")));
+        }
+    }
+    if changed.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "these runs began with another configuration; remove them, or set another output:\n  {}",
+        changed.join("\n  ")
+    )
 }

@@ -1,4 +1,4 @@
-//! The plan of a sweep: what would be trained, and for how long (`spire sweep --dry-run`).
+//! The plan of a sweep: its numbered cells, what would be trained, and for how long (`spire sweep --list`).
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ impl Sweep {
         self.cells.len() / self.config.seeds.len()
     }
 
-    /// What would be trained, and for how long: a line per cell, and the total.
+    /// What would be trained, and for how long: a numbered line per cell, and the total.
     ///
     /// # Errors
     /// The configuration with which a cell began can't be read.
     pub fn plan(&self) -> Result<String> {
-        let mut lines: Vec<[String; 4]> = vec![];
+        let mut lines: Vec<[String; 5]> = vec![];
         let mut open = vec![];
-        for cell in &self.cells {
+        for (number, cell) in self.cells.iter().enumerate() {
             let mut time = String::new();
             let state = match cell.state() {
                 _ if !cell.differences()?.is_empty() => {
@@ -39,13 +39,13 @@ impl Sweep {
                     }
                 }
             };
-            lines.push([cell.name(), state, time, cell.changes.join(", ")]);
+            lines.push([number.to_string(), cell.name(), state, time, cell.changes.join(", ")]);
         }
         let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
-        let [first, second, third]: [usize; 3] = std::array::from_fn(width);
+        let [first, second, third, fourth]: [usize; 4] = std::array::from_fn(width);
         let mut text = String::new();
-        for [name, state, time, changes] in &lines {
-            text += format!("{name:first$}  {state:second$}  {time:third$}  {changes}").trim_end();
+        for [number, name, state, time, changes] in &lines {
+            text += format!("{number:>first$}  {name:second$}  {state:third$}  {time:fourth$}  {changes}").trim_end();
             text.push('\n');
         }
         text += &format!("\n{} variants, {} seeds, {} cells", self.variants(), self.config.seeds.len(), lines.len());

@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use spire_core::parallel::available;
-use spire_core::progress::{PhaseProgress, clock};
+use spire_core::progress::{clock, print};
 
 use super::cells::{Attempt, Cell, End, State};
+use super::progress_table::ProgressTable;
 
 /// Interval between two checks of a process.
 const POLL: Duration = Duration::from_millis(50);
@@ -32,52 +33,56 @@ pub fn run(cells: &[&Cell], devices: &[String], parallel: usize, program: &Path,
     };
     // Processes that all use every core would slow each other down.
     let cores = (places.len() * parallel > 1).then(|| (available() / (places.len() * parallel)).max(1));
-    let waiting: Mutex<VecDeque<&Cell>> = Mutex::new(cells.iter().copied().collect());
+    let waiting: Mutex<VecDeque<usize>> = Mutex::new((0..cells.len()).collect());
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-    let progress = PhaseProgress::new("cells", cells.len() as u64);
+    let table = ProgressTable::new(cells);
     std::thread::scope(|scope| {
         for place in places.iter().flat_map(|place| std::iter::repeat_n(*place, parallel)) {
-            let (next, progress) = (&next, &progress);
+            let (next, table) = (&next, &table);
             scope.spawn(move || {
-                while let Some(cell) = next().filter(|_| !interrupted.load(Ordering::Relaxed)) {
-                    progress.print(&format!("{}: training; {}", cell.name(), cell.log().display()));
-                    progress.print(&message(cell, train(cell, place, cores, program, interrupted)));
-                    progress.advance(&cell.name());
+                while let Some(number) = next().filter(|_| !interrupted.load(Ordering::Relaxed)) {
+                    let cell = cells[number];
+                    let row = table.row(number);
+                    row.begin(cell);
+                    let trained = train(cell, place, cores, program, interrupted, || row.look(cell));
+                    row.end(cell, &how_it_ended(trained));
+                    table.advance();
                 }
             });
         }
     });
 }
 
-fn message(cell: &Cell, trained: Result<Attempt>) -> String {
-    let name = cell.name();
+fn how_it_ended(trained: Result<Attempt>) -> String {
     match trained {
         Ok(Attempt { seconds, to_step, end, .. }) => match end {
-            End::Finished => format!("{name}: done in {}", clock(Duration::from_secs_f64(seconds))),
-            End::Interrupted => format!("{name}: interrupted after step {to_step}"),
-            End::Failed { reason } => format!("{name}: failed: {reason}"),
+            End::Finished => format!("done in {}", clock(Duration::from_secs_f64(seconds))),
+            End::Interrupted => format!("interrupted after step {to_step}"),
+            End::Failed { reason } => format!("failed: {reason}"),
         },
-        Err(error) => format!("{name}: failed: {error:#}"),
+        Err(error) => format!("failed: {error:#}"),
     }
 }
 
 /// The environment variable with the size of the thread pool.
 const THREADS: &str = "RAYON_NUM_THREADS";
 
-/// Trains one cell to its end or until the sweep is interrupted, on `cores` cores, or on all.
+/// Trains one cell to its end or until the sweep is interrupted, on `cores` cores, or on all. Calls `look` now and then.
 fn train(
     cell: &Cell,
     device: Option<&str>,
     cores: Option<usize>,
     program: &Path,
     interrupted: &AtomicBool,
+    look: impl Fn(),
 ) -> Result<Attempt> {
     cell.prepare()?;
     let path = cell.log();
     let mut log = File::options().create(true).append(true).read(true).open(&path).context("can't write the log")?;
     // The process inherits the lock and keeps it if the sweep is killed first: it may still write a last checkpoint. On
     // other systems than Unix, the lock would prevent the process from writing the log.
-    if cfg!(unix) {
+    if cfg!(unix) && log.try_lock().is_err() {
+        print(&format!("{}: waiting for another process that trains it", cell.name()));
         log.lock().with_context(|| format!("can't lock {}", path.display()))?;
     }
     let from_step = match cell.state() {
@@ -102,7 +107,7 @@ fn train(
     if let Some(cores) = cores.filter(|_| std::env::var_os(THREADS).is_none()) {
         process.env(THREADS, cores.to_string());
     }
-    let status = wait(process, interrupted, Stop::Ask)?;
+    let status = wait(process, interrupted, Stop::Ask, look)?;
 
     log.seek(SeekFrom::Start(start_of_output))?;
     let mut output = vec![];
@@ -128,8 +133,8 @@ pub(super) enum Stop {
     Kill,
 }
 
-/// Runs a process until it ends, or until the sweep is interrupted.
-pub(super) fn wait(mut process: Command, interrupted: &AtomicBool, stop: Stop) -> Result<ExitStatus> {
+/// Runs a process until it ends, or until the sweep is interrupted. Calls `look` now and then.
+pub(super) fn wait(mut process: Command, interrupted: &AtomicBool, stop: Stop, look: impl Fn()) -> Result<ExitStatus> {
     let program = process.get_program().display().to_string();
     let mut child = process.spawn().with_context(|| format!("can't start {program}"))?;
     let mut input = child.stdin.take();
@@ -143,6 +148,7 @@ pub(super) fn wait(mut process: Command, interrupted: &AtomicBool, stop: Stop) -
                 child.kill()?;
             }
         }
+        look();
         std::thread::sleep(POLL);
     }
 }

@@ -7,7 +7,8 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result, bail, ensure};
 use spire_core::settings::Difference;
 
-use super::start::{with_epochs_as_steps, with_models_located};
+use super::held_out::training_samples;
+use super::start::with_models_located;
 use super::state::TrainingState;
 use super::train::{Outcome, run};
 use crate::checkpoint::{Checkpoint, CheckpointStore};
@@ -22,7 +23,7 @@ pub enum CheckpointChoice {
     /// The newest intact one that is not known to be bad.
     #[default]
     Latest,
-    /// That with the lowest validation loss.
+    /// That with the lowest validation loss, or the best figure of `validate.best`.
     Best,
     /// That of this step.
     Step(u64),
@@ -64,7 +65,7 @@ pub fn train(config: RunConfig, overrides: &[String], ranks: &Ranks, interrupted
 
 fn train_as_rank(config: RunConfig, overrides: &[String], ranks: &Ranks, interrupted: &AtomicBool) -> Result<Outcome> {
     // The first rank may have to download a model.
-    let config = ranks.first_before_others(|| with_models_located(config))?;
+    let config = ranks.first_before_others(|| with_models_located(config.with_held_out_share()))?;
     let config = with_epochs_as_steps(config, ranks.count())?;
     remark(&config, ranks);
     // Create the run folder only if the run can start on all ranks.
@@ -171,7 +172,7 @@ fn chosen(checkpoints: &CheckpointStore, from: CheckpointChoice, ranks: &Ranks) 
         CheckpointChoice::Latest => checkpoints.latest()?,
         CheckpointChoice::Step(step) => Some(checkpoints.of_step(step)?),
         CheckpointChoice::Best => match checkpoints.best()? {
-            None => bail!("no checkpoint has a validation loss yet: name a step instead of \"best\""),
+            None => bail!("no checkpoint has a validation loss or figure yet: name a step instead of \"best\""),
             best => best,
         },
     };
@@ -180,6 +181,19 @@ fn chosen(checkpoints: &CheckpointStore, from: CheckpointChoice, ranks: &Ranks) 
         return Ok(found);
     }
     Ok(Some(checkpoints.of_step(step.parse()?).context("the first rank continues from a checkpoint")?))
+}
+
+/// The configuration with the steps that `train.epochs` takes on so many ranks, if it is set.
+///
+/// # Errors
+/// The training data does not open.
+fn with_epochs_as_steps(mut config: RunConfig, ranks: usize) -> Result<RunConfig> {
+    if let Some(epochs) = config.train.epochs {
+        let pictures = training_samples(&config)?.epoch_len();
+        config.train = config.train.with_epochs_as_steps(pictures, ranks);
+        tracing::info!("train.epochs: {epochs} epochs of {pictures} pictures are {} steps", config.train.steps);
+    }
+    Ok(config)
 }
 
 /// Says what is odd about a configuration.

@@ -21,6 +21,8 @@ use spire_model::scheduler::NoiseSchedule;
 use spire_model::spire::{DenoiserInputs, predict};
 use spire_model::unet::UNet;
 
+use crate::encoding;
+
 /// The network's inputs for one batch, and the target of its prediction. Nothing here has a gradient.
 #[derive(Clone)]
 pub(crate) struct DenoisingBatch {
@@ -61,15 +63,20 @@ impl DenoisingBatch {
             noises.push(noise(&mut rng, [channels, height, width], device));
         }
         let noise = Tensor::cat(noises, 0);
-        let semantic: Vec<_> = batch.iter().map(|sample| &sample.semantic).collect();
-        let restoration: Vec<_> = batch.iter().map(|sample| &sample.restoration).collect();
+        let texts = |prompt: fn(&TrainingSample) -> &str, which: usize| -> Result<Tensor<3>> {
+            let known = batch.iter().map(|sample| {
+                let states = sample.encoded.as_ref().and_then(|encoded| encoded.texts[which].as_ref());
+                Ok((prompt(sample), states.map(|states| encoding::tensor(states, device)).transpose()?))
+            });
+            Ok(base.prompts.encode_known(known.collect::<Result<Vec<_>>>()?))
+        };
         let times: Vec<f32> = timesteps.iter().map(|&timestep| timestep as f32).collect();
         Ok(Self {
             noisy: schedule.add_noise(clean.clone(), noise.clone(), &timesteps)?,
             target: schedule.target(clean, noise, &timesteps)?,
             timesteps: Tensor::from_floats(times.as_slice(), device),
-            semantic: base.prompts.encode(&semantic),
-            restoration: base.prompts.encode(&restoration),
+            semantic: texts(|sample| &sample.semantic, 0)?,
+            restoration: texts(|sample| &sample.restoration, 1)?,
             weights: min_snr_gamma.map(|gamma| {
                 let all = schedule.min_snr_weights(gamma);
                 let weights: Vec<f32> = timesteps.iter().map(|&timestep| all[timestep]).collect();

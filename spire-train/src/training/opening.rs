@@ -18,7 +18,16 @@ pub(super) fn text(state: &TrainingState, config: &RunConfig, samples: usize) ->
     };
     let device = format!("{} ({} cores){several}", config.run.device, parallel::available());
     let pictures = state.loader.samples().epoch_len();
-    let data = format!("{pictures} {}; {size}×{size} pixels", source(&config.data.source), size = config.data.size);
+    let encoded = state.loader.samples().encoded().map_or(String::new(), |encoded| {
+        let texts = if encoded.manifest().model.text.is_some() { "latents and texts" } else { "latents" };
+        format!("; {texts} encoded in {}", encoded.folder().display())
+    });
+    let held_out = match config.held_out_share() {
+        Some(_) => format!("; {} more are held out (evaluate.held_out_share)", state.held_out.epoch_len()),
+        None => String::new(),
+    };
+    let size = config.data.size;
+    let data = format!("{pictures} {}; {size}×{size} pixels{encoded}{held_out}", source(&config.data.source));
     let parameters = |count: usize| format!("{:.1} M parameters", count as f64 / 1e6);
     let frozen = format!("{}, {}", parameters(state.base.unet.num_params()), model.precision);
     let trained = format!("{}, {}", parameters(state.learner.module.num_params()), state.control_config.fusion());
@@ -52,6 +61,11 @@ pub(super) fn text(state: &TrainingState, config: &RunConfig, samples: usize) ->
 
 /// What the pictures are, and where their captions come from.
 fn source(source: &SourceConfig) -> String {
+    if source.is_paired() && source.kind != SourceKind::Mixture {
+        let of = source.path.as_ref().map(|path| path.display().to_string()).or(source.shards.clone());
+        let degraded = source.degraded.as_deref().unwrap_or_default();
+        return format!("pairs in {}, their degraded pictures in {degraded}", of.unwrap_or_default());
+    }
     let path = |path: &Option<PathBuf>| path.as_ref().map_or(String::new(), |path| path.display().to_string());
     let shards = || source.shards.as_deref().unwrap_or_default();
     let caption = || source.caption.as_ref().map_or(String::new(), |key| format!(" in \"{key}\""));

@@ -69,11 +69,12 @@ pub(super) fn evaluate(
     let (mut degraded, mut restored) = (Sums::default(), Sums::default());
     let mut features: Option<[_; 3]> =
         image_space.map(|space| std::array::from_fn(|_| FeatureStatistics::new(space.dimensions())));
-    restore_held_out(base, control, samples, config, ("figures on held-out pictures", count), |sample, picture| {
-        degraded.add(&sample.clean, &sample.degraded)?;
-        restored.add(&sample.clean, picture)?;
+    let numbers = (Some("figures on held-out pictures"), 0..count as u64);
+    restore_held_out(base, control, samples, config, numbers, |sample, picture| {
+        degraded.add(sample.target(), &sample.degraded)?;
+        restored.add(sample.target(), picture)?;
         if let (Some(space), Some([clean, before, after])) = (image_space, features.as_mut()) {
-            for (statistics, picture) in [(clean, &sample.clean), (before, &sample.degraded), (after, picture)] {
+            for (statistics, picture) in [(clean, sample.target()), (before, &sample.degraded), (after, picture)] {
                 statistics.push(&space.features(&[picture])[0])?;
             }
         }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;
-use spire_data::loader::Samples;
+use spire_eval::evaluation::Metric;
 use spire_model::base::{Base, locate_variant};
 use spire_model::builtin;
 use spire_model::control::{self, ConditioningEmbedding, ConditioningRange, Control, ControlConfig};
@@ -16,6 +16,9 @@ use crate::config::{ModelSection, RunConfig};
 /// on the Hugging Face Hub are downloaded.
 pub(crate) fn with_models_located(mut config: RunConfig) -> Result<RunConfig> {
     config.validate()?;
+    if let Some(folder) = config.data.encoded.as_mut().filter(|folder| folder.exists()) {
+        *folder = folder.canonicalize().with_context(|| format!("data.encoded = \"{}\"", folder.display()))?;
+    }
     config.model.base = locate_variant(&config.model.base, config.model.variant.as_deref())?;
     if let Some(folder) = &mut config.model.control {
         *folder = control::locate(folder)?;
@@ -23,19 +26,11 @@ pub(crate) fn with_models_located(mut config: RunConfig) -> Result<RunConfig> {
     for folder in [&mut config.model.image_encoder, &mut config.model.embedding].into_iter().flatten() {
         *folder = existing_or_built_in(folder)?;
     }
-    Ok(config)
-}
-
-/// The configuration with the steps that `train.epochs` takes on so many ranks, if it is set.
-///
-/// # Errors
-/// The training data does not open.
-pub(super) fn with_epochs_as_steps(mut config: RunConfig, ranks: usize) -> Result<RunConfig> {
-    if let Some(epochs) = config.train.epochs {
-        let samples = Samples::open(config.data.clone(), config.degradation.clone(), config.run.seed)?;
-        let pictures = samples.epoch_len();
-        config.train = config.train.with_epochs_as_steps(pictures, ranks);
-        tracing::info!("train.epochs: {epochs} epochs of {pictures} pictures are {} steps", config.train.steps);
+    let validate = &mut config.validate;
+    let measures = |metrics: &[Metric]| validate.samples > 0 && metrics.iter().any(|it| validate.metrics.contains(it));
+    let (of_clip, of_judge) = (measures(&[Metric::ClipI, Metric::ClipT]), measures(&[Metric::Identity]));
+    for (folder, _) in [(&mut validate.clip, of_clip), (&mut validate.judge, of_judge)].into_iter().filter(|it| it.1) {
+        *folder = existing_or_built_in(folder)?;
     }
     Ok(config)
 }

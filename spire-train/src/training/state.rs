@@ -9,20 +9,25 @@ use serde::{Deserialize, Serialize};
 use spire_core::atomic_write::write_atomic;
 use spire_core::interruption::ends_at_once;
 use spire_core::settings;
+use spire_data::encoded::Encoded;
 use spire_data::loader::{Loader, Samples};
 use spire_eval::clip_space::ImageSpace;
-use spire_model::base::Base;
+use spire_eval::evaluation::Scorer;
+use spire_model::base::{Base, Parts, portable_name};
 use spire_model::control::{Control, ControlConfig};
 use spire_model::model_file::ModelFile;
 use spire_model::scheduler::NoiseSchedule;
 use spire_model::weights;
 
-use super::held_out::held_out;
+use super::figures;
+use super::fixed_pictures::FixedPictures;
+use super::held_out::{held_out, training_samples};
 use super::latents::Latents;
 use super::start::initial_control;
 use crate::checkpoint::{Checkpoint, Guard};
 use crate::config::RunConfig;
 use crate::distributed::{Buckets, Ranks};
+use crate::encoding;
 use crate::optim::learner::{AVERAGE, Learner};
 use crate::run_folder::RunFolder;
 
@@ -48,6 +53,8 @@ pub(crate) struct TrainingState<'a> {
     pub device: Device,
     /// The frozen text-to-image model.
     pub(super) base: Base,
+    /// Its parts that steps need.
+    pub(super) parts: Parts,
     pub(super) schedule: NoiseSchedule,
     pub control_config: ControlConfig,
     /// The trained branch, and the number of steps done.
@@ -57,6 +64,10 @@ pub(crate) struct TrainingState<'a> {
     /// CLIP's image space, for the Fréchet distance.
     pub(super) image_space: Option<ImageSpace>,
     pub(super) latents: Latents,
+    /// The networks of the figures on restored held-out pictures, if these are measured.
+    pub(super) scorer: Option<Scorer>,
+    /// The pictures of `[[validate.pictures]]`.
+    pub(super) fixed_pictures: FixedPictures,
     /// How gradients travel between ranks; known after the first backward pass.
     pub(super) buckets: Option<Buckets>,
 }
@@ -69,11 +80,14 @@ impl<'a> TrainingState<'a> {
         let device = spire_model::device::device(&ranks.device(&config.run.device))?;
         config.model.check_precision(&device)?;
         let training = device.clone().autodiff();
-        let samples = Samples::open(config.data.clone(), config.degradation.clone(), config.run.seed)?;
+        let samples = training_samples(config)?;
+        let parts = encoding::parts(config, samples.encoded().map(Encoded::manifest));
         let held_out = held_out(config)?;
+        let fixed_pictures = FixedPictures::open(&config.validate.pictures)?;
+        let scorer = figures::load(&config.validate, &device)?;
         let (mut base, mut control_config, mut control) = ranks.one_by_one(|| {
             device.seed(config.run.seed);
-            let base = config.model.load_base(&device)?;
+            let base = config.model.load_parts(&device, parts)?;
             let (control_config, control) = initial_control(&config.model, &base, &training)?;
             anyhow::Ok((base, control_config, control))
         })?;
@@ -101,14 +115,17 @@ impl<'a> TrainingState<'a> {
         Ok(Self {
             schedule: NoiseSchedule::new(&base.scheduler)?,
             loader: Loader::slice(Arc::new(samples), position, ranks.slice(config.train.samples_per_step()))?,
-            latents: Latents::new(config.data.has_fixed_pictures()),
+            latents: Latents::keeping(config.kept_latent_bytes()),
             ranks,
             device,
             base,
+            parts,
             control_config,
             learner,
             held_out,
             image_space,
+            scorer,
+            fixed_pictures,
             buckets: None,
         })
     }
@@ -134,12 +151,12 @@ impl<'a> TrainingState<'a> {
         write_atomic(&control.join(CONFIG), &self.control_config.to_json()?)?;
         write_atomic(&control.join(AVERAGE), &weights::to_bytes(&self.learner.average, DType::F32)?)?;
         let model = ModelFile {
-            base: config.model.base.clone(),
+            base: portable_name(&config.model.base),
             precision: config.model.precision,
             control_precision: config.model.control_precision,
             long_prompts: config.model.long_prompts,
             variant: config.model.variant.clone(),
-            sampling: config.evaluate.sampling.clone(),
+            sampling: config.evaluate.sampling.clone().with_quality_written_out(),
             trained: toml::Table::try_from(&config.degradation.parameterized)?,
         };
         write_atomic(&folder.model_file(), model.to_toml()?.as_bytes())?;
@@ -151,5 +168,54 @@ impl<'a> TrainingState<'a> {
         let own: Vec<_> = self.loader.samples().skipped().iter().map(|skipped| format!("{skipped:?}")).collect();
         let all = self.ranks.all_gather(&own.join("\n"));
         all.iter().flat_map(|skipped| skipped.lines()).collect::<BTreeSet<_>>().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::encoding::{EncodeSettings, Shard, encode};
+
+    #[test]
+    fn steps_from_encoded_data_hold_neither_vae_nor_text_tower() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = RunConfig::default();
+        config.model.base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny");
+        config.data.source.count = 4;
+        config.degradation.parameterized_share = 0.0;
+        let settings = EncodeSettings {
+            folder: Some(dir.path().to_owned()),
+            crops: 1,
+            texts: true,
+            captions_by: None,
+            shard: Shard::WHOLE,
+            pictures_per_file: 3,
+        };
+        encode(config.clone(), &settings).unwrap();
+        let ranks = Ranks::alone();
+        let prepared = |config: &RunConfig| {
+            let mut state = TrainingState::open(config, &ranks, None).unwrap();
+            let batches = state.batches(2, 1, &AtomicBool::new(false)).unwrap().unwrap();
+            let batch = state.prepare(&batches, config).unwrap().swap_remove(0);
+            (state, [batch.noisy.into_data(), batch.target.into_data()], [batch.semantic, batch.restoration])
+        };
+        let (from_pictures, latents, texts) = prepared(&config);
+        assert_eq!(from_pictures.parts, Parts::ALL);
+        config.data.encoded = Some(dir.path().to_owned());
+        let (mut state, encoded_latents, encoded_texts) = prepared(&config);
+        assert_eq!(state.parts, Parts { vae: false, text: false });
+        assert!(state.base.vae.is_none());
+        latents.iter().zip(&encoded_latents).for_each(|(one, other)| one.assert_eq(other, true));
+        for (one, other) in texts.into_iter().zip(encoded_texts) {
+            one.into_data().assert_eq(&other.into_data(), true);
+        }
+        state.base.hold(Parts::ALL).unwrap();
+        assert!(state.base.vae.is_some());
+        state.base.prompts.encode(&["a prompt that was not encoded"]);
+        state.base.hold(state.parts).unwrap();
+        assert!(state.base.vae.is_none());
     }
 }

@@ -35,7 +35,8 @@ impl TrainingState<'_> {
     pub fn prepare(&mut self, batches: &[Vec<TrainingSample>], config: &RunConfig) -> Result<Vec<DenoisingBatch>> {
         let (seed, gamma) = (config.run.seed, config.train.min_snr_gamma);
         let inputs = batches.iter().map(|batch| {
-            let latents = batch.iter().map(|sample| self.latents.of(&self.base, sample, &self.device)).collect();
+            let latents = batch.iter().map(|sample| self.latents.of(&self.base, sample, &self.device));
+            let latents = latents.collect::<Result<Vec<_>>>()?;
             DenoisingBatch::new(&self.base, &self.schedule, batch, latents, seed, gamma, &self.device)
         });
         inputs.collect()

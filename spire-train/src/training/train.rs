@@ -8,13 +8,13 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use spire_core::interruption::ends_at_once;
 use spire_core::progress::{is_quiet, print};
+use spire_model::base::Parts;
 
-use super::held_out::sheet;
+use super::model_card;
 use super::opening;
-use super::quality;
 use super::state::TrainingState;
 use super::summary;
-use super::validation::validation_loss;
+use super::validation::validate;
 use crate::checkpoint::{Checkpoint, Guard};
 use crate::config::RunConfig;
 use crate::logging::journal::Journal;
@@ -55,7 +55,7 @@ pub(super) fn run(
         print(&opening::text(state, config, samples));
     }
     ranks.agree("the norm of the weights", weight_norm(&state.learner.module))?;
-    let mut score = None;
+    let (mut score, mut validated) = (None, false);
     while state.learner.step < train.steps {
         let started = Instant::now();
         let Some(batches) = state.batches(train.batch_size, train.accumulate, interrupted)? else {
@@ -88,16 +88,13 @@ pub(super) fn run(
         checkpoints.step(state.learner.step, finite)?;
         let last = state.learner.step == train.steps;
         if state.learner.step.is_multiple_of(train.validate_every) || last {
-            let loss = validation_loss(state, config)?;
-            score = Some(-loss);
-            metrics.more.insert("validation_loss".into(), Some(loss));
-            // Pictures of weights that are lost show nothing.
-            if let Some(journal) = journal.as_mut().filter(|_| loss.is_finite()) {
-                let sheet = sheet(&state.base, &state.branch(config), &state.held_out, &config.evaluate)?;
-                journal.sheet(step, &sheet.draw())?;
-                metrics.more.extend(quality::of_sheet(&sheet));
+            state.base.hold(Parts::ALL)?;
+            let found = validate(state, config, journal.as_mut(), &mut metrics, last)?;
+            if !last {
+                state.base.hold(state.parts)?;
             }
-            ranks.barrier();
+            validated = found.loss.is_finite();
+            score = found.score.or(score);
         }
         if let Some(journal) = &mut journal {
             journal.step(&metrics)?;
@@ -106,7 +103,7 @@ pub(super) fn run(
             let reason = format!("the loss was not finite for {} steps in a row", checkpoints.bad_steps());
             return Err(checkpoints.diverged(&reason, RATE));
         }
-        if last && !score.is_some_and(f64::is_finite) {
+        if last && !validated {
             return Err(checkpoints.diverged("the validation loss after the last step is not finite", RATE));
         }
         let stop = ranks.any(interrupted.load(Ordering::Relaxed));
@@ -126,6 +123,9 @@ pub(super) fn run(
         if stop && !last {
             return Ok(Outcome::Interrupted(state.learner.step));
         }
+    }
+    if config.evaluated_pictures() > 0 {
+        state.base.hold(Parts::ALL)?;
     }
     finish(state, config, folder, journal, interrupted)
 }
@@ -156,9 +156,11 @@ fn finish(
              model.control_precision)"
         );
         state.write_model(config, folder)?;
-        if let Some(restored) = summary::write(state, config, folder, &steps, skipped)? {
+        let restored = summary::write(state, config, folder, &steps, skipped)?;
+        if let Some(restored) = &restored {
             journal.evaluation(config.train.steps - 1, restored.figures())?;
         }
+        model_card::write(state, config, folder, restored.as_ref())?;
     }
     state.ranks.barrier();
     Ok(Outcome::Finished)

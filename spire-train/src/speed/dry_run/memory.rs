@@ -3,7 +3,7 @@
 use spire_model::cost::Cost;
 
 use super::DryRun;
-use super::parts::Part;
+use super::parts::{Part, PartKind};
 
 /// Bytes of a float32 number. Everything but the frozen model is float32.
 const F32: u64 = 4;
@@ -38,19 +38,27 @@ impl DryRun {
         cost.kept - if self.config.train.gradient_checkpointing { cost.recomputed } else { 0 }
     }
 
-    /// Bytes of each part.
+    /// Bytes of each part during a step.
     ///
     /// Batches that are computed in parallel have their own gradients, beside the sum over earlier batches. If the
     /// branch computes in 16 bits, each of them also has its own copy of the weights, and the sum, in float32, is
     /// separate from the first batch's gradients too.
     pub(super) fn memory(&self) -> Vec<(&'static str, Memory)> {
-        let train = &self.config.train;
+        let (train, held) = (&self.config.train, self.held());
         let frozen = self.config.model.precision.dtype().size() as u64;
         let images = self.in_flight() * train.batch_size as u64;
         let (own, compute) = (F32, self.config.model.control_precision.dtype().size() as u64);
         let copied = compute != own;
         let sums = u64::from(copied || train.accumulate > train.threads);
         let memory = |Part { kind, cost, .. }: Part| {
+            let is_held = match kind {
+                PartKind::VaeEncoder | PartKind::VaeDecoder => held.vae,
+                PartKind::TextEncoder => held.text,
+                _ => true,
+            };
+            if !is_held {
+                return (kind.name(), Memory::default());
+            }
             if !kind.is_trained() {
                 let (weights, activations) = (frozen * cost.parameters, frozen * self.kept(&cost) * images);
                 return (kind.name(), Memory { weights, activations, ..Memory::default() });
@@ -92,13 +100,19 @@ impl DryRun {
         // The Real-ESRGAN pipeline has a single prompt; the parameterised one may draw a new prompt for every sample.
         let prompts = (samples as f64 * self.config.degradation.parameterized_share) as u64;
         let mut caches = vec![];
-        if data.has_fixed_pictures() {
-            caches.push((format!("latents of {pictures} pictures"), pictures * latent));
+        let (latents, room) = (pictures.saturating_mul(latent), self.config.kept_latent_bytes() as u64);
+        if room > 0 {
+            let bounded = if latents > room { ", as many as model.latent_cache_megabytes holds" } else { "" };
+            caches.push((format!("latents of {pictures} pictures{bounded}"), latents.min(room)));
         }
-        let (states, bound) = ((pictures + prompts).saturating_mul(text), self.config.model.text_cache_bytes() as u64);
+        // Encoded states are read with each sample.
+        let captions =
+            if self.encoded.as_ref().is_some_and(|encoded| encoded.model.text.is_some()) { 0 } else { pictures };
+        let prompts = if self.config.data.source.is_paired() { 0 } else { prompts };
+        let (states, bound) = ((captions + prompts).saturating_mul(text), self.config.model.text_cache_bytes() as u64);
         let bounded = if states > bound { ", as many as model.text_cache_megabytes holds" } else { "" };
         caches.push((
-            format!("states of at most {pictures} captions and {prompts} restoration prompts{bounded}"),
+            format!("states of at most {captions} captions and {prompts} restoration prompts{bounded}"),
             states.min(bound),
         ));
         let picture = F32 * 3 * (data.size * data.size) as u64;

@@ -6,8 +6,8 @@ mod tables;
 
 use anyhow::{Result, ensure};
 use burn::tensor::Device;
-use spire_data::loader::Samples;
-use spire_model::base::BaseConfig;
+use spire_data::encoded::{Encoded, Manifest};
+use spire_model::base::{BaseConfig, Parts};
 use spire_model::clip::{ClipVision, ClipVisionConfig};
 use spire_model::control::{ConditioningEmbedding, Control, ControlConfig};
 use spire_model::cost;
@@ -18,8 +18,9 @@ use spire_model::weights::{Tensors, check_weights, parameters};
 
 use self::parts::{Costs, Part, PartKind};
 use crate::config::RunConfig;
+use crate::encoding;
 use crate::run_folder::RunFolder;
-use crate::training::held_out::held_out;
+use crate::training::held_out::{held_out, training_samples};
 use crate::training::start::with_models_located;
 
 /// What a run needs; displayed as tables.
@@ -29,6 +30,8 @@ pub struct DryRun {
     base: BaseConfig,
     /// Pictures of the training data.
     pictures: u64,
+    /// Which of them are encoded.
+    encoded: Option<Manifest>,
     costs: Costs,
     /// Which prompts the branch attends to.
     prompts: PromptRouting,
@@ -45,7 +48,7 @@ pub struct DryRun {
 /// As [`train`](crate::training::train), up to its first step. If the run folder exists already, that is only a
 /// warning.
 pub fn dry_run(config: RunConfig) -> Result<DryRun> {
-    let config = with_models_located(config)?;
+    let config = with_models_located(config.with_held_out_share())?;
     if let Err(taken) = RunFolder::check_free(&config) {
         tracing::warn!("{taken:#}");
     }
@@ -58,7 +61,7 @@ pub(super) fn count(mut config: RunConfig) -> Result<DryRun> {
     for device in config.run.device.split(',') {
         config.model.check_precision(&spire_model::device::device(device.trim())?)?;
     }
-    let samples = Samples::open(config.data.clone(), config.degradation.clone(), config.run.seed)?;
+    let samples = training_samples(&config)?;
     let devices = config.run.device.split(',').count();
     config.train = config.train.with_epochs_as_steps(samples.epoch_len(), devices);
     held_out(&config)?;
@@ -81,6 +84,7 @@ pub(super) fn count(mut config: RunConfig) -> Result<DryRun> {
     let latent = picture.map(|side| side / base.vae.downscale());
     Ok(DryRun {
         pictures: samples.epoch_len() as u64,
+        encoded: samples.encoded().map(Encoded::manifest).cloned(),
         costs: Costs {
             text: cost::text_encoder(&base.text),
             vae_encoder: cost::vae_encoder(&base.vae, picture),
@@ -138,7 +142,20 @@ fn image_encoder(config: &RunConfig) -> Result<Option<u64>> {
 
 impl DryRun {
     fn parts(&self) -> Vec<Part> {
-        self.costs.parts(self.prompts, &self.config.evaluate.sampling)
+        let (mut parts, held) = (self.costs.parts(self.prompts, &self.config.evaluate.sampling), self.held());
+        for part in &mut parts {
+            match part.kind {
+                PartKind::VaeEncoder if !held.vae => part.training_passes = 0,
+                PartKind::TextEncoder if !held.text => part.training_passes = 0,
+                _ => {}
+            }
+        }
+        parts
+    }
+
+    /// The parts of the frozen model that are in memory during a step; validation loads the others.
+    fn held(&self) -> Parts {
+        encoding::parts(&self.config, self.encoded.as_ref())
     }
 
     /// Floating-point operations of UNet and branch for one training image, forward and backward.
