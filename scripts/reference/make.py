@@ -17,6 +17,7 @@ import torch
 import autoencoder
 import degradations
 import denoiser
+import diffbir_cases
 import encoders
 import formula
 import metrics
@@ -25,8 +26,8 @@ import pipeline
 import quality
 import restoration
 import samplers
-import second_stage
 import stable_diffusion
+import stablesr_cases
 import tokens
 
 KINDS = {
@@ -55,10 +56,11 @@ KINDS = {
     "swinir": restoration.swinir,
     "bsrnet": restoration.bsrnet,
     "scunet": restoration.scunet,
-    "diffbir": second_stage.diffbir,
+    "diffbir": diffbir_cases.diffbir,
+    "stablesr": stablesr_cases.stablesr,
 }
 # These need checkouts of the official code.
-OFFICIAL = ("swinir", "bsrnet", "scunet", "diffbir")
+OFFICIAL = ("swinir", "bsrnet", "scunet", "diffbir", "stablesr")
 FULL = {
     "unet": stable_diffusion.unet,
     "spire": stable_diffusion.spire,

@@ -1,7 +1,7 @@
 """Official code of restoration networks, imported from checkouts of their repositories in one folder (`--official`).
 
 The folders there have the repositories' names: SwinIR (JingyunLiang/SwinIR), SCUNet (cszn/SCUNet), BSRGAN (cszn/BSRGAN), DiffBIR
-(XPixelGroup/DiffBIR).
+(XPixelGroup/DiffBIR), StableSR (IceClear/StableSR).
 """
 
 import importlib
@@ -16,7 +16,13 @@ folder: Path | None = None
 
 
 def module(repository: str, name: str):
-    """The module `name` of a repository. Repositories have modules of the same names, so none stays imported."""
+    """The module `name` of a repository."""
+    return modules(repository, name)[0]
+
+
+def modules(repository: str, *names: str) -> list:
+    """Modules of a repository, which share their classes. Repositories have modules of the same names, so none stays
+    imported."""
     root = folder / repository
     if not root.is_dir():
         raise SystemExit(f"{root} is missing: clone the repository {repository} there")
@@ -28,7 +34,7 @@ def module(repository: str, name: str):
     sys.path.insert(0, str(root))
     before = set(sys.modules)
     try:
-        return importlib.import_module(name)
+        return [importlib.import_module(name) for name in names]
     finally:
         sys.path.remove(str(root))
         for new in set(sys.modules) - before:

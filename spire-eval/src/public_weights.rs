@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use spire_data::checksum::sha256;
+use spire_model::weights::published_file;
 
 /// A published file, expected in the folder `weights` of an evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,10 +33,7 @@ impl PublicWeights {
     /// It can't be read.
     pub fn find(&self, folder: &Path) -> Result<Option<FoundWeights>> {
         let stem = self.file.rsplit_once('.').map_or(self.file, |(stem, _)| stem);
-        let names = [self.file.to_owned(), format!("{stem}.safetensors"), format!("{stem}.formula.json")];
-        let Some(path) = names.iter().map(|name| folder.join(name)).find(|path| path.is_file()) else {
-            return Ok(None);
-        };
+        let Some(path) = published_file(folder, self.file) else { return Ok(None) };
         let bytes = std::fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
         let checksum = sha256(&bytes);
         let start = stem.rsplit('-').next().filter(|end| end.len() == 8 && end.chars().all(|c| c.is_ascii_hexdigit()));

@@ -11,7 +11,7 @@ use spire_model::fusion::Fusion;
 use spire_model::pictures;
 use spire_model::restore::initial_noise;
 use spire_model::scheduler::NoiseSchedule;
-use spire_model::spire::predict;
+use spire_model::spire::{DenoiserInputs, predict};
 use spire_model::weights::Precision;
 
 fn main() -> Result<()> {
@@ -38,9 +38,14 @@ fn main() -> Result<()> {
     let time = Tensor::<1>::from_floats([timestep as f32], &device);
 
     for step in 0..5 {
-        let embedded = control.embed(degraded.clone());
-        let (noisy, time) = (noisy.clone(), time.clone());
-        let predicted = predict(&base.unet, &control, noisy, time, semantic.clone(), restoration.clone(), embedded);
+        let inputs = DenoiserInputs {
+            sample: noisy.clone(),
+            timestep: time.clone(),
+            semantic: semantic.clone(),
+            restoration: restoration.clone(),
+            embedded: control.embed(degraded.clone()),
+        };
+        let predicted = predict(&base.unet, &control, inputs);
         let loss = (predicted - target.clone()).square().mean();
         let gradients = GradientsParams::from_grads(loss.backward(), &control);
         println!("step {step}: loss {:.5}", loss.into_scalar::<f32>());

@@ -29,7 +29,7 @@ use crate::nn::Features;
 use crate::nn::resnet::conv3x3;
 use crate::nn::timestep::{TimestepEmbedding, Timesteps};
 use crate::unet::UNet;
-use crate::unet::blocks::{self, DownBlock, MidBlock};
+use crate::unet::blocks::{self, Conditions, DownBlock, MidBlock};
 use crate::weights::{self, missing_in_part};
 
 /// Resolves `control` to a folder: an existing path, `tiny/control` of the built-in model, or a repository on the Hugging
@@ -224,7 +224,7 @@ impl Control {
             Conditioning::Concat => conv2d(&self.conv_in, Tensor::cat(vec![sample, embedded], 1)),
         };
         let time = self.time_embedding.forward(self.time_proj.forward(timestep).cast(dtype));
-        blocks::encode(&self.down_blocks, &self.mid_block, x, &time, &context)
+        blocks::encode(&self.down_blocks, &self.mid_block, x, Conditions::new(&time, &context))
     }
 
     /// The control features as [`crate::fusion`] adds or modulates them: with [`Fusion::Add`] through the zero convolutions,

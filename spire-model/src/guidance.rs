@@ -37,6 +37,15 @@ impl GuidedPrompts {
     }
 }
 
+/// The states of a batch's prompts for the two passes of guidance, each `[batch, tokens, width]`.
+#[derive(Clone, Debug)]
+pub struct PromptStates {
+    /// Of the prompts.
+    pub conditional: Tensor<3>,
+    /// Of the negative prompts; `None` for one pass, without guidance.
+    pub unconditional: Option<Tensor<3>>,
+}
+
 /// `unconditional + scale·(conditional − unconditional)`, all of one shape.
 pub fn classifier_free(unconditional: Tensor<4>, conditional: Tensor<4>, scale: f64) -> Tensor<4> {
     unconditional.clone() + (conditional - unconditional).mul_scalar(scale)

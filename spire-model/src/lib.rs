@@ -11,12 +11,13 @@
 //! | [`scheduler`], [`guidance`] | noise schedules and samplers, classifier-free guidance |
 //! | [`restore`] | the sampling loop, tiles, colour correction |
 //! | [`feedforward`] | networks of other authors that restore without prompts |
-//! | [`diffbir`] | DiffBIR's second stage |
+//! | [`generative`] | models of other authors on Stable Diffusion: [`diffbir`], [`stablesr`] |
 //! | [`builtin`], [`model_file`] | the small model that the library carries; `model.toml` |
 //! | [`weights`], [`cost`] | reading and writing weights; counting parameters and operations |
 //!
 //! Fields are named as the keys of diffusers' state dicts, so that weights load without a table of renames.
 
+mod aggregation;
 pub mod base;
 mod bounds;
 pub mod builtin;
@@ -29,6 +30,7 @@ pub mod diffbir;
 pub mod feedforward;
 mod finite;
 pub mod fusion;
+pub mod generative;
 pub mod guidance;
 mod hub;
 mod locate;
@@ -39,9 +41,12 @@ mod pipeline;
 pub mod restore;
 pub mod scheduler;
 pub mod spire;
+pub mod stablesr;
+mod task;
 pub mod tokenizer;
 pub mod unet;
 pub mod vae;
 pub mod weights;
 
 pub use pipeline::Pipeline;
+pub use task::Task;

@@ -34,6 +34,16 @@ fn batch<'a>(
     Tensor::from_data(TensorData::new(values, [pictures.len(), 3, height, width]), device)
 }
 
+/// One picture per batch entry of a tensor `[batch, 3, height, width]` in \[0, 1\], not clamped.
+pub(crate) fn from_unit_tensor(tensor: Tensor<4>) -> Vec<Picture> {
+    let [_, channels, height, width] = tensor.dims();
+    let values: Vec<f32> = tensor.into_data().convert::<f32>().iter::<f32>().collect();
+    values
+        .chunks_exact(channels * height * width)
+        .map(|values| Picture { width, height, data: values.to_vec().into() })
+        .collect()
+}
+
 /// One picture in \[0, 1\] per batch entry of a tensor `[batch, 3, height, width]` in \[-1, 1\].
 pub fn from_tensor(tensor: Tensor<4>) -> Vec<Picture> {
     let [_, channels, height, width] = tensor.dims();

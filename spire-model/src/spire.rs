@@ -43,13 +43,27 @@ impl Spire {
         degraded: Tensor<4>,
     ) -> Tensor<4> {
         let embedded = self.control.embed_values(degraded);
-        predict(&self.unet, &self.control, sample, timestep, semantic, restoration, embedded)
+        let inputs = DenoiserInputs { sample, timestep, semantic, restoration, embedded };
+        predict(&self.unet, &self.control, inputs)
     }
 }
 
-/// ε(zt, t, y, cr, cs), or v: `sample` `[batch, channels, height, width]`, `timestep` `[batch]`, `semantic`
-/// `[passes · batch, tokens, width]`, `restoration` `[batch, tokens, width]`, `embedded` e(y) as [`Control::embed`] returns
-/// it; to `[passes · batch, channels, height, width]`.
+/// What the denoiser reads.
+#[derive(Clone, Debug)]
+pub struct DenoiserInputs {
+    /// zt, `[batch, channels, height, width]`.
+    pub sample: Tensor<4>,
+    /// t, `[batch]`.
+    pub timestep: Tensor<1>,
+    /// The states of cs, `[passes · batch, tokens, width]`.
+    pub semantic: Tensor<3>,
+    /// The states of cr, `[batch, tokens, width]`.
+    pub restoration: Tensor<3>,
+    /// e(y) as [`Control::embed`] returns it.
+    pub embedded: Tensor<4>,
+}
+
+/// ε(zt, t, y, cr, cs), or v, `[passes · batch, channels, height, width]`.
 ///
 /// The guidance passes differ only in the semantic prompt. If the branch ignores it, its features are the same for all
 /// passes and computed once.
@@ -58,15 +72,8 @@ impl Spire {
 ///
 /// Keep the UNet's weights on a device without autodiff and the control branch's on one with it: then the graph contains
 /// the branch and the decoder after the fusion, but not the frozen encoder.
-pub fn predict(
-    unet: &UNet,
-    control: &Control,
-    sample: Tensor<4>,
-    timestep: Tensor<1>,
-    semantic: Tensor<3>,
-    restoration: Tensor<3>,
-    embedded: Tensor<4>,
-) -> Tensor<4> {
+pub fn predict(unet: &UNet, control: &Control, inputs: DenoiserInputs) -> Tensor<4> {
+    let DenoiserInputs { sample, timestep, semantic, restoration, embedded } = inputs;
     let batch = sample.dims()[0];
     let (semantic, context) = control.prompts().route(semantic, restoration);
     let passes = semantic.dims()[0] / batch;
@@ -94,14 +101,8 @@ fn features(
 }
 
 /// The branch's features alone, with the inputs of [`predict`]: to find out which part of the model failed.
-pub(crate) fn branch_features(
-    control: &Control,
-    sample: Tensor<4>,
-    timestep: Tensor<1>,
-    semantic: Tensor<3>,
-    restoration: Tensor<3>,
-    embedded: Tensor<4>,
-) -> Vec<Tensor<4>> {
+pub(crate) fn branch_features(control: &Control, inputs: DenoiserInputs) -> Vec<Tensor<4>> {
+    let DenoiserInputs { sample, timestep, semantic, restoration, embedded } = inputs;
     let (_, context) = control.prompts().route(semantic, restoration);
     let ControlFeatures { mut down, mid } = features(control, sample, timestep, context, embedded);
     down.push(mid);

@@ -114,8 +114,13 @@ impl VaeConfig {
     }
 
     fn resnet(&self, from: usize, to: usize, device: &Device) -> ResnetBlock2d {
-        let config =
-            ResnetConfig { time_width: None, groups: self.norm_num_groups, epsilon: 1e-6, output_scale_factor: 1.0 };
+        let config = ResnetConfig {
+            time_width: None,
+            groups: self.norm_num_groups,
+            epsilon: 1e-6,
+            output_scale_factor: 1.0,
+            structure_channels: None,
+        };
         ResnetBlock2d::new(from, to, config, device)
     }
 }
@@ -202,6 +207,16 @@ pub struct DownEncoderBlock {
     downsamplers: Option<Vec<Downsample2d>>,
 }
 
+impl DownEncoderBlock {
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.resnets.iter().fold(x, |x, resnet| resnet.forward(x, None))
+    }
+
+    fn downsampled(&self, x: Tensor<4>) -> Tensor<4> {
+        self.downsamplers.iter().flatten().fold(x, |x, downsampler| downsampler.forward(x))
+    }
+}
+
 /// diffusers' `UpDecoderBlock2D`.
 #[derive(Module, Debug)]
 pub struct UpDecoderBlock {
@@ -244,13 +259,23 @@ impl Encoder {
     }
 
     fn forward(&self, picture: Tensor<4>) -> Tensor<4> {
-        let mut x = conv2d(&self.conv_in, picture);
-        for block in &self.down_blocks {
-            x = block.resnets.iter().fold(x, |x, resnet| resnet.forward(x, None));
-            x = block.downsamplers.iter().flatten().fold(x, |x, downsampler| downsampler.forward(x));
-        }
-        x = self.mid_block.forward(x);
+        let x = conv2d(&self.conv_in, picture);
+        let x = self.down_blocks.iter().fold(x, |x, block| block.downsampled(block.forward(x)));
+        let x = self.mid_block.forward(x);
         conv2d(&self.conv_out, group_norm_silu(&self.conv_norm_out, x))
+    }
+
+    /// The features of the first `count` resolutions, outermost first.
+    fn features(&self, picture: Tensor<4>, count: usize) -> Vec<Tensor<4>> {
+        let mut features: Vec<Tensor<4>> = Vec::with_capacity(count);
+        for (i, block) in self.down_blocks.iter().enumerate().take(count) {
+            let x = match features.last() {
+                Some(x) => self.down_blocks[i - 1].downsampled(x.clone()),
+                None => conv2d(&self.conv_in, picture.clone()),
+            };
+            features.push(block.forward(x));
+        }
+        features
     }
 }
 
@@ -288,10 +313,12 @@ impl Decoder {
         }
     }
 
-    fn forward(&self, latent: Tensor<4>) -> Tensor<4> {
+    /// `change` gets the features of each resolution, counted from the outermost, and returns what replaces them.
+    fn forward(&self, latent: Tensor<4>, change: impl Fn(usize, Tensor<4>) -> Tensor<4>) -> Tensor<4> {
         let mut x = self.mid_block.forward(conv2d(&self.conv_in, latent));
-        for block in &self.up_blocks {
+        for (level, block) in (0..self.up_blocks.len()).rev().zip(&self.up_blocks) {
             x = block.resnets.iter().fold(x, |x, resnet| resnet.forward(x, None));
+            x = change(level, x);
             for upsampler in block.upsamplers.iter().flatten() {
                 let [_, _, height, width] = x.dims();
                 x = upsampler.forward(x, [2 * height, 2 * width]);
@@ -366,9 +393,25 @@ impl Vae {
     /// The picture `[batch, 3, 8·height, 8·width]`, about \[-1, 1\] and not clamped, of `latent`
     /// `[batch, latent, height, width]`. No scaling factor.
     pub fn decode(&self, latent: Tensor<4>) -> Tensor<4> {
-        self.decoder.forward(match &self.post_quant_conv {
+        self.decode_changed(latent, |_, features| features)
+    }
+
+    /// As [`Self::decode`]; `change` gets the decoder's features at each resolution, counted from the outermost, and returns
+    /// what replaces them, of the same shape.
+    pub(crate) fn decode_changed(
+        &self,
+        latent: Tensor<4>,
+        change: impl Fn(usize, Tensor<4>) -> Tensor<4>,
+    ) -> Tensor<4> {
+        let latent = match &self.post_quant_conv {
             Some(conv) => conv2d(conv, latent),
             None => latent,
-        })
+        };
+        self.decoder.forward(latent, change)
+    }
+
+    /// The encoder's features at its first `count` resolutions, outermost first, of `picture` as in [`Self::encode`].
+    pub(crate) fn features(&self, picture: Tensor<4>, count: usize) -> Vec<Tensor<4>> {
+        self.encoder.features(picture, count)
     }
 }

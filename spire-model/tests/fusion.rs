@@ -10,7 +10,7 @@ use burn_store::ModuleSnapshot;
 use spire_model::control::{Conditioning, ConditioningEmbedding, ConditioningRange, Control, ControlConfig};
 use spire_model::decoupling::PromptRouting;
 use spire_model::fusion::Fusion;
-use spire_model::spire::{Spire, predict};
+use spire_model::spire::{DenoiserInputs, Spire, predict};
 use spire_model::unet::{UNet, UNetConfig};
 use spire_model::weights::{self, Precision};
 
@@ -41,7 +41,8 @@ fn inputs() -> Inputs {
 fn forward(unet: &UNet, control: &Control, x: &Inputs) -> Tensor<4> {
     let (sample, timestep) = (x.sample.clone(), x.timestep.clone());
     let embedded = control.embed(x.degraded.clone());
-    predict(unet, control, sample, timestep, x.semantic.clone(), x.restoration.clone(), embedded)
+    let (semantic, restoration) = (x.semantic.clone(), x.restoration.clone());
+    predict(unet, control, DenoiserInputs { sample, timestep, semantic, restoration, embedded })
 }
 
 /// Every fusion with every way in which e(y) enters.
@@ -167,9 +168,14 @@ fn guidance_passes_in_one_batch_equal_separate_passes() {
             let config = ControlConfig { prompts, ..config(of) };
             let control = noisy(Control::from_unet(&config, &unet, &device).unwrap());
             let told = |semantic: &Tensor<3>| {
-                let embedded = control.embed(x.degraded.clone());
-                let (sample, timestep, restoration) = (x.sample.clone(), x.timestep.clone(), x.restoration.clone());
-                predict(&unet, &control, sample, timestep, semantic.clone(), restoration, embedded)
+                let inputs = DenoiserInputs {
+                    sample: x.sample.clone(),
+                    timestep: x.timestep.clone(),
+                    semantic: semantic.clone(),
+                    restoration: x.restoration.clone(),
+                    embedded: control.embed(x.degraded.clone()),
+                };
+                predict(&unet, &control, inputs)
             };
             let both = told(&Tensor::cat(vec![x.semantic.clone(), other.clone()], 0));
             let one_by_one = Tensor::cat(vec![told(&x.semantic), told(&other)], 0);

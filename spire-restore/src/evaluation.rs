@@ -44,7 +44,8 @@ pub fn evaluate(config: &EvalConfig, output: &Path) -> Result<Evaluated> {
     for benchmark in &benchmarks {
         let mut reasons = BTreeMap::new();
         for method in &config.methods {
-            Methods::check(method, benchmark).unwrap_or_else(|error| note(&mut reasons, method, benchmark, &error));
+            Methods::check(method, &methods::name(benchmark))
+                .unwrap_or_else(|error| note(&mut reasons, method, benchmark, &error));
         }
         unmeasured.push(reasons);
     }
@@ -121,10 +122,14 @@ impl<'a> Measuring<'a> {
         if let MethodProtocol::Folder { files } = &mut protocol {
             files.clone_from(&scores.files);
         }
-        let prompts = match method.kind {
-            MethodKind::Model => method.prompts(&self.benchmark.entries, &self.config.alike, self.config.seed)?,
-            _ => vec![],
+        let mut prompts = match method.kind.reads_prompts() {
+            true => method.prompts(&self.benchmark.entries, &self.config.alike, self.config.seed)?,
+            false => vec![],
         };
+        if method.kind != MethodKind::Model {
+            // Models of other authors read no restoration prompt.
+            prompts.iter_mut().for_each(|prompts| prompts.restoration.clear());
+        }
         let files = self.benchmark.entries.iter().map(file).collect();
         let shown = ShownMethod { name: method.name.clone(), files, prompts };
         Ok(((method.name.clone(), protocol, scores), shown))

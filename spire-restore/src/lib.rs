@@ -1,13 +1,16 @@
 //! Restores pictures with a trained model: files and folders ([`files`]), walks through prompts ([`walk`]), and the
-//! methods of an evaluation ([`evaluation`]). Networks of other authors restore files as well ([`network`]).
+//! methods of an evaluation ([`evaluation`], [`readiness`]). Models of other authors restore files as well ([`network`], [`generative`]).
 
 pub mod evaluation;
 mod evaluation_sheet;
 pub mod files;
+pub mod generative;
 mod jobs;
+mod made_once;
 mod methods;
 pub mod network;
 pub mod provenance;
+pub mod readiness;
 pub mod restorer;
 pub mod trained_model;
 pub mod walk;

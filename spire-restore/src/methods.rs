@@ -7,8 +7,12 @@ use anyhow::{Context, Result, ensure};
 use spire_core::progress::PhaseProgress;
 use spire_data::testset::{Entry, TestSet};
 use spire_eval::evaluation::{EvalConfig, MethodConfig, MethodKind, MethodProtocol, PromptPair, slug};
+use spire_model::clip::ClipFolder;
 use spire_model::feedforward::{NetworkKind, Tiling};
+use spire_model::generative::GenerativeKind;
 
+use crate::files::Semantic;
+use crate::generative::{GenerativeRestorer, GenerativeTask};
 use crate::jobs::{Job, JobSettings, Restored};
 use crate::network::NetworkRestorer;
 use crate::provenance::ModelIdentity;
@@ -21,6 +25,7 @@ pub struct Methods {
     /// By run, base, branch and CLIP.
     loaded: BTreeMap<String, Restorer>,
     networks: BTreeMap<String, NetworkRestorer>,
+    generative: BTreeMap<String, GenerativeRestorer>,
     restored: Restored,
 }
 
@@ -45,15 +50,20 @@ impl Pictures {
 
 /// The name of a test set in paths.
 pub fn name(benchmark: &TestSet) -> String {
-    benchmark.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    name_of(&benchmark.folder)
+}
+
+/// The name in paths of the test set in a folder.
+pub fn name_of(folder: &Path) -> String {
+    folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 impl Methods {
-    /// Checks that the files of a method exist, without loading them.
+    /// Checks that the files of a method exist, for the test set of a name, without loading them.
     ///
     /// # Errors
-    /// The run, the branch or the folder does not exist.
-    pub fn check(method: &MethodConfig, benchmark: &TestSet) -> Result<()> {
+    /// The run, the branch, a checkpoint or the folder does not exist.
+    pub fn check(method: &MethodConfig, benchmark: &str) -> Result<()> {
         match method.kind {
             MethodKind::Input => Ok(()),
             MethodKind::Folder => {
@@ -65,6 +75,15 @@ impl Methods {
             MethodKind::SwinIr | MethodKind::BsrNet | MethodKind::ScuNet => {
                 let (network, weights) = network_of(method, benchmark)?;
                 NetworkRestorer::checksum(network, &weights).map(|_| ())
+            }
+            _ => {
+                let (kind, folder) = generative_of(method, benchmark)?;
+                kind.files_in(&folder)?;
+                let settings = kind.settings(&method.settings)?;
+                match settings.clip_guidance() {
+                    Some(guidance) => ClipFolder::open(&guidance.clip).map(|_| ()).context("clip_guidance.clip"),
+                    None => Ok(()),
+                }
             }
         }
     }
@@ -84,10 +103,10 @@ impl Methods {
         match method.kind {
             MethodKind::Input => Ok((Pictures::Degraded, MethodProtocol::Input)),
             MethodKind::Folder => {
-                Ok((Pictures::In(folder_of(method, benchmark)), MethodProtocol::Folder { files: String::new() }))
+                Ok((Pictures::In(folder_of(method, &name(benchmark))), MethodProtocol::Folder { files: String::new() }))
             }
             MethodKind::SwinIr | MethodKind::BsrNet | MethodKind::ScuNet => {
-                let (network, weights) = network_of(method, benchmark)?;
+                let (network, weights) = network_of(method, &name(benchmark))?;
                 let key = format!("{network} {weights:?} {:?}", method.tile);
                 if !self.networks.contains_key(&key) {
                     let restorer = NetworkRestorer::load(network, &weights, method.tile, &config.device)?;
@@ -129,19 +148,70 @@ impl Methods {
                 };
                 Ok((Pictures::In(folder), made))
             }
+            _ => {
+                let folder = output.join("restored").join(name(benchmark)).join(slug(&method.name));
+                let made = self.generate(method, config, benchmark, &folder)?;
+                Ok((Pictures::In(folder), made))
+            }
         }
+    }
+
+    /// Restores each picture of the test set with another author's model.
+    fn generate(
+        &mut self,
+        method: &MethodConfig,
+        config: &EvalConfig,
+        benchmark: &TestSet,
+        folder: &Path,
+    ) -> Result<MethodProtocol> {
+        let (kind, weights) = generative_of(method, &name(benchmark))?;
+        let settings = kind.settings(&method.settings)?;
+        let key = format!("{kind} {weights:?}");
+        match self.generative.get_mut(&key) {
+            Some(restorer) => restorer.configure(settings.clone())?,
+            None => {
+                let restorer = GenerativeRestorer::load(kind, &weights, settings.clone(), &config.device)?;
+                self.generative.insert(key.clone(), restorer);
+            }
+        }
+        let restorer = &self.generative[&key];
+        let prompts = method.prompts(&benchmark.entries, &config.alike, config.seed)?;
+        let progress = PhaseProgress::new(&format!("{}: restoring", method.name), benchmark.entries.len() as u64);
+        for (i, (entry, prompts)) in benchmark.entries.iter().zip(prompts).enumerate() {
+            let semantic = if kind.reads_prompts() { prompts.semantic } else { String::new() };
+            let (semantic, seed) = (Semantic::Text(semantic), config.seed + i as u64);
+            let task = GenerativeTask { semantic, seed, upscale: 1.0, overwrite: false };
+            let file = format!("{}.png", entry.id);
+            let restored = restorer.restore_file(&task, &benchmark.degraded(entry), &folder.join(&file));
+            restored.with_context(|| format!("{}: {}", method.name, entry.id))?;
+            progress.advance(&file);
+        }
+        Ok(MethodProtocol::Generative {
+            model: kind,
+            checkpoints: restorer.checkpoints.clone(),
+            settings: Box::new(settings),
+            seed: config.seed,
+            semantic: kind.reads_prompts() && method.semantic,
+            captions: method.captions_told(),
+        })
     }
 }
 
-fn folder_of(method: &MethodConfig, benchmark: &TestSet) -> PathBuf {
+fn generative_of(method: &MethodConfig, benchmark: &str) -> Result<(GenerativeKind, PathBuf)> {
+    let kind = method.kind.generative().context("this method is no model of other authors")?;
+    let weights = method.weights.as_deref().context("weights is not set")?;
+    Ok((kind, of_benchmark(weights, benchmark)))
+}
+
+fn folder_of(method: &MethodConfig, benchmark: &str) -> PathBuf {
     of_benchmark(method.folder.as_deref().unwrap_or_default(), benchmark)
 }
 
-fn of_benchmark(path: &str, benchmark: &TestSet) -> PathBuf {
-    path.replace("{benchmark}", &name(benchmark)).into()
+fn of_benchmark(path: &str, benchmark: &str) -> PathBuf {
+    path.replace("{benchmark}", benchmark).into()
 }
 
-fn network_of(method: &MethodConfig, benchmark: &TestSet) -> Result<(NetworkKind, PathBuf)> {
+fn network_of(method: &MethodConfig, benchmark: &str) -> Result<(NetworkKind, PathBuf)> {
     let network = method.kind.network().context("this method is no network")?;
     let weights = method.weights.as_deref().context("weights is not set")?;
     Ok((network, of_benchmark(weights, benchmark)))

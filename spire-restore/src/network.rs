@@ -3,20 +3,13 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Serialize};
-use spire_core::atomic_write::check_output;
-use spire_core::checksum::sha256;
-use spire_core::picture::Decoded;
-use spire_core::picture_file::{self, PictureFormat, read_note};
-use spire_core::{Picture, picture};
-use spire_data::degrade::resize::resize_plane;
+use serde::Serialize;
 use spire_data::degrade::{Filter, resize};
 use spire_model::feedforward::{Network, NetworkKind, Tiling};
 use spire_model::weights::{checksum, weights_file};
 
 use crate::files::{FolderSummary, MOST_PIXELS, RestoredFile, restore_each};
-use crate::provenance::KEYWORD;
-use crate::restorer::create_folder_of;
+use crate::made_once::restore_once;
 
 /// A network that is ready to restore.
 #[derive(Debug)]
@@ -29,7 +22,7 @@ pub struct NetworkRestorer {
 }
 
 /// Everything that a picture depends on that such a network restored: the JSON in its PNG.
-#[derive(Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Debug, Serialize)]
 struct NetworkProvenance {
     program: String,
     network: NetworkKind,
@@ -38,7 +31,7 @@ struct NetworkProvenance {
     tile: usize,
     tile_overlap: usize,
     /// Width and height to which the restored picture was resized.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     resized: Option<(usize, usize)>,
 }
 
@@ -95,39 +88,30 @@ impl NetworkRestorer {
         size: Option<(usize, usize)>,
         overwrite: bool,
     ) -> Result<RestoredFile> {
-        let format = PictureFormat::of(output, None)?;
-        check_output(output, input)?;
-        let bytes = picture::read(input)?;
-        let provenance = serde_json::to_string(&NetworkProvenance {
+        let provenance = |input_sha256: String| NetworkProvenance {
             program: concat!("spire ", env!("CARGO_PKG_VERSION")).to_owned(),
             network: self.kind,
             weights_sha256: self.weights_sha256.clone(),
-            input_sha256: sha256(&bytes),
+            input_sha256,
             tile: self.tiling.side,
             tile_overlap: self.tiling.overlap,
             resized: size,
-        })?;
-        let files = vec![output.to_owned()];
-        if !overwrite && read_note(output, KEYWORD).as_ref() == Some(&provenance) {
-            return Ok(RestoredFile { files, kept: true });
-        }
-        let Decoded { picture: degraded, alpha, depth } = Picture::decode(&bytes, input)?;
-        let (width, height) = self.restored_size((degraded.width, degraded.height));
-        ensure!(
-            width as f64 * height as f64 <= MOST_PIXELS,
-            "{width} by {height} pixels, to which {} enlarges it, are more than can be restored",
-            self.kind
-        );
-        let mut restored = self.network.restore(&degraded, self.tiling)?;
-        if let Some((width, height)) = size.filter(|&size| size != (restored.width, restored.height)) {
-            restored = resize(&restored, width, height, Filter::BicubicAntialiased);
-            restored.clamp();
-        }
-        let from = (degraded.width, degraded.height);
-        let alpha = alpha.map(|alpha| resize_plane(&alpha, from, restored.width, restored.height, Filter::Bicubic));
-        create_folder_of(output)?;
-        picture_file::save(output, format.in_depth(depth), &restored, alpha.as_deref(), Some((KEYWORD, &provenance)))?;
-        Ok(RestoredFile { files, kept: false })
+        };
+        restore_once(input, output, overwrite, provenance, |degraded| {
+            let (width, height) = self.restored_size((degraded.width, degraded.height));
+            ensure!(
+                width as f64 * height as f64 <= MOST_PIXELS,
+                "{width} by {height} pixels, to which {} enlarges it, are more than can be restored",
+                self.kind
+            );
+            let restored = self.network.restore(degraded, self.tiling)?;
+            let Some((width, height)) = size.filter(|&size| size != (restored.width, restored.height)) else {
+                return Ok(restored);
+            };
+            let mut resized = resize(&restored, width, height, Filter::BicubicAntialiased);
+            resized.clamp();
+            Ok(resized)
+        })
     }
 
     /// Restores every picture in `input` and its subfolders to a PNG at the same place in `output`. A broken file is

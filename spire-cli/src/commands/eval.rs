@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use spire_core::message::printable;
 use spire_core::settings;
 use spire_eval::evaluation::EvalConfig;
 use spire_restore::evaluation::evaluate;
+use spire_restore::readiness::{Need, needs};
 use spire_train::distributed::ensure_single_process;
 
 #[derive(clap::Args)]
@@ -16,9 +18,13 @@ pub struct Eval {
     /// Override a key of the evaluation; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Print results.json instead of the tables, for programs to read
+    /// Print results.json instead of the tables, for programs to read; with --check, what the evaluation needs
     #[arg(long)]
     json: bool,
+    /// Only say what is there and what is missing (test sets, checkpoints, runs, metrics' weights), and how much is left to
+    /// restore
+    #[arg(long)]
+    check: bool,
 }
 
 pub fn run(args: Eval) -> Result<ExitCode> {
@@ -26,6 +32,9 @@ pub fn run(args: Eval) -> Result<ExitCode> {
     let config: EvalConfig = settings::load(&args.config, &args.overrides)?;
     config.validate().with_context(|| args.config.display().to_string())?;
     let output = config.output.clone().unwrap_or_else(|| Path::new("results").join(&config.name));
+    if args.check {
+        return check(&needs(&config, &output)?, args.json);
+    }
     let evaluated = evaluate(&config, &output)?;
     let (tables, size) = evaluated.write(&output, config.report_pictures)?;
     if args.json {
@@ -34,4 +43,20 @@ pub fn run(args: Eval) -> Result<ExitCode> {
         say!("{tables}\n{}, {:.1} MB", output.join("report.html").display(), size as f64 / 1e6)?;
     }
     Ok(if evaluated.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints what an evaluation needs; a failure if something is missing.
+fn check(needs: &[Need], json: bool) -> Result<ExitCode> {
+    if json {
+        say!("{}", serde_json::to_string_pretty(needs)?)?;
+    } else {
+        let width = needs.iter().map(|need| need.name.chars().count()).max().unwrap_or(0);
+        for Need { part, name, ready, state } in needs {
+            let missing = if *ready { "" } else { "MISSING: " };
+            say!("{part:<9} {:<width$}  {missing}{}", printable(name), printable(state))?;
+        }
+        let missing = needs.iter().filter(|need| !need.ready).count();
+        say!("{} of {} are missing", missing, needs.len())?;
+    }
+    Ok(if needs.iter().all(|need| need.ready) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -12,6 +12,7 @@ mod eval;
 mod init;
 mod man;
 mod model;
+mod other_model;
 mod pretrain;
 mod restore;
 mod sampling;

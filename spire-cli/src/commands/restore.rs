@@ -9,13 +9,12 @@ use spire_core::message::printable;
 use spire_core::picture_file::PictureFormat;
 use spire_core::progress;
 use spire_data::prompt;
-use spire_model::feedforward::NetworkKind;
 use spire_model::weights::Precision;
 use spire_restore::files::{FileSettings, FolderSummary, Semantic};
-use spire_restore::network::NetworkRestorer;
 
 use super::caption::Captioner;
 use super::model::Model;
+use super::other_model::{self, Order, OtherModel};
 use super::sampling::{Sampling, by_name};
 
 #[derive(clap::Args)]
@@ -27,16 +26,17 @@ pub struct Restore {
     output: PathBuf,
     #[command(flatten)]
     model: Model,
-    /// Restore with another author's network, without prompts: swinir, bsrnet or scunet
-    #[arg(long = "model", value_name = "NETWORK", value_parser = by_name::<NetworkKind>, requires = "weights")]
-    #[arg(conflicts_with_all = [
-        "run", "base", "control", "precision", "semantic", "captions", "restoration", "negative", "steps", "guidance",
-        "sampler", "strength", "colour_fix", "upscale", "seed", "variants", "positive", "quality_prompts", "vae_tile", "latents", "caption_endpoint",
-    ])]
-    network: Option<NetworkKind>,
-    /// The published checkpoint of --model
-    #[arg(long, value_name = "FILE", requires = "network")]
+    /// Restore with another author's model: swinir, bsrnet, scunet, diffbir, diffbir-v2, diffbir-v2-denoising, diffbir-v2.1
+    /// or stablesr
+    #[arg(long = "model", value_name = "NAME", value_parser = other_model::by_name, requires = "weights")]
+    #[arg(conflicts_with_all = ["run", "base", "control", "precision", "restoration", "variants", "latents"])]
+    other: Option<OtherModel>,
+    /// The published checkpoint of --model, or the folder with them for diffbir and stablesr
+    #[arg(long, value_name = "PATH", requires = "other")]
     weights: Option<PathBuf>,
+    /// A setting of --model diffbir or stablesr; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "other")]
+    settings: Vec<String>,
     /// Float type of the text-to-image model: f32, bf16 or f16
     #[arg(long, value_parser = by_name::<Precision>)]
     precision: Option<Precision>,
@@ -98,23 +98,24 @@ pub fn run(args: Restore) -> Result<ExitCode> {
         PictureFormat::of(&output, args.quality)?;
         check_output(&output, &args.input)?;
     }
-    if let (Some(network), Some(weights)) = (args.network, &args.weights) {
-        let restorer =
-            NetworkRestorer::load(network, weights, args.sampling.tile, args.device.as_deref().unwrap_or("flex"))?;
-        let summary = match is_folder {
-            true => restorer.restore_folder(&args.input, &output, args.overwrite)?,
-            false => restorer.restore_file(&args.input, &output, None, args.overwrite)?.into(),
+    if let (Some(model), Some(weights)) = (args.other, args.weights) {
+        let order = Order {
+            input: args.input,
+            output: output.clone(),
+            weights,
+            device: args.device.unwrap_or_else(|| "flex".to_owned()),
+            sampling: args.sampling,
+            settings: args.settings,
+            semantic: semantic(args.captioner, args.captions, args.semantic),
+            seed: args.seed,
+            upscale: args.upscale,
+            overwrite: args.overwrite,
         };
-        return report(&summary, is_folder, &output, args.json);
+        return report(&order.restore(model)?, is_folder, &output, args.json);
     }
     let found = args.model.locate()?;
-    let semantic = match (args.captioner.endpoint(), args.captions) {
-        (Some(endpoint), _) => Semantic::Model(endpoint),
-        (None, true) => Semantic::Captions,
-        (None, false) => Semantic::Text(args.semantic),
-    };
     let settings = FileSettings {
-        semantic,
+        semantic: semantic(args.captioner, args.captions, args.semantic),
         restoration: args.restoration,
         seed: args.seed,
         latents: args.latents,
@@ -145,6 +146,15 @@ pub fn run(args: Restore) -> Result<ExitCode> {
         progress::print(BUILT_IN);
     }
     Ok(code)
+}
+
+/// Where the semantic prompts come from.
+fn semantic(captioner: Captioner, captions: bool, text: String) -> Semantic {
+    match (captioner.endpoint(), captions) {
+        (Some(endpoint), _) => Semantic::Model(endpoint),
+        (None, true) => Semantic::Captions,
+        (None, false) => Semantic::Text(text),
+    }
 }
 
 /// Prints what became of the pictures; a failure if one failed.

@@ -1,8 +1,10 @@
 //! The options of sampling, which `spire restore` and `spire walk` share.
 
+use serde::Serialize;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use spire_model::restore::{ColourFix, QualityPrompts, SamplingConfig, StartFrom};
 use spire_model::scheduler::SamplerKind;
+use toml::Value;
 
 /// How pictures are sampled. What is left out is as in the model's settings.
 #[derive(clap::Args)]
@@ -71,6 +73,36 @@ impl Sampling {
         sampling.vae_tile = self.vae_tile.or(sampling.vae_tile);
         sampling
     }
+}
+
+impl Sampling {
+    /// The options that are set, each with its key in the settings of sampling and its value.
+    pub fn given(&self) -> Result<Vec<(&'static str, &'static str, Value)>, toml::ser::Error> {
+        let number = |value: Option<f64>| value.map(Value::from);
+        let size = |value: Option<usize>| value.map(|value| Value::from(i64::try_from(value).unwrap_or(i64::MAX)));
+        let text = |value: &Option<String>| value.clone().map(Value::from);
+        let options = [
+            ("--negative", "negative", text(&self.negative)),
+            ("--positive", "positive", text(&self.positive)),
+            ("--quality-prompts", "quality_prompts", named(self.quality_prompts)?),
+            ("--steps", "steps", size(self.steps)),
+            ("--guidance", "guidance_scale", number(self.guidance)),
+            ("--sampler", "sampler", named(self.sampler)?),
+            ("--strength", "strength", number(self.strength)),
+            ("--start", "start", named(self.start)?),
+            ("--control-scale", "control_scale", number(self.control_scale)),
+            ("--control-start", "control_start", number(self.control_start)),
+            ("--control-end", "control_end", number(self.control_end)),
+            ("--colour-fix", "colour_fix", named(self.colour_fix)?),
+            ("--tile", "tile", size(self.tile)),
+            ("--vae-tile", "vae_tile", size(self.vae_tile)),
+        ];
+        Ok(options.into_iter().filter_map(|(option, key, value)| Some((option, key, value?))).collect())
+    }
+}
+
+fn named<T: Serialize>(value: Option<T>) -> Result<Option<Value>, toml::ser::Error> {
+    value.map(Value::try_from).transpose()
 }
 
 /// Parses a value by its name in a configuration.

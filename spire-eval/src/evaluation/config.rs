@@ -210,16 +210,29 @@ impl EvalConfig {
                 }
                 _ => {}
             }
-            match (method.kind.network(), &method.weights) {
-                (Some(network), None) => bail!(
+            match (method.kind.network(), method.kind.generative(), &method.weights) {
+                (Some(network), _, None) => bail!(
                     "methods.{i}.weights is not set ({}): the checkpoint; {} publishes those of {network}",
                     method.name,
                     network.published()
                 ),
-                (None, Some(_)) => {
-                    bail!("methods.{i}.weights ({}): only the kinds swinir, bsrnet and scunet have them", method.name)
+                (_, Some(kind), None) => {
+                    bail!("methods.{i}.weights is not set ({}): the folder with the checkpoints of {kind}", method.name)
                 }
+                (None, None, Some(_)) => bail!(
+                    "methods.{i}.weights ({}): only models of other authors have them, such as swinir and diffbir",
+                    method.name
+                ),
                 _ => {}
+            }
+            if let Some(kind) = method.kind.generative() {
+                let context = || format!("methods.{i}.settings ({})", method.name);
+                let settings = kind.settings(&method.settings).with_context(context)?;
+                ensure!(
+                    method.semantic || !settings.needs_prompt(),
+                    "methods.{i} ({}): strength and clip_guidance need the caption: remove semantic = false",
+                    method.name
+                );
             }
         }
         if let Some(name) =
@@ -254,14 +267,19 @@ fn check_contradictions(i: usize, method: &MethodConfig) -> Result<()> {
         ("prompt", method.prompt.is_some()),
         ("upscale", method.upscale.is_some()),
         ("sampling", method.sampling.is_some()),
-        ("semantic", !method.semantic),
     ];
-    let of_models = [&of_model[..], &of_parts, &of_captions, &restoration].concat();
+    let of_models = [&of_model[..], &of_parts, &restoration].concat();
+    let of_prompts = [&of_captions[..], &[("semantic", !method.semantic)]].concat();
+    let tile = [("tile", method.tile.is_some())];
+    let settings = [("settings", !method.settings.is_empty())];
     for (holds, reason, keys) in [
         (method.run.is_some(), "run has its own base and branch", &of_parts[..]),
         (!method.semantic, "semantic = false withholds the caption", &of_captions),
         (method.prompt.is_some(), "prompt is the restoration prompt of every picture", &restoration),
         (method.kind != MethodKind::Model, "kind is not \"model\"", &of_models),
+        (!method.kind.reads_prompts(), "this kind reads no captions", &of_prompts),
+        (method.kind.network().is_none(), "kind is not \"swinir\", \"bsrnet\" or \"scunet\"", &tile),
+        (method.kind.generative().is_none(), "kind is not \"diffbir\" or \"stablesr\"", &settings),
         (method.kind != MethodKind::Folder, "kind is not \"folder\"", &[("folder", method.folder.is_some())]),
     ] {
         let set = keys.iter().find(|(_, is_set)| holds && *is_set);

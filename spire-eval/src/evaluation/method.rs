@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use spire_model::feedforward::NetworkKind;
+use spire_model::generative::GenerativeKind;
 use spire_model::restore::SamplingConfig;
 
 /// A row of the tables.
@@ -21,14 +22,14 @@ pub struct MethodConfig {
     pub base: Option<PathBuf>,
     /// `model` without a run: the control branch.
     pub control: Option<PathBuf>,
-    /// `model`: whether it gets a semantic prompt.
+    /// `model`, `diffbir…`: whether it gets a semantic prompt.
     pub semantic: bool,
-    /// `model`: the source of the caption: `own`; `unmatched`, another picture's; `mistaken`, its own with a word
+    /// `model`, `diffbir…`: the source of the caption: `own`; `unmatched`, another picture's; `mistaken`, its own with a word
     /// replaced by its partner in `alike`.
     pub captions: Captions,
-    /// `model`: a folder with other captions than the test set's, `ID.txt`, for example from `spire data caption`.
+    /// `model`, `diffbir…`: a folder with other captions than the test set's, `ID.txt`, for example from `spire data caption`.
     pub captions_from: Option<PathBuf>,
-    /// `model`: number of words of the caption to use; if not set, all.
+    /// `model`, `diffbir…`: number of words of the caption to use; if not set, all.
     pub caption_words: Option<usize>,
     /// `model`: the kind of restoration prompt.
     pub restoration: RestorationPrompt,
@@ -39,8 +40,11 @@ pub struct MethodConfig {
     pub upscale: Option<f64>,
     /// `model`: sampling settings that replace the evaluation's.
     pub sampling: Option<SamplingConfig>,
-    /// `swinir`, `bsrnet`, `scunet`: the published checkpoint; `{benchmark}` is replaced by the name of the test set's folder.
+    /// `swinir`, `bsrnet`, `scunet`: the published checkpoint; `diffbir…`, `stablesr`: the folder with the published
+    /// checkpoints; `{benchmark}` is replaced by the name of the test set's folder.
     pub weights: Option<String>,
+    /// `diffbir…`, `stablesr`: settings that differ from the published ones.
+    pub settings: toml::Table,
     /// `swinir`, `bsrnet`, `scunet`: the side of the tiles of larger pictures, in pixels; 0 for no tiles; 512 if not set.
     pub tile: Option<usize>,
     /// `folder`: the folder of the restored pictures `ID.png`; `{benchmark}` is replaced by the name of the test set's
@@ -68,6 +72,7 @@ impl Default for MethodConfig {
             upscale: None,
             sampling: None,
             weights: None,
+            settings: toml::Table::new(),
             tile: None,
             folder: None,
             marks: BTreeMap::new(),
@@ -95,6 +100,21 @@ pub enum MethodKind {
     /// A SCUNet.
     #[serde(rename = "scunet")]
     ScuNet,
+    /// DiffBIR, version 1.
+    #[serde(rename = "diffbir")]
+    DiffBir,
+    /// DiffBIR, version 2, for super-resolution.
+    #[serde(rename = "diffbir-v2")]
+    DiffBirV2,
+    /// DiffBIR, version 2, for denoising.
+    #[serde(rename = "diffbir-v2-denoising")]
+    DiffBirV2Denoising,
+    /// DiffBIR, version 2.1.
+    #[serde(rename = "diffbir-v2.1")]
+    DiffBirV2_1,
+    /// StableSR.
+    #[serde(rename = "stablesr")]
+    StableSr,
 }
 
 impl MethodKind {
@@ -104,8 +124,25 @@ impl MethodKind {
             Self::SwinIr => Some(NetworkKind::SwinIr),
             Self::BsrNet => Some(NetworkKind::BsrNet),
             Self::ScuNet => Some(NetworkKind::ScuNet),
-            Self::Model | Self::Input | Self::Folder => None,
+            _ => None,
         }
+    }
+
+    /// The model of a method that is another author's and generates.
+    pub fn generative(self) -> Option<GenerativeKind> {
+        match self {
+            Self::DiffBir => Some(GenerativeKind::DiffBir),
+            Self::DiffBirV2 => Some(GenerativeKind::DiffBirV2),
+            Self::DiffBirV2Denoising => Some(GenerativeKind::DiffBirV2Denoising),
+            Self::DiffBirV2_1 => Some(GenerativeKind::DiffBirV2_1),
+            Self::StableSr => Some(GenerativeKind::StableSr),
+            _ => None,
+        }
+    }
+
+    /// Whether the method can read a semantic prompt.
+    pub fn reads_prompts(self) -> bool {
+        self == Self::Model || self.generative().is_some_and(GenerativeKind::reads_prompts)
     }
 }
 

@@ -112,10 +112,12 @@ impl MethodConfig {
         let yes_if = |yes: bool| if yes { YES } else { NO }.to_owned();
         let known = match self.kind {
             MethodKind::Folder => vec![],
-            MethodKind::Input | MethodKind::SwinIr | MethodKind::BsrNet | MethodKind::ScuNet => {
-                ["Sem", "Res", "Res type", "Res param"].map(|heading| (heading, NO.to_owned())).to_vec()
+            kind if kind != MethodKind::Model => {
+                let semantic = self.captions_told().unwrap_or_else(|| yes_if(kind.reads_prompts() && self.semantic));
+                let none = ["Res", "Res type", "Res param"].map(|heading| (heading, NO.to_owned()));
+                [&[("Sem", semantic)][..], &none].concat()
             }
-            MethodKind::Model => {
+            _ => {
                 let semantic = self.captions_told().unwrap_or_else(|| yes_if(self.semantic));
                 let restoration = match (&self.prompt, self.restoration) {
                     (Some(prompt), _) => return self.with_marks([("Sem", semantic), ("Res", prompt.clone())]),

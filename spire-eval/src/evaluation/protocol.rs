@@ -1,8 +1,11 @@
 //! The protocol of a score: everything it depends on. Scores are comparable if their protocols are equal.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use spire_data::checksum::sha256;
 use spire_model::feedforward::NetworkKind;
+use spire_model::generative::{GenerativeKind, GenerativeSettings};
 use spire_model::restore::SamplingConfig;
 
 /// Everything that a score depends on.
@@ -45,6 +48,22 @@ pub enum MethodProtocol {
         tile: usize,
         /// Overlap of the tiles in pixels.
         tile_overlap: usize,
+    },
+    /// By this program, with another author's model that generates.
+    Generative {
+        /// The model.
+        model: GenerativeKind,
+        /// SHA-256 of each checkpoint, by the file's published name.
+        checkpoints: BTreeMap<String, String>,
+        /// Its settings.
+        settings: Box<GenerativeSettings>,
+        /// The seed of the first picture.
+        seed: u64,
+        /// Whether it got a semantic prompt.
+        semantic: bool,
+        /// How captions were changed: unmatched, or truncated.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        captions: Option<String>,
     },
     /// By this program.
     Model {

@@ -112,6 +112,11 @@ impl Scorer {
         &self.missing
     }
 
+    /// Notes on metrics whose weights differ from the published ones.
+    pub fn strange(&self) -> &BTreeMap<Metric, String> {
+        &self.strange
+    }
+
     /// Whether a metric is configured and can be computed.
     pub fn has(&self, metric: Metric) -> bool {
         self.metrics.contains(&metric) && !self.missing.contains_key(&metric)
@@ -385,7 +390,10 @@ impl Search<'_> {
         if self.config.clip.is_dir() {
             return Clip::load(self.config, device).map(Some);
         }
-        let needed = format!("there is no folder {} (key `clip`)", self.config.clip.display());
+        let needed = format!(
+            "there is no folder {} (key `clip`); https://huggingface.co/openai publishes CLIPs, by default clip-vit-base-patch32",
+            self.config.clip.display()
+        );
         self.missing.extend(wanted.into_iter().map(|metric| (metric, needed.clone())));
         Ok(None)
     }

@@ -96,6 +96,7 @@ fn run(case: &Case, device: &Device) -> Result<Worst> {
         "bsrnet" => restoration::network(case, NetworkKind::BsrNet, device),
         "scunet" => restoration::network(case, NetworkKind::ScuNet, device),
         "diffbir" => restoration::diffbir(case, device),
+        "stablesr" => restoration::stablesr(case, device),
         "blur-kernels" => degradation::blur_kernels(case),
         "blur-resize" => degradation::blur_resize(case),
         "jpeg" => degradation::jpeg(case),

@@ -1,6 +1,7 @@
 //! A frozen text-to-image model: the text encoder, the VAE, the UNet and the noise schedule.
 
 mod config;
+mod prior;
 mod prompts;
 mod source;
 
@@ -10,6 +11,7 @@ use anyhow::{Context, Result};
 use burn::tensor::{DType, Device, Tensor};
 
 pub use config::BaseConfig;
+pub use prior::Prior;
 pub use prompts::{LongPrompts, PromptEncoder};
 pub use source::{BaseSource, checksum, checksum_of_parts, locate, locate_variant, unet_config};
 

@@ -13,8 +13,8 @@ use crate::fusion::{residuals, zero_conv};
 use crate::nn::Features;
 use crate::nn::resnet::conv3x3;
 use crate::nn::timestep::{TimestepEmbedding, Timesteps};
-use crate::unet::blocks::{self, DownBlock, MidBlock};
-use crate::unet::{UNet, UNetConfig};
+use crate::unet::UNetConfig;
+use crate::unet::blocks::{self, Conditions, DownBlock, MidBlock};
 use crate::weights::single_file::control_net;
 use crate::weights::{Precision, Tensors, fill};
 
@@ -68,22 +68,7 @@ impl IrControlNet {
     ) -> Features {
         let x = conv2d(&self.conv_in, Tensor::cat(vec![sample, condition], 1));
         let time = self.time_embedding.forward(self.time_proj.forward(timestep));
-        let features = blocks::encode(&self.down_blocks, &self.mid_block, x, &time, context);
+        let features = blocks::encode(&self.down_blocks, &self.mid_block, x, Conditions::new(&time, context));
         residuals(&self.controlnet_down_blocks, &self.controlnet_mid_block, features)
-    }
-
-    /// The denoiser: the prediction of `unet` with this branch's features times `strength`. Shapes as in [`Self::residuals`].
-    pub fn predict(
-        &self,
-        unet: &UNet,
-        sample: Tensor<4>,
-        condition: Tensor<4>,
-        timestep: Tensor<1>,
-        context: Tensor<3>,
-        strength: f64,
-    ) -> Tensor<4> {
-        let Features { down, mid } = self.residuals(sample.clone(), condition, timestep.clone(), &context);
-        let down = down.into_iter().map(|skip| skip.mul_scalar(strength)).collect();
-        unet.forward_controlled(sample, timestep, context, down, mid.mul_scalar(strength))
     }
 }

@@ -2,15 +2,23 @@
 //! generates details, conditioned on the first stage's picture by an [`IrControlNet`].
 
 mod control;
-mod sampler;
+mod first_stage;
+mod restoration_guidance;
 mod second_stage;
+mod settings;
+mod whole;
 
 use std::fmt;
 
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 pub use control::IrControlNet;
-pub use second_stage::{SecondStage, Settings, StartPoint};
+pub use first_stage::FirstStage;
+pub use restoration_guidance::RestorationGuidance;
+pub use second_stage::SecondStage;
+pub use settings::Settings;
+pub use whole::{DiffBir, finished};
 
 /// The published versions.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -36,4 +44,12 @@ impl fmt::Display for Version {
             Self::V2_1 => "2.1",
         })
     }
+}
+
+/// `[batch, channels, height, width]` with zeros beyond its right and lower edges, up to `side` of each side.
+fn padded(x: Tensor<4>, side: impl Fn(usize) -> usize) -> Tensor<4> {
+    let shape = x.dims();
+    let [batch, channels, height, width] = shape;
+    let zeros = Tensor::zeros([batch, channels, side(height), side(width)], &x.device());
+    zeros.slice_assign(shape.map(|length| 0..length), x)
 }

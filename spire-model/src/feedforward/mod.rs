@@ -3,7 +3,7 @@
 mod architecture;
 mod network;
 mod pictures;
-mod rrdbnet;
+pub(crate) mod rrdbnet;
 mod scunet;
 mod swinir;
 

@@ -8,6 +8,7 @@ use spire_core::Picture;
 
 use super::network::Network;
 use crate::nn::pixels::{Mirror, extend};
+use crate::restore::tiles::windows;
 
 /// Red, green and blue in a grey picture (ITU-R BT.601).
 const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
@@ -68,20 +69,14 @@ impl Network {
             self.forward(degraded)
         } else {
             ensure!(tiling.overlap < side, "an overlap of {} needs tiles larger than {side} pixels", tiling.overlap);
-            let [tall, wide] = padded.map(|length| side.min(length));
-            let (rows, columns) = (starts(padded[0], tall, tiling.overlap), starts(padded[1], wide, tiling.overlap));
             let size = padded.map(|length| length * factor / folded);
             let mut sum = Tensor::zeros([batch, channels, size[0], size[1]], &degraded.device());
             let mut weight = Tensor::zeros([1, 1, size[0], size[1]], &degraded.device());
-            for top in rows {
-                for &left in &columns {
-                    let (down, across) = (top..top + tall, left..left + wide);
-                    let tile = degraded.clone().slice([0..batch, 0..channels, down.clone(), across.clone()]);
-                    let part = self.forward(tile);
-                    let (down, across) = (scaled(down), scaled(across));
-                    weight = add(weight, [down.clone(), across.clone()], part.ones_like().slice([0..1, 0..1]));
-                    sum = add(sum, [down, across], part);
-                }
+            for tile in windows(padded[0], padded[1], side, tiling.overlap) {
+                let part = self.forward(tile.cut(&degraded, 1));
+                let place = [scaled(tile.rows(1)), scaled(tile.columns(1))];
+                weight = add(weight, place.clone(), part.ones_like().slice([0..1, 0..1]));
+                sum = add(sum, place, part);
             }
             sum / weight
         };
@@ -96,13 +91,6 @@ fn add(whole: Tensor<4>, [rows, columns]: [Range<usize>; 2], part: Tensor<4>) ->
     whole.slice_assign(place, before + part)
 }
 
-/// The first rows of the tiles: at equal distances, and the last at the end.
-fn starts(length: usize, side: usize, overlap: usize) -> Vec<usize> {
-    let last = length - side;
-    let stride = side.saturating_sub(overlap).max(1);
-    (0..last).step_by(stride).chain([last]).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -115,14 +103,6 @@ mod tests {
     fn network(kind: NetworkKind, name: &str) -> Network {
         let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference").join(name);
         Network::load(kind, &weights, &Device::flex()).unwrap()
-    }
-
-    #[test]
-    fn tiles_cover_everything() {
-        assert_eq!(starts(40, 40, 8), [0]);
-        assert_eq!(starts(41, 40, 8), [0, 1]);
-        assert_eq!(starts(100, 40, 8), [0, 32, 60]);
-        assert_eq!(starts(104, 40, 8), [0, 32, 64]);
     }
 
     #[test]

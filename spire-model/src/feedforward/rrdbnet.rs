@@ -34,7 +34,7 @@ pub struct RrdbNet {
 
 /// Three dense blocks.
 #[derive(Module, Debug)]
-struct Rrdb {
+pub struct Rrdb {
     rdb1: DenseBlock,
     rdb2: DenseBlock,
     rdb3: DenseBlock,
@@ -67,17 +67,10 @@ impl RrdbNet {
         let [growth, ..] = tensors.shape::<4>("RRDB_trunk.0.RDB1.conv1.weight")?;
         ensure!([1, 3].contains(&channels), "pictures of {channels} channels are not supported, but of 1 and 3");
         let conv = |from, to| conv3x3(from, to, device);
-        let dense = || DenseBlock {
-            conv1: conv(width, growth),
-            conv2: conv(width + growth, growth),
-            conv3: conv(width + 2 * growth, growth),
-            conv4: conv(width + 3 * growth, growth),
-            conv5: conv(width + 4 * growth, width),
-        };
         let blocks = count(tensors, |i| format!("RRDB_trunk.{i}."), 0);
         Ok(Self {
             conv_first: conv(channels, width),
-            rrdb_trunk: blocks.map(|_| Rrdb { rdb1: dense(), rdb2: dense(), rdb3: dense() }).collect(),
+            rrdb_trunk: blocks.map(|_| Rrdb::new(width, growth, device)).collect(),
             trunk_conv: conv(width, width),
             upconv1: conv(width, width),
             // The network for twice the size has one step.
@@ -117,7 +110,21 @@ impl FeedForward for RrdbNet {
 }
 
 impl Rrdb {
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    /// On `width` channels; each convolution of a dense block adds `growth` channels to what the next ones read.
+    pub fn new(width: usize, growth: usize, device: &Device) -> Self {
+        let conv = |from, to| conv3x3(from, to, device);
+        let dense = || DenseBlock {
+            conv1: conv(width, growth),
+            conv2: conv(width + growth, growth),
+            conv3: conv(width + 2 * growth, growth),
+            conv4: conv(width + 3 * growth, growth),
+            conv5: conv(width + 4 * growth, width),
+        };
+        Self { rdb1: dense(), rdb2: dense(), rdb3: dense() }
+    }
+
+    /// `[batch, width, height, width]` to the same shape.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let blocks = [&self.rdb1, &self.rdb2, &self.rdb3];
         blocks.into_iter().fold(x.clone(), |x, block| block.forward(x)).mul_scalar(RESIDUAL) + x
     }

@@ -12,6 +12,14 @@ pub struct Features {
 }
 
 impl Features {
+    /// All times `factor`.
+    pub fn scaled(self, factor: f64) -> Self {
+        Self {
+            down: self.down.into_iter().map(|skip| skip.mul_scalar(factor)).collect(),
+            mid: self.mid.mul_scalar(factor),
+        }
+    }
+
     /// Converts all to another float type.
     pub fn cast(self, dtype: DType) -> Self {
         Self { down: self.down.into_iter().map(|skip| skip.cast(dtype)).collect(), mid: self.mid.cast(dtype) }

@@ -6,6 +6,7 @@ mod features;
 pub mod pixels;
 pub mod resample;
 pub mod resnet;
+pub mod spade;
 pub mod swin;
 pub mod timestep;
 pub mod transformer;

@@ -1,8 +1,8 @@
-//! Rearrangement of channels and pixels, and reflection at the edges.
+//! Rearrangement of channels and pixels, reflection at the edges, and resizing.
 
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 /// PyTorch's `PixelShuffle`: `[batch, factor² · channels, height, width]` to
 /// `[batch, channels, factor · height, factor · width]`.
@@ -73,6 +73,53 @@ impl Mirror {
     }
 }
 
+/// `x`, moved by one place along an axis towards its start or end; the edge is repeated. `by` is 1 for the neighbour at the
+/// higher place, -1 for the one at the lower.
+pub fn shifted(x: &Tensor<4>, axis: usize, by: i64) -> Tensor<4> {
+    let count = x.dims()[axis] as i64;
+    let places: Vec<i64> = (0..count).map(|place| (place + by).clamp(0, count - 1)).collect();
+    let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count as usize]), &x.device());
+    x.clone().select(axis, places)
+}
+
+/// Bicubic resizing of `[batch, channels, height, width]` to `size`, height and width: PyTorch's `interpolate` with
+/// `antialias`, which computes as Pillow does. Its weights sum to 1 at the edges too.
+pub fn resize(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
+    let [_, _, height, width] = x.dims();
+    if [height, width] == size {
+        return x;
+    }
+    let (rows, columns) = (weights(height, size[0], &x.device()), weights(width, size[1], &x.device()));
+    rows.matmul(x).matmul(columns.swap_dims(2, 3))
+}
+
+/// The matrix `[1, 1, to, from]` that resizes a line of `from` pixels to `to`.
+fn weights(from: usize, to: usize, device: &Device) -> Tensor<4> {
+    let scale = from as f64 / to as f64;
+    // Reducing, the kernel covers as many pixels as one becomes.
+    let width = scale.max(1.0);
+    let mut matrix = Vec::with_capacity(to * from);
+    for row in 0..to {
+        let centre = scale * (row as f64 + 0.5);
+        let weight = |place: usize| cubic((place as f64 + 0.5 - centre) / width);
+        let sum: f64 = (0..from).map(weight).sum();
+        matrix.extend((0..from).map(|place| (weight(place) / sum) as f32));
+    }
+    Tensor::from_data(TensorData::new(matrix, [1, 1, to, from]), device)
+}
+
+/// Keys' kernel with a = −0.5.
+fn cubic(distance: f64) -> f64 {
+    let x = distance.abs();
+    if x < 1.0 {
+        (1.5 * x - 2.5) * x * x + 1.0
+    } else if x < 2.0 {
+        ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    } else {
+        0.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
@@ -101,5 +148,22 @@ mod tests {
         assert_eq!(shown(Mirror::Edge, 3), [0, 1, 2, 2, 2, 2, 2]);
         assert_eq!(shown(Mirror::WithoutEdge, 1), [0; 7]);
         assert_eq!(shown(Mirror::WithEdge, 1), [0; 7]);
+    }
+
+    #[test]
+    fn resizing_keeps_flat_and_even_slopes() {
+        let device = Device::flex();
+        let slope: Vec<f32> = (0..12).map(|i| i as f32 + 0.5).collect();
+        let x = Tensor::<4>::from_data(TensorData::new(slope, [1, 1, 1, 12]), &device);
+        for to in [5, 24, 31] {
+            let resized: Vec<f32> = resize(x.clone(), [1, to]).into_data().iter::<f32>().collect();
+            // Away from the edges, whose weights are one-sided.
+            for i in to / 3..2 * to / 3 {
+                let expected = (i as f32 + 0.5) * 12.0 / to as f32;
+                assert!((resized[i] - expected).abs() < 1e-4, "{to}: {} {expected}", resized[i]);
+            }
+            let flat = resize(Tensor::<4>::full([1, 2, 12, 12], 0.7, &device), [to, 7]);
+            assert!((flat - 0.7).abs().max().into_scalar::<f32>() < 1e-6);
+        }
     }
 }

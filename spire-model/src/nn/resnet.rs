@@ -6,6 +6,8 @@ use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d
 use burn::tensor::{Device, Tensor};
 use spire_kernels::{conv2d, group_norm_silu, silu};
 
+use super::spade::Spade;
+
 /// A 3×3 convolution that keeps the size.
 pub fn conv3x3(from: usize, to: usize, device: &Device) -> Conv2d {
     Conv2dConfig::new([from, to], [3, 3]).with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1)).init(device)
@@ -25,6 +27,7 @@ pub struct ResnetBlock2d {
     norm2: GroupNorm,
     conv2: Conv2d,
     conv_shortcut: Option<Conv2d>,
+    spade: Option<Spade>,
     output_scale_factor: f64,
 }
 
@@ -39,6 +42,8 @@ pub struct ResnetConfig {
     pub epsilon: f64,
     /// Divisor of the sum with the shortcut.
     pub output_scale_factor: f64,
+    /// Channels of the map that modulates the block's result, as in StableSR; usually none.
+    pub structure_channels: Option<usize>,
 }
 
 impl ResnetBlock2d {
@@ -52,12 +57,19 @@ impl ResnetBlock2d {
             norm2: norm(to),
             conv2: conv3x3(to, to, device),
             conv_shortcut: (from != to).then(|| conv1x1(from, to, device)),
+            spade: config.structure_channels.map(|structure| Spade::new(to, structure, config.groups, device)),
             output_scale_factor: config.output_scale_factor,
         }
     }
 
     /// `x` `[batch, from, height, width]`, `time` `[batch, time_width]`, to `[batch, to, height, width]`.
     pub fn forward(&self, x: Tensor<4>, time: Option<Tensor<2>>) -> Tensor<4> {
+        self.forward_modulated(x, time, None)
+    }
+
+    /// As [`Self::forward`], with what is added to the shortcut modulated by `structure`,
+    /// `[batch, structure_channels, height, width]`.
+    pub fn forward_modulated(&self, x: Tensor<4>, time: Option<Tensor<2>>, structure: Option<&Tensor<4>>) -> Tensor<4> {
         let shortcut = match &self.conv_shortcut {
             Some(conv) => conv2d(conv, x.clone()),
             None => x.clone(),
@@ -66,7 +78,11 @@ impl ResnetBlock2d {
         if let (Some(projection), Some(time)) = (&self.time_emb_proj, time) {
             x = x + projection.forward(silu(time)).unsqueeze_dims::<4>(&[2, 3]);
         }
-        let x = shortcut + conv2d(&self.conv2, group_norm_silu(&self.norm2, x));
+        let mut residual = conv2d(&self.conv2, group_norm_silu(&self.norm2, x));
+        if let (Some(spade), Some(structure)) = (&self.spade, structure) {
+            residual = spade.forward(residual, structure.clone());
+        }
+        let x = shortcut + residual;
         if self.output_scale_factor == 1.0 { x } else { x.div_scalar(self.output_scale_factor) }
     }
 }

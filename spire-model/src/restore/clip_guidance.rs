@@ -7,32 +7,39 @@
 use anyhow::{Result, ensure};
 use burn::tensor::Tensor;
 
-use crate::base::Base;
 use crate::clip::ClipGuide;
+use crate::scheduler::PredictionType;
 use crate::scheduler::prediction::Rates;
 
 /// CLIP guidance of one batch.
-pub(super) struct ClipGuidance<'a> {
+#[derive(Debug)]
+pub(crate) struct ClipGuidance<'a> {
     pub guide: &'a ClipGuide,
-    pub base: &'a Base,
     pub scale: f64,
+    /// What the network predicts.
+    pub prediction: PredictionType,
     /// `[batch, features]`, of unit length.
     pub prompts: Tensor<2>,
 }
 
 impl ClipGuidance<'_> {
     /// The network's `output` for the noisy latent `sample`, moved so that the clean latent it predicts shifts by
-    /// `scale·√(1 − ᾱ_t)` in the direction of the prompts. `alpha_cumprod` is ᾱ_t.
+    /// `scale·√(1 − ᾱ_t)` in the direction of the prompts. `alpha_cumprod` is ᾱ_t; `decode` maps latents to pictures in
+    /// \[-1, 1\].
     ///
     /// # Errors
     /// ᾱ_t is 0: a step of pure noise predicts no picture.
-    pub fn apply(&self, output: Tensor<4>, sample: Tensor<4>, alpha_cumprod: f64) -> Result<Tensor<4>> {
+    pub fn apply(
+        &self,
+        output: Tensor<4>,
+        sample: Tensor<4>,
+        alpha_cumprod: f64,
+        decode: impl Fn(Tensor<4>) -> Tensor<4>,
+    ) -> Result<Tensor<4>> {
         let (signal, noise) = (alpha_cumprod.sqrt(), (1.0 - alpha_cumprod).sqrt());
         ensure!(signal > 0.0, "CLIP guidance needs a predicted picture, and a step of pure noise predicts none");
-        let prediction = self.base.scheduler.prediction_type;
-        let clean = prediction.clean(output.clone(), sample, &Rates::scalar(signal, noise));
-        let decode = |latents| self.base.decode_latents(latents);
+        let clean = self.prediction.clean(output.clone(), sample, &Rates::scalar(signal, noise));
         let direction = self.guide.direction(decode, clean, self.prompts.clone())?;
-        Ok(output + direction.mul_scalar(self.scale * prediction.output_per_clean(signal, noise)))
+        Ok(output + direction.mul_scalar(self.scale * self.prediction.output_per_clean(signal, noise)))
     }
 }

@@ -26,14 +26,19 @@ pub enum ColourFix {
 impl ColourFix {
     /// `restored` with the colours of `degraded`, which has the same size; clamped to \[0, 1\].
     pub fn apply(self, restored: Picture, degraded: &Picture) -> Picture {
+        let mut fixed = self.apply_unclamped(restored, degraded);
+        fixed.clamp();
+        fixed
+    }
+
+    /// As [`Self::apply`], without the clamp.
+    pub(crate) fn apply_unclamped(self, restored: Picture, degraded: &Picture) -> Picture {
         let fixed = match self {
             Self::None => return restored,
             Self::Wavelet => by_plane(&restored, degraded, wavelet),
             Self::Adain => by_plane(&restored, degraded, |restored, degraded, _| adain(restored, degraded)),
         };
-        let mut fixed = Picture { data: fixed.into(), ..restored };
-        fixed.clamp();
-        fixed
+        Picture { data: fixed.into(), ..restored }
     }
 }
 

@@ -1,12 +1,12 @@
 //! Restoration (paper section 3.1): sampling from noise, guided by the semantic prompt and conditioned on
 //! the degraded picture and the restoration prompt.
 
-mod clip_guidance;
+pub(crate) mod clip_guidance;
 mod colour;
 mod quality;
 mod sample;
 mod settings;
-mod tiles;
+pub(crate) mod tiles;
 
 use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
@@ -30,7 +30,7 @@ use crate::base::Base;
 use crate::control::Control;
 use crate::finite::{ensure_finite, is_finite, not_finite};
 use crate::pictures;
-use crate::spire::{branch_features, predict};
+use crate::spire::{DenoiserInputs, branch_features, predict};
 
 /// One restoration: the degraded picture and the two prompts.
 #[derive(Clone, Debug)]
@@ -238,18 +238,23 @@ fn run(
     let denoise = |sample: Tensor<4>, time: Tensor<1>, states: Tensor<3>, control_scale: f64| {
         let control = control.clone().with_scale(control_scale);
         blend(tiles, size, 1, |i, tile| {
-            let (sample, embedded) = (tile.cut(&sample, 1), embedded[i].clone());
-            last.borrow_mut()[i] = Some((sample.clone(), time.clone(), states.clone()));
-            predict(&base.unet, &control, sample, time.clone(), states.clone(), restoration.clone(), embedded)
+            let inputs = DenoiserInputs {
+                sample: tile.cut(&sample, 1),
+                timestep: time.clone(),
+                semantic: states.clone(),
+                restoration: restoration.clone(),
+                embedded: embedded[i].clone(),
+            };
+            last.borrow_mut()[i] = Some(inputs.clone());
+            predict(&base.unet, &control, inputs)
         })
     };
     let mut watch =
         |step: &SampledStep| watch(&RestoringStep { done: step.done, steps: step.steps, step, base, canvas: &canvas });
     let start = Start { noise, clean, seeds: requests.iter().map(|request| request.seed).collect() };
     let sampled = sample_watched(base, config, &semantic, start, denoise, &mut watch).or_else(|error| {
-        for (inputs, embedded) in last.take().into_iter().zip(&embedded) {
-            let Some((sample, time, states)) = inputs else { continue };
-            for features in branch_features(control, sample, time, states, restoration.clone(), embedded.clone()) {
+        for inputs in last.take().into_iter().flatten() {
+            for features in branch_features(control, inputs) {
                 ensure_finite(&features, "what the control branch computes", of_branch)?;
             }
         }

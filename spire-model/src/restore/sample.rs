@@ -81,7 +81,8 @@ pub(super) fn sample_watched(
     let clip = match &config.clip_guidance {
         Some(ClipGuidanceConfig { scale, .. }) => {
             let guide = base.clip.as_ref().context("clip_guidance is set, but no CLIP is loaded")?;
-            Some(ClipGuidance { guide, base, scale: *scale, prompts: guide.prompts(semantic)? })
+            let (prediction, prompts) = (base.scheduler.prediction_type, guide.prompts(semantic)?);
+            Some(ClipGuidance { guide, scale: *scale, prediction, prompts })
         }
         None => None,
     };
@@ -112,7 +113,10 @@ pub(super) fn sample_watched(
         let predicted = predict(input, time, prompts.states.clone(), control_scale);
         let output = prompts.combine(predicted.clone());
         let output = match &clip {
-            Some(clip) => clip.apply(output, latent.clone(), f64::from(alphas_cumprod[timestep as usize]))?,
+            Some(clip) => {
+                let alpha = f64::from(alphas_cumprod[timestep as usize]);
+                clip.apply(output, latent.clone(), alpha, |latents| base.decode_latents(latents))?
+            }
             None => output,
         };
         let (done, steps) = (i + 1 - first, timesteps.len() - first);

@@ -30,25 +30,27 @@ impl Tile {
         map.clone().slice([0..batch, 0..channels, self.rows(scale), self.columns(scale)])
     }
 
-    fn rows(&self, scale: usize) -> std::ops::Range<usize> {
+    /// The tile's rows in such a map.
+    pub fn rows(&self, scale: usize) -> std::ops::Range<usize> {
         scale * self.top..scale * (self.top + self.height)
     }
 
-    fn columns(&self, scale: usize) -> std::ops::Range<usize> {
+    /// The tile's columns in such a map.
+    pub fn columns(&self, scale: usize) -> std::ops::Range<usize> {
         scale * self.left..scale * (self.left + self.width)
     }
 
-    /// Gaussian weights, `[1, 1, scale · height, scale · width]`.
-    fn weights(&self, scale: usize, device: &Device) -> Tensor<4> {
-        let (rows, columns) = (gaussian(scale * self.height), gaussian(scale * self.width));
+    /// Gaussian weights, `[1, 1, scale · height, scale · width]`, largest at the centre plus `shift`, in rows.
+    fn weights(&self, scale: usize, shift: f64, device: &Device) -> Tensor<4> {
+        let (rows, columns) = (gaussian(scale * self.height, shift), gaussian(scale * self.width, 0.0));
         let weights: Vec<f32> =
             rows.iter().flat_map(|row| columns.iter().map(move |column| (row * column) as f32)).collect();
         Tensor::from_data(TensorData::new(weights, [1, 1, rows.len(), columns.len()]), device)
     }
 }
 
-fn gaussian(side: usize) -> Vec<f64> {
-    let middle = (side as f64 - 1.0) / 2.0;
+fn gaussian(side: usize, shift: f64) -> Vec<f64> {
+    let middle = (side as f64 - 1.0) / 2.0 + shift;
     (0..side).map(|i| (-((i as f64 - middle) / side as f64).powi(2) / (2.0 * VARIANCE)).exp()).collect()
 }
 
@@ -70,13 +72,41 @@ fn starts(length: usize, side: usize) -> Vec<usize> {
     (0..=count).map(|i| (i * room + count / 2) / count).collect()
 }
 
+/// Windows of at most `side` by `side` at equal distances, which overlap by `overlap`; the last one ends at the edge, as in
+/// DiffBIR and StableSR.
+pub fn windows(height: usize, width: usize, side: usize, overlap: usize) -> Vec<Tile> {
+    let [tall, wide] = [height, width].map(|length| side.min(length));
+    let starts = |length: usize, side: usize| {
+        let (last, stride) = (length - side, side.saturating_sub(overlap).max(1));
+        (0..last).step_by(stride).chain([last]).collect::<Vec<_>>()
+    };
+    let (rows, columns) = (starts(height, tall), starts(width, wide));
+    let tile = |top: usize, left: usize| Tile { top, left, height: tall, width: wide };
+    rows.iter().flat_map(|&top| columns.iter().map(move |&left| tile(top, left))).collect()
+}
+
+/// As [`blend`], with the weights of DiffBIR and StableSR, whose centre is half a row too low.
+pub fn blend_windows(
+    tiles: &[Tile],
+    size: [usize; 2],
+    scale: usize,
+    compute: impl Fn(usize, &Tile) -> Tensor<4>,
+) -> Tensor<4> {
+    blend_shifted(tiles, size, scale, 0.5, compute)
+}
+
 /// The weighted average of the tiles' maps. `compute` gets a tile's index and the tile, and returns a map `scale` times
 /// as large as the tile. The result is `scale` times as large as the latent of `[height, width]`. A single tile's map
 /// is returned unchanged.
-pub fn blend(
+pub fn blend(tiles: &[Tile], size: [usize; 2], scale: usize, compute: impl Fn(usize, &Tile) -> Tensor<4>) -> Tensor<4> {
+    blend_shifted(tiles, size, scale, 0.0, compute)
+}
+
+fn blend_shifted(
     tiles: &[Tile],
     [height, width]: [usize; 2],
     scale: usize,
+    shift: f64,
     compute: impl Fn(usize, &Tile) -> Tensor<4>,
 ) -> Tensor<4> {
     if let [tile] = tiles {
@@ -91,7 +121,7 @@ pub fn blend(
             let zeros = |batch, channels| Tensor::zeros([batch, channels, scale * height, scale * width], &device);
             (zeros(batch, channels), zeros(1, 1))
         });
-        let weights = tile.weights(scale, &device);
+        let weights = tile.weights(scale, shift, &device);
         let add = |whole: Tensor<4>, part: Tensor<4>| {
             let [batch, channels, _, _] = whole.dims();
             let place = [0..batch, 0..channels, tile.rows(scale), tile.columns(scale)];
@@ -120,6 +150,15 @@ mod tests {
             }
         }
         assert_eq!(tiles(8, 20, 8).len(), starts(20, 8).len());
+    }
+
+    #[test]
+    fn windows_are_at_equal_distances_and_the_last_ends_at_the_edge() {
+        let places = |length| windows(4, length, 40, 8).iter().map(|tile| tile.left).collect::<Vec<_>>();
+        assert_eq!(places(40), [0]);
+        assert_eq!(places(100), [0, 32, 60]);
+        assert_eq!(places(104), [0, 32, 64]);
+        assert_eq!(windows(4, 100, 40, 8)[1], Tile { top: 0, left: 32, height: 4, width: 40 });
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub(crate) mod prediction;
 #[cfg(test)]
 mod reference;
 mod sigmas;
+pub(crate) mod spaced;
 mod timesteps;
 
 use std::{fmt, str::FromStr};

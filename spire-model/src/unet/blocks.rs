@@ -18,6 +18,7 @@ impl UNetConfig {
             groups: self.norm_num_groups,
             epsilon: self.norm_eps,
             output_scale_factor: 1.0,
+            structure_channels: self.structure_channels,
         }
     }
 
@@ -35,6 +36,30 @@ impl UNetConfig {
 
     pub(crate) fn layers(&self, block: usize) -> usize {
         self.layers_per_block.get(block).unwrap_or(1)
+    }
+}
+
+/// What the blocks read beside their features.
+#[derive(Clone, Copy, Debug)]
+pub struct Conditions<'a> {
+    /// The timestep's embedding, `[batch, time_width]`.
+    pub time: &'a Tensor<2>,
+    /// The prompts' states, `[batch, tokens, width]`.
+    pub context: &'a Tensor<3>,
+    /// Maps that modulate the blocks of each resolution, outermost first, `[batch, structure_channels, height, width]`; only
+    /// StableSR has them.
+    pub structure: Option<&'a [Tensor<4>]>,
+}
+
+impl<'a> Conditions<'a> {
+    /// Without maps.
+    pub fn new(time: &'a Tensor<2>, context: &'a Tensor<3>) -> Self {
+        Self { time, context, structure: None }
+    }
+
+    /// With the map of one resolution alone.
+    fn at(self, level: usize) -> Self {
+        Self { structure: self.structure.map(|maps| &maps[level..=level]), ..self }
     }
 }
 
@@ -66,15 +91,9 @@ impl DownBlock {
     }
 
     /// Appends every intermediate output to `skips` and returns the last.
-    fn forward(
-        &self,
-        mut x: Tensor<4>,
-        time: &Tensor<2>,
-        context: &Tensor<3>,
-        skips: &mut Vec<Tensor<4>>,
-    ) -> Tensor<4> {
+    fn forward(&self, mut x: Tensor<4>, conditions: Conditions, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
         for (layer, resnet) in self.resnets.iter().enumerate() {
-            x = through_layer(resnet, self.attentions.as_ref().map(|attentions| &attentions[layer]), x, time, context);
+            x = through_layer(resnet, self.attentions.as_ref().map(|attentions| &attentions[layer]), x, conditions);
             skips.push(x.clone());
         }
         for downsampler in self.downsamplers.iter().flatten() {
@@ -104,9 +123,9 @@ impl MidBlock {
         }
     }
 
-    fn forward(&self, x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>) -> Tensor<4> {
-        let x = through_layer(&self.resnets[0], Some(&self.attentions[0]), x, time, context);
-        through_layer(&self.resnets[1], None, x, time, context)
+    fn forward(&self, x: Tensor<4>, conditions: Conditions) -> Tensor<4> {
+        let x = through_layer(&self.resnets[0], Some(&self.attentions[0]), x, conditions);
+        through_layer(&self.resnets[1], None, x, conditions)
     }
 }
 
@@ -158,10 +177,14 @@ fn through_layer(
     resnet: &ResnetBlock2d,
     attention: Option<&Transformer2d>,
     x: Tensor<4>,
-    time: &Tensor<2>,
-    context: &Tensor<3>,
+    conditions: Conditions,
 ) -> Tensor<4> {
-    let x = block(resnet, x, time.clone(), |resnet, x, time| resnet.forward(x, Some(time)));
+    let Conditions { time, context, structure } = conditions;
+    let x = match structure {
+        // Only for restoring: there is no graph.
+        Some(maps) => resnet.forward_modulated(x, Some(time.clone()), maps.first()),
+        None => block(resnet, x, time.clone(), |resnet, x, time| resnet.forward(x, Some(time))),
+    };
     match attention {
         Some(attention) => block(attention, x, context.clone(), Transformer2d::forward),
         None => x,
@@ -169,10 +192,11 @@ fn through_layer(
 }
 
 /// The encoder and the middle block, from the output of `conv_in`; shared by the UNet and the control branch.
-pub fn encode(blocks: &[DownBlock], mid: &MidBlock, x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>) -> Features {
+pub fn encode(blocks: &[DownBlock], mid: &MidBlock, x: Tensor<4>, conditions: Conditions) -> Features {
     let mut down = vec![x.clone()];
-    let x = blocks.iter().fold(x, |x, block| block.forward(x, time, context, &mut down));
-    Features { down, mid: mid.forward(x, time, context) }
+    let through = |x, (level, block): (usize, &DownBlock)| block.forward(x, conditions.at(level), &mut down);
+    let x = blocks.iter().enumerate().fold(x, through);
+    Features { down, mid: mid.forward(x, conditions.at(blocks.len() - 1)) }
 }
 
 /// The decoder, from the middle block's output. `up` modulates the decoder feature that meets each skip, in the order of the
@@ -181,18 +205,17 @@ pub fn decode(
     blocks: &[UpBlock],
     features: Features,
     mut up: Option<Vec<ScaleAndBias>>,
-    time: &Tensor<2>,
-    context: &Tensor<3>,
+    conditions: Conditions,
 ) -> Tensor<4> {
     let Features { mut down, mid: mut x } = features;
-    for block in blocks {
+    for (level, block) in (0..blocks.len()).rev().zip(blocks) {
         for (layer, resnet) in block.resnets.iter().enumerate() {
             let skip = down.pop().expect("as many skips as decoder layers");
             if let Some(modulation) = up.as_mut().and_then(Vec::pop) {
                 x = modulation.apply(x);
             }
             let attention = block.attentions.as_ref().map(|attentions| &attentions[layer]);
-            x = through_layer(resnet, attention, Tensor::cat(vec![x, skip], 1), time, context);
+            x = through_layer(resnet, attention, Tensor::cat(vec![x, skip], 1), conditions.at(level));
         }
         for upsampler in block.upsamplers.iter().flatten() {
             let [_, _, height, width] = down.last().expect("a skip at the next resolution").dims();

@@ -52,6 +52,9 @@ pub struct UNetConfig {
     pub mid_block_scale_factor: f64,
     /// Height and width of the latents that the model was trained on.
     pub sample_size: Option<usize>,
+    /// Channels of the maps that modulate the residual blocks, in StableSR's UNet alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub structure_channels: Option<usize>,
 }
 
 impl Default for UNetConfig {
@@ -76,6 +79,7 @@ impl Default for UNetConfig {
             downsample_padding: 1,
             mid_block_scale_factor: 1.0,
             sample_size: None,
+            structure_channels: None,
         }
     }
 }

@@ -12,7 +12,7 @@ use burn::nn::{GroupNorm, GroupNormConfig};
 use burn::tensor::{DType, Device, Tensor};
 use spire_kernels::{conv2d, group_norm_silu};
 
-use blocks::{DownBlock, MidBlock, UpBlock};
+use blocks::{Conditions, DownBlock, MidBlock, UpBlock};
 pub use config::UNetConfig;
 
 use crate::fusion::ScaleAndBias;
@@ -88,6 +88,22 @@ impl UNet {
         self.decode(Features { down, mid: features.mid + mid }, None, &time, &context)
     }
 
+    /// As [`Self::forward`], with the residual blocks modulated by `structure`, a map for each resolution, outermost first,
+    /// `[batch, structure_channels, height, width]`: StableSR's UNet.
+    pub fn forward_modulated(
+        &self,
+        sample: Tensor<4>,
+        timestep: Tensor<1>,
+        context: &Tensor<3>,
+        structure: &[Tensor<4>],
+    ) -> Tensor<4> {
+        let time = self.embed_time(timestep);
+        let conditions = Conditions { structure: Some(structure), ..Conditions::new(&time, context) };
+        let x = conv2d(&self.conv_in, sample);
+        let features = blocks::encode(&self.down_blocks, &self.mid_block, x, conditions);
+        self.end(blocks::decode(&self.up_blocks, features, None, conditions))
+    }
+
     /// The first convolution; a control branch starts from a copy.
     pub fn conv_in(&self) -> &Conv2d {
         &self.conv_in
@@ -107,7 +123,7 @@ impl UNet {
     pub fn encode(&self, sample: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>) -> Features {
         let x = conv2d(&self.conv_in, sample.cast(self.dtype()));
         let context = context.clone().cast(self.dtype());
-        blocks::encode(&self.down_blocks, &self.mid_block, x, time, &context).cast(DType::F32)
+        blocks::encode(&self.down_blocks, &self.mid_block, x, Conditions::new(time, &context)).cast(DType::F32)
     }
 
     /// The decoder, on features that may have been fused with a control branch's: to `[batch, out_channels, height, width]`.
@@ -121,7 +137,11 @@ impl UNet {
     ) -> Tensor<4> {
         let up = up.map(|up| up.into_iter().map(|modulation| modulation.cast(self.dtype())).collect());
         let context = context.clone().cast(self.dtype());
-        let x = blocks::decode(&self.up_blocks, features.cast(self.dtype()), up, time, &context);
+        let x = blocks::decode(&self.up_blocks, features.cast(self.dtype()), up, Conditions::new(time, &context));
+        self.end(x)
+    }
+
+    fn end(&self, x: Tensor<4>) -> Tensor<4> {
         conv2d(&self.conv_out, group_norm_silu(&self.conv_norm_out, x)).cast(DType::F32)
     }
 }

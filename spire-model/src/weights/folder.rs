@@ -41,6 +41,13 @@ fn file_of_variant(folder: &Path, variant: &str) -> Option<PathBuf> {
     endings.flat_map(|ending| STEMS.map(|stem| folder.join(format!("{stem}{ending}")))).find(|path| path.is_file())
 }
 
+/// A published file in `folder`, under its own name or with the ending of another format. `None` if there is none.
+pub fn published_file(folder: &Path, file: &str) -> Option<PathBuf> {
+    let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
+    let names = [file.to_owned(), format!("{stem}.safetensors"), format!("{stem}.formula.json")];
+    names.iter().map(|name| folder.join(name)).find(|path| path.is_file())
+}
+
 /// The weights file of a model folder, or the index of its shards:
 ///
 /// # Errors

@@ -28,8 +28,8 @@ use serde::{Deserialize, Serialize};
 use spire_core::bounded_read;
 
 pub use fit::{Misfits, Parameter, check_weights, fill, parameters};
-pub use folder::weights_file;
 pub(crate) use folder::{has_variant, missing_in_part};
+pub use folder::{published_file, weights_file};
 pub use formula::{Formula, splitmix64};
 pub use tensors::Tensors;
 

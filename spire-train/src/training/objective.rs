@@ -18,7 +18,7 @@ use spire_model::control::Control;
 use spire_model::pictures;
 use spire_model::restore::noise;
 use spire_model::scheduler::NoiseSchedule;
-use spire_model::spire::predict;
+use spire_model::spire::{DenoiserInputs, predict};
 use spire_model::unet::UNet;
 
 use crate::encoding;
@@ -88,8 +88,14 @@ impl DenoisingBatch {
 
     /// The loss: the mean squared error of the prediction, weighted if the batch has weights, `[1]`.
     pub fn loss(self, unet: &UNet, control: &Control) -> Tensor<1> {
-        let embedded = control.embed(self.degraded);
-        let predicted = predict(unet, control, self.noisy, self.timesteps, self.semantic, self.restoration, embedded);
+        let inputs = DenoiserInputs {
+            sample: self.noisy,
+            timestep: self.timesteps,
+            semantic: self.semantic,
+            restoration: self.restoration,
+            embedded: control.embed(self.degraded),
+        };
+        let predicted = predict(unet, control, inputs);
         let errors = (predicted - self.target).square();
         match self.weights {
             Some(weights) => (errors * weights).mean(),

@@ -8,7 +8,8 @@ mod unet;
 mod vae;
 
 use anyhow::{Context, Result, ensure};
-pub(crate) use unet::control_net;
+pub(crate) use unet::{EncoderLayout, control_net, structure_encoder};
+pub(crate) use vae::convert as vae;
 
 use super::Tensors;
 use crate::clip::ClipTextConfig;

@@ -42,25 +42,64 @@ pub fn control_net(tensors: &Tensors) -> Result<(UNetConfig, Tensors)> {
     Ok((config, renamed))
 }
 
+/// StableSR's structure encoder in this layout, under the names of its fields.
+///
+/// # Errors
+/// The shapes do not describe such an encoder.
+pub fn structure_encoder(tensors: &Tensors) -> Result<(EncoderLayout, Tensors)> {
+    let layout = EncoderLayout::read(tensors, "norm.")?;
+    let renamed = tensors.renamed(|name| {
+        Some(match name.strip_prefix("fea_tran.").and_then(|rest| rest.split_once('.')) {
+            Some((i, rest)) => format!("fea_tran.{i}.{}", resnet_name(rest)),
+            None => diffusers_name(name, layout.layers),
+        })
+    });
+    Ok((layout, renamed))
+}
+
+/// The resolutions of an encoder.
+#[derive(Clone, Debug)]
+pub struct EncoderLayout {
+    /// Channels of the input.
+    pub in_channels: usize,
+    /// Residual blocks at each resolution.
+    pub layers: usize,
+    /// Channels at each resolution, outermost first.
+    pub channels: Vec<usize>,
+    /// Whether each resolution has attention.
+    pub attends: Vec<bool>,
+}
+
+impl EncoderLayout {
+    /// `attention` starts the names of what an attention layer has.
+    fn read(tensors: &Tensors, attention: &str) -> Result<Self> {
+        let [first_width, in_channels, _, _] = tensors.shape("input_blocks.0.0.weight")?;
+        let inputs = count(tensors, "input_blocks.");
+        // Every resolution except the last ends with a downsampling layer.
+        let halving: Vec<_> = (1..inputs).filter(|i| tensors.has(&format!("input_blocks.{i}.0.op."))).collect();
+        let layers = halving.first().map_or(inputs, |&first| first).saturating_sub(1);
+        ensure!(
+            layers > 0 && inputs == (halving.len() + 1) * (layers + 1),
+            "{inputs} input blocks, of which {halving:?} halve, are not a regular encoder"
+        );
+        let mut layout = Self { in_channels, layers, channels: vec![], attends: vec![] };
+        for block in 0..=halving.len() {
+            let layer = format!("input_blocks.{}.", block * (layers + 1) + 1);
+            let [channels, _, _, _] = tensors.shape(&format!("{layer}0.out_layers.3.weight"))?;
+            layout.channels.push(channels);
+            layout.attends.push(tensors.has(&format!("{layer}1.{attention}")));
+        }
+        ensure!(layout.channels[0] == first_width, "the first convolution has {first_width} channels");
+        Ok(layout)
+    }
+}
+
 /// The sizes of an encoder and its middle block.
 fn config(tensors: &Tensors, out_channels: usize) -> Result<UNetConfig> {
-    let [first_width, in_channels, _, _] = tensors.shape("input_blocks.0.0.weight")?;
-    let inputs = count(tensors, "input_blocks.");
-    // Every resolution except the last ends with a downsampling layer.
-    let halving: Vec<_> = (1..inputs).filter(|i| tensors.has(&format!("input_blocks.{i}.0.op."))).collect();
-    let layers = halving.first().map_or(inputs, |&first| first).saturating_sub(1);
-    ensure!(
-        layers > 0 && inputs == (halving.len() + 1) * (layers + 1),
-        "{inputs} input blocks, of which {halving:?} halve, are not a regular encoder"
-    );
-    let mut block_out_channels = vec![];
-    let mut attends = vec![];
-    for block in 0..=halving.len() {
-        let layer = format!("input_blocks.{}.", block * (layers + 1) + 1);
-        let [channels, _, _, _] = tensors.shape(&format!("{layer}0.out_layers.3.weight"))?;
-        block_out_channels.push(channels);
-        attends.push(tensors.has(&format!("{layer}1.transformer_blocks.")));
-    }
+    let EncoderLayout { in_channels, layers, channels: block_out_channels, attends } =
+        EncoderLayout::read(tensors, "transformer_blocks.")?;
+    let spade = "input_blocks.1.0.spade.mlp_shared.0.weight";
+    let structure_channels = tensors.has(spade).then(|| tensors.shape::<4>(spade)).transpose()?.map(|shape| shape[1]);
     let transformer = "middle_block.1.";
     let [_, cross_attention_dim] = tensors.shape(&format!("{transformer}transformer_blocks.0.attn2.to_k.weight"))?;
     let projection = tensors.get(&format!("{transformer}proj_in.weight"));
@@ -86,9 +125,9 @@ fn config(tensors: &Tensors, out_channels: usize) -> Result<UNetConfig> {
         transformer_layers_per_block: PerBlock::All(count(tensors, &format!("{transformer}transformer_blocks."))),
         use_linear_projection: linear,
         block_out_channels,
+        structure_channels,
         ..UNetConfig::default()
     };
-    ensure!(config.block_out_channels[0] == first_width, "the first convolution has {first_width} channels");
     config.check()?;
     Ok(config)
 }

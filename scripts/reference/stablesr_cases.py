@@ -1,0 +1,231 @@
+"""A case of StableSR: its official code on small networks with weights by formula."""
+
+import importlib.machinery
+import json
+import sys
+import types
+from importlib.metadata import version
+from pathlib import Path
+from unittest.mock import MagicMock
+
+import numpy
+import torch
+from torch import nn
+
+import bundle
+import formula
+import official
+from diffbir_cases import weights_by_formula
+
+# The official scripts enlarge smaller pictures to this side, and sample in tiles of it; 512 there.
+SIDE = 64
+BETAS = dict(linear_start=0.00085, linear_end=0.0120)
+
+
+def stablesr(out: Path, random: numpy.random.Generator) -> None:
+    code = load()
+    context_width = bundle.whole(random, 3, 40)
+    model, resampler = networks(code, random, context_width)
+    weights = out / "stablesr"
+    base = {"model.diffusion_model": model.model.diffusion_model, "first_stage_model": model.first_stage_model}
+    base |= {"structcond_stage_model": model.structcond_stage_model}
+    tensors = {f"{part}.{name}": value for part, network in base.items() for name, value in network.named_parameters()}
+    # The prompt's states are given, but a single file has a text encoder.
+    tensors["cond_stage_model.unused"] = torch.zeros(1)
+    weights_by_formula(weights / "base", random, tensors)
+    weights_by_formula(weights / "decoder", random, dict(resampler.named_parameters()))
+
+    context = bundle.normal(random, 1, 7, context_width)
+    settings = dict(
+        steps=bundle.whole(random, 2, 4),
+        decoder_weight=float(numpy.round(random.uniform(0.2, 1), 2)),
+        colour_fix=bundle.choice(random, "adain", "wavelet"),
+        tile=SIDE,
+    )
+    tensors = {"in.context": context}
+    tensors |= parts(random, model, resampler, context, settings["decoder_weight"])
+    tensors |= whole(random, code, model, resampler, context, settings)
+    folder = out / "case-stablesr"
+    source = f"IceClear/StableSR, torch {version('torch')}, float32 CPU"
+    bundle.case(folder, "stablesr", tensors, weights=weights, source=source)
+    (folder / "settings.json").write_text(json.dumps({"shortest_side": SIDE, "settings": settings}, indent=2) + "\n")
+
+
+def parts(random: numpy.random.Generator, model, resampler, context: torch.Tensor, weight: float) -> dict:
+    """The structure encoder, one pass of the UNet, and the decoder, each on its own."""
+    side = SIDE // 8
+    latent, sample = bundle.normal(random, 1, 4, side, side), bundle.normal(random, 1, 4, side, side)
+    timestep = torch.tensor([float(bundle.whole(random, 0, 999))])
+    structure = model.structcond_stage_model(latent, timestep)
+    denoised = model.apply_model(sample, timestep, context, structure)
+    picture = bundle.picture(random, 1, 3, SIDE, SIDE)
+    resampler.decoder.fusion_w = weight
+    _, features = resampler.encode(picture)
+    tensors = {"in.latent": latent, "in.sample": sample, "in.timestep": timestep, "in.picture": picture}
+    tensors |= {"out.sample": denoised, "out.decoded": resampler.decode(latent, features)}
+    # By width in the official code.
+    structure = sorted(structure.items(), key=lambda feature: -int(feature[0]))
+    return tensors | {f"out.structure.{level}": feature for level, (_, feature) in enumerate(structure)}
+
+
+def whole(random: numpy.random.Generator, code, model, resampler, context: torch.Tensor, settings: dict) -> dict:
+    """A restoration, as `sr_val_ddpm_text_T_vqganfin_oldcanvas_tile.py` makes it of a picture of odd sides."""
+    sides, scale = [bundle.whole(random, 44, 60), bundle.whole(random, 44, 60)], 1.5
+    image = torch.from_numpy(random.uniform(0, 1, (1, 3, *sides)).astype(numpy.float32))
+    sides = [int(side * scale) for side in sides]
+    enlarged = nn.functional.interpolate(2 * image - 1, size=tuple(sides), mode="bicubic").clamp(-1, 1)
+    if not all(side % 32 == 0 for side in sides):
+        down, right = [(side // 32 + 1) * 32 - side for side in sides]
+        enlarged = nn.functional.pad(enlarged, pad=(0, right, 0, down), mode="reflect")
+
+    schedule(model, code, settings["steps"])
+    latent = (1, 4, *[side // 8 for side in enlarged.shape[2:]])
+    noises = [bundle.normal(random, *latent) for _ in range(settings["steps"] + 2)]
+    drawn = iter(noises)
+    randn, randn_like = torch.randn, torch.randn_like
+    torch.randn = torch.randn_like = lambda *_, **__: next(drawn)
+    try:
+        encoded = model.get_first_stage_encoding(model.first_stage_model.encode(enlarged))
+        last = model.first_alphas[999]
+        start = last.sqrt() * encoded + (1 - last).sqrt() * torch.randn_like(encoded)
+        sample, _ = model.sample_canvas(
+            cond=context,
+            struct_cond=encoded,
+            batch_size=1,
+            timesteps=settings["steps"],
+            time_replace=settings["steps"],
+            x_T=start,
+            return_intermediates=True,
+            tile_size=settings["tile"] // 8,
+            tile_overlap=settings["tile"] // 16,
+            batch_size_sample=1,
+            verbose=False,
+        )
+    finally:
+        torch.randn, torch.randn_like = randn, randn_like
+    assert next(drawn, None) is None, "the official code draws the noise in another order"
+    _, features = resampler.encode(enlarged)
+    restored = resampler.decode(sample / model.scale_factor, features)
+    fix = {"adain": code.colours.adaptive_instance_normalization, "wavelet": code.colours.wavelet_reconstruction}
+    restored = fix[settings["colour_fix"]](restored, enlarged)
+    restored = ((restored + 1) / 2).clamp(0, 1)[..., : sides[0], : sides[1]]
+    return {f"in.noise.{i}": noise for i, noise in enumerate(noises)} | {"in.image": image, "out.image": restored}
+
+
+def schedule(model, code, steps: int) -> None:
+    """The script's schedule of `steps` steps."""
+    model.register_schedule(given_betas=None, beta_schedule="linear", timesteps=1000, **BETAS)
+    model.first_alphas = model.alphas_cumprod.clone()
+    used = sorted(code.ddpm.space_timesteps(1000, [steps]))
+    betas, last = [], 1.0
+    for timestep in used:
+        betas.append((1 - model.alphas_cumprod[timestep] / last).numpy())
+        last = model.alphas_cumprod[timestep]
+    model.register_schedule(given_betas=numpy.array(betas), timesteps=len(betas))
+    model.num_timesteps, model.ori_timesteps = 1000, used
+
+
+def load() -> types.SimpleNamespace:
+    """The official modules. What they import for training is replaced by nothing."""
+    root = official.folder / "StableSR"
+    lightning = types.ModuleType("pytorch_lightning")
+    lightning.LightningModule = nn.Module
+    distributed = types.SimpleNamespace(rank_zero_only=lambda function: function)
+    stubs = {"pytorch_lightning": lightning, "pytorch_lightning.utilities.distributed": distributed}
+    unused = ["taming.modules.vqvae.quantize", "sklearn.decomposition", "matplotlib.pyplot", "basicsr.ops.dcn"]
+    unused += ["basicsr.utils.img_process_util", "basicsr.data.transforms", "basicsr.data.degradations"]
+    unused += ["basicsr.archs.stylegan2_arch", "ldm.models.diffusion.ddim"]
+    stubs |= {name: MagicMock() for name in unused}
+    # The packages of basicsr import everything; ldm is none for Python, which takes the module of that name beside this one.
+    for package in ("ldm", "basicsr", "basicsr.archs", "basicsr.utils"):
+        module = types.ModuleType(package)
+        module.__path__ = [str(root / package.replace(".", "/"))]
+        module.__spec__ = importlib.machinery.ModuleSpec(package, None, is_package=True)
+        stubs[package] = module
+    stubs["basicsr.utils"].__dict__.update(DiffJPEG=None, USMSharp=None, get_root_logger=None)
+    for name in [name for name in stubs if not name.startswith("ldm.")]:
+        for parent in [name.rsplit(".", i)[0] for i in range(1, name.count(".") + 1)]:
+            stubs.setdefault(parent, MagicMock())
+    before = {name: sys.modules.get(name) for name in stubs}
+    sys.modules.update(stubs)
+    try:
+        names = {"ddpm": "ldm.models.diffusion.ddpm", "colours": "scripts.wavelet_color_fix"}
+        names |= {"unet": "ldm.modules.diffusionmodules.openaimodel", "vae": "ldm.models.autoencoder"}
+        found = official.modules("StableSR", *names.values())
+        return types.SimpleNamespace(**dict(zip(names, found)))
+    finally:
+        for name, module in before.items():
+            sys.modules.pop(name, None)
+            if module is not None:
+                sys.modules[name] = module
+
+
+def networks(code, random: numpy.random.Generator, context_width: int):
+    """The official model and the autoencoder of its last step, with the smallest networks of the official structure."""
+    blocks = bundle.whole(random, 1, 2)
+    levels = dict(attention_resolutions=[2, 1], use_checkpoint=False)
+    unet = code.unet.UNetModelDualcondV2(
+        image_size=32,
+        in_channels=4,
+        out_channels=4,
+        model_channels=64,
+        channel_mult=[1, 2, 2],
+        num_res_blocks=blocks,
+        num_head_channels=64,
+        use_spatial_transformer=True,
+        use_linear_in_transformer=True,
+        transformer_depth=1,
+        context_dim=context_width,
+        legacy=False,
+        semb_channels=32,
+        **levels,
+    )
+    structure = code.unet.EncoderUNetModelWT(
+        image_size=96,
+        in_channels=4,
+        model_channels=32,
+        out_channels=32,
+        channel_mult=[1, 1, 2],
+        num_res_blocks=bundle.whole(random, 1, 2),
+        num_heads=4,
+        **levels,
+    )
+    vae = dict(
+        double_z=True,
+        z_channels=4,
+        resolution=512,
+        in_channels=3,
+        out_ch=3,
+        ch=32,
+        ch_mult=[1, 1, 2, 2],
+        num_res_blocks=1,
+        attn_resolutions=[],
+        dropout=0.0,
+    )
+    # Without training's parts.
+    loss = {"target": "torch.nn.Identity"}
+    wrapper = module(code.ddpm.DiffusionWrapper, diffusion_model=unet, conditioning_key="crossattn")
+    model = module(
+        code.ddpm.LatentDiffusionSRTextWT,
+        model=wrapper,
+        structcond_stage_model=structure,
+        first_stage_model=code.vae.AutoencoderKL(vae, loss, 4),
+        parameterization="eps",
+        v_posterior=0.0,
+        num_timesteps_cond=1,
+        clip_denoised=False,
+        log_every_t=200,
+        scale_factor=0.18215,
+        channels=4,
+        image_size=512,
+        configs=types.SimpleNamespace(model=types.SimpleNamespace(params=types.SimpleNamespace(channels=4))),
+    )
+    return model.eval(), code.vae.AutoencoderKLResi(vae, loss, 4).eval()
+
+
+def module(kind: type, **attributes) -> nn.Module:
+    made = kind.__new__(kind)
+    nn.Module.__init__(made)
+    for name, value in attributes.items():
+        setattr(made, name, value)
+    return made
