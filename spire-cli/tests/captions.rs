@@ -29,11 +29,13 @@ enum Answer {
     Breaks,
 }
 
+/// The key and body of a request.
+type Asked = (Option<String>, Value);
+
 /// A server that gives `answers` in turn, and then "A cup." for ever.
 struct Server {
     url: String,
-    /// The key and body of each request.
-    asked: Arc<Mutex<Vec<(Option<String>, Value)>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl Server {
@@ -57,7 +59,7 @@ impl Server {
 }
 
 /// Answers the requests of one connection.
-fn serve(mut connection: TcpStream, answers: &[Answer], asked: &Mutex<Vec<(Option<String>, Value)>>) {
+fn serve(mut connection: TcpStream, answers: &[Answer], asked: &Mutex<Vec<Asked>>) {
     let mut reader = BufReader::new(connection.try_clone().unwrap());
     while let Some((path, key, body)) = request(&mut reader) {
         assert_eq!(path, "/v1/chat/completions");

@@ -106,7 +106,7 @@ fn the_cells_are_trained_as_tasks_of_an_array_job_and_collected() {
     let scratch = scratch.path();
     let config = configuration(scratch, 2);
     let list = ok(output(&config, &["--list"]));
-    assert!(list.starts_with("0  Addition, seed 1  to do") && list.contains("\n3  Broken, seed 2  to do"), "{list}");
+    assert!(list.starts_with("0  Addition, seed 1  to do") && list.contains("\n3  Broken, seed 2    to do"), "{list}");
 
     // Tasks share the folders; the whole sweep can't run beside them.
     let tasks = ["0", "1"].map(|cell| {
@@ -164,7 +164,7 @@ fn an_interrupted_and_then_killed_sweep_continues() {
     let table = fs::read_to_string(scratch.join("out/results.md")).unwrap();
     assert!(table.contains(&format!("seed 4 was interrupted and continues at step {stopped}")), "{table}");
     let plan = ok(output(&config, &[&only[..], &["--dry-run"]].concat()));
-    assert!(plan.contains(&format!("base, seed 4  continues at step {stopped} of 40  about 0:")), "{plan}");
+    assert!(plan.contains(&format!("base, seed 4  continues at step {stopped} of 40  about ")), "{plan}");
 
     let mut killed = started(&arguments, &cell, stopped + 2);
     killed.kill().unwrap();

@@ -31,13 +31,13 @@ impl WriteError {
     }
 }
 
-/// The system's own error. The library for temporary files wraps it and adds the name of the temporary file, which a reader
-/// can't do anything with.
+/// The error without the name of the temporary file, which the library for temporary files adds (`reason at path "…"`, without
+/// the system's error as its source) and with which a reader can't do anything.
 fn bare(error: io::Error) -> io::Error {
-    let wrapped = error.get_ref().and_then(|inner| inner.source()).and_then(|inner| inner.downcast_ref::<io::Error>());
-    match wrapped.and_then(io::Error::raw_os_error) {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => error,
+    let text = error.to_string();
+    match text.split_once(" at path \"") {
+        Some((reason, _)) if error.raw_os_error().is_none() => io::Error::new(error.kind(), reason.to_owned()),
+        _ => error,
     }
 }
 

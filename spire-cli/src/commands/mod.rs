@@ -66,7 +66,7 @@ enum Command {
     /// Train variants of a configuration with several seeds, and write a table of them
     Sweep(sweep::Sweep),
     /// Restore one picture with prompts that change step by step, and measure their effect
-    Walk(walk::Walk),
+    Walk(Box<walk::Walk>),
     /// Show the training data as a run would read it, or encode it before training
     Data(data::Data),
     /// Show what is in files of weights
@@ -102,7 +102,7 @@ impl Cli {
             Command::Benchmark(args) => benchmark::run(args),
             Command::Eval(args) => eval::run(args),
             Command::Sweep(args) => sweep::run(args),
-            Command::Walk(args) => walk::run(args),
+            Command::Walk(args) => walk::run(*args),
             Command::Data(args) => data::run(args),
             Command::Weights(args) => weights::run(args),
             Command::Verify(args) => verify::run(args),

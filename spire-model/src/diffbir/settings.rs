@@ -118,9 +118,11 @@ impl Settings {
 mod tests {
     use super::*;
 
+    type Change = fn(&mut Settings);
+
     #[test]
     fn settings_out_of_range_are_named() {
-        let refused: [(&str, fn(&mut Settings)); 5] = [
+        let refused: [(&str, Change); 5] = [
             ("steps", |settings| settings.steps = 0),
             ("noise_augmentation", |settings| settings.noise_augmentation = 1000),
             ("strength", |settings| settings.strength = 0.0),
