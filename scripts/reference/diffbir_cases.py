@@ -70,6 +70,7 @@ def case(out: Path, code, random: numpy.random.Generator, name: str, start: str)
         start=start,
         noise_augmentation=bundle.whole(random, 1, 999) if start == "picture" else 0,
         tile=SHORTEST if newest else 0,
+        shortest_side=SHORTEST,
     )
     if start == "picture":
         settings["restoration_guidance"] = dict(scale=float(numpy.round(random.uniform(0.1, 0.4), 2)), repeat=2)
@@ -122,7 +123,7 @@ def case(out: Path, code, random: numpy.random.Generator, name: str, start: str)
     folder = out / f"case-diffbir-{name}"
     source = f"XPixelGroup/DiffBIR, torch {version('torch')}, float32 CPU"
     bundle.case(folder, "diffbir", tensors, weights=weights, source=source)
-    described = {"version": name.removesuffix("-denoising"), "first_stage": kind, "shortest_side": SHORTEST, "settings": settings}
+    described = {"version": name.removesuffix("-denoising"), "first_stage": kind, "settings": settings}
     (folder / "settings.json").write_text(json.dumps(described, indent=2) + "\n")
 
 

@@ -41,6 +41,7 @@ def stablesr(out: Path, random: numpy.random.Generator) -> None:
         decoder_weight=float(numpy.round(random.uniform(0.2, 1), 2)),
         colour_fix=bundle.choice(random, "adain", "wavelet"),
         tile=SIDE,
+        shortest_side=SIDE,
     )
     tensors = {"in.context": context}
     tensors |= parts(random, model, resampler, context, settings["decoder_weight"])
@@ -48,7 +49,7 @@ def stablesr(out: Path, random: numpy.random.Generator) -> None:
     folder = out / "case-stablesr"
     source = f"IceClear/StableSR, torch {version('torch')}, float32 CPU"
     bundle.case(folder, "stablesr", tensors, weights=weights, source=source)
-    (folder / "settings.json").write_text(json.dumps({"shortest_side": SIDE, "settings": settings}, indent=2) + "\n")
+    (folder / "settings.json").write_text(json.dumps({"settings": settings}, indent=2) + "\n")
 
 
 def parts(random: numpy.random.Generator, model, resampler, context: torch.Tensor, weight: float) -> dict:

@@ -74,7 +74,7 @@ fn diffbir_and_stablesr_restore_files() {
         let weights = scratch.path().join(model).display().to_string();
         let output = scratch.path().join(output).display().to_string();
         let arguments = ["restore", small.to_str().unwrap(), "-o", &output, "--model", model, "--weights", &weights];
-        command(&arguments).args(["--steps", "1"]).args(options).output().unwrap()
+        command(&arguments).args(["--steps", "1", "--set", "shortest_side=64"]).args(options).output().unwrap()
     };
     let restored = |output: &str| picture(&scratch.path().join(output));
 
@@ -148,12 +148,12 @@ fn table_1(scratch: &Path) -> String {
         .replace("run = \"runs/controlnet-sr\"", small)
         .replace("run = \"runs/spire\"", small)
         .replace(swinir, "tests/reference/swinir-real-large")
-        .replace(stablesr, &format!("{stablesr}settings.steps = 1\n"))
+        .replace(stablesr, &format!("{stablesr}settings = {{ steps = 1, shortest_side = 64 }}\n"))
         .replace("[methods.settings] # all that is not set here is as published\n", "[methods.settings]\n")
-        .replace("[methods.settings]\n", "[methods.settings]\nsteps = 1\n")
+        .replace("[methods.settings]\n", "[methods.settings]\nsteps = 1\nshortest_side = 64\n")
         .replace(
             "semantic = false\n\n[[methods]]\nname = \"ControlNet-SR\"",
-            "semantic = false\nsettings.steps = 1\n\n[[methods]]\nname = \"ControlNet-SR\"",
+            "semantic = false\nsettings = { steps = 1, shortest_side = 64 }\n\n[[methods]]\nname = \"ControlNet-SR\"",
         )
         .replace("weights/clip-vit-base-patch32", "assets/tiny")
         .replace("\"weights/", &format!("\"{}/", scratch.display()));

@@ -36,11 +36,12 @@ const KINDS: [(&str, &str); 18] = [
 const QUALITY: [(&str, &str); 3] = [("case-musiq", "musiq"), ("case-clip-iqa", "clip-iqa"), ("case-maniqa", "maniqa")];
 
 /// Cases of restoration by other authors' networks. Not all of their outputs have to be there.
-const RESTORATION: [(&str, &str); 4] = [
+const RESTORATION: [(&str, &str); 5] = [
     ("case-swinir-classical", "swinir-classical"),
     ("case-bsrnet-2", "bsrnet-2"),
     ("case-scunet-grey", "scunet-grey"),
     ("case-diffbir-1", "diffbir-1"),
+    ("case-stablesr", "stablesr"),
 ];
 
 fn reference() -> PathBuf {

@@ -1,6 +1,7 @@
 //! Aggregation sampling (StableSR section 3.4): a latent larger than the network was trained on is denoised in overlapping
 //! windows, whose predictions are averaged at each step. The VAE works in larger windows.
 
+use anyhow::{Result, ensure};
 use burn::tensor::Tensor;
 
 use crate::restore::tiles::{Tile, blend_windows, windows};
@@ -10,6 +11,15 @@ pub const DOWNSCALE: usize = 8;
 
 /// The side of the VAE's windows, in sides of the network's: 1280 pixels for 512, as in StableSR.
 const VAE_SIDE: f64 = 2.5;
+
+/// Checks the side to which smaller pictures are enlarged.
+///
+/// # Errors
+/// It is too small for a latent, or larger than any picture that can be restored.
+pub fn check_shortest_side(side: usize) -> Result<()> {
+    ensure!((64..=8192).contains(&side), "shortest_side must be from 64 to 8192");
+    Ok(())
+}
 
 /// The windows of one latent.
 #[derive(Clone, Debug)]

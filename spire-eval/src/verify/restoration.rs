@@ -37,7 +37,6 @@ pub fn network(case: &Case, kind: NetworkKind, device: &Device) -> Result<Worst>
 struct DiffBirSettings {
     version: diffbir::Version,
     first_stage: NetworkKind,
-    shortest_side: usize,
     settings: diffbir::Settings,
 }
 
@@ -47,11 +46,11 @@ struct DiffBirSettings {
 pub fn diffbir(case: &Case, device: &Device) -> Result<Worst> {
     let arrays = case.arrays()?;
     let folder = case.weights()?;
-    let DiffBirSettings { version, first_stage, shortest_side, settings } = case.json("settings.json")?;
+    let DiffBirSettings { version, first_stage, settings } = case.json("settings.json")?;
     let Prior { unet, vae, scaling_factor } = Prior::load(&folder.join("base"), device)?;
     let control = IrControlNet::load(&folder.join("control"), device)?;
     let first = Network::load(first_stage, &folder.join("first_stage"), device)?;
-    let first = FirstStage::new(first_stage, first).with_shortest_side(shortest_side);
+    let first = FirstStage::new(first_stage, first);
     let maps = |name: &str| arrays.tensor::<4>(name, device);
     let states = |name: &str| arrays.tensor::<3>(name, device);
 
@@ -61,7 +60,9 @@ pub fn diffbir(case: &Case, device: &Device) -> Result<Worst> {
     let mut outputs: Outputs = all.map(|(i, feature)| (format!("out.control.{i}"), feature.into())).collect();
 
     let size = restored_size(&arrays)?;
-    let condition = case.timed(|| first.restore(one_picture(&arrays, device)?, size, 0))?;
+    // The official code tiles the first stage in its own way.
+    let whole = diffbir::Settings { tile: 0, ..settings.clone() };
+    let condition = case.timed(|| first.restore(one_picture(&arrays, device)?, size, &whole))?;
     outputs.insert("out.condition".to_owned(), condition.clone().into());
     let stage = SecondStage { version, unet: &unet, vae: &vae, scaling_factor, control: &control };
     let prompts = PromptStates { conditional: prompt, unconditional: Some(states("in.negative")?) };
@@ -76,7 +77,6 @@ pub fn diffbir(case: &Case, device: &Device) -> Result<Worst> {
 /// `settings.json` of a case of StableSR.
 #[derive(Deserialize)]
 struct StableSrSettings {
-    shortest_side: usize,
     settings: stablesr::Settings,
 }
 
@@ -86,7 +86,7 @@ struct StableSrSettings {
 pub fn stablesr(case: &Case, device: &Device) -> Result<Worst> {
     let arrays = case.arrays()?;
     let folder = case.weights()?;
-    let StableSrSettings { shortest_side, settings } = case.json("settings.json")?;
+    let StableSrSettings { settings } = case.json("settings.json")?;
     let Prior { unet, vae, scaling_factor } = Prior::load(&folder.join("base"), device)?;
     let structure = structure_encoder(&folder.join("base"), device)?;
     let decoder = Decoder::from_tensors(&Tensors::at(&folder.join("decoder"))?, device)?;
@@ -101,7 +101,7 @@ pub fn stablesr(case: &Case, device: &Device) -> Result<Worst> {
     outputs.insert("out.sample".to_owned(), denoised.into());
     outputs.insert("out.decoded".to_owned(), decoded.into());
 
-    let networks = Networks::new(&unet, &vae, scaling_factor, &structure, &decoder).with_shortest_side(shortest_side);
+    let networks = Networks::new(&unet, &vae, scaling_factor, &structure, &decoder);
     let (image, size) = (one_picture(&arrays, device)?, restored_size(&arrays)?);
     let mut noise = GivenNoise::read(&arrays, device);
     let draw = &mut |shape| noise.draw(shape);

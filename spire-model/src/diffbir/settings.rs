@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::{RestorationGuidance, Version};
+use crate::aggregation::check_shortest_side;
 use crate::restore::{ClipGuidanceConfig, ColourFix, StartFrom};
 use crate::scheduler::spaced::LAST;
 
@@ -47,6 +48,8 @@ pub struct Settings {
     pub colour_fix: ColourFix,
     /// Side of the tiles of larger pictures in pixels, a multiple of 64; they overlap by half. 0 for no tiles.
     pub tile: usize,
+    /// Pictures whose shorter side is below this are enlarged to it: the model was trained on pictures of 512 pixels.
+    pub shortest_side: usize,
 }
 
 impl Default for Settings {
@@ -66,6 +69,7 @@ impl Default for Settings {
             restoration_guidance: None,
             colour_fix: ColourFix::Wavelet,
             tile: 512,
+            shortest_side: 512,
         }
     }
 }
@@ -96,6 +100,7 @@ impl Settings {
             self.tile.is_multiple_of(TILE_MULTIPLE),
             "tile must be a multiple of {TILE_MULTIPLE}, or 0 for no tiles"
         );
+        check_shortest_side(self.shortest_side)?;
         self.restoration_guidance.as_ref().map_or(Ok(()), RestorationGuidance::validate)?;
         if let Some(guidance) = &self.clip_guidance {
             ensure!(guidance.scale.is_finite(), "clip_guidance.scale must be a number");

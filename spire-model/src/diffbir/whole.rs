@@ -72,7 +72,7 @@ impl DiffBir {
         settings.validate()?;
         let size = [height, width];
         let image = pictures::to_unit_tensor([degraded], &self.device);
-        let condition = self.first.restore(image, size, settings.tile)?;
+        let condition = self.first.restore(image, size, settings)?;
         let Prior { prompts, vae, scaling_factor, unet } = &self.prior;
         let encode = |prompt: &str| PromptStates {
             conditional: prompts.encode(&[prompt]),

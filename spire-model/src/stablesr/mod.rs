@@ -17,6 +17,7 @@ pub use decoder::Decoder;
 pub use networks::Networks;
 pub use structure::StructureEncoder;
 
+use crate::aggregation::check_shortest_side;
 use crate::base::Prior;
 use crate::finite::{is_finite, not_finite};
 use crate::pictures;
@@ -41,12 +42,14 @@ pub struct Settings {
     pub colour_fix: ColourFix,
     /// Side of the tiles of larger pictures in pixels, a multiple of 64; they overlap by half. 0 for no tiles.
     pub tile: usize,
+    /// Pictures whose shorter side is below this are enlarged to it: the model was trained on pictures of 512 pixels.
+    pub shortest_side: usize,
 }
 
 impl Default for Settings {
     /// The published ones.
     fn default() -> Self {
-        Self { steps: 200, decoder_weight: 0.5, colour_fix: ColourFix::Adain, tile: 512 }
+        Self { steps: 200, decoder_weight: 0.5, colour_fix: ColourFix::Adain, tile: 512, shortest_side: 512 }
     }
 }
 
@@ -59,7 +62,7 @@ impl Settings {
         ensure!((1..=LAST + 1).contains(&self.steps), "steps must be from 1 to {}", LAST + 1);
         ensure!(self.decoder_weight.is_finite(), "decoder_weight must be a number");
         ensure!(self.tile.is_multiple_of(64), "tile must be a multiple of 64, or 0 for no tiles");
-        Ok(())
+        check_shortest_side(self.shortest_side)
     }
 }
 

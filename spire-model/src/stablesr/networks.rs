@@ -14,9 +14,6 @@ use crate::scheduler::spaced::{LAST, SpacedSampler};
 use crate::unet::UNet;
 use crate::vae::Vae;
 
-/// The model was trained on pictures of this side: smaller ones are enlarged.
-const SHORTEST_SIDE: usize = 512;
-
 /// The sides are padded to multiples of this many pixels.
 const MULTIPLE: usize = 32;
 
@@ -28,7 +25,6 @@ pub struct Networks<'a> {
     scaling_factor: f64,
     structure: &'a StructureEncoder,
     decoder: &'a Decoder,
-    shortest: usize,
 }
 
 impl<'a> Networks<'a> {
@@ -40,12 +36,7 @@ impl<'a> Networks<'a> {
         structure: &'a StructureEncoder,
         decoder: &'a Decoder,
     ) -> Self {
-        Self { unet, vae, scaling_factor, structure, decoder, shortest: SHORTEST_SIDE }
-    }
-
-    /// For comparisons on small pictures: another side to which smaller pictures are enlarged.
-    pub fn with_shortest_side(self, shortest: usize) -> Self {
-        Self { shortest, ..self }
+        Self { unet, vae, scaling_factor, structure, decoder }
     }
 
     /// The restored picture `[1, 3, size]` of `degraded` `[1, 3, height, width]`, both in \[0, 1\]; `size` is its height and
@@ -63,7 +54,7 @@ impl<'a> Networks<'a> {
         noise: &mut dyn FnMut([usize; 4]) -> Tensor<4>,
     ) -> Result<Tensor<4>> {
         settings.validate()?;
-        let enlarged = self.enlarged(degraded, size);
+        let enlarged = enlarged(degraded, size, settings.shortest_side);
         let [_, channels, height, width] = enlarged.dims();
         let enlarged = extend(enlarged, padded([height, width]), Mirror::WithoutEdge);
         let [_, _, rows, columns] = enlarged.dims();
@@ -95,19 +86,6 @@ impl<'a> Networks<'a> {
         Ok(resize(restored, size).clamp(0.0, 1.0))
     }
 
-    /// The picture in \[-1, 1\] of `size`, or larger in the same proportions if it is too small for the model.
-    fn enlarged(&self, degraded: Tensor<4>, [height, width]: [usize; 2]) -> Tensor<4> {
-        let scale = (self.shortest as f64 / height.min(width) as f64).max(1.0);
-        let size = [height, width].map(|side| (side as f64 * scale).round() as usize);
-        let signed = degraded.mul_scalar(2.0).sub_scalar(1.0);
-        let [_, _, height, width] = signed.dims();
-        if [height, width] == size {
-            return signed;
-        }
-        let options = InterpolateOptions::new(InterpolateMode::Bicubic).with_align_corners(false);
-        interpolate(signed, options.with_output_size(size)).clamp(-1.0, 1.0)
-    }
-
     /// A sample of the latent's distribution.
     fn encode(
         &self,
@@ -124,6 +102,19 @@ impl<'a> Networks<'a> {
         let shape = mean.dims();
         (mean + deviation * noise(shape)).mul_scalar(self.scaling_factor)
     }
+}
+
+/// The picture in \[-1, 1\] of `size`, or larger in the same proportions if it is too small for the model.
+fn enlarged(degraded: Tensor<4>, [height, width]: [usize; 2], shortest: usize) -> Tensor<4> {
+    let scale = (shortest as f64 / height.min(width) as f64).max(1.0);
+    let size = [height, width].map(|side| (side as f64 * scale).round() as usize);
+    let signed = degraded.mul_scalar(2.0).sub_scalar(1.0);
+    let [_, _, height, width] = signed.dims();
+    if [height, width] == size {
+        return signed;
+    }
+    let options = InterpolateOptions::new(InterpolateMode::Bicubic).with_align_corners(false);
+    interpolate(signed, options.with_output_size(size)).clamp(-1.0, 1.0)
 }
 
 /// The sides to which the original script pads: if one is not a multiple, both grow.
