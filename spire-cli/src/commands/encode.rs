@@ -55,7 +55,7 @@ pub fn run(args: Encode) -> Result<()> {
         let seconds = took.as_secs_f64();
         let latents = (pictures * manifest.variants()) as f64 / seconds;
         say!(
-            "speed       {latents:.1} latents/s in {seconds:.1} s; {:.1} % of the time in the VAE",
+            "speed       {latents:.2} latents/s in {seconds:.1} s; {:.1} % of the time in the VAE",
             100.0 * vae_share
         )?;
     }
