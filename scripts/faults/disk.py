@@ -101,7 +101,7 @@ def run(campaign):
     limits(campaign, train, [*few, 4_000_000])
     limits(campaign, commands.pretrain("judge", scratch / "prior"), [*few, 400])
     limits(campaign, commands.sweep(scratch / "sweep", scratch), [500, 200_000])
-    campaign.must(*commands.test_set(scratch / "twelve", scratch, 12).start())
+    commands.twelve(campaign)
     limits(campaign, commands.evaluate(scratch / "evaluation", scratch), [100, 2000, 8000])
     limits(campaign, commands.test_set(scratch / "set", scratch, 40), few[:2] + [6000])
     limits(campaign, commands.restore(scratch / "restored", scratch / "twelve/degraded"), few[:2])

@@ -214,7 +214,7 @@ def prompts(campaign, count):
 
 
 def run(campaign):
-    campaign.must(*commands.test_set(campaign.scratch / "twelve", campaign.scratch, 12).start())
+    commands.twelve(campaign)
     more = campaign.times
     prompts(campaign, more(60))
     pictures(campaign, more(150))

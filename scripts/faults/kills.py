@@ -67,7 +67,7 @@ def run(campaign):
     for stage in commands.STAGES:
         of_command(campaign, commands.pretrain(stage, scratch / "prior"), more(2))
     of_command(campaign, commands.sweep(scratch / "sweep", scratch), more(3))
-    campaign.must(*commands.test_set(scratch / "twelve", scratch, 12).start())
+    commands.twelve(campaign)
     of_command(campaign, commands.evaluate(scratch / "evaluation", scratch), more(4))
     of_command(campaign, commands.test_set(scratch / "set", scratch), more(5))
     of_command(campaign, commands.restore(scratch / "restored", scratch / "twelve/degraded"), more(5))

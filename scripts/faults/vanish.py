@@ -125,8 +125,7 @@ def outputs(campaign):
     for name, damage in DAMAGES.items():
         shutil.rmtree(evaluation.folder, ignore_errors=True)
         while_running(campaign, f"pictures of a test set {name} under eval", evaluation.start(), 2, lambda: sorted((scratch / "twelve").rglob("*.png"))[::3], damage)
-        shutil.rmtree(scratch / "twelve")
-        campaign.must(*commands.test_set(scratch / "twelve", scratch, 12).start())
+        commands.twelve(campaign)
 
 
 def between_runs(campaign):
@@ -173,7 +172,7 @@ def between_runs(campaign):
 
 
 def run(campaign):
-    campaign.must(*commands.test_set(campaign.scratch / "twelve", campaign.scratch, 12).start())
+    commands.twelve(campaign)
     data(campaign)
     models(campaign)
     outputs(campaign)
