@@ -24,7 +24,7 @@ pub fn locate(path: &Path, what: &str, wanted: &Wanted, missing: impl Fn(&Path) 
     hub::locate(path, what, wanted, missing)
 }
 
-/// The name by which another machine finds a model that [`locate`] found: that on the Hub with the commit, or the built-in
+/// The name by which another machine finds a model that `locate` found: that on the Hub with the commit, or the built-in
 /// model's. Another path stays as it is.
 pub fn portable_name(found: &Path) -> PathBuf {
     builtin::name_of(found).or_else(|| hub::name_of(found).map(PathBuf::from)).unwrap_or_else(|| found.to_owned())

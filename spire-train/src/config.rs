@@ -116,7 +116,7 @@ pub struct ModelSection {
     /// Which prompts the UNet and the branch attend to: `decoupled` (the default), `joined` or `semantic`.
     pub prompts: Option<PromptRouting>,
     /// Channels of e(y)'s convolutions at full size, 1/2, 1/4 and 1/8. By default those of
-    /// [`default_embedding_channels`]; the run folder's configuration has them.
+    /// `default_embedding_channels`; the run folder's configuration has them.
     pub embedding_channels: Option<Vec<usize>>,
     /// Folder with initial weights of e(y) (`spire pretrain --stage embedding`); by default random ones.
     pub embedding: Option<PathBuf>,

@@ -199,7 +199,7 @@ pub fn checksum(path: &Path) -> Result<String> {
     checksum::checksum(path, &["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
 }
 
-/// As [`checksum`] of some of the `parts`, as in `["vae"]`, with the weights of `variant`. A single file has one checksum for all
+/// As [`checksum()`] of some of the `parts`, as in `["vae"]`, with the weights of `variant`. A single file has one checksum for all
 /// of them.
 ///
 /// # Errors

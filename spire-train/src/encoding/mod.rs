@@ -1,4 +1,4 @@
-//! Latents and text states computed before training: what [`encode`] writes and [`with_encoded`] reads.
+//! Latents and text states computed before training: what [`encode`] writes and `with_encoded` reads.
 
 mod arrays;
 mod ranking;
