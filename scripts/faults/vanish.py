@@ -120,7 +120,7 @@ def outputs(campaign):
     while_running(campaign, "a sweep's runs removed", sweep.start(), 6, lambda: [sweep.folder / "runs"], remove, must_fail=True)
     prior = commands.pretrain("judge", scratch / "prior")
     shutil.rmtree(prior.folder, ignore_errors=True)
-    while_running(campaign, "the folder of pretrain removed", prior.start(), 1.5, lambda: [prior.folder / "training"], remove)
+    while_running(campaign, "the folder of pretrain removed", prior.start(), 1, lambda: [prior.folder / "training"], remove)
     evaluation = commands.evaluate(scratch / "evaluation", scratch)
     for name, damage in DAMAGES.items():
         shutil.rmtree(evaluation.folder, ignore_errors=True)

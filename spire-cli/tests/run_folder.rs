@@ -81,6 +81,26 @@ fn metrics_that_are_lost_are_told_and_the_run_ends_all_the_same() {
 
 #[cfg(unix)]
 #[test]
+fn a_run_whose_folder_is_removed_does_not_end_well() {
+    let scratch = TempDir::new().unwrap();
+    let run = scratch.path().join("run");
+    let arguments = arguments(&run, 200, &[]);
+    let mut child = command(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut child = child.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    while losses(&run).is_empty() {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before its folder could be removed");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // The run may write a file into the folder meanwhile.
+    while run.join("metrics.jsonl").exists() {
+        let _ = fs::remove_dir_all(&run);
+    }
+    let told = error(child.wait_with_output().unwrap());
+    assert!(told.contains("metrics.jsonl") || told.contains("No such file"), "{told}");
+}
+
+#[cfg(unix)]
+#[test]
 fn a_run_that_trains_is_refused_to_others_and_not_changed_by_them() {
     let scratch = TempDir::new().unwrap();
     let run = scratch.path().join("run");

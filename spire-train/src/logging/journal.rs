@@ -98,6 +98,14 @@ impl Journal {
         Ok(())
     }
 
+    /// Checks that the run folder still has what was recorded.
+    ///
+    /// # Errors
+    /// As [`MetricsLog::check`].
+    pub fn check(&self) -> Result<()> {
+        Ok(self.log.check()?)
+    }
+
     /// Prints a line on the terminal.
     pub fn print(&self, text: &str) {
         print(text);

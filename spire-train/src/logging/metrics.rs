@@ -50,6 +50,15 @@ pub enum MetricsError {
         /// The error.
         source: io::Error,
     },
+    /// Something else removed or changed the log.
+    #[error(
+        "{path} was removed or changed by something else while the run went on, so the run stops; if its config.toml is still \
+         there, continue it from its last checkpoint with --resume"
+    )]
+    Changed {
+        /// The log.
+        path: PathBuf,
+    },
     /// The log could not be shortened.
     #[error(transparent)]
     Rewrite(#[from] WriteError),
@@ -60,6 +69,8 @@ pub enum MetricsError {
 pub struct MetricsLog {
     path: PathBuf,
     file: File,
+    /// Bytes of the file, as far as this process wrote it.
+    bytes: u64,
 }
 
 impl MetricsLog {
@@ -89,7 +100,7 @@ impl MetricsLog {
             );
         }
         let file = File::options().create(true).append(true).open(&path).map_err(io)?;
-        Ok(Self { path, file })
+        Ok(Self { path, file, bytes: kept.len() as u64 })
     }
 
     /// Appends one line with a single write, so that a kill of this process does not lose it.
@@ -100,7 +111,21 @@ impl MetricsLog {
         let io = |source: io::Error| MetricsError::Io { path: self.path.clone(), source };
         let mut line = serde_json::to_string(metrics).map_err(|error| io(error.into()))?;
         line.push('\n');
-        self.file.write_all(line.as_bytes()).map_err(io)
+        self.file.write_all(line.as_bytes()).map_err(io)?;
+        self.bytes += line.len() as u64;
+        Ok(())
+    }
+
+    /// Checks that the file in the run folder is still the one that this process writes, with all of its lines: an open file
+    /// takes lines even after the folder was removed.
+    ///
+    /// # Errors
+    /// It was removed or changed.
+    pub fn check(&self) -> Result<(), MetricsError> {
+        match fs::metadata(&self.path) {
+            Ok(found) if found.len() == self.bytes => Ok(()),
+            _ => Err(MetricsError::Changed { path: self.path.clone() }),
+        }
     }
 }
 
@@ -179,6 +204,23 @@ mod tests {
             log.append(&metrics(step, 1.0 / (step + 3) as f64)).unwrap();
         }
         assert_eq!(fs::read(&path).unwrap(), whole);
+    }
+
+    #[test]
+    fn a_log_that_is_removed_or_emptied_is_noticed() {
+        let (_guard, path) = log_path();
+        let mut log = MetricsLog::open(&path, 0).unwrap();
+        log.append(&metrics(0, 0.5)).unwrap();
+        log.check().unwrap();
+        fs::write(&path, "").unwrap();
+        log.append(&metrics(1, 0.5)).unwrap();
+        assert!(log.check().unwrap_err().to_string().contains("metrics.jsonl was removed or changed"));
+        let mut log = MetricsLog::open(&path, 2).unwrap();
+        log.append(&metrics(2, 0.5)).unwrap();
+        log.check().unwrap();
+        fs::remove_file(&path).unwrap();
+        log.append(&metrics(3, 0.5)).unwrap();
+        assert!(log.check().is_err());
     }
 
     #[test]

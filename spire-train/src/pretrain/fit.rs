@@ -180,6 +180,7 @@ pub fn fit<M: Module>(
         }
         if due && checkpoints.bad_steps() == 0 {
             checkpoints.save(learner.step, learner.files(), None)?;
+            journal.check()?;
         }
         if stop && !done {
             return Ok(None);

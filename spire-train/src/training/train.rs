@@ -116,6 +116,7 @@ pub(super) fn run(
                 if last {
                     checkpoints.prove()?;
                 }
+                journal.iter().try_for_each(Journal::check)?;
             } else if let Some(journal) = &journal {
                 journal.print(&format!("step {step}: no checkpoint is written, because the loss is not finite"));
             }
