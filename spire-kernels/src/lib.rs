@@ -2,7 +2,8 @@
 //!
 //! For Burn's CPU backend (`flex`), with derivatives: convolution as shifted matrix products, group normalisation fused with
 //! its activation, SiLU and GELU, attention over blocks of queries. For every backend: attention that does not keep the
-//! matrix of scores, blocks that the backward pass recomputes, and gradient hooks.
+//! matrix of scores, blocks that the backward pass recomputes, and gradient hooks. For the CPU, too: AdamW and moving averages
+//! in one pass over memory.
 //!
 //! Every function takes Burn's own modules and tensors and computes what Burn computes. For other devices, float types and
 //! shapes without a kernel it calls Burn.
@@ -25,6 +26,7 @@ use kernels::group_norm;
 use kernels::inference::Inference;
 use kernels::ops::Kernels;
 use kernels::pool::Pooling;
+use kernels::update::Updates;
 
 pub use autograd::{Forward, GradientHook, block, hooked, with_gradient_hook};
 pub use kernels::pool::Window;
@@ -200,6 +202,55 @@ fn pool(x: Tensor<4>, pooling: Pooling, window: Window) -> Tensor<4> {
 }
 
 /// Whether there are kernels, and no derivative is wanted.
+/// A step of AdamW (Loshchilov & Hutter, 2019, <https://arxiv.org/abs/1711.05101>) after the first.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamWStep {
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// Decoupled weight decay, multiplied by the learning rate.
+    pub weight_decay: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the divisor.
+    pub epsilon: f32,
+    /// The number of this step, from 1.
+    pub number: i32,
+}
+
+/// Whether [`adamw`] can update `weight`.
+pub fn has_adamw<const D: usize>(weight: &Tensor<D>) -> bool {
+    is_computed_alone(weight)
+}
+
+/// A weight and its moments after a step, in one pass over memory, to the last bit as Burn's optimiser computes them. All
+/// have the same shape, and none is tracked by autodiff.
+///
+/// # Panics
+/// [`has_adamw`] is false for one of them.
+pub fn adamw<const D: usize>(
+    weight: Tensor<D>,
+    gradient: Tensor<D>,
+    moments: [Tensor<D>; 2],
+    step: AdamWStep,
+) -> (Tensor<D>, [Tensor<D>; 2]) {
+    let [first, second] = moments.map(Tensor::into_dispatch);
+    let (weight, first, second) =
+        <Dispatch as Updates>::adamw(weight.into_dispatch(), gradient.into_dispatch(), first, second, step);
+    (Tensor::from_dispatch(weight), [first, second].map(Tensor::from_dispatch))
+}
+
+/// `average · decay + current · (1 − decay)`; both have the same shape.
+pub fn blend<const D: usize>(average: Tensor<D>, current: Tensor<D>, decay: f64) -> Tensor<D> {
+    let rest = 1.0 - decay;
+    if !(is_computed_alone(&average) && is_computed_alone(&current)) {
+        return average.mul_scalar(decay) + current.mul_scalar(rest);
+    }
+    let [average, current] = [average.into_dispatch(), current.into_dispatch()];
+    Tensor::from_dispatch(<Dispatch as Updates>::blend(average, current, decay as f32, rest as f32))
+}
+
 fn is_computed_alone<const D: usize>(x: &Tensor<D>) -> bool {
     has_kernels(x) && !x.device().is_autodiff()
 }

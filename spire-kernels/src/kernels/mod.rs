@@ -12,4 +12,5 @@ mod narrow;
 pub mod ops;
 pub mod pool;
 mod products;
+pub mod update;
 mod window_attention;

@@ -10,7 +10,7 @@ use super::{NoiseSchedule, PredictionType, Sampler, SchedulerConfig, SchedulerEr
 pub struct Ddim {
     timesteps: Vec<f32>,
     /// ᾱ at each step and after it.
-    alphas: Vec<(f32, f32)>,
+    pub(super) alphas: Vec<(f32, f32)>,
     prediction_type: PredictionType,
     clip: Option<f32>,
 }
@@ -75,7 +75,7 @@ impl Sampler for Ddim {
 }
 
 /// α and σ at ᾱ.
-pub(super) fn rates(alpha_cumprod: f32) -> Rates {
+fn rates(alpha_cumprod: f32) -> Rates {
     Rates::scalar(alpha_cumprod.sqrt(), (1.0 - alpha_cumprod).sqrt())
 }
 

@@ -2,74 +2,60 @@
 
 use burn::tensor::Tensor;
 
-use super::ddim::rates;
-use super::{NoiseSchedule, PredictionType, Sampler, SchedulerConfig, SchedulerError, timesteps};
+use super::ddim::Ddim;
+use super::{Sampler, SchedulerConfig, SchedulerError};
 
 /// Ancestral sampling: each step draws from the posterior of the next latent, given this one and the predicted clean latent
 /// (equations 6 and 7). The variance is the smaller of the paper's two, diffusers' `fixed_small`.
 #[derive(Debug, Clone)]
 pub struct Ddpm {
-    timesteps: Vec<f32>,
-    /// ᾱ at each step and at the next, which is 1 after the last.
-    alphas: Vec<(f32, f32)>,
-    prediction_type: PredictionType,
-    clip: Option<f32>,
+    /// Timesteps, and ᾱ at each of them and at the next, which is 1 after the last.
+    ddim: Ddim,
 }
 
 impl Ddpm {
     /// DDPM in `steps` steps.
     ///
     /// # Errors
-    /// A setting is out of range, or there are no steps or more than training timesteps.
+    /// As [`Ddim::new`].
     pub fn new(config: &SchedulerConfig, steps: usize) -> Result<Self, SchedulerError> {
-        let schedule = NoiseSchedule::new(config)?;
-        let timesteps = timesteps::whole(config, &schedule, steps)?;
-        let alphas: Vec<f32> = timesteps.iter().map(|&timestep| schedule.alphas_cumprod()[timestep]).collect();
+        let mut ddim = Ddim::new(config, steps)?;
+        let alphas: Vec<f32> = ddim.alphas.iter().map(|&(alpha, _)| alpha).collect();
         let next = alphas.iter().copied().skip(1).chain([1.0]);
-        Ok(Self {
-            alphas: alphas.iter().copied().zip(next).collect(),
-            timesteps: timesteps.into_iter().map(|timestep| timestep as f32).collect(),
-            prediction_type: config.prediction_type,
-            clip: config.clip_sample.then_some(config.clip_sample_range),
-        })
+        ddim.alphas = alphas.iter().copied().zip(next).collect();
+        Ok(Self { ddim })
     }
 }
 
 impl Sampler for Ddpm {
     fn timesteps(&self) -> &[f32] {
-        &self.timesteps
+        self.ddim.timesteps()
     }
 
     fn init_noise_sigma(&self) -> f32 {
-        1.0
+        self.ddim.init_noise_sigma()
     }
 
     fn noisy(&self, clean: Tensor<4>, noise: Tensor<4>, step_index: usize) -> Tensor<4> {
-        let (alpha, _) = self.alphas[step_index];
-        rates(alpha).add_noise(clean, noise)
+        self.ddim.noisy(clean, noise, step_index)
     }
 
-    fn scale_model_input(&self, sample: Tensor<4>, _step_index: usize) -> Tensor<4> {
-        sample
+    fn scale_model_input(&self, sample: Tensor<4>, step_index: usize) -> Tensor<4> {
+        self.ddim.scale_model_input(sample, step_index)
     }
 
     fn predicted_clean(&self, model_output: Tensor<4>, step_index: usize, sample: Tensor<4>) -> Tensor<4> {
-        let (alpha, _) = self.alphas[step_index];
-        let clean = self.prediction_type.clean(model_output, sample, &rates(alpha));
-        match self.clip {
-            Some(range) => clean.clamp(-range, range),
-            None => clean,
-        }
+        self.ddim.predicted_clean(model_output, step_index, sample)
     }
 
     fn noise_scale(&self, step_index: usize) -> f32 {
-        let (alpha, next_alpha) = self.alphas[step_index];
+        let (alpha, next_alpha) = self.ddim.alphas[step_index];
         let beta = 1.0 - alpha / next_alpha;
         ((1.0 - next_alpha) / (1.0 - alpha) * beta).sqrt()
     }
 
     fn step(&mut self, model_output: Tensor<4>, step_index: usize, sample: Tensor<4>) -> Tensor<4> {
-        let (alpha, next_alpha) = self.alphas[step_index];
+        let (alpha, next_alpha) = self.ddim.alphas[step_index];
         let clean = self.predicted_clean(model_output, step_index, sample.clone());
         let step_alpha = alpha / next_alpha;
         let of_clean = next_alpha.sqrt() * (1.0 - step_alpha) / (1.0 - alpha);
@@ -81,7 +67,7 @@ impl Sampler for Ddpm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scheduler::reference;
+    use crate::scheduler::{PredictionType, reference};
 
     #[test]
     fn follows_diffusers() {

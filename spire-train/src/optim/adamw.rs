@@ -1,7 +1,10 @@
 //! AdamW with a learning-rate schedule and clipping by the global gradient norm.
 
 use burn::module::Module;
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::optim::Optimizer as _;
+use burn::optim::{self, AdamWConfig, AdamWState, GradientsParams, LearningRate as Rate, ModuleOptimizer};
+use burn::tensor::{Device, Tensor};
+use spire_kernels::AdamWStep;
 
 use super::gradients::scale;
 use super::learning_rate::LearningRate;
@@ -37,7 +40,8 @@ impl Optimizer {
             .with_beta_2(settings.beta2 as f32)
             .with_epsilon(settings.epsilon as f32)
             .with_weight_decay(settings.weight_decay as f32);
-        Self { adamw: adamw.init(), settings }
+        let adamw = OnePass { adamw: adamw.build(), settings: settings.clone() };
+        Self { adamw: adamw.into(), settings }
     }
 
     /// The learning rate of `step`, counted from 0.
@@ -73,13 +77,55 @@ impl Optimizer {
     }
 }
 
+/// Burn's AdamW, with a kernel for all steps but the first where there is one. Results and states are the same.
+#[derive(Clone)]
+struct OnePass {
+    adamw: optim::AdamW,
+    settings: OptimizerSettings,
+}
+
+impl optim::Optimizer for OnePass {
+    type State<const D: usize> = AdamWState<D>;
+
+    fn step<const D: usize>(
+        &self,
+        rate: Rate,
+        weight: Tensor<D>,
+        gradient: Tensor<D>,
+        state: Option<AdamWState<D>>,
+    ) -> (Tensor<D>, Option<AdamWState<D>>) {
+        match state {
+            Some(AdamWState { mut momentum }) if spire_kernels::has_adamw(&weight) => {
+                momentum.time += 1;
+                let step = AdamWStep {
+                    learning_rate: rate,
+                    weight_decay: self.settings.weight_decay as f32,
+                    beta1: self.settings.beta1 as f32,
+                    beta2: self.settings.beta2 as f32,
+                    epsilon: self.settings.epsilon as f32,
+                    number: momentum.time as i32,
+                };
+                let moments = [momentum.moment_1, momentum.moment_2];
+                let (weight, [first, second]) = spire_kernels::adamw(weight, gradient, moments, step);
+                (momentum.moment_1, momentum.moment_2) = (first, second);
+                (weight, Some(AdamWState { momentum }))
+            }
+            state => self.adamw.step(rate, weight, gradient, state),
+        }
+    }
+
+    fn to_device<const D: usize>(state: AdamWState<D>, device: &Device) -> AdamWState<D> {
+        optim::AdamW::to_device(state, device)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::optim::gradients::{grad_norm, number_parameters};
     use crate::optim::learning_rate::Schedule;
     use burn::nn::{Linear, LinearConfig};
-    use burn::tensor::{Device, Tensor, TensorData};
+    use burn::tensor::{Distribution, TensorData};
 
     fn linear() -> Linear {
         number_parameters(LinearConfig::new(3, 2).init(&Device::flex().autodiff()))
@@ -118,5 +164,46 @@ mod tests {
         on.weight.val().into_data().assert_eq(&resumed.weight.val().into_data(), true);
         let moved = (on.weight.val() - start.weight.val()).abs().max().into_scalar::<f32>();
         assert!(moved > 0.1, "{moved}");
+    }
+
+    #[test]
+    fn updates_are_those_of_burn_to_the_last_bit() {
+        let settings = OptimizerSettings {
+            learning_rate: LearningRate {
+                base: 3e-3,
+                warmup_steps: 0,
+                schedule: Schedule::Constant,
+                total_steps: 10,
+                final_ratio: 1.0,
+                power: 1.0,
+                cycles: 1,
+            },
+            beta1: 0.9,
+            beta2: 0.99,
+            epsilon: 1e-8,
+            weight_decay: 0.02,
+            max_grad_norm: f64::INFINITY,
+        };
+        let config = AdamWConfig::new().with_beta_2(0.99).with_epsilon(1e-8).with_weight_decay(0.02);
+        let mut of_burn = config.init();
+        let mut ours = Optimizer::new(settings);
+        // More weights than a task of the kernel has.
+        let device = Device::flex().autodiff();
+        let mut first = number_parameters(LinearConfig::new(300, 70).init(&device));
+        let mut second = first.clone();
+        for step in 0..5 {
+            let x = Tensor::<2>::random([4, 300], Distribution::Normal(0.0, 1.0), &Device::flex());
+            let gradients = |linear: &Linear| {
+                let loss = linear.forward(x.clone()).square().sum();
+                GradientsParams::from_grads(loss.backward(), linear)
+            };
+            first = ours.step(step, first.clone(), gradients(&first), 1.0);
+            second = of_burn.step(3e-3, second.clone(), gradients(&second));
+            first.weight.val().into_data().assert_eq(&second.weight.val().into_data(), true);
+            let [bias, expected] = [&first, &second].map(|linear| linear.bias.as_ref().unwrap().val().into_data());
+            bias.assert_eq(&expected, true);
+        }
+        // A state of Burn's own optimiser is read, too.
+        Optimizer::new(ours.settings.clone()).with_bytes(of_burn.into_bytes().unwrap().to_vec()).unwrap();
     }
 }

@@ -26,7 +26,7 @@ pub fn update<M: Module>(average: M, current: &M, decay: f64) -> M {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let (id, average, mapper) = param.consume();
             let blended = match self.0.remove::<D>(id) {
-                Some(current) => average.mul_scalar(self.1) + current.mul_scalar(1.0 - self.1),
+                Some(current) => spire_kernels::blend(average, current, self.1),
                 None => average,
             };
             Param::from_mapped_value(id, blended, mapper)
