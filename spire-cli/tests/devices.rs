@@ -78,7 +78,7 @@ fn a_failing_device_ends_the_others_and_is_named() {
 }
 
 #[test]
-fn only_training_accepts_several_devices() {
+fn a_benchmark_takes_one_device() {
     let printed = error(spire(&["bench", "train", "configs/tiny.toml", "--set", "run.device=flex,flex"]));
-    assert!(printed.contains("only spire train takes several"), "{printed}");
+    assert!(printed.contains("names several, and here one is expected"), "{printed}");
 }

@@ -1,5 +1,6 @@
 //! What the other crates stand on: pictures in memory and in files, contact sheets, settings in TOML, progress bars,
-//! messages, interruptions, random streams, checksums, atomic writes, bounded reads, locks on folders and parallel loops.
+//! messages, interruptions, random streams, checksums, atomic writes, bounded reads, locks on folders, parallel loops, and
+//! the parts of several processes.
 //! Nothing here depends on Burn or on another crate of the workspace.
 
 pub mod atomic_write;
@@ -19,6 +20,7 @@ pub mod png_text;
 pub mod progress;
 pub mod rng;
 pub mod settings;
+pub mod shard;
 pub mod sheet;
 
 pub use picture::{Picture, PictureError};

@@ -1,5 +1,6 @@
-//! Text for a terminal: names that others chose, errors with their causes, and whether there are colours.
+//! Text for a terminal: names that others chose, errors with their causes, panics, and whether there are colours.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::env;
 use std::error::Error;
@@ -47,6 +48,12 @@ pub fn with_causes(error: &dyn Error) -> String {
         cause = error.source();
     }
     message
+}
+
+/// The message of a caught panic.
+pub fn of_panic(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
 }
 
 /// Whether the log on stderr has colours: on a terminal, unless the variable `NO_COLOR` is set; elsewhere if

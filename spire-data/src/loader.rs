@@ -1,12 +1,13 @@
 //! The threads that prepare training samples ahead of time.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use spire_core::message::of_panic;
 
 pub use crate::crop::Crop;
 use crate::order::Slice;
@@ -174,12 +175,7 @@ impl Drop for Loader {
 
 fn make(samples: &Samples, n: u64) -> SampleResult {
     catch_unwind(AssertUnwindSafe(|| samples.sample(n)))
-        .unwrap_or_else(|panic| Err(LoaderError::Panic { n, message: panic_message(panic.as_ref()) }))
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".to_owned())
+        .unwrap_or_else(|panic| Err(LoaderError::Panic { n, message: of_panic(panic.as_ref()).to_owned() }))
 }
 
 #[cfg(test)]

@@ -32,7 +32,9 @@ pub fn device(name: &str) -> Result<Device> {
             let _ = index;
             bail!("device \"{name}\": this program was built without it; build with --features {backend}")
         }
-        _ if name.contains(',') => bail!("device \"{name}\": only spire train takes several"),
+        _ if name.contains(',') => bail!(
+            "device \"{name}\" names several, and here one is expected; an evaluation names them in devices = [\"cuda:0\", \"cuda:1\"]"
+        ),
         _ => bail!("device \"{name}\" is unknown; choose flex, cuda:N, vulkan:N or wgpu"),
     }
 }
@@ -46,6 +48,14 @@ fn gpu(name: &str, kind: burn::tensor::DeviceType, index: usize) -> Result<Devic
         (Some(device), _) => Ok(device.clone()),
         (None, 0) => bail!("device \"{name}\": this machine has none, or no driver for one"),
         (None, count) => bail!("device \"{name}\": this machine has {count}, counted from 0"),
+    }
+}
+
+/// The kind of a device, without its number: `cuda` of `cuda:1`.
+pub fn kind(name: &str) -> &str {
+    match name.split_once(':').map_or(name, |(kind, _)| kind) {
+        "cpu" => "flex",
+        kind => kind,
     }
 }
 

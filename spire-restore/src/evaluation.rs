@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use spire_core::atomic_write::{AtomicFile, write_atomic};
 use spire_core::folder_lock::FolderLock;
 use spire_core::message::with_causes;
 use spire_core::progress::PhaseProgress;
+use spire_core::shard::Shard;
 use spire_core::{parallel, settings, sheet};
 use spire_data::testset::{self, Entry, Recipe, TestSet};
 use spire_eval::evaluation::{
@@ -17,6 +18,7 @@ use spire_eval::evaluation::{
 
 use crate::evaluation_sheet;
 use crate::methods::{self, Methods};
+use crate::sharing::Sharing;
 
 /// A finished evaluation.
 #[derive(Debug)]
@@ -37,25 +39,16 @@ pub struct Evaluated {
 /// # Errors
 /// A test set can't be opened or made; the weights of a metric do not fit; another process uses `output`.
 pub fn evaluate(config: &EvalConfig, output: &Path) -> Result<Evaluated> {
-    let device = spire_model::device::device(&config.device)?;
+    let sharing = Sharing::new(config.devices(), Shard::WHOLE)?;
     let benchmarks = config.benchmarks.iter().map(open).collect::<Result<Vec<_>>>()?;
-    // Report missing files before the slow work.
-    let mut unmeasured: Vec<BTreeMap<String, String>> = vec![];
-    for benchmark in &benchmarks {
-        let mut reasons = BTreeMap::new();
-        for method in &config.methods {
-            Methods::check(method, &methods::name(benchmark))
-                .unwrap_or_else(|error| note(&mut reasons, method, benchmark, &error));
-        }
-        unmeasured.push(reasons);
-    }
-    let scorer = Scorer::load(config, &device)?;
+    let unready = unready(config, &benchmarks);
+    let scorer = Scorer::load(config, &spire_model::device::device(sharing.first_device())?)?;
     let lock = FolderLock::take(output)?;
 
-    let mut made = Methods::default();
+    let mut made = Methods::new(sharing);
     let mut results = Results::new(config, &scorer);
     let mut shown = vec![];
-    for ((choice, benchmark), mut reasons) in config.benchmarks.iter().zip(&benchmarks).zip(unmeasured) {
+    for ((choice, benchmark), mut reasons) in config.benchmarks.iter().zip(&benchmarks).zip(unready) {
         let measuring = Measuring { config, scorer: &scorer, benchmark, output };
         let ground = measuring.ground()?;
         let (mut rows, mut pictures) = (vec![], vec![]);
@@ -75,6 +68,53 @@ pub fn evaluate(config: &EvalConfig, output: &Path) -> Result<Evaluated> {
         shown.push(pictures);
     }
     Ok(Evaluated { results, benchmarks, methods: shown, sheet: config.sheet.clone(), _lock: lock })
+}
+
+/// Restores the part `shard` of the pictures of every model into `output`, and measures nothing. Other processes may restore
+/// other parts at the same time; [`evaluate`] then measures all. Returns whether every method is ready: one that is not is
+/// reported, and the pictures of the others are restored.
+///
+/// # Errors
+/// A test set can't be opened or is not made yet; a device is unknown; a process measures into `output`.
+pub fn restore_part(config: &EvalConfig, output: &Path, shard: Shard) -> Result<bool> {
+    let sharing = Sharing::new(config.devices(), shard)?;
+    for BenchmarkChoice { folder, recipe, .. } in &config.benchmarks {
+        if let (false, Some(recipe)) = (folder.exists(), recipe) {
+            let [folder, recipe] = [folder, recipe].map(|path| path.display());
+            bail!(
+                "there is no test set {folder}, and several processes can't make it at once: begin with spire benchmark make \
+                 {recipe} -o {folder}"
+            );
+        }
+    }
+    let benchmarks = config.benchmarks.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let _lock = FolderLock::share(output)?;
+    let mut methods = Methods::new(sharing);
+    let mut is_ready = true;
+    for (benchmark, mut reasons) in benchmarks.iter().zip(unready(config, &benchmarks)) {
+        for method in &config.methods {
+            if !reasons.contains_key(&method.name)
+                && let Err(error) = methods.pictures(method, config, benchmark, output)
+            {
+                note(&mut reasons, method, benchmark, &error);
+            }
+        }
+        is_ready &= reasons.is_empty();
+    }
+    Ok(is_ready)
+}
+
+/// For each test set, the methods whose files are missing, with the reason. They are reported before the slow work.
+fn unready(config: &EvalConfig, benchmarks: &[TestSet]) -> Vec<BTreeMap<String, String>> {
+    let of = |benchmark: &TestSet| {
+        let mut reasons = BTreeMap::new();
+        for method in &config.methods {
+            Methods::check(method, &methods::name(benchmark))
+                .unwrap_or_else(|error| note(&mut reasons, method, benchmark, &error));
+        }
+        reasons
+    };
+    benchmarks.iter().map(of).collect()
 }
 
 fn note(reasons: &mut BTreeMap<String, String>, method: &MethodConfig, benchmark: &TestSet, error: &anyhow::Error) {
@@ -114,7 +154,8 @@ impl<'a> Measuring<'a> {
         ground: &Ground,
         made: &mut Methods,
     ) -> Result<((String, MethodProtocol, Scores), ShownMethod)> {
-        let (pictures, mut protocol) = made.pictures(method, self.config, self.benchmark, self.output)?;
+        let (pictures, protocol) = made.pictures(method, self.config, self.benchmark, self.output)?;
+        let mut protocol = protocol.context("the test set has no pictures")?;
         let file = |entry: &Entry| pictures.file(self.benchmark, entry);
         let advance = self.progress(&method.name);
         let scores =

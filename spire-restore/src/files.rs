@@ -23,6 +23,7 @@ use spire_model::weights::Tensors;
 
 use crate::provenance::{KEYWORD, Provenance};
 use crate::restorer::{Restorer, create_folder_of};
+use crate::sharing::{Copies, Sharing};
 
 /// The most pixels of a restored picture: a larger one takes more than 3 GiB.
 pub(crate) const MOST_PIXELS: f64 = (1_u64 << 28) as f64;
@@ -208,28 +209,20 @@ impl Restorer {
         let restored = restore_from_latents(base, control, sampling, requests, &read()?);
         restored.with_context(|| file.display().to_string())
     }
-
-    /// Restores every picture in `input` and its subfolders to a PNG at the same place in `output`. Results that exist
-    /// with the same provenance are kept, so that an interrupted folder continues. A broken file is reported and
-    /// skipped.
-    ///
-    /// # Errors
-    /// The folder can't be searched or has no pictures.
-    pub fn restore_folder(&self, settings: &FileSettings, input: &Path, output: &Path) -> Result<FolderSummary> {
-        settings.validate()?;
-        restore_each(input, output, |picture, place| self.restore_file(settings, picture, place))
-    }
 }
 
-/// Restores every picture in `input` and its subfolders by `restore`, to a PNG at the same place in `output`. A broken file
-/// is reported and skipped.
+/// Restores every picture in `input` and its subfolders to a PNG at the same place in `output`, on the devices of `sharing`:
+/// `load` loads the model for the device of a name, and `restore` restores a file by it. If it keeps results that exist, an
+/// interrupted folder continues. A broken file is reported and skipped.
 ///
 /// # Errors
-/// The folder can't be searched or has no pictures.
-pub(crate) fn restore_each(
+/// The folder can't be searched or has no pictures, or every device failed.
+pub fn restore_folder<M: Send + Sync>(
     input: &Path,
     output: &Path,
-    restore: impl Fn(&Path, &Path) -> Result<RestoredFile>,
+    sharing: &Sharing,
+    load: impl Fn(&str) -> Result<M> + Sync,
+    restore: impl Fn(&M, &Path, &Path) -> Result<RestoredFile> + Sync,
 ) -> Result<FolderSummary> {
     fs::create_dir_all(output).with_context(|| format!("can't create {}", output.display()))?;
     let (input, output) = (&input.canonicalize()?, &output.canonicalize()?);
@@ -239,41 +232,58 @@ pub(crate) fn restore_each(
         pictures.retain(|picture| !picture.starts_with(output));
     }
     ensure!(!pictures.is_empty(), "there are no pictures in {}", input.display());
-    let inputs: HashSet<PathBuf> = pictures.iter().cloned().collect();
+    let places = places(&pictures, input, output);
+    let inputs: HashSet<&PathBuf> = pictures.iter().collect();
+    let progress = PhaseProgress::new("restoring", sharing.size_of_part(pictures.iter().map(|_| 1)));
     let mut summary = FolderSummary::default();
-    let mut taken = HashSet::new();
-    let progress = PhaseProgress::new("restoring", pictures.len() as u64);
     for Skipped { name, reason } in left_out {
         progress.print(&format!("{name}: {reason}"));
         summary.failed.push((name.into(), reason));
     }
-    for picture in pictures {
-        let name = picture.strip_prefix(input).unwrap_or(&picture);
+    let report = |picture: &Path, error: &anyhow::Error| {
+        let reason = with_causes(error.as_ref());
+        progress.print(&format!("{}: {reason}", picture.strip_prefix(input).unwrap_or(picture).display()));
+        reason
+    };
+    let restore_one = |model: &M, number: usize| {
+        let (picture, place) = (&pictures[number], &places[number]);
+        let name = picture.strip_prefix(input).unwrap_or(picture).display();
+        let restored = match inputs.contains(place) {
+            // `input` may be inside `output`.
+            true => Err(anyhow!("its result would replace the picture {}: choose another folder", place.display())),
+            false => restore(model, picture, place),
+        };
+        progress.advance(&name.to_string());
+        Ok(restored.map_err(|error| report(picture, &error)))
+    };
+    let ready = |_: Option<M>, device: &str| load(device);
+    for (number, restored) in Copies::default().share(sharing, pictures.len(), 1, ready, restore_one)? {
+        let picture = &pictures[number];
+        match restored.unwrap_or_else(|error| Err(report(picture, &error))) {
+            Ok(RestoredFile { files, kept }) => {
+                *(if kept { &mut summary.kept } else { &mut summary.restored }) += 1;
+                summary.files.extend(files);
+            }
+            Err(reason) => summary.failed.push((picture.clone(), reason)),
+        }
+    }
+    Ok(summary)
+}
+
+/// Where the restored pictures belong.
+fn places(pictures: &[PathBuf], input: &Path, output: &Path) -> Vec<PathBuf> {
+    let mut taken = HashSet::new();
+    let place = |picture: &PathBuf| {
+        let name = picture.strip_prefix(input).unwrap_or(picture);
         let mut place = output.join(name.with_extension("png"));
         if !taken.insert(place.clone()) {
             // `a.jpg` and `a.png`: the second keeps its extension.
             let ending = picture.extension().unwrap_or_default().to_string_lossy().into_owned();
             place = output.join(name.with_extension(format!("{ending}.png")));
         }
-        let restored = match inputs.contains(&place) {
-            // `input` may be inside `output`.
-            true => Err(anyhow!("its result would replace the picture {}: choose another folder", place.display())),
-            false => restore(&picture, &place),
-        };
-        match restored {
-            Ok(RestoredFile { files, kept }) => {
-                *(if kept { &mut summary.kept } else { &mut summary.restored }) += 1;
-                summary.files.extend(files);
-            }
-            Err(error) => {
-                let reason = with_causes(error.as_ref());
-                progress.print(&format!("{}: {reason}", name.display()));
-                summary.failed.push((picture.clone(), reason));
-            }
-        }
-        progress.advance(&name.display().to_string());
-    }
-    Ok(summary)
+        place
+    };
+    pictures.iter().map(place).collect()
 }
 
 /// `a/b-name.extension` for the output `a/b.png`.

@@ -10,7 +10,7 @@ use spire_model::Task;
 use spire_model::generative::{GenerativeKind, GenerativeModel, GenerativeSettings};
 use spire_model::weights::checksum;
 
-use crate::files::{FolderSummary, MOST_PIXELS, RestoredFile, Semantic, restore_each};
+use crate::files::{MOST_PIXELS, RestoredFile, Semantic};
 use crate::made_once::restore_once;
 
 /// A model that is ready to restore.
@@ -72,22 +72,20 @@ impl GenerativeRestorer {
         let device = spire_model::device::device(device)?;
         let checkpoints = Self::checksums(kind, folder)?;
         let model = GenerativeModel::load(kind, folder, &device)?;
-        let mut restorer = Self { model, kind, settings: settings.clone(), checkpoints, clip_sha256: None };
-        restorer.configure(settings)?;
-        Ok(restorer)
+        Self { model, kind, settings: settings.clone(), checkpoints, clip_sha256: None }.configured(settings)
     }
 
-    /// Changes the settings, and loads the CLIP that they name.
+    /// This model with other settings. Loads the CLIP that they name.
     ///
     /// # Errors
     /// The CLIP is missing or can't be read.
-    pub fn configure(&mut self, settings: GenerativeSettings) -> Result<()> {
+    pub fn configured(mut self, settings: GenerativeSettings) -> Result<Self> {
         let guidance = settings.clip_guidance();
         self.model.guide_by(guidance)?;
         let parts = ["", "image_encoder", "text_encoder", "tokenizer"];
         self.clip_sha256 = guidance.map(|guidance| checksum::checksum(&guidance.clip, &parts)).transpose()?;
         self.settings = settings;
-        Ok(())
+        Ok(self)
     }
 
     /// Restores `input` to `output`, a picture in the format of its name. A result that exists with the same provenance is kept.
@@ -121,14 +119,5 @@ impl GenerativeRestorer {
             let size = (width as usize, height as usize);
             self.model.restore(Task { degraded, size, semantic: &semantic, seed }, &self.settings)
         })
-    }
-
-    /// Restores every picture in `input` and its subfolders to a PNG at the same place in `output`. A broken file is
-    /// reported and skipped.
-    ///
-    /// # Errors
-    /// The folder can't be searched or has no pictures.
-    pub fn restore_folder(&self, task: &GenerativeTask, input: &Path, output: &Path) -> Result<FolderSummary> {
-        restore_each(input, output, |picture, place| self.restore_file(task, picture, place))
     }
 }

@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use spire_core::checksum::sha256;
-use spire_core::parallel::in_order;
 use spire_core::{Picture, picture, png_text};
 use spire_model::device::on_one_thread;
 use spire_model::restore::{Request, SamplingConfig, restore};
@@ -15,6 +14,7 @@ use spire_model::restore::{Request, SamplingConfig, restore};
 use crate::files::Input;
 use crate::provenance::KEYWORD;
 use crate::restorer::{Restorer, write_file};
+use crate::sharing::{Copies, Sharing};
 
 /// A picture and how to restore it.
 #[derive(Clone, Debug)]
@@ -43,35 +43,45 @@ pub struct JobSettings {
     pub upscale: f64,
     /// Pictures that are restored together if they have the same size.
     pub batch_size: usize,
-    /// Batches that are restored in parallel, each on one core. For a small model on a CPU this is faster than one
-    /// batch on all cores.
+    /// Batches that are restored in parallel on each device, each on one core. For a small model on a CPU this is faster
+    /// than one batch on all cores.
     pub threads: usize,
 }
 
 /// Restored pictures by their provenance (JSON), so that none is made twice.
 pub type Restored = Mutex<HashMap<String, PathBuf>>;
 
-impl Restorer {
-    /// Restores every job. A picture that exists with the same provenance, as its output or in `restored`, is not made
-    /// again, so that an interrupted list continues. `progress` is called after each picture.
-    ///
-    /// # Errors
-    /// A picture can't be read or written.
-    pub fn restore_jobs(
-        &self,
-        jobs: &[Job],
-        settings: &JobSettings,
-        restored: &Restored,
-        progress: &(dyn Fn(&Job) + Sync),
-    ) -> Result<()> {
-        let batches: Vec<&[Job]> = jobs.chunks(settings.batch_size).collect();
-        let work = |i: usize| self.restore_batch(batches[i], settings, restored, progress);
-        match settings.threads {
-            0 | 1 => (0..batches.len()).try_for_each(work),
-            threads => in_order(batches.len(), threads, |i| on_one_thread(|| work(i))).map(|_| ()),
-        }
+/// Restores this process's part of the jobs on the devices of `sharing`; `load` loads the model for the device of a name. A
+/// picture that exists with the same provenance, as its output or in `restored`, is not made again, so that an interrupted list
+/// continues. `progress` is called after each picture.
+///
+/// Devices and processes take whole batches: a picture is restored together with the same others by any of them.
+///
+/// # Errors
+/// A picture can't be read or written, or every device failed.
+pub fn restore_jobs(
+    copies: &mut Copies<Restorer>,
+    sharing: &Sharing,
+    load: impl Fn(&str) -> Result<Restorer> + Sync,
+    jobs: &[Job],
+    settings: &JobSettings,
+    restored: &Restored,
+    progress: &(dyn Fn(&Job) + Sync),
+) -> Result<()> {
+    let batches: Vec<&[Job]> = jobs.chunks(settings.batch_size).collect();
+    let ready = |kept: Option<Restorer>, device: &str| kept.map_or_else(|| load(device), Ok);
+    let work = |restorer: &Restorer, number: usize| {
+        let restore = || restorer.restore_batch(batches[number], settings, restored, progress);
+        if settings.threads > 1 { on_one_thread(restore) } else { restore() }
+    };
+    for (number, result) in copies.share(sharing, batches.len(), settings.threads, ready, work)? {
+        result.with_context(|| format!("the batch from {} on", batches[number][0].input.display()))?;
     }
+    Ok(())
+}
 
+impl Restorer {
+    /// Restores the jobs together that are to do and whose pictures have the same size.
     fn restore_batch(
         &self,
         jobs: &[Job],

@@ -1,5 +1,6 @@
 //! Restores pictures with a trained model: files and folders ([`files`]), walks through prompts ([`walk`]), and the
 //! methods of an evaluation ([`evaluation`], [`readiness`]). Models of other authors restore files as well ([`network`], [`generative`]).
+//! Several devices and processes share the work ([`sharing`]).
 
 pub mod evaluation;
 mod evaluation_sheet;
@@ -12,5 +13,6 @@ pub mod network;
 pub mod provenance;
 pub mod readiness;
 pub mod restorer;
+pub mod sharing;
 pub mod trained_model;
 pub mod walk;

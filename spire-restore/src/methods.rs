@@ -1,7 +1,9 @@
 //! The pictures of an evaluation's methods: restored by a model of this project, or found in a folder.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
 use spire_core::progress::PhaseProgress;
@@ -11,21 +13,23 @@ use spire_model::clip::ClipFolder;
 use spire_model::feedforward::{NetworkKind, Tiling};
 use spire_model::generative::GenerativeKind;
 
-use crate::files::Semantic;
+use crate::files::{RestoredFile, Semantic};
 use crate::generative::{GenerativeRestorer, GenerativeTask};
-use crate::jobs::{Job, JobSettings, Restored};
+use crate::jobs::{Job, JobSettings, Restored, restore_jobs};
 use crate::network::NetworkRestorer;
 use crate::provenance::ModelIdentity;
 use crate::restorer::Restorer;
+use crate::sharing::{Copies, Sharing};
 use crate::trained_model::TrainedModel;
 
 /// Models that are loaded already, and pictures that are restored already.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Methods {
+    sharing: Sharing,
     /// By run, base, branch and CLIP.
-    loaded: BTreeMap<String, Restorer>,
-    networks: BTreeMap<String, NetworkRestorer>,
-    generative: BTreeMap<String, GenerativeRestorer>,
+    loaded: BTreeMap<String, Copies<Restorer>>,
+    networks: BTreeMap<String, Copies<NetworkRestorer>>,
+    generative: BTreeMap<String, Copies<GenerativeRestorer>>,
     restored: Restored,
 }
 
@@ -59,6 +63,12 @@ pub fn name_of(folder: &Path) -> String {
 }
 
 impl Methods {
+    /// No models yet; the devices of `sharing` will restore.
+    pub fn new(sharing: Sharing) -> Self {
+        let (loaded, networks, generative) = Default::default();
+        Self { sharing, loaded, networks, generative, restored: Restored::default() }
+    }
+
     /// Checks that the files of a method exist, for the test set of a name, without loading them.
     ///
     /// # Errors
@@ -88,113 +98,171 @@ impl Methods {
         }
     }
 
-    /// Where a method's pictures of a test set are, and how they were made. Missing pictures of a model are restored
-    /// into `output`.
+    /// Where a method's pictures of a test set are, and how they were made; the latter is `None` if a model had nothing to do,
+    /// because another process restores all of them. Missing pictures of this process's part are restored into `output`.
     ///
     /// # Errors
-    /// The model can't be loaded, or a picture can't be read or written.
+    /// The model can't be loaded on any device, or a picture can't be read or written.
     pub fn pictures(
         &mut self,
         method: &MethodConfig,
         config: &EvalConfig,
         benchmark: &TestSet,
         output: &Path,
-    ) -> Result<(Pictures, MethodProtocol)> {
-        match method.kind {
-            MethodKind::Input => Ok((Pictures::Degraded, MethodProtocol::Input)),
+    ) -> Result<(Pictures, Option<MethodProtocol>)> {
+        let folder = output.join("restored").join(name(benchmark)).join(slug(&method.name));
+        let made = match method.kind {
+            MethodKind::Input => return Ok((Pictures::Degraded, Some(MethodProtocol::Input))),
             MethodKind::Folder => {
-                Ok((Pictures::In(folder_of(method, &name(benchmark))), MethodProtocol::Folder { files: String::new() }))
+                let there = Pictures::In(folder_of(method, &name(benchmark)));
+                return Ok((there, Some(MethodProtocol::Folder { files: String::new() })));
             }
             MethodKind::SwinIr | MethodKind::BsrNet | MethodKind::ScuNet => {
-                let (network, weights) = network_of(method, &name(benchmark))?;
-                let key = format!("{network} {weights:?} {:?}", method.tile);
-                if !self.networks.contains_key(&key) {
-                    let restorer = NetworkRestorer::load(network, &weights, method.tile, &config.device)?;
-                    self.networks.insert(key.clone(), restorer);
-                }
-                let restorer = &self.networks[&key];
-                let folder = output.join("restored").join(name(benchmark)).join(slug(&method.name));
-                restore_by_network(restorer, method, benchmark, &folder)?;
-                let Tiling { side, overlap } = restorer.tiling();
-                let weights = restorer.weights_sha256.clone();
-                let made = MethodProtocol::Network { network, weights, tile: side, tile_overlap: overlap };
-                Ok((Pictures::In(folder), made))
+                self.restore_by_network(method, benchmark, &folder)?
             }
-            MethodKind::Model => {
-                let sampling = method.sampling.as_ref().unwrap_or(&config.sampling);
-                let clip = sampling.clip_guidance.as_ref();
-                let key = format!("{:?} {:?} {:?} {clip:?}", method.run, method.base, method.control);
-                if !self.loaded.contains_key(&key) {
-                    let mut restorer = locate(method)?.load(Some(&config.device), None)?;
-                    restorer.guide_by(clip)?;
-                    self.loaded.insert(key.clone(), restorer);
-                }
-                let restorer = &self.loaded[&key];
-                let folder = output.join("restored").join(name(benchmark)).join(slug(&method.name));
-                restore(restorer, method, config, benchmark, &folder, &self.restored)?;
-                let ModelIdentity { base_sha256, control_sha256, precision, control_precision, .. } =
-                    &restorer.identity;
-                let made = MethodProtocol::Model {
-                    model: restorer.run.clone(),
-                    base: base_sha256.clone(),
-                    control: control_sha256.clone(),
-                    precision: format!("{precision}, branch {control_precision}"),
-                    semantic: method.semantic,
-                    restoration: method.restoration_told(),
-                    seed: config.seed,
-                    sampling: Box::new(sampling.clone()),
-                    captions: method.captions_told(),
-                    upscale: method.upscale,
-                };
-                Ok((Pictures::In(folder), made))
-            }
-            _ => {
-                let folder = output.join("restored").join(name(benchmark)).join(slug(&method.name));
-                let made = self.generate(method, config, benchmark, &folder)?;
-                Ok((Pictures::In(folder), made))
-            }
-        }
+            MethodKind::Model => self.restore(method, config, benchmark, &folder)?,
+            _ => self.generate(method, config, benchmark, &folder)?,
+        };
+        Ok((Pictures::In(folder), made))
     }
 
-    /// Restores each picture of the test set with another author's model.
+    /// Restores the pictures of the test set with a network: the small ones, if the network enlarges all of them to the clean
+    /// pictures' sizes, else the degraded ones, and resizes the results.
+    fn restore_by_network(
+        &mut self,
+        method: &MethodConfig,
+        benchmark: &TestSet,
+        folder: &Path,
+    ) -> Result<Option<MethodProtocol>> {
+        let (network, weights) = network_of(method, &name(benchmark))?;
+        let copies = self.networks.entry(format!("{network} {weights:?} {:?}", method.tile)).or_default();
+        let ready = |kept: Option<NetworkRestorer>, device: &str| {
+            kept.map_or_else(|| NetworkRestorer::load(network, &weights, method.tile, device), Ok)
+        };
+        let reads_small = OnceLock::new();
+        restore_entries(copies, &self.sharing, ready, method, benchmark, folder, |restorer, i, output| {
+            let entry = &benchmark.entries[i];
+            let small = *reads_small.get_or_init(|| enlarges_small(restorer, benchmark));
+            let input = if small { benchmark.small(entry) } else { benchmark.degraded(entry) };
+            restorer.restore_file(&input, output, Some((entry.width, entry.height)), false)
+        })?;
+        let made = |restorer: &NetworkRestorer| {
+            let Tiling { side, overlap } = restorer.tiling();
+            let weights = restorer.weights_sha256.clone();
+            MethodProtocol::Network { network, weights, tile: side, tile_overlap: overlap }
+        };
+        Ok(copies.any().map(made))
+    }
+
+    /// Restores the pictures of the test set with a model of this project.
+    fn restore(
+        &mut self,
+        method: &MethodConfig,
+        config: &EvalConfig,
+        benchmark: &TestSet,
+        folder: &Path,
+    ) -> Result<Option<MethodProtocol>> {
+        let sampling = method.sampling.as_ref().unwrap_or(&config.sampling);
+        let clip = sampling.clip_guidance.as_ref();
+        let key = format!("{:?} {:?} {:?} {clip:?}", method.run, method.base, method.control);
+        let copies = self.loaded.entry(key).or_default();
+        let model = locate(method)?;
+        let load = |device: &str| {
+            let mut restorer = model.load(Some(device), None)?;
+            restorer.guide_by(clip)?;
+            Ok(restorer)
+        };
+        let jobs = jobs(method, config, benchmark, folder)?;
+        let own = self.sharing.size_of_part(jobs.chunks(config.batch_size).map(<[Job]>::len));
+        let progress = PhaseProgress::new(&format!("{}: restoring", method.name), own);
+        let advance = |job: &Job| progress.advance(&file_name(&job.output));
+        let settings = JobSettings {
+            sampling: sampling.clone(),
+            upscale: method.upscale.unwrap_or(1.0),
+            batch_size: config.batch_size,
+            threads: config.threads,
+        };
+        restore_jobs(copies, &self.sharing, load, &jobs, &settings, &self.restored, &advance)
+            .with_context(|| method.name.clone())?;
+        let made = |restorer: &Restorer| {
+            let ModelIdentity { base_sha256, control_sha256, precision, control_precision, .. } = &restorer.identity;
+            MethodProtocol::Model {
+                model: restorer.run.clone(),
+                base: base_sha256.clone(),
+                control: control_sha256.clone(),
+                precision: format!("{precision}, branch {control_precision}"),
+                semantic: method.semantic,
+                restoration: method.restoration_told(),
+                seed: config.seed,
+                sampling: Box::new(sampling.clone()),
+                captions: method.captions_told(),
+                upscale: method.upscale,
+            }
+        };
+        Ok(copies.any().map(made))
+    }
+
+    /// Restores the pictures of the test set with another author's model that generates.
     fn generate(
         &mut self,
         method: &MethodConfig,
         config: &EvalConfig,
         benchmark: &TestSet,
         folder: &Path,
-    ) -> Result<MethodProtocol> {
+    ) -> Result<Option<MethodProtocol>> {
         let (kind, weights) = generative_of(method, &name(benchmark))?;
         let settings = kind.settings(&method.settings)?;
-        let key = format!("{kind} {weights:?}");
-        match self.generative.get_mut(&key) {
-            Some(restorer) => restorer.configure(settings.clone())?,
-            None => {
-                let restorer = GenerativeRestorer::load(kind, &weights, settings.clone(), &config.device)?;
-                self.generative.insert(key.clone(), restorer);
-            }
-        }
-        let restorer = &self.generative[&key];
+        let copies = self.generative.entry(format!("{kind} {weights:?}")).or_default();
+        let ready = |kept: Option<GenerativeRestorer>, device: &str| match kept {
+            Some(restorer) => restorer.configured(settings.clone()),
+            None => GenerativeRestorer::load(kind, &weights, settings.clone(), device),
+        };
         let prompts = method.prompts(&benchmark.entries, &config.alike, config.seed)?;
-        let progress = PhaseProgress::new(&format!("{}: restoring", method.name), benchmark.entries.len() as u64);
-        for (i, (entry, prompts)) in benchmark.entries.iter().zip(prompts).enumerate() {
-            let semantic = if kind.reads_prompts() { prompts.semantic } else { String::new() };
+        restore_entries(copies, &self.sharing, ready, method, benchmark, folder, |restorer, i, output| {
+            let semantic = if kind.reads_prompts() { prompts[i].semantic.clone() } else { String::new() };
             let (semantic, seed) = (Semantic::Text(semantic), config.seed + i as u64);
             let task = GenerativeTask { semantic, seed, upscale: 1.0, overwrite: false };
-            let file = format!("{}.png", entry.id);
-            let restored = restorer.restore_file(&task, &benchmark.degraded(entry), &folder.join(&file));
-            restored.with_context(|| format!("{}: {}", method.name, entry.id))?;
-            progress.advance(&file);
-        }
-        Ok(MethodProtocol::Generative {
+            restorer.restore_file(&task, &benchmark.degraded(&benchmark.entries[i]), output)
+        })?;
+        let made = |restorer: &GenerativeRestorer| MethodProtocol::Generative {
             model: kind,
             checkpoints: restorer.checkpoints.clone(),
-            settings: Box::new(settings),
+            settings: Box::new(settings.clone()),
             seed: config.seed,
             semantic: kind.reads_prompts() && method.semantic,
             captions: method.captions_told(),
-        })
+        };
+        Ok(copies.any().map(made))
     }
+}
+
+/// Restores the pictures of the test set one by one: `restore` gets the number of the entry and the restored picture's file.
+fn restore_entries<M: Send + Sync>(
+    copies: &mut Copies<M>,
+    sharing: &Sharing,
+    ready: impl Fn(Option<M>, &str) -> Result<M> + Sync,
+    method: &MethodConfig,
+    benchmark: &TestSet,
+    folder: &Path,
+    restore: impl Fn(&M, usize, &Path) -> Result<RestoredFile> + Sync,
+) -> Result<()> {
+    let own = sharing.size_of_part(benchmark.entries.iter().map(|_| 1));
+    let progress = PhaseProgress::new(&format!("{}: restoring", method.name), own);
+    let restore_one = |model: &M, i: usize| {
+        let id = &benchmark.entries[i].id;
+        let output = folder.join(format!("{id}.png"));
+        restore(model, i, &output)?;
+        progress.advance(&file_name(&output));
+        Ok(())
+    };
+    for (i, result) in copies.share(sharing, benchmark.entries.len(), 1, ready, restore_one)? {
+        result.with_context(|| format!("{}: {}", method.name, benchmark.entries[i].id))?;
+    }
+    Ok(())
+}
+
+fn file_name(path: &Path) -> Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
 }
 
 fn generative_of(method: &MethodConfig, benchmark: &str) -> Result<(GenerativeKind, PathBuf)> {
@@ -217,42 +285,21 @@ fn network_of(method: &MethodConfig, benchmark: &str) -> Result<(NetworkKind, Pa
     Ok((network, of_benchmark(weights, benchmark)))
 }
 
-/// Restores each picture of the test set: the small ones, if the network enlarges all of them to the clean pictures' sizes,
-/// else the degraded ones, and resizes the results.
-fn restore_by_network(
-    restorer: &NetworkRestorer,
-    method: &MethodConfig,
-    benchmark: &TestSet,
-    folder: &Path,
-) -> Result<()> {
+/// Whether the network enlarges the small picture of every entry to the size of the clean one.
+fn enlarges_small(restorer: &NetworkRestorer, benchmark: &TestSet) -> bool {
     let enlarged = |entry: &Entry| {
         let (width, height) = image::image_dimensions(benchmark.small(entry)).ok()?;
         Some(restorer.restored_size((width as usize, height as usize)))
     };
-    let small = benchmark.entries.iter().all(|entry| enlarged(entry) == Some((entry.width, entry.height)));
-    let progress = PhaseProgress::new(&format!("{}: restoring", method.name), benchmark.entries.len() as u64);
-    for entry in &benchmark.entries {
-        let input = if small { benchmark.small(entry) } else { benchmark.degraded(entry) };
-        let output = folder.join(format!("{}.png", entry.id));
-        let size = Some((entry.width, entry.height));
-        restorer.restore_file(&input, &output, size, false).with_context(|| method.name.clone())?;
-        progress.advance(&format!("{}.png", entry.id));
-    }
-    Ok(())
+    benchmark.entries.iter().all(|entry| enlarged(entry) == Some((entry.width, entry.height)))
 }
 
 fn locate(method: &MethodConfig) -> Result<TrainedModel> {
     TrainedModel::locate(method.run.as_deref(), method.base.as_deref(), method.control.as_deref())
 }
 
-fn restore(
-    restorer: &Restorer,
-    method: &MethodConfig,
-    config: &EvalConfig,
-    benchmark: &TestSet,
-    folder: &Path,
-    restored: &Restored,
-) -> Result<()> {
+/// What a model of this project has to restore: each picture with its prompts and its seed.
+fn jobs(method: &MethodConfig, config: &EvalConfig, benchmark: &TestSet, folder: &Path) -> Result<Vec<Job>> {
     let prompts = method.prompts(&benchmark.entries, &config.alike, config.seed)?;
     if let Some(factor) = method.upscale {
         benchmark.entries.iter().try_for_each(|entry| check_upscaled(benchmark, entry, factor))?;
@@ -264,16 +311,7 @@ fn restore(
         restoration: prompts.restoration,
         seed: config.seed + i as u64,
     };
-    let jobs: Vec<Job> = benchmark.entries.iter().zip(prompts).enumerate().map(job).collect();
-    let progress = PhaseProgress::new(&format!("{}: restoring", method.name), jobs.len() as u64);
-    let advance = |job: &Job| {
-        let name = job.output.file_name().unwrap_or_default().to_string_lossy();
-        progress.advance(&name);
-    };
-    let sampling = method.sampling.as_ref().unwrap_or(&config.sampling).clone();
-    let upscale = method.upscale.unwrap_or(1.0);
-    let settings = JobSettings { sampling, upscale, batch_size: config.batch_size, threads: config.threads };
-    restorer.restore_jobs(&jobs, &settings, restored, &advance).with_context(|| method.name.clone())
+    Ok(benchmark.entries.iter().zip(prompts).enumerate().map(job).collect())
 }
 
 /// Checks that the small picture of an entry, enlarged by `factor`, has the size of the clean one.

@@ -8,7 +8,7 @@ use spire_data::degrade::{Filter, resize};
 use spire_model::feedforward::{Network, NetworkKind, Tiling};
 use spire_model::weights::{checksum, weights_file};
 
-use crate::files::{FolderSummary, MOST_PIXELS, RestoredFile, restore_each};
+use crate::files::{MOST_PIXELS, RestoredFile};
 use crate::made_once::restore_once;
 
 /// A network that is ready to restore.
@@ -112,14 +112,5 @@ impl NetworkRestorer {
             resized.clamp();
             Ok(resized)
         })
-    }
-
-    /// Restores every picture in `input` and its subfolders to a PNG at the same place in `output`. A broken file is
-    /// reported and skipped.
-    ///
-    /// # Errors
-    /// The folder can't be searched or has no pictures.
-    pub fn restore_folder(&self, input: &Path, output: &Path, overwrite: bool) -> Result<FolderSummary> {
-        restore_each(input, output, |picture, place| self.restore_file(picture, place, None, overwrite))
     }
 }

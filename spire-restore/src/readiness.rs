@@ -7,12 +7,14 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use spire_core::message::with_causes;
 use spire_core::progress::clock;
+use spire_core::shard::Shard;
 use spire_core::{parallel, settings};
 use spire_data::source;
 use spire_data::testset::{Recipe, TestSet};
 use spire_eval::evaluation::{BenchmarkChoice, EvalConfig, MethodConfig, MethodKind, Scorer, slug};
 
 use crate::methods::{Methods, name_of};
+use crate::sharing::Sharing;
 
 /// One thing that an evaluation needs.
 #[derive(Clone, Debug, Serialize)]
@@ -50,9 +52,10 @@ pub fn needs(config: &EvalConfig, output: &Path) -> Result<Vec<Need>> {
     }
     for method in &config.methods {
         let ready = sets.iter().try_for_each(|set| Methods::check(method, &set.name));
-        needs.push(need("row", method.name.clone(), ready.map(|()| work(method, &sets, output))));
+        needs.push(need("row", method.name.clone(), ready.map(|()| work(method, config, &sets, output))));
     }
-    let scorer = Scorer::load(config, &spire_model::device::device(&config.device)?)?;
+    let sharing = Sharing::new(config.devices(), Shard::WHOLE)?;
+    let scorer = Scorer::load(config, &spire_model::device::device(sharing.first_device())?)?;
     for &metric in &config.metrics {
         let (missing, strange) = (scorer.missing().get(&metric), scorer.strange().get(&metric));
         let state = match (missing, strange) {
@@ -89,23 +92,29 @@ fn test_set(choice: &BenchmarkChoice) -> Result<(usize, String)> {
 }
 
 /// How many pictures a row has to restore, and for how long, if some are restored already.
-fn work(method: &MethodConfig, sets: &[Set], output: &Path) -> String {
+fn work(method: &MethodConfig, config: &EvalConfig, sets: &[Set], output: &Path) -> String {
     if matches!(method.kind, MethodKind::Input | MethodKind::Folder) {
         return "there".to_owned();
     }
+    // So many pictures may appear at the same time.
+    let together = config.devices().len()
+        * match method.kind {
+            MethodKind::Model => config.batch_size * config.threads.max(1),
+            _ => 1,
+        };
     let (mut left, mut pace) = (0, None);
     for set in sets {
         let dates = dates(&output.join("restored").join(&set.name).join(slug(&method.name)));
         left += set.pictures.unwrap_or(0).saturating_sub(dates.len());
-        pace = pace.or(median_gap(&dates));
+        pace = pace.or(median_pace(&dates, together));
     }
     let time = match (left, pace) {
         (0, _) => return "there, all pictures are restored".to_owned(),
         (_, Some(pace)) => {
             let all = pace * u32::try_from(left).unwrap_or(u32::MAX);
-            format!("{:.1} s each as before, together {}", pace.as_secs_f64(), clock(all))
+            format!("{:.2} s each as before, together {}", pace.as_secs_f64(), clock(all))
         }
-        (_, None) => "their time is known once three are restored".to_owned(),
+        (_, None) => format!("their time is known once {} are restored", together + 2),
     };
     format!("there, {left} pictures to restore; {time}")
 }
@@ -119,12 +128,15 @@ fn dates(folder: &Path) -> Vec<SystemTime> {
     dates
 }
 
-/// The median time between two pictures; `None` for fewer than three pictures.
-fn median_gap(dates: &[SystemTime]) -> Option<Duration> {
-    let gaps = dates.windows(2).map(|pair| pair[1].duration_since(pair[0]).unwrap_or_default());
-    let mut gaps: Vec<Duration> = gaps.collect();
-    gaps.sort();
-    (gaps.len() > 1).then(|| gaps[gaps.len() / 2])
+/// The time of a picture, where `together` of them appear at once: the median over stretches of so many, which a pause between two
+/// runs does not change. `None` for fewer than `together + 2` pictures.
+fn median_pace(dates: &[SystemTime], together: usize) -> Option<Duration> {
+    let stretches = dates.iter().zip(dates.iter().skip(together));
+    let mut times: Vec<Duration> =
+        stretches.map(|(first, last)| last.duration_since(*first).unwrap_or_default()).collect();
+    times.sort();
+    let median = times.get(times.len() / 2).filter(|_| times.len() > 1)?;
+    Some(median.div_f64(together as f64))
 }
 
 #[cfg(test)]
@@ -136,8 +148,12 @@ mod tests {
         let at = |seconds: &[u64]| -> Vec<SystemTime> {
             seconds.iter().map(|&seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).collect()
         };
-        assert_eq!(median_gap(&at(&[0, 2])), None);
+        assert_eq!(median_pace(&at(&[0, 2]), 1), None);
         // A pause of an hour between two runs.
-        assert_eq!(median_gap(&at(&[0, 2, 4, 3604, 3606])), Some(Duration::from_secs(2)));
+        assert_eq!(median_pace(&at(&[0, 2, 4, 3604, 3606]), 1), Some(Duration::from_secs(2)));
+        // Batches of four, each 8 seconds after the one before.
+        let batches = at(&[0, 0, 0, 0, 8, 8, 8, 8, 16, 16, 16, 16]);
+        assert_eq!(median_pace(&batches, 4), Some(Duration::from_secs(2)));
+        assert_eq!(median_pace(&batches[..5], 4), None);
     }
 }

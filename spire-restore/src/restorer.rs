@@ -24,8 +24,6 @@ pub struct Restorer {
     pub run: String,
     /// The ranges of the degradations on which the branch was trained.
     pub trained: ParameterizedConfig,
-    /// Whether the text-to-image model is the built-in one, which knows only the illustrated world.
-    pub is_built_in: bool,
     /// Weights and precision, for the provenance.
     pub identity: ModelIdentity,
 }

@@ -35,8 +35,9 @@ pub struct TrainedModel {
     control_precision: Precision,
     long_prompts: LongPrompts,
     /// The ranges of the degradations on which the branch was trained.
-    trained: ParameterizedConfig,
-    device: String,
+    pub trained: ParameterizedConfig,
+    /// The device of its run, the first if there are several.
+    pub device: String,
     /// Where the model comes from, for the provenance.
     origin: String,
 }
@@ -143,12 +144,20 @@ impl TrainedModel {
         weights_file(&self.control).map(|_| ())
     }
 
+    /// Whether the text-to-image model is the built-in one, which knows only the illustrated world.
+    ///
+    /// # Errors
+    /// The base does not exist.
+    pub fn is_built_in(&self) -> Result<bool> {
+        Ok(builtin::is_built_in(&locate_variant(&self.base, self.variant.as_deref())?))
+    }
+
     /// Loads the model. By default it uses the run's first device and the run's precision, or float32 if the device
     /// does not support that precision.
     ///
     /// # Errors
     /// A part can't be read, or the branch does not fit the base.
-    pub fn load(self, device: Option<&str>, precision: Option<Precision>) -> Result<Restorer> {
+    pub fn load(&self, device: Option<&str>, precision: Option<Precision>) -> Result<Restorer> {
         let device = spire_model::device::device(device.unwrap_or(&self.device))?;
         let precision = precision.unwrap_or_else(|| supported(self.precision, &device, "the base"));
         let of_origin = || format!("the text-to-image model of {}", self.origin);
@@ -174,8 +183,7 @@ impl TrainedModel {
             self.control.display(),
             identity.control_sha256
         );
-        let is_built_in = builtin::is_built_in(&folder);
-        Ok(Restorer { control, base, run: self.origin, trained: self.trained, is_built_in, identity })
+        Ok(Restorer { control, base, run: self.origin.clone(), trained: self.trained.clone(), identity })
     }
 }
 

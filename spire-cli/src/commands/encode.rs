@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 use spire_core::message::printable;
 use spire_core::settings;
+use spire_core::shard::Shard;
 use spire_train::distributed::ensure_single_process;
-use spire_train::encoding::{EncodeSettings, Encoding, Shard, encode};
+use spire_train::encoding::{EncodeSettings, Encoding, encode};
 
 #[derive(clap::Args)]
 pub struct Encode {

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use spire_core::message::printable;
 use spire_core::settings;
+use spire_core::shard::Shard;
 use spire_eval::evaluation::EvalConfig;
-use spire_restore::evaluation::evaluate;
+use spire_restore::evaluation::{evaluate, restore_part};
 use spire_restore::readiness::{Need, needs};
 use spire_train::distributed::ensure_single_process;
 
@@ -25,15 +26,28 @@ pub struct Eval {
     /// restore
     #[arg(long)]
     check: bool,
+    /// Restore only this part of the pictures, such as 3/8, as one of several processes, and measure nothing; when every part
+    /// is restored, the command without --shard measures and writes the tables
+    #[arg(long, value_name = "I/N", conflicts_with_all = ["check", "json"])]
+    shard: Option<Shard>,
 }
 
 pub fn run(args: Eval) -> Result<ExitCode> {
-    ensure_single_process("spire eval")?;
+    if args.shard.is_none() {
+        ensure_single_process("spire eval")
+            .map_err(|error| anyhow!("{error}; or give each process its part of the pictures with --shard"))?;
+    }
     let config: EvalConfig = settings::load(&args.config, &args.overrides)?;
     config.validate().with_context(|| args.config.display().to_string())?;
     let output = config.output.clone().unwrap_or_else(|| Path::new("results").join(&config.name));
     if args.check {
         return check(&needs(&config, &output)?, args.json);
+    }
+    if let Some(shard) = args.shard {
+        let is_ready = restore_part(&config, &output, shard)?;
+        let but = if is_ready { "" } else { ", but for the methods that failed" };
+        say!("this part is restored{but}: {}", printable(&output.join("restored").to_string_lossy()))?;
+        return Ok(if is_ready { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let evaluated = evaluate(&config, &output)?;
     let (tables, size) = evaluated.write(&output, config.report_pictures)?;

@@ -1,13 +1,14 @@
 //! `spire restore --model`: models of other authors.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use spire_model::feedforward::NetworkKind;
 use spire_model::generative::GenerativeKind;
-use spire_restore::files::{FolderSummary, Semantic};
+use spire_restore::files::{FolderSummary, Semantic, restore_folder};
 use spire_restore::generative::{GenerativeRestorer, GenerativeTask};
 use spire_restore::network::NetworkRestorer;
+use spire_restore::sharing::Sharing;
 
 use super::sampling::{self, Sampling};
 
@@ -36,7 +37,8 @@ pub struct Order {
     pub output: PathBuf,
     /// The checkpoint, or the folder with the checkpoints.
     pub weights: PathBuf,
-    pub device: String,
+    /// The devices.
+    pub sharing: Sharing,
     pub sampling: Sampling,
     /// `KEY=VALUE`.
     pub settings: Vec<String>,
@@ -68,10 +70,13 @@ impl Order {
         if let Some(option) = given.next() {
             bail!("{option} cannot be used with --model {network}, which has no prompts and no sampling");
         }
-        let restorer = NetworkRestorer::load(network, &self.weights, self.sampling.tile, &self.device)?;
+        let load = |device: &str| NetworkRestorer::load(network, &self.weights, self.sampling.tile, device);
+        let restore = |restorer: &NetworkRestorer, picture: &Path, place: &Path| {
+            restorer.restore_file(picture, place, None, self.overwrite)
+        };
         match self.input.is_dir() {
-            true => restorer.restore_folder(&self.input, &self.output, self.overwrite),
-            false => Ok(restorer.restore_file(&self.input, &self.output, None, self.overwrite)?.into()),
+            true => restore_folder(&self.input, &self.output, &self.sharing, load, restore),
+            false => Ok(restore(&load(self.sharing.first_device())?, &self.input, &self.output)?.into()),
         }
     }
 
@@ -81,12 +86,14 @@ impl Order {
             "--semantic and captions cannot be used with --model {kind}, which reads no prompts"
         );
         let settings = kind.settings(&self.keys()?).context("the settings of --model")?;
-        let restorer = GenerativeRestorer::load(kind, &self.weights, settings, &self.device)?;
-        let Self { semantic, seed, upscale, overwrite, .. } = self;
+        let Self { input, output, weights, sharing, semantic, seed, upscale, overwrite, .. } = self;
+        let load = |device: &str| GenerativeRestorer::load(kind, &weights, settings.clone(), device);
         let task = GenerativeTask { semantic, seed, upscale, overwrite };
-        match self.input.is_dir() {
-            true => restorer.restore_folder(&task, &self.input, &self.output),
-            false => Ok(restorer.restore_file(&task, &self.input, &self.output)?.into()),
+        let restore =
+            |restorer: &GenerativeRestorer, picture: &Path, place: &Path| restorer.restore_file(&task, picture, place);
+        match input.is_dir() {
+            true => restore_folder(&input, &output, &sharing, load, restore),
+            false => Ok(restore(&load(sharing.first_device())?, &input, &output)?.into()),
         }
     }
 

@@ -8,9 +8,12 @@ use spire_core::atomic_write::check_output;
 use spire_core::message::printable;
 use spire_core::picture_file::PictureFormat;
 use spire_core::progress;
+use spire_core::shard::Shard;
 use spire_data::prompt;
 use spire_model::weights::Precision;
-use spire_restore::files::{FileSettings, FolderSummary, Semantic};
+use spire_restore::files::{FileSettings, FolderSummary, Semantic, restore_folder};
+use spire_restore::restorer::Restorer;
+use spire_restore::sharing::Sharing;
 
 use super::caption::Captioner;
 use super::model::Model;
@@ -71,9 +74,12 @@ pub struct Restore {
     /// Restore again even if the result exists, made in the same way
     #[arg(long)]
     overwrite: bool,
-    /// flex (the CPU), cuda:0, vulkan, …
-    #[arg(long)]
-    device: Option<String>,
+    /// flex (the CPU), cuda:0, vulkan, …; several share the pictures of a folder: cuda:0,cuda:1
+    #[arg(long, visible_alias = "devices", value_name = "DEVICE", value_delimiter = ',')]
+    device: Vec<String>,
+    /// The part of a folder's pictures that this process restores, such as 3/8; every part must run once
+    #[arg(long, value_name = "I/N", default_value = "1/1")]
+    shard: Shard,
     /// Print JSON: the files, and how many were restored, existed already or failed
     #[arg(long)]
     json: bool,
@@ -98,12 +104,22 @@ pub fn run(args: Restore) -> Result<ExitCode> {
         PictureFormat::of(&output, args.quality)?;
         check_output(&output, &args.input)?;
     }
+    let named: Vec<String> = args.device.iter().map(|name| name.trim().to_owned()).collect();
+    let sharing = |default: &str| {
+        let devices = if named.is_empty() { vec![default.to_owned()] } else { named.clone() };
+        let sharing = Sharing::new(devices, args.shard)?;
+        if !is_folder {
+            sharing.ensure_alone(&args.input.display().to_string())?;
+        }
+        anyhow::Ok(sharing)
+    };
     if let (Some(model), Some(weights)) = (args.other, args.weights) {
+        let sharing = sharing("flex")?;
         let order = Order {
             input: args.input,
             output: output.clone(),
             weights,
-            device: args.device.unwrap_or_else(|| "flex".to_owned()),
+            sharing,
             sampling: args.sampling,
             settings: args.settings,
             semantic: semantic(args.captioner, args.captions, args.semantic),
@@ -128,21 +144,27 @@ pub fn run(args: Restore) -> Result<ExitCode> {
     };
     settings.validate()?;
 
-    let mut restorer = found.load(args.device.as_deref(), args.precision)?;
-    restorer.guide_by(settings.sampling.clip_guidance.as_ref())?;
-    if restorer.is_built_in {
+    let sharing = sharing(&found.device)?;
+    let is_built_in = found.is_built_in()?;
+    if is_built_in {
         progress::print(BUILT_IN);
     }
-    for unknown in restorer.trained.untrained(&settings.restoration) {
+    for unknown in found.trained.untrained(&settings.restoration) {
         tracing::warn!("the model was not trained on this part of the restoration prompt: {unknown}");
     }
 
+    let load = |device: &str| {
+        let mut restorer = found.load(Some(device), args.precision)?;
+        restorer.guide_by(settings.sampling.clip_guidance.as_ref())?;
+        Ok(restorer)
+    };
+    let restore = |restorer: &Restorer, picture: &Path, place: &Path| restorer.restore_file(&settings, picture, place);
     let summary = match is_folder {
-        true => restorer.restore_folder(&settings, &args.input, &output)?,
-        false => restorer.restore_file(&settings, &args.input, &output)?.into(),
+        true => restore_folder(&args.input, &output, &sharing, load, restore)?,
+        false => restore(&load(sharing.first_device())?, &args.input, &output)?.into(),
     };
     let code = report(&summary, is_folder, &output, args.json)?;
-    if restorer.is_built_in && summary.restored > 0 {
+    if is_built_in && summary.restored > 0 {
         progress::print(BUILT_IN);
     }
     Ok(code)

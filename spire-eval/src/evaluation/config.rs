@@ -24,11 +24,14 @@ pub struct EvalConfig {
     pub name: String,
     /// The folder for restored pictures, scores and tables; `results/NAME` if not set.
     pub output: Option<PathBuf>,
-    /// The device of the networks.
-    pub device: String,
+    /// The device of the networks; the CPU if neither this nor `devices` is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Instead of `device`: devices that share the pictures to restore. The first one measures them.
+    pub devices: Vec<String>,
     /// Batch size of restoration, for pictures of one size.
     pub batch_size: usize,
-    /// Number of batches computed in parallel, each on one core. For a small model this is faster than one batch on all
+    /// Number of batches computed in parallel on each device, each on one core. For a small model this is faster than one batch on all
     /// cores.
     pub threads: usize,
     /// The seed of the initial noise: the i-th picture uses `seed + i`.
@@ -76,7 +79,8 @@ impl Default for EvalConfig {
         Self {
             name: "evaluation".to_owned(),
             output: None,
-            device: "flex".to_owned(),
+            device: None,
+            devices: vec![],
             batch_size: 16,
             threads: 1,
             seed: 0,
@@ -145,6 +149,14 @@ pub struct BenchmarkChoice {
 }
 
 impl EvalConfig {
+    /// The names of the devices that restore, at least one.
+    pub fn devices(&self) -> Vec<String> {
+        match self.devices.as_slice() {
+            [] => vec![self.device.clone().unwrap_or_else(|| "flex".to_owned())],
+            several => several.to_owned(),
+        }
+    }
+
     /// Checks names and numbers.
     ///
     /// # Errors
@@ -157,6 +169,10 @@ impl EvalConfig {
         ensure!(
             self.output.as_ref().is_none_or(|output| !output.as_os_str().is_empty()),
             "output is empty: name a folder"
+        );
+        ensure!(
+            self.device.is_none() || self.devices.is_empty(),
+            "device and devices contradict each other: keep one of them"
         );
         ensure!((1..=65_536).contains(&self.batch_size), "batch_size must be from 1 to 65536");
         ensure!(self.threads <= 1024, "threads must be at most 1024");

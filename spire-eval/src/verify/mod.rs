@@ -12,12 +12,12 @@ mod report;
 mod restoration;
 mod text;
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use burn::tensor::Device;
+use spire_core::message::of_panic;
 use spire_model::feedforward::NetworkKind;
 use walkdir::WalkDir;
 
@@ -63,7 +63,7 @@ fn row(folder: PathBuf, device: &Device, tolerance: f64) -> CaseResult {
     case.tolerance = case.tolerance.max(tolerance);
     // Input shapes are checked, but a network may still panic on others.
     let outcome = catch_unwind(AssertUnwindSafe(|| run(&case, device)))
-        .unwrap_or_else(|panic| Err(anyhow!("does not fit together: {}", message(panic.as_ref()))));
+        .unwrap_or_else(|panic| Err(anyhow!("does not fit together: {}", of_panic(panic.as_ref()))));
     match outcome {
         Ok(worst) => CaseResult::compared(&case, &worst),
         Err(error) => CaseResult::failed(folder, Some(&case), &error),
@@ -102,9 +102,4 @@ fn run(case: &Case, device: &Device) -> Result<Worst> {
         "jpeg" => degradation::jpeg(case),
         unknown => bail!("unknown kind \"{unknown}\""),
     }
-}
-
-fn message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason was given")
 }

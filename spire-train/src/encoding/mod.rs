@@ -12,7 +12,7 @@ use spire_model::base::{LongPrompts, Parts, checksum_of_parts};
 use crate::config::RunConfig;
 
 pub(crate) use arrays::tensor;
-pub use write::{EncodeSettings, Encoding, Shard, encode};
+pub use write::{EncodeSettings, Encoding, encode};
 
 /// The training sequence with what `data.encoded` names. The models of the configuration are located.
 ///

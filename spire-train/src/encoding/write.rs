@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use burn::tensor::{DType, Device};
 use spire_core::parallel::in_order;
 use spire_core::progress::PhaseProgress;
+use spire_core::shard::Shard;
 use spire_data::encoded::{Array, EncodedPictures, Manifest};
 use spire_data::loader::Samples;
 use spire_data::source::Skipped;
@@ -26,36 +26,6 @@ use super::{Choices, manifest};
 use crate::config::RunConfig;
 use crate::training::start::with_models_located;
 
-/// The part of the files that one process writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shard {
-    /// Which part, from 1.
-    number: usize,
-    /// Of so many.
-    of: usize,
-}
-
-impl Shard {
-    /// All files.
-    pub const WHOLE: Self = Self { number: 1, of: 1 };
-
-    fn has(self, file: usize) -> bool {
-        file % self.of == self.number - 1
-    }
-}
-
-impl FromStr for Shard {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = text.split_once('/').and_then(|(number, of)| Some((number.parse().ok()?, of.parse().ok()?)));
-        match parsed {
-            Some((number, of)) if number >= 1 && number <= of => Ok(Self { number, of }),
-            _ => Err(format!("{text:?} is not a part such as 1/8, from 1/8 to 8/8")),
-        }
-    }
-}
-
 /// What to encode.
 #[derive(Clone, Debug)]
 pub struct EncodeSettings {
@@ -67,7 +37,7 @@ pub struct EncodeSettings {
     pub texts: bool,
     /// A CLIP that chooses one of each picture's captions.
     pub captions_by: Option<PathBuf>,
-    /// The part that this process writes.
+    /// The part of the files that this process writes.
     pub shard: Shard,
     /// Pictures in a file.
     pub pictures_per_file: usize,
@@ -275,22 +245,5 @@ impl<'a> Encoder<'a> {
         };
         let prompts = captions.into_iter().chain([picture.restoration]).collect();
         Ok(Ok(EncodedPicture { latents, fingerprints: picture.fingerprints, caption, prompts }))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_parts_of_several_processes_are_all_files() {
-        let parts: Vec<Shard> = (1..=3).map(|i| format!("{i}/3").parse().unwrap()).collect();
-        for file in 0..10 {
-            assert_eq!(parts.iter().filter(|part| part.has(file)).count(), 1);
-        }
-        assert!((0..5).all(|file| Shard::WHOLE.has(file)));
-        for wrong in ["0/3", "4/3", "1", "a/b", "1/0", ""] {
-            assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
-        }
     }
 }

@@ -13,6 +13,7 @@ use spire_core::checksum::sha256;
 use spire_core::settings;
 use spire_eval::evaluation::{EvalConfig, MethodKind, Results};
 use spire_model::base;
+use spire_model::device::kind;
 use spire_model::weights::checksum::{checksum, checksum_of};
 use walkdir::{DirEntry, WalkDir};
 
@@ -24,8 +25,10 @@ use super::running;
 pub fn of_cells(file: &EvalConfig, sweep: &SweepConfig, output: &Path, cells: &[&Cell]) -> EvalConfig {
     let mut config = file.clone();
     config.output = Some(output.join("evaluation"));
-    if let Some(device) = sweep.devices.first() {
-        config.device.clone_from(device);
+    if let Some(first) = sweep.devices.first() {
+        // Devices of several kinds round differently.
+        let alike = sweep.devices.iter().filter(|device| kind(device) == kind(first));
+        (config.device, config.devices) = (None, alike.cloned().collect());
     }
     config.methods.retain(|method| method.kind != MethodKind::Model);
     // The sheet shows one seed.

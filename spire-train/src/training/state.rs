@@ -176,8 +176,10 @@ mod tests {
     use std::path::Path;
     use std::sync::atomic::AtomicBool;
 
+    use spire_core::shard::Shard;
+
     use super::*;
-    use crate::encoding::{EncodeSettings, Shard, encode};
+    use crate::encoding::{EncodeSettings, encode};
 
     #[test]
     fn steps_from_encoded_data_hold_neither_vae_nor_text_tower() {
