@@ -98,7 +98,7 @@ const BAD: Manners = Manners {
 fn passes_over_a_bad_server_are_those_over_files() {
     let lens = [40, 17, 33, 50, 1, 29];
     let dir = folder(&shards(&lens));
-    let local = take(&samples(webdataset(&dir.path().display(), 6), 0), 0, 400);
+    let local = take(&samples(webdataset(&dir.path().display(), 6), 0), 0, 250);
     for manners in [
         Manners::default(),
         BAD,
@@ -110,7 +110,7 @@ fn passes_over_a_bad_server_are_those_over_files() {
         for (start, workers) in [(0, 2), (131, 3)] {
             let remote = samples(webdataset(&server.address, 6), workers);
             assert_eq!(remote.epoch_len(), 170);
-            assert!(take(&remote, start, 400 - start as usize) == local[start as usize..], "{manners:?} from {start}");
+            assert!(take(&remote, start, 250 - start as usize) == local[start as usize..], "{manners:?} from {start}");
             assert_eq!(remote.skipped(), []);
         }
     }
