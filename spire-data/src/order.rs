@@ -90,6 +90,11 @@ impl ShardOrder {
         Self { lanes, buffer: self.buffer.div_ceil(lanes), ..self }
     }
 
+    /// Number of lanes.
+    pub(crate) fn lanes(&self) -> u64 {
+        self.lanes
+    }
+
     /// Number of samples.
     pub fn len(&self) -> usize {
         self.starts[self.starts.len() - 1] as usize
@@ -178,6 +183,12 @@ impl ShardOrder {
         passes[0] = Some(Arc::clone(&pass));
         pass
     }
+}
+
+/// How far from a sample its replacement is: at most `within`, and in the same of `lanes` lanes, so that a rank does not need the
+/// shards of others.
+pub(crate) fn replacement_distance(draws: &mut impl rand::Rng, within: u64, lanes: u64) -> u64 {
+    draws.random_range(1..=within.div_ceil(lanes)) * lanes
 }
 
 /// The exclusive prefix sums and the total.
@@ -372,6 +383,20 @@ mod tests {
             }
             taken.sort_unstable();
             prop_assert_eq!(taken, (0..batches * batch as u64).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_replacement_is_near_and_of_the_same_lane() {
+        let mut draws = rng(1, "test", 0);
+        for (within, lanes) in [(1000, 1), (1000, 8), (3, 8)] {
+            let distances: Vec<u64> = (0..200).map(|_| replacement_distance(&mut draws, within, lanes)).collect();
+            assert!(
+                distances
+                    .iter()
+                    .all(|distance| distance.is_multiple_of(lanes) && (1..within + lanes).contains(distance))
+            );
+            assert!(within < 10 || distances.iter().max() > Some(&(within / 2)), "{distances:?}");
         }
     }
 

@@ -13,6 +13,7 @@ use crate::Picture;
 use crate::crop::{Crop, Square, mirrored};
 use crate::degrade::{DegradationConfig, DegradeError, Degraded, InvalidSetting, Operation, Pipeline, Step};
 use crate::encoded::{self, Encoded, EncodedData, EncodedError, EncodedSample, PictureToEncode};
+use crate::order::replacement_distance;
 use crate::prompt::REMOVE_ALL;
 use crate::rng::rng;
 use crate::source::{
@@ -476,7 +477,8 @@ impl Samples {
             }
             // Search farther away each time: a whole shard may be broken.
             let within = REPLACED_WITHIN << (attempt / 8).min(20);
-            index = self.source.nth(self.seed, n + replacement.random_range(1..=within));
+            let distance = replacement_distance(&mut replacement, within, self.source.lanes());
+            index = self.source.nth(self.seed, n + distance);
         }
         let registry = self.registry();
         let found: Vec<&Broken> = broken.iter().filter_map(|index| registry.get(index)).collect();

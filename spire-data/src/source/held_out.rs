@@ -3,10 +3,8 @@
 
 use std::sync::Arc;
 
-use rand::RngExt;
-
 use super::{Sample, SampleError, Skipped, Source};
-use crate::order::{mix, permuted};
+use crate::order::{mix, permuted, replacement_distance};
 use crate::rng::rng;
 
 /// A held-out sample is replaced by one of this many that follow it, as a broken one is.
@@ -78,11 +76,16 @@ impl Source for Kept {
         let mut index = self.source.nth(seed, n);
         let mut within = REPLACED_WITHIN;
         while self.held_out.has(&self.source.group(index)) {
-            index = self.source.nth(seed, n.saturating_add(replacement.random_range(1..=within)));
+            let distance = replacement_distance(&mut replacement, within, self.source.lanes());
+            index = self.source.nth(seed, n.saturating_add(distance));
             // In the end the whole source, if many that follow are held out.
             within = within.saturating_mul(2);
         }
         index
+    }
+
+    fn lanes(&self) -> u64 {
+        self.source.lanes()
     }
 
     fn left_out(&self) -> Vec<Skipped> {

@@ -113,6 +113,12 @@ pub trait Source: Send + Sync {
         permuted(seed, "order", n / len, n % len, len) as usize
     }
 
+    /// Samples of the sequence whose numbers differ by a multiple of this are near each other in the source; see
+    /// [`ShardOrder`](crate::order::ShardOrder).
+    fn lanes(&self) -> u64 {
+        1
+    }
+
     /// What was skipped when the source was opened; it is not counted as samples.
     fn left_out(&self) -> Vec<Skipped> {
         Vec::new()

@@ -348,6 +348,10 @@ impl Source for ParquetSource {
         self.order.nth(seed, n)
     }
 
+    fn lanes(&self) -> u64 {
+        self.order.lanes()
+    }
+
     fn left_out(&self) -> Vec<Skipped> {
         self.left_out.clone()
     }

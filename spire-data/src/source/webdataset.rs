@@ -131,6 +131,10 @@ impl Source for WebDatasetSource {
         self.order.nth(seed, n)
     }
 
+    fn lanes(&self) -> u64 {
+        self.order.lanes()
+    }
+
     fn left_out(&self) -> Vec<Skipped> {
         self.left_out.clone()
     }
