@@ -76,6 +76,14 @@ impl AtomicFile {
         Ok(Self { path: path.to_owned(), place, writer: BufWriter::new(file) })
     }
 
+    /// Another handle, to read what has been [flushed](Write::flush), also after the file has its place.
+    ///
+    /// # Errors
+    /// The file system failed.
+    pub fn reader(&self) -> io::Result<File> {
+        self.writer.get_ref().reopen()
+    }
+
     /// Moves the file to its place when its content is on the disk.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ pub use crate::crop::Crop;
 use crate::order::Slice;
 use crate::samples::SampleResult;
 pub use crate::samples::{DataConfig, LoaderError, Part, Samples, TrainingSample};
+use crate::source::SourceConfig;
 
 /// After an interruption, a source may take this long to give the next sample before it counts as blocked.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -53,6 +54,7 @@ impl Loader {
     /// The system cannot start a thread.
     pub fn slice(samples: Arc<Samples>, start: u64, slice: Slice) -> Result<Self, LoaderError> {
         let count = samples.config.workers;
+        let slice = of_lanes(slice, &samples.config.source);
         // A worker holds one sample itself; the channel holds the rest of its share.
         let waiting = samples.config.prefetch.checked_div(count).unwrap_or(0).saturating_sub(1);
         let mut loader = Self { samples, start, slice, taken: 0, workers: Vec::with_capacity(count), blocked: false };
@@ -171,6 +173,18 @@ impl Drop for Loader {
             let _ = thread.join();
         }
     }
+}
+
+/// The slice of a rank that reads its own lanes of the shards.
+fn of_lanes(slice: Slice, source: &SourceConfig) -> Slice {
+    let (lanes, ranks) = (source.lanes as u64, slice.ranks());
+    // The first rank speaks for all.
+    if ranks > 1 && slice.nth(0) == 0 && source.is_remote() && !lanes.is_multiple_of(ranks) {
+        tracing::warn!(
+            "each of the {ranks} ranks fetches all shards: set data.source.lanes to a multiple of {ranks}, and each fetches its own"
+        );
+    }
+    if lanes > 1 { slice.interleaved() } else { slice }
 }
 
 fn make(samples: &Samples, n: u64) -> SampleResult {

@@ -13,6 +13,7 @@ use crate::Picture;
 use crate::crop::{Crop, Square, mirrored};
 use crate::degrade::{DegradationConfig, DegradeError, Degraded, InvalidSetting, Operation, Pipeline, Step};
 use crate::encoded::{self, Encoded, EncodedData, EncodedError, EncodedSample, PictureToEncode};
+use crate::order::replacement_distance;
 use crate::prompt::REMOVE_ALL;
 use crate::rng::rng;
 use crate::source::{
@@ -92,10 +93,23 @@ impl DataConfig {
             !mixed,
             "left out for a mixture, whose weights decide how often a sample is drawn",
         )?;
+        let scattered = self.max_samples.is_some() && self.source.is_remote();
+        check(
+            "max_samples",
+            &most,
+            !scattered,
+            "left out for shards in a store, of which it would fetch all: name fewer shards in data.source.shards",
+        )?;
         let probability = (0.0..=1.0).contains(&self.prompt_dropout);
         check("prompt_dropout", &self.prompt_dropout, probability, "from 0 to 1")?;
         let source = &self.source;
         check("source.count", &source.count, source.count <= MOST_SCENES, &format!("at most {MOST_SCENES}"))?;
+        check("source.lanes", &source.lanes, (1..=1024).contains(&source.lanes), "from 1 to 1024")?;
+        check("source.shards_ahead", &source.shards_ahead, source.shards_ahead <= 64, "at most 64")?;
+        let per_shard = source.samples_per_shard.unwrap_or(1);
+        check("source.samples_per_shard", &per_shard, (1..=1 << 32).contains(&per_shard), "from 1 to 4294967296")?;
+        let cache = source.cache_megabytes.unwrap_or(1);
+        check("source.cache_megabytes", &cache, (1..=1 << 40).contains(&cache), "at least 1")?;
         check("workers", &self.workers, self.workers <= 1024, "at most 1024")?;
         check("prefetch", &self.prefetch, self.prefetch <= 65_536, "at most 65536")
     }
@@ -463,7 +477,8 @@ impl Samples {
             }
             // Search farther away each time: a whole shard may be broken.
             let within = REPLACED_WITHIN << (attempt / 8).min(20);
-            index = self.source.nth(self.seed, n + replacement.random_range(1..=within));
+            let distance = replacement_distance(&mut replacement, within, self.source.lanes());
+            index = self.source.nth(self.seed, n + distance);
         }
         let registry = self.registry();
         let found: Vec<&Broken> = broken.iter().filter_map(|index| registry.get(index)).collect();

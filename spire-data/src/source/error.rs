@@ -202,6 +202,31 @@ pub enum SourceError {
         /// The cause.
         reason: String,
     },
+    /// Shards in a store, and a program that can't read them.
+    #[error(
+        "data.source.shards = \"{pattern}\": this build can't read from object stores and web servers: build one that can with \
+         `cargo build --release --features object-store`, or copy the shards to a disk"
+    )]
+    NoStores {
+        /// The pattern.
+        pattern: String,
+    },
+    /// A key for tar shards in a store, and other shards.
+    #[error(
+        "data.source.{key} is set, but it is for tar shards in a store (s3://, gs://, az://, https://): remove {key}"
+    )]
+    StoreOnly {
+        /// The key of `[data.source]`.
+        key: &'static str,
+    },
+    /// A store does not give what is needed to open the shards.
+    #[error("{address}: {message} (data.source.shards)")]
+    Store {
+        /// The object.
+        address: String,
+        /// The cause.
+        message: String,
+    },
     /// Files that the pattern lists are missing.
     #[error("{first}: no such shard ({missing} of the {listed} that data.source.shards lists are missing)")]
     MissingShards {

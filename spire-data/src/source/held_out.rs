@@ -1,12 +1,10 @@
-//! A source in two parts: samples for training, and those that are held out from it. The hash of a sample's name decides, so
-//! that neither seed nor order nor the number of pictures changes on which side a sample is.
+//! A source in two parts: samples for training, and those that are held out from it. The hash of a sample's name (or of its shard's, in a
+//! store) decides, so that neither seed nor order nor the number of pictures changes on which side a sample is.
 
 use std::sync::Arc;
 
-use rand::RngExt;
-
 use super::{Sample, SampleError, Skipped, Source};
-use crate::order::{mix, permuted};
+use crate::order::{mix, permuted, replacement_distance};
 use crate::rng::rng;
 
 /// A held-out sample is replaced by one of this many that follow it, as a broken one is.
@@ -22,14 +20,14 @@ pub(crate) struct HeldOut {
 impl HeldOut {
     /// About the `share` of the samples of `source`, at least one of them. `None` if that leaves nothing to train on.
     pub fn of(source: &dyn Source, share: f64) -> Option<Self> {
-        let hashes = || (0..source.len()).map(|index| hash(&source.name(index)));
+        let hashes = || (0..source.len()).map(|index| hash(&source.group(index)));
         let lowest = hashes().min()?;
         let held_out = Self { threshold: ((share * u64::MAX as f64) as u64).max(lowest.saturating_add(1)) };
         hashes().any(|hash| hash >= held_out.threshold).then_some(held_out)
     }
 
-    fn has(self, name: &str) -> bool {
-        hash(name) < self.threshold
+    fn has(self, group: &str) -> bool {
+        hash(group) < self.threshold
     }
 }
 
@@ -51,7 +49,7 @@ pub(crate) struct Kept {
 impl Kept {
     /// Of `source`; `None` if all its samples are held out.
     pub fn new(source: Arc<dyn Source>, held_out: HeldOut) -> Option<Self> {
-        let count = (0..source.len()).filter(|&index| !held_out.has(&source.name(index))).count();
+        let count = (0..source.len()).filter(|&index| !held_out.has(&source.group(index))).count();
         (count > 0).then_some(Self { source, held_out, count })
     }
 }
@@ -77,12 +75,17 @@ impl Source for Kept {
         let mut replacement = rng(seed, "held out", n);
         let mut index = self.source.nth(seed, n);
         let mut within = REPLACED_WITHIN;
-        while self.held_out.has(&self.source.name(index)) {
-            index = self.source.nth(seed, n.saturating_add(replacement.random_range(1..=within)));
+        while self.held_out.has(&self.source.group(index)) {
+            let distance = replacement_distance(&mut replacement, within, self.source.lanes());
+            index = self.source.nth(seed, n.saturating_add(distance));
             // In the end the whole source, if many that follow are held out.
             within = within.saturating_mul(2);
         }
         index
+    }
+
+    fn lanes(&self) -> u64 {
+        self.source.lanes()
     }
 
     fn left_out(&self) -> Vec<Skipped> {
@@ -100,7 +103,7 @@ pub(crate) struct HeldOutSource {
 impl HeldOutSource {
     /// Of `source`.
     pub fn new(source: Arc<dyn Source>, held_out: HeldOut) -> Self {
-        let places = (0..source.len()).filter(|&index| held_out.has(&source.name(index))).collect();
+        let places = (0..source.len()).filter(|&index| held_out.has(&source.group(index))).collect();
         Self { source, places }
     }
 }

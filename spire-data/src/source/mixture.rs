@@ -84,6 +84,11 @@ impl Source for MixtureSource {
         part.source.name(index)
     }
 
+    fn group(&self, index: usize) -> String {
+        let (part, index) = self.part(index);
+        part.source.group(index)
+    }
+
     fn read(&self, index: usize) -> Result<Sample, SampleError> {
         let (part, index) = self.part(index);
         part.source.read(index)

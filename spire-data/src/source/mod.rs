@@ -6,15 +6,20 @@ mod coco;
 mod error;
 mod folder;
 mod held_out;
+mod local_shards;
 mod metadata;
 mod mixture;
 mod pair;
 mod pairing;
 mod parquet;
 mod pixels;
+mod prefetch;
+mod remote;
 mod shards;
 mod subset;
+mod table_file;
 mod tar_index;
+mod tar_shards;
 mod webdataset;
 mod world;
 
@@ -33,6 +38,7 @@ pub use mixture::MixtureSource;
 pub use pair::Pair;
 pub use parquet::ParquetSource;
 pub use pixels::Pixels;
+pub use shards::Reading;
 pub(crate) use subset::Subset;
 pub use webdataset::WebDatasetSource;
 pub use world::WorldSource;
@@ -82,6 +88,12 @@ pub trait Source: Send + Sync {
     /// If `index` is not below [`len`](Self::len).
     fn name(&self, index: usize) -> String;
 
+    /// What is held out from training together with sample `index`: the sample itself, by its name. Where samples are cheap to
+    /// read only with their neighbours, it is the name of their shard.
+    fn group(&self, index: usize) -> String {
+        self.name(index)
+    }
+
     /// Sample `index`; the same one at every call.
     ///
     /// # Errors
@@ -99,6 +111,12 @@ pub trait Source: Send + Sync {
     fn nth(&self, seed: u64, n: u64) -> usize {
         let len = self.len() as u64;
         permuted(seed, "order", n / len, n % len, len) as usize
+    }
+
+    /// Samples of the sequence whose numbers differ by a multiple of this are near each other in the source; see
+    /// [`ShardOrder`](crate::order::ShardOrder).
+    fn lanes(&self) -> u64 {
+        1
     }
 
     /// What was skipped when the source was opened; it is not counted as samples.
@@ -147,11 +165,22 @@ pub struct SourceConfig {
     pub images: Option<PathBuf>,
     /// `coco`: the `captions_*.json`.
     pub annotations: Option<PathBuf>,
-    /// `webdataset`, `parquet`: the files, as in `shards/{000000..000999}.tar` or `data/train-*.parquet`.
+    /// `webdataset`, `parquet`: the files, as in `shards/{000000..000999}.tar` or `data/train-*.parquet`; or objects in a
+    /// store, `s3://`, `gs://`, `az://`, or on a web server, `https://`.
     pub shards: Option<String>,
     /// `webdataset`, `parquet`: the size of the shuffle buffer in samples; the order of the shards is shuffled as well.
     /// For Parquet, row groups of that many samples are held in memory.
     pub shuffle_buffer: usize,
+    /// `webdataset`, `parquet`: a pass is cut into so many parts, which are read side by side. Each rank of a distributed run
+    /// reads the shards of its own lanes if the number of ranks divides that of the lanes.
+    pub lanes: usize,
+    /// Shards in a store: how many shards, or row groups, are fetched ahead, of each lane.
+    pub shards_ahead: usize,
+    /// Tar shards in a store: how many samples each has, if no `sizes.json` lies beside them; if not set, as many as the first.
+    pub samples_per_shard: Option<usize>,
+    /// Shards in a store: the size of the cache in the user's cache folder, in megabytes; if not set, shards are kept only while
+    /// they are read.
+    pub cache_megabytes: Option<u64>,
     /// The key of the caption in JSON, or the column in Parquet; if not set, the first that exists of `caption`,
     /// `text`, `captions`, `txt` and `prompt`.
     pub caption: Option<String>,
@@ -184,6 +213,10 @@ impl Default for SourceConfig {
             annotations: None,
             shards: None,
             shuffle_buffer: 1000,
+            lanes: 1,
+            shards_ahead: 2,
+            samples_per_shard: None,
+            cache_megabytes: None,
             caption: None,
             image: None,
             degraded: None,
@@ -195,6 +228,12 @@ impl Default for SourceConfig {
 }
 
 impl SourceConfig {
+    /// Whether shards are in a store or on a web server.
+    pub fn is_remote(&self) -> bool {
+        let shards = |shards: &String| remote::is_address(shards);
+        self.shards.as_ref().is_some_and(shards) || self.sources.iter().any(Self::is_remote)
+    }
+
     /// Whether every picture comes with its degraded one.
     pub fn is_paired(&self) -> bool {
         match self.kind {
@@ -240,11 +279,11 @@ pub fn open(config: &SourceConfig, size: usize) -> Result<Arc<dyn Source>, Sourc
         }
         SourceKind::Webdataset => {
             let shards = needed(&config.shards, "shards", "webdataset", "tar files, as in shards/{0000..0099}.tar")?;
-            Arc::new(WebDatasetSource::open(&shards, &Names::of(config), config.shuffle_buffer)?)
+            Arc::new(WebDatasetSource::open(&shards, &Names::of(config), Reading::of(config))?)
         }
         SourceKind::Parquet => {
             let shards = needed(&config.shards, "shards", "parquet", "files, as in data/train-*.parquet")?;
-            Arc::new(ParquetSource::open(&shards, &Names::of(config), config.shuffle_buffer)?)
+            Arc::new(ParquetSource::open(&shards, &Names::of(config), Reading::of(config))?)
         }
         SourceKind::Mixture => Arc::new(MixtureSource::open(&config.sources, size)?),
     })
@@ -349,6 +388,19 @@ mod tests {
         let pairs = SourceConfig { kind: SourceKind::Folder, degraded: Some("lr".into()), ..Default::default() };
         let mixture = |sources| SourceConfig { kind: SourceKind::Mixture, sources, ..Default::default() };
         assert!(mixture(vec![pairs.clone()]).is_paired() && !mixture(vec![pairs, SourceConfig::default()]).is_paired());
+    }
+
+    #[cfg(not(feature = "object-store"))]
+    #[test]
+    fn a_build_without_stores_says_how_to_build_one_with_them() {
+        for (kind, scheme) in
+            [(SourceKind::Webdataset, "s3"), (SourceKind::Webdataset, "https"), (SourceKind::Parquet, "gs")]
+        {
+            let shards = Some(format!("{scheme}://bucket/{{000..009}}.tar"));
+            let message = message(&SourceConfig { kind, shards, ..Default::default() });
+            assert!(message.contains("data.source.shards") && message.contains("--features object-store"), "{message}");
+            assert_eq!(message.lines().count(), 1);
+        }
     }
 
     #[test]

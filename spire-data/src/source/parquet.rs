@@ -1,31 +1,46 @@
 //! Parquet files with a column of encoded pictures and a column of captions, as in Hugging Face's datasets.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
-use bytes::Bytes;
 use parquet::column::reader::get_typed_column_reader;
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
-use parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
+use parquet::file::reader::FileReader;
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
 
 use super::caption::{self, CAPTION_KEYS};
-use super::shards::{Recent, expand, nothing};
+use super::prefetch::Prefetch;
+use super::remote;
+use super::shards::{Reading, Recent, nothing};
+use super::table_file::{TableFile, table_files};
 use super::{Names, Pair, Pixels, Sample, SampleError, Skipped, Source, SourceError};
 use crate::order::ShardOrder;
+use crate::parallel::in_order;
 use crate::picture::decode_rgb8;
 
 /// The rows of Parquet files. A row group is decoded when its first row is requested, and cached while its neighbours
-/// in the shuffled order need it.
+/// in the shuffled order need it. In a store, the row groups that come next are fetched ahead.
 pub struct ParquetSource {
-    groups: Vec<RowGroup>,
+    groups: Arc<Groups>,
     order: ShardOrder,
     left_out: Vec<Skipped>,
-    decoded: Recent<Result<Rows, String>>,
+    prefetch: Option<Prefetch>,
+}
+
+/// The row groups of all files, and those that are decoded.
+struct Groups {
+    all: Vec<RowGroup>,
+    decoded: Recent<Decoded>,
+}
+
+/// The rows of a group, or why there are none.
+struct Decoded {
+    rows: Result<Rows, String>,
+    at: Instant,
 }
 
 /// One row group of one file.
@@ -39,7 +54,7 @@ struct RowGroup {
 
 /// A file and the leaf columns to read.
 struct Table {
-    path: PathBuf,
+    file: TableFile,
     image: usize,
     caption: usize,
     /// In a source of pairs.
@@ -72,11 +87,14 @@ const MOST_BYTES: i64 = 1 << 31;
 /// Limit on the rows of one row group; a larger number indicates a damaged file.
 const MOST_ROWS: usize = 1 << 24;
 
+/// Number of files in a store whose footers are fetched at a time.
+const FOOTERS_AT_ONCE: usize = 16;
+
 /// Number of rows requested from the reader at a time; it allocates memory for them.
 const READ_AT_ONCE: usize = 1024;
 
 impl ParquetSource {
-    /// Opens the files of a pattern such as `data/train-*.parquet`, shuffled within `shuffle_buffer` rows. `names`
+    /// Opens the files of a pattern such as `data/train-*.parquet` or `s3://bucket/train-*.parquet`. `names`
     /// has the columns; without one of pictures or captions the usual names are tried. Columns of pictures hold bytes, or a
     /// struct with a field `bytes`; the caption column holds a text or a list of texts.
     ///
@@ -84,26 +102,38 @@ impl ParquetSource {
     ///
     /// # Errors
     /// The pattern lists a file that is not there, no file can be read, or there are no rows.
-    pub fn open(pattern: &str, names: &Names, shuffle_buffer: usize) -> Result<Self, SourceError> {
-        let files = expand(pattern)?;
-        let mut groups = vec![];
+    pub fn open(pattern: &str, names: &Names, reading: impl Into<Reading>) -> Result<Self, SourceError> {
+        let reading = reading.into();
+        remote::check_others(&reading)?;
+        let Reading { shuffle_buffer, lanes, shards_ahead, .. } = reading;
+        let files = table_files(pattern)?;
+        let is_remote = files.iter().any(TableFile::is_remote);
+        let threads = if is_remote { FOOTERS_AT_ONCE } else { 1 };
+        let read = |i: usize| Ok::<_, Infallible>(guarded(|| row_groups(&files[i], names)));
+        let read = in_order(files.len(), threads, read).unwrap_or_else(|never| match never {});
+        let mut all = vec![];
         let mut left_out = vec![];
-        for path in &files {
-            match guarded(|| row_groups(path, names)) {
-                Ok(found) => groups.extend(found),
+        for (file, found) in files.iter().zip(read) {
+            match found {
+                Ok(found) => all.extend(found),
                 Err(reason) => {
-                    tracing::warn!(file = %path.display(), reason, "skipping a broken file");
-                    left_out.push(Skipped { name: path.display().to_string(), reason });
+                    tracing::warn!(file = %file.path().display(), reason, "skipping a broken file");
+                    left_out.push(Skipped { name: file.path().display().to_string(), reason });
                 }
             }
         }
-        let order = ShardOrder::new(groups.iter().map(|group| group.rows), shuffle_buffer);
+        let order = ShardOrder::new(all.iter().map(|group| group.rows), shuffle_buffer).in_lanes(lanes);
         if order.is_empty() {
             return Err(nothing(pattern, files.len(), left_out));
         }
-        // The row groups of one shuffle block, and the first of the next.
-        let in_use = shuffle_buffer.div_ceil((order.len() / groups.len()).max(1)).saturating_add(2).min(groups.len());
-        Ok(Self { groups, order, left_out, decoded: Recent::new(in_use) })
+        // The row groups of one shuffle block, and the first of the next; of two blocks if they are fetched ahead.
+        let of_block = shuffle_buffer.div_ceil((order.len() / all.len()).max(1)).max(lanes);
+        let blocks = if is_remote { 2 } else { 1 };
+        let in_use = of_block.saturating_mul(blocks).saturating_add(1 + lanes).min(all.len());
+        let groups = Arc::new(Groups { all, decoded: Recent::new(in_use) });
+        let decode = Arc::clone(&groups);
+        let prefetch = is_remote.then(|| Prefetch::new(shards_ahead, move |number| decode.with(number, |_| ())));
+        Ok(Self { groups, order, left_out, prefetch })
     }
 
     /// Calls `look` with the row group of sample `index` and the position in it.
@@ -113,12 +143,11 @@ impl ParquetSource {
         look: impl FnOnce(&RowGroup, usize, &Rows) -> Result<R, SampleError>,
     ) -> Result<R, SampleError> {
         let (number, place) = self.order.locate(index);
-        let group = &self.groups[number];
-        let decode = || guarded(|| group.decode().map_err(|error| error.to_string()));
-        self.decoded.with(number, decode, |rows| match rows {
+        let group = &self.groups.all[number];
+        self.groups.with(number, |rows| match rows {
             Ok(rows) => look(group, place, rows),
             Err(message) => Err(SampleError::RowGroup {
-                path: group.file.path.clone(),
+                path: group.file.file.path().to_owned(),
                 group: group.number,
                 message: message.clone(),
             }),
@@ -126,15 +155,30 @@ impl ParquetSource {
     }
 }
 
+impl Groups {
+    /// Calls `look` with the rows of a group, which are decoded if they are not there.
+    fn with<R>(&self, number: usize, look: impl FnOnce(&Result<Rows, String>) -> R) -> R {
+        let group = &self.all[number];
+        let decode = || Decoded { rows: guarded(|| group.decode()), at: Instant::now() };
+        let (looked, may_pass) = self.decoded.with(number, decode, |Decoded { rows, at }| {
+            (look(rows), rows.is_err() && group.file.file.is_remote() && at.elapsed() > remote::ASKED_AGAIN)
+        });
+        if may_pass {
+            self.decoded.forget(number);
+        }
+        looked
+    }
+}
+
 /// The row groups of a file, from its footer.
-fn row_groups(path: &Path, names: &Names) -> Result<Vec<RowGroup>, String> {
-    let reader = open(path).map_err(|error| error.to_string())?;
+fn row_groups(table: &TableFile, names: &Names) -> Result<Vec<RowGroup>, String> {
+    let (table, reader) = table.open()?;
     let metadata = reader.metadata();
     let schema = metadata.file_metadata().schema_descr();
     let optional =
         |what: &str, name: &Option<String>| name.as_deref().map(|name| find(schema, what, Some(name), &[])).transpose();
     let file = Arc::new(Table {
-        path: path.to_owned(),
+        file: table,
         image: find(schema, "pictures (data.source.image)", names.image.as_deref(), &IMAGE_COLUMNS)?,
         caption: find(schema, "captions (data.source.caption)", names.caption.as_deref(), &CAPTION_KEYS)?,
         degraded: optional("degraded pictures (data.source.degraded)", &names.degraded)?,
@@ -164,45 +208,6 @@ fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("it is damaged".to_owned()))
 }
 
-fn open(path: &Path) -> Result<SerializedFileReader<Bounded>, ParquetError> {
-    SerializedFileReader::new(Bounded(File::open(path)?))
-}
-
-/// A file that fails on reads past its end: on damaged headers the reader would otherwise loop forever.
-struct Bounded(File);
-
-impl Length for Bounded {
-    fn len(&self) -> u64 {
-        self.0.len()
-    }
-}
-
-impl ChunkReader for Bounded {
-    type T = BufReader<Self>;
-
-    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
-        let mut file = self.0.try_clone()?;
-        file.seek(SeekFrom::Start(start))?;
-        Ok(BufReader::new(Self(file)))
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
-        if start.checked_add(length as u64).is_none_or(|end| end > self.len()) {
-            return Err(ParquetError::EOF(format!("{length} bytes from byte {start} on are not in the file")));
-        }
-        self.0.get_bytes(start, length)
-    }
-}
-
-impl Read for Bounded {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.0.read(buffer)? {
-            0 if !buffer.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
-            count => Ok(count),
-        }
-    }
-}
-
 /// Finds the leaf column of bytes called `wanted` or, if that is `None`, by the usual names. A field `bytes` of a
 /// struct counts under the struct's name, the elements of a list under the list's.
 fn find(schema: &SchemaDescriptor, what: &str, wanted: Option<&str>, usual: &[&str]) -> Result<usize, String> {
@@ -221,8 +226,14 @@ fn find(schema: &SchemaDescriptor, what: &str, wanted: Option<&str>, usual: &[&s
 }
 
 impl RowGroup {
-    fn decode(&self) -> Result<Rows, ParquetError> {
-        let reader = open(&self.file.path)?;
+    fn decode(&self) -> Result<Rows, String> {
+        let Table { image, caption, degraded, restoration, .. } = *self.file;
+        let columns: Vec<usize> = [Some(image), Some(caption), degraded, restoration].into_iter().flatten().collect();
+        let reader = self.file.file.group(self.number, &columns)?;
+        self.rows(&*reader).map_err(|error| error.to_string())
+    }
+
+    fn rows(&self, reader: &dyn FileReader) -> Result<Rows, ParquetError> {
         let group = reader.get_row_group(self.number)?;
         let column = |number: usize| {
             let descriptor = reader.metadata().file_metadata().schema_descr().column(number);
@@ -281,8 +292,8 @@ impl Source for ParquetSource {
 
     fn name(&self, index: usize) -> String {
         let (group, place) = self.order.locate(index);
-        let RowGroup { file, first_row, .. } = &self.groups[group];
-        format!("{}/{}", file.path.display(), first_row + place)
+        let RowGroup { file, first_row, .. } = &self.groups.all[group];
+        format!("{}/{}", file.file.path().display(), first_row + place)
     }
 
     fn read(&self, index: usize) -> Result<Sample, SampleError> {
@@ -290,7 +301,7 @@ impl Source for ParquetSource {
         let path = Path::new(&name);
         let Row { picture, captions, degraded, restoration } = self.with_rows(index, |group, place, rows| {
             let missing = || SampleError::RowGroup {
-                path: group.file.path.clone(),
+                path: group.file.file.path().to_owned(),
                 group: group.number,
                 message: format!("it has no row {place}, though the file's footer says so"),
             };
@@ -331,7 +342,14 @@ impl Source for ParquetSource {
     }
 
     fn nth(&self, seed: u64, n: u64) -> usize {
+        if let Some(prefetch) = &self.prefetch {
+            prefetch.prepare(&self.order, seed, n);
+        }
         self.order.nth(seed, n)
+    }
+
+    fn lanes(&self) -> u64 {
+        self.order.lanes()
     }
 
     fn left_out(&self) -> Vec<Skipped> {

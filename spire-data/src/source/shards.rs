@@ -6,7 +6,36 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lru::LruCache;
 
-use super::{Skipped, SourceError};
+use super::{Skipped, SourceConfig, SourceError};
+
+/// How shards are read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reading {
+    /// Samples are shuffled within so many.
+    pub shuffle_buffer: usize,
+    /// The parts of a pass that are read side by side; see [`ShardOrder`](crate::order::ShardOrder).
+    pub lanes: usize,
+    /// In a store: how many shards are fetched ahead, of each lane.
+    pub shards_ahead: usize,
+    /// In a store: how many samples each tar shard has, where no list says so.
+    pub samples_per_shard: Option<usize>,
+    /// In a store: the size of the cache on the disk, in megabytes.
+    pub cache_megabytes: Option<u64>,
+}
+
+/// Shards that are shuffled within so many samples, and otherwise read by the defaults.
+impl From<usize> for Reading {
+    fn from(shuffle_buffer: usize) -> Self {
+        Self { shuffle_buffer, ..Self::of(&SourceConfig::default()) }
+    }
+}
+
+impl Reading {
+    pub(super) fn of(config: &SourceConfig) -> Self {
+        let &SourceConfig { shuffle_buffer, lanes, shards_ahead, samples_per_shard, cache_megabytes, .. } = config;
+        Self { shuffle_buffer, lanes, shards_ahead, samples_per_shard, cache_megabytes }
+    }
+}
 
 /// The most files that braces may list.
 const MOST_LISTED: u128 = 1_000_000;
@@ -53,17 +82,22 @@ fn range(text: &str) -> u128 {
     }
 }
 
-/// Expands a pattern: braces as in a shell (`{000..099}`, `{a,b}`), then the wildcards `*`, `?` and `[…]`, which list
-/// existing files, sorted. Files listed by braces alone must exist.
-pub(super) fn expand(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
+/// Expands the braces of a pattern, as a shell does: `{000..099}`, `{a,b}`.
+pub(super) fn expand_braces(pattern: &str) -> Result<Vec<String>, SourceError> {
     let wrong = |reason: String| SourceError::Pattern { pattern: pattern.to_owned(), reason };
     check_braces(pattern).map_err(wrong)?;
-    let listed = match pattern.contains('{') {
-        true => bracoxide::explode(pattern).map_err(|error| wrong(format!("the braces: {error}")))?,
-        false => vec![pattern.to_owned()],
-    };
+    match pattern.contains('{') {
+        true => bracoxide::explode(pattern).map_err(|error| wrong(format!("the braces: {error}"))),
+        false => Ok(vec![pattern.to_owned()]),
+    }
+}
+
+/// Expands a pattern: [braces](expand_braces), then the wildcards `*`, `?` and `[…]`, which list existing files, sorted.
+/// Files listed by braces alone must exist.
+pub(super) fn expand(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
+    let wrong = |reason: String| SourceError::Pattern { pattern: pattern.to_owned(), reason };
     let mut files = vec![];
-    for name in listed {
+    for name in expand_braces(pattern)? {
         if !name.contains(['*', '?', '[']) {
             files.push(PathBuf::from(name));
             continue;
@@ -114,6 +148,13 @@ impl<T> Recent<T> {
             Arc::clone(things.get_or_insert(number, || Arc::new(OnceLock::new())))
         };
         look(place.get_or_init(make))
+    }
+
+    /// The items that were created.
+    #[cfg(feature = "object-store")]
+    pub fn into_iter(self) -> impl Iterator<Item = (usize, T)> {
+        let things = self.things.into_inner().unwrap_or_else(PoisonError::into_inner);
+        things.into_iter().filter_map(|(number, thing)| Some((number, Arc::into_inner(thing)?.into_inner()?)))
     }
 
     /// Removes item `number`, so that the next request creates it again.

@@ -34,6 +34,10 @@ impl Source for Subset {
         self.source.name(self.place(index))
     }
 
+    fn group(&self, index: usize) -> String {
+        self.source.group(self.place(index))
+    }
+
     fn read(&self, index: usize) -> Result<Sample, SampleError> {
         self.source.read(self.place(index))
     }

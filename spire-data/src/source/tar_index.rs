@@ -56,53 +56,19 @@ impl TarIndex {
     ///
     /// For a truncated or damaged shard, the index contains the samples up to the damage.
     pub fn scan(shard: &Path, extensions: &Extensions) -> io::Result<Self> {
-        let mut file = File::open(shard)?;
-        check_uncompressed(&mut file)?;
-        let mut archive = Archive::new(file);
-        let mut index = Self::default();
-        let mut entries = archive.entries_with_seek()?;
-        loop {
-            let entry = match entries.next() {
-                None => break,
-                Some(Ok(entry)) => entry,
-                Some(Err(error)) => {
-                    index.damage = Some(error.to_string());
-                    break;
-                }
-            };
-            if !entry.header().entry_type().is_file() {
-                continue;
-            }
-            // Names are only compared and printed, never used as paths.
-            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            if let Some((key, extension)) = split(&name) {
-                let member = Member { extension, offset: entry.raw_file_position(), bytes: entry.size() };
-                index.add(key, member, extensions);
-            }
-        }
-        let is_sample = |entry: &Entry| {
-            [&entry.picture, &entry.degraded, &entry.text, &entry.json].into_iter().any(Option::is_some)
-        };
-        index.samples.retain(is_sample);
-        Ok(index)
+        Self::of(File::open(shard)?, extensions)
     }
 
-    fn add(&mut self, key: &str, member: Member, extensions: &Extensions) {
-        if self.samples.last().is_none_or(|last| last.key != key) {
-            self.samples.push(Entry { key: key.to_owned(), ..Entry::default() });
-        }
-        let Some(entry) = self.samples.last_mut() else { return };
-        let Extensions { image, degraded } = extensions;
-        let place = match member.extension.as_str() {
-            extension if degraded.as_ref().is_some_and(|degraded| degraded == extension) => &mut entry.degraded,
-            "txt" => &mut entry.text,
-            "json" => &mut entry.json,
-            extension if image.as_ref().map_or_else(|| is_picture(extension), |image| image == extension) => {
-                &mut entry.picture
-            }
-            _ => return,
-        };
-        place.get_or_insert(member);
+    /// [`scan`](Self::scan) of an open file.
+    pub fn of(mut file: File, extensions: &Extensions) -> io::Result<Self> {
+        let mut start = Vec::new();
+        file.by_ref().take(6).read_to_end(&mut start)?;
+        check_uncompressed(&start)?;
+        file.rewind()?;
+        let mut samples = vec![];
+        let mut archive = Archive::new(file);
+        let damage = each_sample(archive.entries_with_seek()?, extensions, |sample| samples.push(sample));
+        Ok(Self { samples, damage })
     }
 
     /// [`scan`](Self::scan) with a cache: the index of a large shard is stored in the user's cache folder,
@@ -130,17 +96,67 @@ impl TarIndex {
 const COMPRESSED: [(&[u8], &str); 4] =
     [(b"\x1f\x8b", "gunzip"), (b"\x28\xb5\x2f\xfd", "unzstd"), (b"BZh", "bunzip2"), (b"\xfd7zXZ\0", "unxz")];
 
-/// Refuses compressed shards: their samples can't be read one by one. Leaves the file at its start.
-fn check_uncompressed(file: &mut File) -> io::Result<()> {
-    let mut start = Vec::new();
-    file.by_ref().take(6).read_to_end(&mut start)?;
-    file.rewind()?;
+/// Refuses compressed shards, which begin with `start`: their samples can't be read one by one.
+pub(super) fn check_uncompressed(start: &[u8]) -> io::Result<()> {
     match COMPRESSED.iter().find(|(magic, _)| start.starts_with(magic)) {
         Some((_, program)) => Err(io::Error::new(
             io::ErrorKind::InvalidData,
             format!("compressed, where samples are read at any position: unpack it to a .tar with {program}"),
         )),
         None => Ok(()),
+    }
+}
+
+/// Calls `each` with the samples of an archive, in order, as soon as all their files have passed. Returns why the rest
+/// could not be read.
+pub(super) fn each_sample<R: Read>(
+    entries: tar::Entries<R>,
+    extensions: &Extensions,
+    mut each: impl FnMut(Entry),
+) -> Option<String> {
+    let mut sample = Entry::default();
+    let mut damage = None;
+    for entry in entries {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => {
+                damage = Some(error.to_string());
+                break;
+            }
+        };
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        // Names are only compared and printed, never used as paths.
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let Some((key, extension)) = split(&name) else { continue };
+        if sample.key != key {
+            let next = Entry { key: key.to_owned(), ..Entry::default() };
+            Some(std::mem::replace(&mut sample, next)).filter(Entry::is_sample).into_iter().for_each(&mut each);
+        }
+        sample.add(Member { extension, offset: entry.raw_file_position(), bytes: entry.size() }, extensions);
+    }
+    Some(sample).filter(Entry::is_sample).into_iter().for_each(each);
+    damage
+}
+
+impl Entry {
+    fn is_sample(&self) -> bool {
+        [&self.picture, &self.degraded, &self.text, &self.json].into_iter().any(Option::is_some)
+    }
+
+    fn add(&mut self, member: Member, extensions: &Extensions) {
+        let Extensions { image, degraded } = extensions;
+        let place = match member.extension.as_str() {
+            extension if degraded.as_ref().is_some_and(|degraded| degraded == extension) => &mut self.degraded,
+            "txt" => &mut self.text,
+            "json" => &mut self.json,
+            extension if image.as_ref().map_or_else(|| is_picture(extension), |image| image == extension) => {
+                &mut self.picture
+            }
+            _ => return,
+        };
+        place.get_or_insert(member);
     }
 }
 
