@@ -165,9 +165,22 @@ impl<'de> Deserializer<'de> for Node {
         }
     }
 
+    /// A section has names: serde would also take an array as the values of its keys in their order.
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Problem> {
+        match &self.0 {
+            Value::Array(_) => Err(Problem::WrongType { found: Found::Array, expected: "a section".to_owned() }),
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
     serde::forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map struct identifier ignored_any
+        tuple_struct map identifier ignored_any
     }
 }
 

@@ -308,6 +308,7 @@ dir = \"photos\"
             ("train.validate = 1", "\"train.validate\" must be true or false, found the integer 1"),
             ("train.ema = 'x'", "\"train.ema\" must be a number, found the string \"x\""),
             ("train = 3", "\"train\" must be a section, found the integer 3"),
+            ("train = [1]", "\"train\" must be a section, found an array"),
             ("run.dir = 2", "\"run.dir\" must be a path in quotes, found the integer 2"),
             ("data.blur.sigma = [1, 'b']", "\"data.blur.sigma.1\" must be a number, found the string \"b\""),
             ("data.sources = 1", "\"data.sources\" must be an array, found the integer 1"),
