@@ -339,12 +339,12 @@ fn parquet_on_a_bad_server_is_read_by_ranges() {
         let shards = Some(format!("{place}/p-{{0..3}}.parquet"));
         SourceConfig { kind: SourceKind::Parquet, shards, shuffle_buffer: 16, ..Default::default() }
     };
-    let local = take(&samples(source(&dir.path().display()), 0), 0, 300);
+    let local = take(&samples(source(&dir.path().display()), 0), 0, 160);
     for manners in [Manners::default(), BAD, Manners { tags: false, cut_every: Some(3), ..BAD }] {
         let server = serve(files.clone(), manners);
         for (start, workers) in [(0, 2), (77, 1)] {
             let remote = samples(source(&server.address), workers);
-            assert!(take(&remote, start, 300 - start as usize) == local[start as usize..], "{manners:?} from {start}");
+            assert!(take(&remote, start, 160 - start as usize) == local[start as usize..], "{manners:?} from {start}");
         }
         server.set_manners(Manners::default());
         server.take_log();

@@ -152,7 +152,7 @@ impl<T> Recent<T> {
 
     /// The items that were created.
     #[cfg(feature = "object-store")]
-    pub fn into_iter(self) -> impl Iterator<Item = (usize, T)> {
+    pub fn into_items(self) -> impl Iterator<Item = (usize, T)> {
         let things = self.things.into_inner().unwrap_or_else(PoisonError::into_inner);
         things.into_iter().filter_map(|(number, thing)| Some((number, Arc::into_inner(thing)?.into_inner()?)))
     }

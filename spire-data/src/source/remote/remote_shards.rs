@@ -64,7 +64,7 @@ impl RemoteShards {
         let of_block = reading.shuffle_buffer.div_ceil(mean).max(reading.lanes);
         let streams = Recent::new(3 * of_block + reading.lanes * (reading.shards_ahead + 1));
         let counted = std::mem::replace(&mut shards.streams, streams);
-        counted.into_iter().for_each(|(shard, stream)| shards.streams.with(shard, || stream, |_| ()));
+        counted.into_items().for_each(|(shard, stream)| shards.streams.with(shard, || stream, |_| ()));
         Ok(shards)
     }
 
