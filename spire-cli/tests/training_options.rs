@@ -1,6 +1,8 @@
 //! Keys of training that change what a run computes, with the real program and the built-in model.
 
 mod common;
+#[path = "common/copy.rs"]
+mod copy;
 #[path = "common/initial_branch.rs"]
 mod initial_branch;
 
@@ -8,6 +10,7 @@ use std::fs;
 use std::path::Path;
 
 use common::{error, ok, spire};
+use copy::copy_folder;
 use initial_branch::of_an_initial_branch;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -75,9 +78,15 @@ fn a_new_branch_reads_pictures_from_0_to_1_and_one_of_an_early_version_keeps_its
     let (new, old) = (scratch.path().join("new"), scratch.path().join("old"));
     ok(train(&new, &["train.steps=1"]));
     assert_eq!(branch(&new)["conditioning_range"], json!([0, 1]));
+    let early = scratch.path().join("early");
+    copy_folder(Path::new("../assets/tiny/control"), &early);
+    let mut settings: Value = serde_json::from_slice(&fs::read(early.join("config.json")).unwrap()).unwrap();
+    settings.as_object_mut().unwrap().remove("conditioning_range").unwrap();
+    fs::write(early.join("config.json"), settings.to_string()).unwrap();
     // A branch brings the shape of its own embedding.
     let config = of_an_initial_branch(scratch.path());
-    ok(train_of(config.to_str().unwrap(), &old, &["train.steps=1", "model.control=assets/tiny/control"]));
+    let initial = format!("model.control={}", early.display());
+    ok(train_of(config.to_str().unwrap(), &old, &["train.steps=1", &initial]));
     assert_eq!(branch(&old).get("conditioning_range"), None);
     assert_eq!(branch(&old)["_class_name"], "SpireControl");
 }

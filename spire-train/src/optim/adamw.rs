@@ -1,7 +1,6 @@
 //! AdamW with a learning-rate schedule and clipping by the global gradient norm.
 
 use burn::module::Module;
-use burn::optim::Optimizer as _;
 use burn::optim::{self, AdamWConfig, AdamWState, GradientsParams, LearningRate as Rate, ModuleOptimizer};
 use burn::tensor::{Device, Tensor};
 use spire_kernels::AdamWStep;
