@@ -189,6 +189,20 @@ fn networks_without_prompts_are_measured_beside_the_model() {
 }
 
 #[test]
+fn a_column_that_a_caption_rules_out_is_named() {
+    let scratch = TempDir::new().unwrap();
+    let config = configuration(scratch.path());
+    let text = fs::read_to_string(&config).unwrap().replace("against = \"Blind\"", "against = \"Degraded\"");
+    let (degraded_alone, _) = text.split_once("[[methods]]\nname = \"Blind\"").unwrap();
+    let metrics = "metrics = [\"psnr\", \"wrong_kind\"]\njudge = \"assets/tiny/judge\"\nalike = [[\"yak\", \"gnu\"]]\n";
+    fs::write(&config, format!("{metrics}{degraded_alone}")).unwrap();
+    let output = spire(&["eval", &config]);
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(log.contains("has no column \"wrong kind\": the caption of world_"), "{log}");
+    assert!(!ok(output).contains("wrong kind"), "{log}");
+}
+
+#[test]
 fn errors_name_the_key() {
     let scratch = TempDir::new().unwrap();
     let config = configuration(scratch.path());

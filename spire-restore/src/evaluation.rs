@@ -51,6 +51,7 @@ pub fn evaluate(config: &EvalConfig, output: &Path) -> Result<Evaluated> {
     for ((choice, benchmark), mut reasons) in config.benchmarks.iter().zip(&benchmarks).zip(unready) {
         let measuring = Measuring { config, scorer: &scorer, benchmark, output };
         let ground = measuring.ground()?;
+        ground.missing_columns(&scorer).iter().for_each(|sentence| tracing::warn!("{sentence}"));
         let (mut rows, mut pictures) = (vec![], vec![]);
         for method in &config.methods {
             if reasons.contains_key(&method.name) {

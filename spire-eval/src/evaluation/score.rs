@@ -95,6 +95,24 @@ impl<'a> Ground<'a> {
         Ok(Self { benchmark, clean, statistics, captions, kinds })
     }
 
+    /// The columns that are left out because of a caption, in a sentence each.
+    pub fn missing_columns(&self, scorer: &Scorer) -> Vec<String> {
+        let missing = |(which, metric, reason): (usize, Metric, &str)| {
+            let lacks = |(own, wrong): &(Vec<Kind>, Vec<Kind>)| [own, wrong][which].is_empty();
+            let entry = self.kinds.iter().position(lacks).filter(|_| scorer.has(metric))?;
+            let Entry { id, semantic, .. } = &self.benchmark.entries[entry];
+            let folder = self.benchmark.folder.display();
+            Some(format!("{folder} has no column \"{}\": the caption of {id}, \"{semantic}\", {reason}", metric.name()))
+        };
+        [
+            (0, Metric::Identity, "names no kind that the judge knows"),
+            (1, Metric::WrongKind, "has no word of the pairs in alike, or both words of one"),
+        ]
+        .into_iter()
+        .filter_map(missing)
+        .collect()
+    }
+
     /// Measures a method's pictures; `restored` returns the file of each. One batch is in memory at a time.
     /// Measurements in the file `kept` are reused. `progress` is called after each picture.
     ///
