@@ -11,7 +11,7 @@ use super::{Names, Pair, Pixels, Sample, SampleError, Skipped, Source, SourceErr
 use crate::order::ShardOrder;
 use crate::picture::decode_rgb8;
 
-/// The samples of tar shards, in files or in a store ([`remote`]). Each sample is read on demand, without unpacking.
+/// The samples of tar shards, in files or in a store. Each sample is read on demand, without unpacking.
 ///
 /// A sample is a group of consecutive files with the same name up to the first dot: a picture, and a caption in `.txt`
 /// or otherwise `.json`.
