@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{command, error, ok, spire};
@@ -79,6 +79,17 @@ fn metrics_that_are_lost_are_told_and_the_run_ends_all_the_same() {
     assert!(log.contains("metrics.jsonl has 0 of the 4 steps") && run.join("summary.json").is_file(), "{log}");
 }
 
+/// Waits until `run`, which `child` trains, has taken `count` steps.
+#[cfg(unix)]
+fn wait_for_steps(child: &mut Child, run: &Path, count: usize) {
+    let start = Instant::now();
+    while losses(run).len() < count {
+        assert!(start.elapsed() < Duration::from_secs(300), "not {count} steps after five minutes");
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before step {count}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_run_whose_folder_is_removed_does_not_end_well() {
@@ -87,10 +98,7 @@ fn a_run_whose_folder_is_removed_does_not_end_well() {
     let arguments = arguments(&run, 200, &[]);
     let mut child = command(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
     let mut child = child.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    while losses(&run).is_empty() {
-        assert!(child.try_wait().unwrap().is_none(), "the run ended before its folder could be removed");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    wait_for_steps(&mut child, &run, 1);
     // The run may write a file into the folder meanwhile.
     while run.join("metrics.jsonl").exists() {
         let _ = fs::remove_dir_all(&run);
@@ -107,12 +115,7 @@ fn a_run_that_trains_is_refused_to_others_and_not_changed_by_them() {
     let arguments = arguments(&run, 1_000_000, &[]);
     let mut first = command(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
     let mut first = first.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let start = Instant::now();
-    while losses(&run).len() < 3 {
-        assert!(start.elapsed() < Duration::from_secs(300), "no third step after five minutes");
-        assert!(first.try_wait().unwrap().is_none(), "the run ended");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_for_steps(&mut first, &run, 3);
     let before = losses(&run);
     let told = error(resume(&run, &[]));
     assert!(told.contains(&format!("is in use by process {} on ", first.id())), "{told}");

@@ -57,8 +57,7 @@ impl TarShards for LocalShards {
     }
 
     fn name(&self, shard: usize, place: usize) -> String {
-        let path = self.shards[shard].display();
-        self.find(shard, place).map_or_else(|_| path.to_string(), |found| format!("{path}/{}", found.entry.key))
+        self.find(shard, place).map_or_else(|_| self.shards[shard].display().to_string(), |found| found.name)
     }
 
     fn find(&self, shard: usize, place: usize) -> Result<Found, SampleError> {
@@ -77,7 +76,9 @@ impl TarShards for LocalShards {
             // The disk may be available again for the next sample.
             self.indices.forget(shard);
         }
-        Ok(Found { path: path.clone(), entry: found?, bytes: Arc::new(path.clone()) })
+        let entry = found?;
+        let name = format!("{}/{}", path.display(), entry.key);
+        Ok(Found { name, path: path.clone(), entry, bytes: Arc::new(path.clone()) })
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) trait TarShards: Send + Sync {
         Vec::new()
     }
 
-    /// The name of a sample.
+    /// The name of a sample, [`Found::name`] if it can be found.
     fn name(&self, shard: usize, place: usize) -> String;
 
     /// What is held out from training together with this sample; see [`Source::group`](super::Source::group).
@@ -35,6 +35,7 @@ pub(super) trait TarShards: Send + Sync {
 
 /// A sample in its shard.
 pub(super) struct Found {
+    pub name: String,
     /// The path or address of the shard.
     pub path: PathBuf,
     pub entry: Entry,

@@ -73,8 +73,7 @@ impl Source for WebDatasetSource {
 
     fn read(&self, index: usize) -> Result<Sample, SampleError> {
         let (shard, place) = self.order.locate(index);
-        let name = self.shards.name(shard, place);
-        let Found { path, entry, bytes } = self.shards.find(shard, place)?;
+        let Found { name, path, entry, bytes } = self.shards.find(shard, place)?;
         let read = |member: &Member, most: u64| {
             let path = PathBuf::from(format!("{}/{}.{}", path.display(), entry.key, member.extension));
             if member.bytes > most {

@@ -126,20 +126,11 @@ mod tests {
     use burn::nn::{Linear, LinearConfig};
     use burn::tensor::{Distribution, TensorData};
 
-    fn linear() -> Linear {
-        number_parameters(LinearConfig::new(3, 2).init(&Device::flex().autodiff()))
-    }
-
-    fn gradients(linear: &Linear) -> GradientsParams {
-        let x = Tensor::<2>::from_data(TensorData::from([[3.0_f32, 0.0, 0.0]]), &Device::flex());
-        GradientsParams::from_grads(linear.forward(x).sum().backward(), linear)
-    }
-
-    #[test]
-    fn a_step_is_clipped_and_the_state_survives_a_round_trip() {
-        let settings = OptimizerSettings {
+    /// A constant rate, no weight decay, and gradients that are clipped at 1.
+    fn settings(rate: f64) -> OptimizerSettings {
+        OptimizerSettings {
             learning_rate: LearningRate {
-                base: 0.1,
+                base: rate,
                 warmup_steps: 0,
                 schedule: Schedule::Constant,
                 total_steps: 10,
@@ -152,7 +143,21 @@ mod tests {
             epsilon: 1e-8,
             weight_decay: 0.0,
             max_grad_norm: 1.0,
-        };
+        }
+    }
+
+    fn linear() -> Linear {
+        number_parameters(LinearConfig::new(3, 2).init(&Device::flex().autodiff()))
+    }
+
+    fn gradients(linear: &Linear) -> GradientsParams {
+        let x = Tensor::<2>::from_data(TensorData::from([[3.0_f32, 0.0, 0.0]]), &Device::flex());
+        GradientsParams::from_grads(linear.forward(x).sum().backward(), linear)
+    }
+
+    #[test]
+    fn a_step_is_clipped_and_the_state_survives_a_round_trip() {
+        let settings = settings(0.1);
         let start = linear();
         let mut first = Optimizer::new(settings.clone());
         let norm = grad_norm(&start, &gradients(&start));
@@ -167,22 +172,8 @@ mod tests {
 
     #[test]
     fn updates_are_those_of_burn_to_the_last_bit() {
-        let settings = OptimizerSettings {
-            learning_rate: LearningRate {
-                base: 3e-3,
-                warmup_steps: 0,
-                schedule: Schedule::Constant,
-                total_steps: 10,
-                final_ratio: 1.0,
-                power: 1.0,
-                cycles: 1,
-            },
-            beta1: 0.9,
-            beta2: 0.99,
-            epsilon: 1e-8,
-            weight_decay: 0.02,
-            max_grad_norm: f64::INFINITY,
-        };
+        let settings =
+            OptimizerSettings { beta2: 0.99, weight_decay: 0.02, max_grad_norm: f64::INFINITY, ..settings(3e-3) };
         let config = AdamWConfig::new().with_beta_2(0.99).with_epsilon(1e-8).with_weight_decay(0.02);
         let mut of_burn = config.init();
         let mut ours = Optimizer::new(settings);

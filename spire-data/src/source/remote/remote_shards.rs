@@ -140,7 +140,7 @@ impl TarShards for RemoteShards {
             None => Err(failed(format!("it has {len} samples, and {LIST} says {}", self.lens[shard]))),
             Some(damage) => Err(failed(format!("after {len} samples: {damage}"))),
         })?;
-        Ok(Found { path: path.clone(), entry, bytes: stream })
+        Ok(Found { name: self.name(shard, place), path: path.clone(), entry, bytes: stream })
     }
 
     fn prepare(&self, order: &ShardOrder, seed: u64, n: u64) {
