@@ -1,33 +1,39 @@
-//! Lists the files of the small model in `assets/tiny`, which the library embeds (see `src/builtin.rs`).
+//! Compresses the files of the small model in `assets/tiny`, which the library embeds (see `src/embedded.rs`).
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// `src/tokenizer.rs` embeds these itself.
-const ALREADY_EMBEDDED: &str = "tokenizer";
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 fn main() {
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by Cargo"));
     let root = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("set by Cargo")).join("../assets/tiny");
     println!("cargo::rerun-if-changed={}", root.display());
     let mut files = vec![];
     list(&root, &mut files);
     files.sort();
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut code = String::from("pub(super) const FILES: &[(&str, &[u8])] = &[\n");
-    for file in &files {
+    // Each part of the program that uses a constant may have a copy of it.
+    let mut code = String::from("pub static FILES: &[EmbeddedFile] = &[\n");
+    for (index, file) in files.iter().enumerate() {
         let name = file.strip_prefix(&root).expect("listed below it").to_string_lossy().replace('\\', "/");
         let bytes = fs::read(file).expect("a readable file");
-        hash = name.bytes().chain(bytes).fold(hash, fnv1a);
-        if !name.starts_with(ALREADY_EMBEDDED) {
-            let path = file.canonicalize().expect("an existing file");
-            writeln!(code, "    ({name:?}, include_bytes!({:?})),", path.display().to_string()).expect("memory");
-        }
+        hash = name.bytes().chain(bytes.iter().copied()).fold(hash, fnv1a);
+        let path = out.join(format!("embedded-{index}.gz"));
+        fs::write(&path, gzip(&bytes)).expect("a writable build folder");
+        let path = path.display().to_string();
+        writeln!(code, "    EmbeddedFile {{ name: {name:?}, gzip: include_bytes!({path:?}) }},").expect("memory");
     }
-    writeln!(code, "];\n/// Changes with the files.\npub(super) const VERSION: &str = \"{hash:016x}\";")
-        .expect("memory");
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by Cargo"));
-    fs::write(out.join("builtin_files.rs"), code).expect("a writable build folder");
+    writeln!(code, "];\n/// Changes with the files.\npub const VERSION: &str = \"{hash:016x}\";").expect("memory");
+    fs::write(out.join("embedded_files.rs"), code).expect("a writable build folder");
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(vec![], Compression::best());
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("memory")
 }
 
 fn list(folder: &Path, files: &mut Vec<PathBuf>) {

@@ -206,6 +206,33 @@ fn a_file_that_is_not_a_shard_is_skipped() {
 
 /// A header that declares exabytes must not allocate memory.
 #[test]
+fn listed_shards_are_read_when_they_are_needed() {
+    let dir = folder(&[("a.tar", shard(0, 3)), ("b.tar", shard(3, 4)), ("c.tar", b"no shard".to_vec())]);
+    let list = |sizes: &str| fs::write(dir.path().join("sizes.json"), sizes).unwrap();
+    let scanned = open(dir.path(), "{a,b}.tar").unwrap();
+    list(r#"{"a.tar": 3, "b.tar": 4, "c.tar": 2}"#);
+    let listed = open(dir.path(), "{a,b}.tar").unwrap();
+    assert_eq!(listed.len(), 7);
+    for n in 0..7 {
+        assert_eq!(shade(&listed, n), shade(&scanned, n));
+        assert_eq!(listed.read(n).unwrap().name, scanned.read(n).unwrap().name);
+    }
+
+    // Nothing of c.tar is read before its samples are.
+    let broken = open(dir.path(), "{a,c}.tar").unwrap();
+    assert_eq!((broken.len(), shade(&broken, 2)), (5, 2.0));
+    assert!(broken.read(3).unwrap_err().to_string().contains("c.tar"));
+
+    list(r#"{"a.tar": 4, "b.tar": 1}"#);
+    let other = open(dir.path(), "{a,b}.tar").unwrap();
+    assert_eq!((other.len(), shade(&other, 4)), (5, 3.0));
+    let error = other.read(3).unwrap_err();
+    assert!(error.to_string().contains("a.tar") && format!("{error:?}").contains("sizes.json says 4"), "{error:?}");
+    list(r#"{"a.tar": 3}"#);
+    assert!(open(dir.path(), "{a,b}.tar").err().unwrap().to_string().contains("does not list b.tar"));
+}
+
+#[test]
 fn a_huge_member_is_not_read() {
     let mut tar = Builder::new(vec![]);
     add(&mut tar, "a.png", &picture(1, ImageFormat::Png));

@@ -10,11 +10,7 @@ use std::{env, fs, process};
 use anyhow::{Context, Result};
 use spire_core::atomic_write::{TEMPORARY, write_synced};
 
-use crate::tokenizer::CLIP_FILES;
-
-mod files {
-    include!(concat!(env!("OUT_DIR"), "/builtin_files.rs"));
-}
+use crate::embedded::{EmbeddedFile, FILES, VERSION};
 
 /// The small model's name, as a base. Its control branch is `tiny/control`.
 pub const NAME: &str = "tiny";
@@ -39,7 +35,7 @@ pub fn name_of(path: &Path) -> Option<PathBuf> {
 
 /// Whether the UNet in the model folder `folder` is the small model's, file by file.
 pub fn is_built_in(folder: &Path) -> bool {
-    all().filter(|(name, _)| name.starts_with("unet")).all(|file| is_there(folder, &file))
+    FILES.iter().filter(|file| file.name.starts_with("unet/")).all(|file| is_there(folder, file))
 }
 
 /// The part of `path` below the built-in model's name.
@@ -60,7 +56,7 @@ pub fn folder() -> Result<PathBuf> {
     if let Some(folder) = &*unpacked {
         return Ok(folder.clone());
     }
-    let name = format!("{NAME}-{}", files::VERSION);
+    let name = format!("{NAME}-{}", VERSION);
     let parents = [dirs::cache_dir().map(|cache| cache.join("spire")), Some(env::temp_dir().join("spire"))];
     let mut tried = Err(anyhow::anyhow!("there is no cache folder"));
     for parent in parents.into_iter().flatten() {
@@ -73,12 +69,6 @@ pub fn folder() -> Result<PathBuf> {
     Ok(unpacked.insert(folder).clone())
 }
 
-/// Every file by its path in the model's folder.
-fn all() -> impl Iterator<Item = (PathBuf, &'static [u8])> {
-    let tokenizer = CLIP_FILES.into_iter().map(|(name, text)| (Path::new("tokenizer").join(name), text.as_bytes()));
-    files::FILES.iter().map(|&(name, bytes)| (PathBuf::from(name), bytes)).chain(tokenizer)
-}
-
 /// `parent/name` with all files. A new folder is written under a temporary name and renamed when it is complete, so that no
 /// process ever reads half of it.
 fn unpack(parent: &Path, name: &str) -> Result<PathBuf> {
@@ -88,10 +78,10 @@ fn unpack(parent: &Path, name: &str) -> Result<PathBuf> {
     }
     let temporary = parent.join(format!("{TEMPORARY}{name}-{}", process::id()));
     let write = || -> Result<()> {
-        for (name, bytes) in all() {
-            let path = temporary.join(name);
+        for file in FILES {
+            let path = temporary.join(file.name);
             fs::create_dir_all(path.parent().unwrap_or(&temporary))?;
-            write_synced(&path, bytes)?;
+            write_synced(&path, &file.bytes())?;
         }
         if folder.exists() {
             fs::rename(&folder, parent.join(format!("{TEMPORARY}damaged-{name}-{}", process::id())))?;
@@ -106,12 +96,12 @@ fn unpack(parent: &Path, name: &str) -> Result<PathBuf> {
 }
 
 fn is_complete(folder: &Path) -> bool {
-    all().all(|file| is_there(folder, &file))
+    FILES.iter().all(|file| is_there(folder, file))
 }
 
 /// Whether the folder has this file with this content.
-fn is_there(folder: &Path, (name, bytes): &(PathBuf, &[u8])) -> bool {
-    fs::read(folder.join(name)).is_ok_and(|found| found == *bytes)
+fn is_there(folder: &Path, file: &EmbeddedFile) -> bool {
+    fs::read(folder.join(file.name)).is_ok_and(|found| file.holds(&found))
 }
 
 #[cfg(test)]
@@ -123,7 +113,7 @@ mod tests {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(IN_REPOSITORY);
         assert!(is_complete(&repository) && is_built_in(&repository));
         assert!(!is_built_in(&repository.join("..")));
-        assert!(all().count() > 10);
+        assert!(FILES.len() > 10);
     }
 
     #[test]

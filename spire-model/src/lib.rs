@@ -27,6 +27,7 @@ pub mod cost;
 pub mod decoupling;
 pub mod device;
 pub mod diffbir;
+mod embedded;
 pub mod feedforward;
 mod finite;
 pub mod fusion;

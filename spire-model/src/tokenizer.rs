@@ -24,6 +24,8 @@ use tokenizers::{
     },
 };
 
+use crate::embedded;
+
 /// Context length of CLIP's text encoders, in tokens.
 pub const CONTEXT_LENGTH: usize = 77;
 
@@ -34,18 +36,20 @@ const END_OF_WORD: &str = "</w>";
 /// Matches contractions, words, single digits, and runs of other characters.
 const WORDS: &str = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
-/// CLIP's merges; they determine its vocabulary.
-const CLIP_MERGES: &str = include_str!("../../assets/tiny/tokenizer/merges.txt");
-
-/// The files of CLIP's `tokenizer/` folder, by name; pretrained models are written with them.
-pub const CLIP_FILES: [(&str, &str); 4] = [
-    ("merges.txt", CLIP_MERGES),
-    ("vocab.json", include_str!("../../assets/tiny/tokenizer/vocab.json")),
-    ("special_tokens_map.json", include_str!("../../assets/tiny/tokenizer/special_tokens_map.json")),
-    ("tokenizer_config.json", include_str!("../../assets/tiny/tokenizer/tokenizer_config.json")),
-];
+/// The names of the files in CLIP's `tokenizer/` folder. The merges determine the vocabulary.
+const CLIP_FILES: [&str; 4] = ["merges.txt", "vocab.json", "special_tokens_map.json", "tokenizer_config.json"];
 
 static CLIP: LazyLock<Tokenizer> = LazyLock::new(Tokenizer::from_clip_merges);
+
+/// The files of CLIP's `tokenizer/` folder, by name; pretrained models are written with them.
+pub fn clip_files() -> impl Iterator<Item = (&'static str, String)> {
+    CLIP_FILES.into_iter().map(|name| (name, clip_file(name)))
+}
+
+/// The small model has CLIP's own tokenizer.
+fn clip_file(name: &str) -> String {
+    embedded::text(&format!("tokenizer/{name}"))
+}
 
 /// Turns prompts into token ids.
 #[derive(Debug, Clone)]
@@ -173,7 +177,7 @@ impl Tokenizer {
     }
 
     fn from_clip_merges() -> Self {
-        let merges: Vec<(String, String)> = CLIP_MERGES
+        let merges: Vec<(String, String)> = clip_file("merges.txt")
             .lines()
             .skip(1)
             .filter_map(|line| line.split_once(' '))

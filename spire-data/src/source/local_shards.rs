@@ -1,12 +1,17 @@
-//! Tar shards in files. The headers are read once and cached (in the user's cache folder, `spire/shards`).
+//! Tar shards in files. With a list of their sizes beside them, the headers of a shard are read when its first sample is needed;
+//! otherwise those of all shards at the start. What was read is cached (in the user's cache folder, `spire/shards`).
 
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use spire_core::bounded_read;
 
 use super::shards::{Recent, expand};
+use super::sizes::{self, LIST, MOST_BYTES};
 use super::tar_index::{Extensions, TarIndex};
 use super::tar_shards::{Found, ReadAt, TarShards};
 use super::{SampleError, Skipped, SourceError};
@@ -17,17 +22,30 @@ pub(super) struct LocalShards {
     shards: Vec<PathBuf>,
     extensions: Extensions,
     lens: Vec<usize>,
+    /// Whether the numbers of samples are from a list.
+    listed: bool,
     left_out: Vec<Skipped>,
     indices: Recent<Result<TarIndex, (io::ErrorKind, String)>>,
+    /// Whether it was said that a shard has more samples than listed.
+    longer: AtomicBool,
 }
 
 /// Number of shards whose index is held in memory: about a megabyte per 10,000 samples.
 const INDICES: usize = 16;
 
 impl LocalShards {
-    /// Reads the headers of all shards. One that can't be read is skipped with a warning.
+    /// Finds out how many samples each shard has.
     pub fn open(pattern: &str, extensions: Extensions) -> Result<Self, SourceError> {
         let shards = expand(pattern)?;
+        let paths: Vec<String> = shards.iter().map(|shard| shard.display().to_string()).collect();
+        match sizes::published(&paths, read_list)? {
+            Some(lens) => Ok(Self::of(shards, extensions, lens, true, vec![])),
+            None => Ok(Self::scan(shards, extensions)),
+        }
+    }
+
+    /// Reads the headers of all shards. One that can't be read is skipped with a warning.
+    fn scan(shards: Vec<PathBuf>, extensions: Extensions) -> Self {
         let mut lens = vec![];
         let mut left_out = vec![];
         let scanned = in_order(shards.len(), parallel::available(), |i| {
@@ -43,7 +61,51 @@ impl LocalShards {
                 left_out.push(Skipped { name: shard.display().to_string(), reason });
             }
         }
-        Ok(Self { shards, extensions, lens, left_out, indices: Recent::new(INDICES) })
+        Self::of(shards, extensions, lens, false, left_out)
+    }
+
+    fn of(
+        shards: Vec<PathBuf>,
+        extensions: Extensions,
+        lens: Vec<usize>,
+        listed: bool,
+        left_out: Vec<Skipped>,
+    ) -> Self {
+        let indices = Recent::new(INDICES);
+        Self { shards, extensions, lens, listed, left_out, indices, longer: AtomicBool::new(false) }
+    }
+
+    fn load(&self, shard: usize) -> Result<TarIndex, (io::ErrorKind, String)> {
+        let path = &self.shards[shard];
+        let index = TarIndex::load(path, &self.extensions).map_err(|error| (error.kind(), error.to_string()))?;
+        let (found, expected) = (index.samples.len(), self.lens[shard]);
+        if self.listed && found > expected && !self.longer.swap(true, Ordering::Relaxed) {
+            let shard = path.display();
+            tracing::warn!(%shard, "it has {found} samples, and {LIST} says {expected}: the others are never read. Correct the list, or remove it");
+        }
+        Ok(index)
+    }
+
+    /// The error of a shard without a sample at `place`.
+    fn too_short(&self, shard: usize, index: &TarIndex) -> SampleError {
+        let path = self.shards[shard].clone();
+        match (&index.damage, self.listed) {
+            (None, true) => {
+                let (found, listed) = (index.samples.len(), self.lens[shard]);
+                let message = format!("it has {found} samples, and {LIST} says {listed}");
+                SampleError::Io { path, source: io::Error::other(message) }
+            }
+            // It has become shorter since it was indexed.
+            _ => SampleError::CutShort { path, end: 0 },
+        }
+    }
+}
+
+/// A list of sizes; `None` if there is none.
+fn read_list(path: &str) -> Result<Option<Vec<u8>>, String> {
+    match bounded_read::read(Path::new(path), MOST_BYTES) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some).map_err(|error| error.to_string()),
     }
 }
 
@@ -62,16 +124,16 @@ impl TarShards for LocalShards {
 
     fn find(&self, shard: usize, place: usize) -> Result<Found, SampleError> {
         let path = &self.shards[shard];
-        let load = || TarIndex::load(path, &self.extensions).map_err(|error| (error.kind(), error.to_string()));
-        let found = self.indices.with(shard, load, |loaded| match loaded {
-            // Without an entry, the file has become shorter since it was indexed.
-            Ok(loaded) => {
-                loaded.samples.get(place).cloned().ok_or(SampleError::CutShort { path: path.clone(), end: 0 })
-            }
-            Err((kind, message)) => {
-                Err(SampleError::Io { path: path.clone(), source: io::Error::new(*kind, message.clone()) })
-            }
-        });
+        let found = self.indices.with(
+            shard,
+            || self.load(shard),
+            |loaded| match loaded {
+                Ok(loaded) => loaded.samples.get(place).cloned().ok_or_else(|| self.too_short(shard, loaded)),
+                Err((kind, message)) => {
+                    Err(SampleError::Io { path: path.clone(), source: io::Error::new(*kind, message.clone()) })
+                }
+            },
+        );
         if matches!(found, Err(SampleError::Io { .. })) {
             // The disk may be available again for the next sample.
             self.indices.forget(shard);

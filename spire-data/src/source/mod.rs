@@ -16,6 +16,7 @@ mod pixels;
 mod prefetch;
 mod remote;
 mod shards;
+mod sizes;
 mod subset;
 mod table_file;
 mod tar_index;

@@ -184,6 +184,23 @@ impl ClipText {
         weights::fill(Self::new(&config, device)?, tensors_in_folder(folder)?, Precision::F32)
     }
 
+    /// With the embeddings of all words but `known` set to zero: a word that training never showed says nothing, where its
+    /// random embedding would move the states. `known` are token ids, in any order and as often as they come.
+    ///
+    /// # Panics
+    /// An id is outside the vocabulary.
+    #[must_use]
+    pub fn knowing_only(mut self, known: &[i64]) -> Self {
+        let embedding = &mut self.text_model.embeddings.token_embedding;
+        embedding.weight = embedding.weight.clone().map(|weight| {
+            let [words, _] = weight.dims();
+            let mut kept = vec![0.0_f32; words];
+            known.iter().for_each(|&id| kept[id as usize] = 1.0);
+            weight.clone() * Tensor::<1>::from_floats(kept.as_slice(), &weight.device()).unsqueeze_dim(1)
+        });
+        self
+    }
+
     /// `input_ids` `[batch, length]`, `length` at most `max_position_embeddings`.
     pub fn forward(&self, input_ids: Tensor<2, Int>) -> ClipTextOutput {
         let model = &self.text_model;
@@ -212,5 +229,34 @@ impl ClipText {
             input_ids.equal_elem(self.eos_token_id).int().argmax(1)
         };
         ends.squeeze_dim(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_words_say_nothing_and_known_words_what_they_said() {
+        let config = ClipTextConfig {
+            vocab_size: 10,
+            hidden_size: 8,
+            intermediate_size: 8,
+            num_hidden_layers: 1,
+            num_attention_heads: 2,
+            max_position_embeddings: 4,
+            eos_token_id: 9,
+            ..ClipTextConfig::default()
+        };
+        let device = Device::flex();
+        let tower = ClipText::new(&config, &device).unwrap();
+        let states = |tower: &ClipText, ids: [i64; 4]| {
+            tower.forward(Tensor::from_ints([ids], &device)).last_hidden_state.into_data().try_to_vec::<f32>().unwrap()
+        };
+        let knowing = tower.clone().knowing_only(&[8, 1, 9, 1]);
+        assert_eq!(states(&knowing, [8, 1, 1, 9]), states(&tower, [8, 1, 1, 9]));
+        assert_ne!(states(&tower, [8, 2, 1, 9]), states(&tower, [8, 3, 1, 9]));
+        assert_eq!(states(&knowing, [8, 2, 1, 9]), states(&knowing, [8, 3, 1, 9]));
+        assert_ne!(states(&knowing, [8, 2, 1, 9]), states(&knowing, [8, 1, 1, 9]));
     }
 }

@@ -178,7 +178,7 @@ pub fn pretrain(
 fn write_tokenizer(out: &Path) -> Result<()> {
     let folder = out.join("tokenizer");
     create(&folder)?;
-    for (name, text) in spire_model::tokenizer::CLIP_FILES {
+    for (name, text) in spire_model::tokenizer::clip_files() {
         write_atomic(&folder.join(name), text.as_bytes())?;
     }
     Ok(())

@@ -47,6 +47,9 @@ impl Default for PromptsStage {
 /// What is said of one kind of degradation: whether it is named, whether its number is, and the number.
 const SAID: usize = 3;
 
+/// Captions, and as many prompts, in which every word of the world comes up.
+const ALL_WORDS: u64 = 20_000;
+
 /// Probability that a caption is dropped, as in training.
 const EMPTY: f64 = 0.1;
 
@@ -110,6 +113,7 @@ pub fn run(config: &Common, stage: &PromptsStage, device: &Device, interrupted: 
     let unsaid = (said - wanted.clone()).square().mean() / wanted.var(0).mean();
     // Scenes beyond `count` are held out.
     let moved = moved(&text, config.world.count, rng(config.seed, "held-out captions", 0), stage.evaluate);
+    let text = text.knowing_only(&known_words(config, &world, &tokens));
     write_part(&own, &tower, ("model_type", "clip_text_model"), "model.safetensors", &text)?;
     let figures = json!({
         "steps": stage.fit.steps,
@@ -119,6 +123,18 @@ pub fn run(config: &Common, stage: &PromptsStage, device: &Device, interrupted: 
     });
     write_figures(&config.out, "prompts", &figures)?;
     Ok(true)
+}
+
+/// The token ids of captions and prompts.
+fn known_words(config: &Common, world: &World, tokens: &PromptEncoder) -> Vec<i64> {
+    let ranges = &config.degradation.parameterized;
+    let texts: Vec<String> = (0..ALL_WORDS)
+        .flat_map(|n| {
+            let mut rng = rng(config.seed, "known words", n);
+            [world.scene(n).caption, ranges.draw_prompt(&ranges.draw(&mut rng), &mut rng)]
+        })
+        .collect();
+    tokens.tokenize(&texts).into_data().iter().collect()
 }
 
 /// What a prompt's states have to say, [`SAID`] values for each kind: 1 or -1 for what is there or not, and the number from -2

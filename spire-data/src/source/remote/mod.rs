@@ -8,7 +8,7 @@
 //! each sample on its own, needs several requests a sample: at 20 ms each that is slower than a disk by orders of magnitude.
 //!
 //! The order needs the number of samples of each shard before they are read. It comes from a `sizes.json` beside the
-//! shards ([`sizes`]), or every shard is taken to have as many as the first.
+//! shards ([`sizes`](super::sizes)), or every shard is taken to have as many as the first.
 //!
 //! # How Parquet is read
 //! Of each file the footer is fetched when it is opened, and later the columns that are used of one row group at a time.
@@ -30,8 +30,6 @@ mod objects;
 mod remote_shards;
 #[cfg(feature = "object-store")]
 mod remote_table;
-#[cfg(feature = "object-store")]
-mod sizes;
 #[cfg(feature = "object-store")]
 mod stream;
 

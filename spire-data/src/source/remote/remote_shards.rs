@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Objects;
 use super::cache::Cache;
-use super::sizes::{self, LIST};
 use super::stream::{End, Stream};
 use crate::order::ShardOrder;
 use crate::source::prefetch::NewBlocks;
 use crate::source::shards::{Reading, Recent};
+use crate::source::sizes::{self, LIST, MOST_BYTES};
 use crate::source::tar_index::Extensions;
 use crate::source::tar_shards::{Found, TarShards};
 use crate::source::{SampleError, SourceError};
@@ -40,7 +40,7 @@ impl RemoteShards {
         let cache = reading.cache_megabytes.map(Cache::open).transpose()?.map(Arc::new);
         let published = match reading.samples_per_shard {
             Some(_) => None,
-            None => sizes::published(&objects, &addresses)?,
+            None => sizes::published(&addresses, |list| objects.small(list, MOST_BYTES))?,
         };
         let mut shards = Self {
             objects,

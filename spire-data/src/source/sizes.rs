@@ -1,17 +1,17 @@
 //! The number of samples of each shard, without reading them.
 
 use std::collections::{HashMap, HashSet};
+use std::path::MAIN_SEPARATOR;
 
 use serde::Deserialize;
 
-use super::Objects;
-use crate::source::SourceError;
+use super::SourceError;
 
 /// The list beside the shards, as the tools of WebDataset have it: `{"000000.tar": 10000, …}`.
 pub(super) const LIST: &str = "sizes.json";
 
 /// The most bytes of a list.
-const MOST_BYTES: u64 = 1 << 28;
+pub(super) const MOST_BYTES: u64 = 1 << 28;
 
 /// A list, or WebDataset's `wids` index under the same name.
 #[derive(Deserialize)]
@@ -27,15 +27,19 @@ struct Shard {
     nsamples: usize,
 }
 
-/// The numbers of samples from the lists in the shards' folders. `None` if a folder has no list.
-pub(super) fn published(objects: &Objects, addresses: &[String]) -> Result<Option<Vec<usize>>, SourceError> {
+/// The numbers of samples of the shards with these paths or addresses, from the lists in their folders. `fetch` reads a list, and
+/// gives `None` if there is none. `None` if a folder has no list.
+pub(super) fn published<B: AsRef<[u8]>>(
+    addresses: &[String],
+    fetch: impl Fn(&str) -> Result<Option<B>, String>,
+) -> Result<Option<Vec<usize>>, SourceError> {
     let folders: HashSet<&str> = addresses.iter().map(|address| split(address).0).collect();
     let mut lists = HashMap::new();
     for folder in folders {
         let address = format!("{folder}{LIST}");
         let wrong = |message: String| SourceError::Store { address: address.clone(), message };
-        let Some(bytes) = objects.small(&address, MOST_BYTES).map_err(wrong)? else { return Ok(None) };
-        lists.insert(folder, read(&bytes).map_err(wrong)?);
+        let Some(bytes) = fetch(&address).map_err(wrong)? else { return Ok(None) };
+        lists.insert(folder, read(bytes.as_ref()).map_err(wrong)?);
     }
     let size = |address: &String| {
         let (folder, name) = split(address);
@@ -47,9 +51,9 @@ pub(super) fn published(objects: &Objects, addresses: &[String]) -> Result<Optio
     addresses.iter().map(size).collect::<Result<_, _>>().map(Some)
 }
 
-/// Splits an address into the folder, with its slash, and the name.
+/// Splits a path or an address into the folder, with its slash, and the name.
 fn split(address: &str) -> (&str, &str) {
-    address.split_at(address.rfind('/').map_or(0, |slash| slash + 1))
+    address.split_at(address.rfind(['/', MAIN_SEPARATOR]).map_or(0, |slash| slash + 1))
 }
 
 fn read(bytes: &[u8]) -> Result<HashMap<String, usize>, String> {
