@@ -2,6 +2,8 @@
 
 import json
 import os
+import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -47,6 +49,18 @@ def weights(
     else:
         formula.save(folder / f"{stem}.formula.json", {name: tensor.shape for name, tensor in tensors.items()}, seed, gain)
     return folder
+
+
+def timed(function: Callable, runs: int = 2) -> tuple:
+    """The result, and keys for `case.toml`: seconds on the clock and CPU seconds of all cores, each the best of `runs`, since
+    the first run pays for fresh memory."""
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter(), time.process_time()
+        result = function()
+        times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    seconds, cpu_seconds = (round(min(column), 3) for column in zip(*times, strict=True))
+    return result, {"torch_seconds": seconds, "torch_cpu_seconds": cpu_seconds}
 
 
 def new_seed(random: numpy.random.Generator) -> int:

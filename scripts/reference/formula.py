@@ -6,6 +6,7 @@ Element i of a tensor is the i-th number of a SplitMix64 stream that starts from
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy
@@ -53,6 +54,13 @@ def values(name: str, shape: tuple[int, ...], seed: int, gain: float = 1.0) -> t
             u *= 0.02
         flat[start:stop] = u
     return torch.from_numpy(flat).reshape(shape)
+
+
+def unfilled(model: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    """A network whose weights are filled later: without the slow initialisation, so it must have no buffers that it needs."""
+    with torch.device("meta"):
+        built = model()
+    return built.to_empty(device="cpu").eval()
 
 
 def fill(tensors: dict[str, torch.Tensor], seed: int, gain: float = 1.0) -> None:

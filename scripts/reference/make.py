@@ -5,7 +5,7 @@
     python make.py OUT --full sd15
 
 Widths, depths, head counts, picture sizes and settings are drawn from the seed. With `--full`, networks have the sizes
-of Stable Diffusion 1.5 or 2.1, and generated weights.
+of Stable Diffusion 1.5 or 2.1, or those of the published networks that restore, and generated weights.
 """
 
 import argparse
@@ -61,6 +61,8 @@ KINDS = {
 }
 # These need checkouts of the official code.
 OFFICIAL = ("swinir", "bsrnet", "scunet", "diffbir", "stablesr")
+# The published sizes of networks that restore.
+PUBLISHED = restoration.PUBLISHED | {"diffbir": diffbir_cases.published, "stablesr": stablesr_cases.published}
 FULL = {
     "unet": stable_diffusion.unet,
     "spire": stable_diffusion.spire,
@@ -82,7 +84,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(False)
     official.folder = arguments.official
-    known = {None: KINDS, "restoration": restoration.PUBLISHED}.get(arguments.full, FULL)
+    known = {None: KINDS, "restoration": PUBLISHED}.get(arguments.full, FULL)
     kinds = arguments.kinds.split(",") if arguments.kinds else known
     for kind in kinds:
         if kind not in known:

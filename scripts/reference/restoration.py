@@ -1,7 +1,6 @@
 """Cases of networks that restore in one pass: the official code of SwinIR, BSRNet and SCUNet, on generated weights."""
 
 import functools
-import time
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,8 +107,6 @@ def published(out: Path, random: numpy.random.Generator, kind: str) -> None:
         )
         repository = "JingyunLiang/SwinIR"
     image = unit(random, 1, 3, side, side)
-    # The first pass is slower.
-    network.eval()(image)
     write(out, f"{kind}-published", kind.removesuffix("-large"), network, random, image, repository)
 
 
@@ -163,11 +160,8 @@ def write(
     weights = out / name
     weights.mkdir(parents=True, exist_ok=True)
     formula.save(weights / "model.formula.json", {name: tensor.shape for name, tensor in parameters.items()}, seed)
-    start, cpu = time.perf_counter(), time.process_time()
-    tensors = {"in.image": image, "out.image": network(image)}
-    seconds = dict(
-        torch_seconds=round(time.perf_counter() - start, 3), torch_cpu_seconds=round(time.process_time() - cpu, 3)
-    )
+    restored, seconds = bundle.timed(lambda: network(image))
+    tensors = {"in.image": image, "out.image": restored}
     if tiled is not None:
         tensors["out.tiled"] = tiled()
     source = f"{repository}, torch {version('torch')}, float32 CPU"

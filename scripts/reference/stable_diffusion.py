@@ -1,7 +1,6 @@
 """Stable Diffusion's published configurations, and cases of their full size with generated weights."""
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import bundle
 import denoiser
 import encoders
 import formula
-from bundle import new_seed, normal, picture
+from bundle import new_seed, normal, picture, timed
 from denoiser import spire_diffusers
 
 UNET = {
@@ -60,24 +59,10 @@ def text_config(model: str) -> CLIPTextConfig:
 
 
 def build(model: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:
-    """A network without buffers, filled by the formula without a slow initialisation."""
-    with torch.device("meta"):
-        built = model()
-    built = built.to_empty(device="cpu").eval()
+    """A network without buffers, filled by the formula."""
+    built = formula.unfilled(model)
     formula.fill(built.state_dict(), seed)
     return built
-
-
-def timed(function: Callable) -> tuple:
-    """The result, and keys for `case.toml`: seconds on the clock and of all cores, each the better of two runs, since
-    the first pays for fresh memory."""
-    runs = []
-    for _ in range(2):
-        start = time.perf_counter(), time.process_time()
-        result = function()
-        runs.append((time.perf_counter() - start[0], time.process_time() - start[1]))
-    seconds, cpu_seconds = (round(min(column), 3) for column in zip(*runs, strict=True))
-    return result, {"torch_seconds": seconds, "torch_cpu_seconds": cpu_seconds}
 
 
 def checked(outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

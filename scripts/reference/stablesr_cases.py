@@ -1,5 +1,6 @@
-"""A case of StableSR: its official code on small networks with weights by formula."""
+"""Cases of StableSR: its official code on small networks and on those of its published sizes, with weights by formula."""
 
+import functools
 import importlib.machinery
 import json
 import sys
@@ -15,73 +16,126 @@ from torch import nn
 import bundle
 import formula
 import official
-from diffbir_cases import weights_by_formula
+import restoration
+from diffbir_cases import SIDE, SMALL_SIDE, TOKENS, UNET, VAE, weights_by_formula
 
-# The official scripts enlarge smaller pictures to this side, and sample in tiles of it; 512 there.
-SIDE = 64
 BETAS = dict(linear_start=0.00085, linear_end=0.0120)
 
 
 def stablesr(out: Path, random: numpy.random.Generator) -> None:
+    """The smallest networks of the official structure, with drawn settings."""
     code = load()
     context_width = bundle.whole(random, 3, 40)
-    model, resampler = networks(code, random, context_width)
-    weights = out / "stablesr"
-    base = {"model.diffusion_model": model.model.diffusion_model, "first_stage_model": model.first_stage_model}
-    base |= {"structcond_stage_model": model.structcond_stage_model}
-    tensors = {f"{part}.{name}": value for part, network in base.items() for name, value in network.named_parameters()}
-    # The prompt's states are given, but a single file has a text encoder.
-    tensors["cond_stage_model.unused"] = torch.zeros(1)
-    weights_by_formula(weights / "base", random, tensors)
-    weights_by_formula(weights / "decoder", random, dict(resampler.named_parameters()))
-
+    levels = dict(attention_resolutions=[2, 1])
+    unet = dict(levels, model_channels=64, channel_mult=[1, 2, 2], context_dim=context_width, semb_channels=32)
+    unet["num_res_blocks"] = bundle.whole(random, 1, 2)
+    structure = dict(levels, model_channels=32, out_channels=32, channel_mult=[1, 1, 2])
+    structure["num_res_blocks"] = bundle.whole(random, 1, 2)
+    model, resampler = networks(code, unet, structure, dict(ch=32, ch_mult=[1, 1, 2, 2], num_res_blocks=1))
+    fill(out / "stablesr", random, model, resampler)
     context = bundle.normal(random, 1, 7, context_width)
     settings = dict(
         steps=bundle.whole(random, 2, 4),
         decoder_weight=float(numpy.round(random.uniform(0.2, 1), 2)),
         colour_fix=bundle.choice(random, "adain", "wavelet"),
-        tile=SIDE,
-        shortest_side=SIDE,
+        tile=SMALL_SIDE,
+        shortest_side=SMALL_SIDE,
     )
-    tensors = {"in.context": context}
-    tensors |= parts(random, model, resampler, context, settings["decoder_weight"])
-    tensors |= whole(random, code, model, resampler, context, settings)
-    folder = out / "case-stablesr"
+    tensors = parts(random, model, resampler, context, settings["decoder_weight"])
+    sides = [bundle.whole(random, 44, 60), bundle.whole(random, 44, 60)]
+    restored, seconds = whole(random, code, model, resampler, context, settings, sides, 1.5)
+    write(out, "stablesr", tensors | restored, settings, seconds)
+
+
+def published(out: Path, random: numpy.random.Generator) -> None:
+    """The published sizes, on a picture of 128×128 that is enlarged to 512×512, in two steps."""
+    code = load()
+    structure = dict(model_channels=256, out_channels=256, channel_mult=[1, 1, 2, 2], num_res_blocks=2)
+    structure["attention_resolutions"] = UNET["attention_resolutions"]
+    model, resampler = formula.unfilled(lambda: nn.ModuleList(networks(code, UNET | dict(semb_channels=256), structure, VAE)))
+    fill(out / "stablesr-published", random, model, resampler)
+    context = bundle.normal(random, 1, TOKENS, UNET["context_dim"])
+    settings = dict(steps=2, decoder_weight=0.5, colour_fix="adain", tile=SIDE, shortest_side=SIDE)
+    tensors = parts(random, model, resampler, context, settings["decoder_weight"])
+    restored, seconds = whole(random, code, model, resampler, context, settings, [SIDE // 4, SIDE // 4], 4)
+    write(out, "stablesr-published", tensors | restored, settings, seconds)
+
+
+def fill(folder: Path, random: numpy.random.Generator, model, resampler) -> None:
+    """Fills the networks, and writes them as the two published files."""
+    base = {"model.diffusion_model": model.model.diffusion_model, "first_stage_model": model.first_stage_model}
+    base |= {"structcond_stage_model": model.structcond_stage_model}
+    tensors = {f"{part}.{name}": value for part, network in base.items() for name, value in network.named_parameters()}
+    # The prompt's states are given, but a single file has a text encoder.
+    tensors["cond_stage_model.unused"] = torch.zeros(1)
+    weights_by_formula(folder / "base", random, tensors)
+    weights_by_formula(folder / "decoder", random, dict(resampler.named_parameters()))
+
+
+def write(out: Path, name: str, tensors: dict, settings: dict, seconds: dict) -> None:
+    folder = out / f"case-{name}"
     source = f"IceClear/StableSR, torch {version('torch')}, float32 CPU"
-    bundle.case(folder, "stablesr", tensors, weights=weights, source=source)
+    bundle.case(folder, "stablesr", tensors, weights=out / name, source=source, **seconds)
     (folder / "settings.json").write_text(json.dumps({"settings": settings}, indent=2) + "\n")
 
 
 def parts(random: numpy.random.Generator, model, resampler, context: torch.Tensor, weight: float) -> dict:
     """The structure encoder, one pass of the UNet, and the decoder, each on its own."""
-    side = SIDE // 8
+    side = SMALL_SIDE // 8
     latent, sample = bundle.normal(random, 1, 4, side, side), bundle.normal(random, 1, 4, side, side)
     timestep = torch.tensor([float(bundle.whole(random, 0, 999))])
     structure = model.structcond_stage_model(latent, timestep)
     denoised = model.apply_model(sample, timestep, context, structure)
-    picture = bundle.picture(random, 1, 3, SIDE, SIDE)
+    picture = bundle.picture(random, 1, 3, SMALL_SIDE, SMALL_SIDE)
     resampler.decoder.fusion_w = weight
     _, features = resampler.encode(picture)
     tensors = {"in.latent": latent, "in.sample": sample, "in.timestep": timestep, "in.picture": picture}
+    tensors["in.context"] = context
     tensors |= {"out.sample": denoised, "out.decoded": resampler.decode(latent, features)}
     # By width in the official code.
     structure = sorted(structure.items(), key=lambda feature: -int(feature[0]))
     return tensors | {f"out.structure.{level}": feature for level, (_, feature) in enumerate(structure)}
 
 
-def whole(random: numpy.random.Generator, code, model, resampler, context: torch.Tensor, settings: dict) -> dict:
-    """A restoration, as `sr_val_ddpm_text_T_vqganfin_oldcanvas_tile.py` makes it of a picture of odd sides."""
-    sides, scale = [bundle.whole(random, 44, 60), bundle.whole(random, 44, 60)], 1.5
-    image = torch.from_numpy(random.uniform(0, 1, (1, 3, *sides)).astype(numpy.float32))
+def whole(
+    random: numpy.random.Generator,
+    code,
+    model,
+    resampler,
+    context: torch.Tensor,
+    settings: dict,
+    sides: list[int],
+    scale: float,
+) -> tuple[dict, dict]:
+    """A restoration of a picture of these sides by `scale`, as `sr_val_ddpm_text_T_vqganfin_oldcanvas_tile.py` makes it, and its
+    times."""
+    image = restoration.unit(random, 1, 3, *sides)
     sides = [int(side * scale) for side in sides]
-    enlarged = nn.functional.interpolate(2 * image - 1, size=tuple(sides), mode="bicubic").clamp(-1, 1)
-    if not all(side % 32 == 0 for side in sides):
-        down, right = [(side // 32 + 1) * 32 - side for side in sides]
-        enlarged = nn.functional.pad(enlarged, pad=(0, right, 0, down), mode="reflect")
-
     schedule(model, code, settings["steps"])
-    latent = (1, 4, *[side // 8 for side in enlarged.shape[2:]])
+    padded = sides if all(side % 32 == 0 for side in sides) else [(side // 32 + 1) * 32 for side in sides]
+    latent = (1, 4, *[side // 8 for side in padded])
     noises = [bundle.normal(random, *latent) for _ in range(settings["steps"] + 2)]
+    restore = functools.partial(run, code, model, resampler, context, settings, image, sides, padded, noises)
+    picture, seconds = bundle.timed(restore, runs=1)
+    tensors = {f"in.noise.{i}": noise for i, noise in enumerate(noises)} | {"in.image": image, "out.image": picture}
+    return tensors, seconds
+
+
+def run(
+    code,
+    model,
+    resampler,
+    context: torch.Tensor,
+    settings: dict,
+    image: torch.Tensor,
+    sides: list[int],
+    padded: list[int],
+    noises: list[torch.Tensor],
+) -> torch.Tensor:
+    """The script's computation: `image` enlarged to `sides`, extended to `padded`, and restored with this noise."""
+    enlarged = nn.functional.interpolate(2 * image - 1, size=tuple(sides), mode="bicubic").clamp(-1, 1)
+    down, right = padded[0] - sides[0], padded[1] - sides[1]
+    enlarged = nn.functional.pad(enlarged, pad=(0, right, 0, down), mode="reflect")
     drawn = iter(noises)
     randn, randn_like = torch.randn, torch.randn_like
     torch.randn = torch.randn_like = lambda *_, **__: next(drawn)
@@ -106,11 +160,10 @@ def whole(random: numpy.random.Generator, code, model, resampler, context: torch
         torch.randn, torch.randn_like = randn, randn_like
     assert next(drawn, None) is None, "the official code draws the noise in another order"
     _, features = resampler.encode(enlarged)
-    restored = resampler.decode(sample / model.scale_factor, features)
+    picture = resampler.decode(sample / model.scale_factor, features)
     fix = {"adain": code.colours.adaptive_instance_normalization, "wavelet": code.colours.wavelet_reconstruction}
-    restored = fix[settings["colour_fix"]](restored, enlarged)
-    restored = ((restored + 1) / 2).clamp(0, 1)[..., : sides[0], : sides[1]]
-    return {f"in.noise.{i}": noise for i, noise in enumerate(noises)} | {"in.image": image, "out.image": restored}
+    picture = fix[settings["colour_fix"]](picture, enlarged)
+    return ((picture + 1) / 2).clamp(0, 1)[..., : sides[0], : sides[1]]
 
 
 def schedule(model, code, steps: int) -> None:
@@ -161,35 +214,26 @@ def load() -> types.SimpleNamespace:
                 sys.modules[name] = module
 
 
-def networks(code, random: numpy.random.Generator, context_width: int):
-    """The official model and the autoencoder of its last step, with the smallest networks of the official structure."""
-    blocks = bundle.whole(random, 1, 2)
-    levels = dict(attention_resolutions=[2, 1], use_checkpoint=False)
+def networks(code, unet_sizes: dict, structure_sizes: dict, vae_sizes: dict):
+    """The official model and the autoencoder of its last step."""
     unet = code.unet.UNetModelDualcondV2(
         image_size=32,
         in_channels=4,
         out_channels=4,
-        model_channels=64,
-        channel_mult=[1, 2, 2],
-        num_res_blocks=blocks,
         num_head_channels=64,
         use_spatial_transformer=True,
         use_linear_in_transformer=True,
         transformer_depth=1,
-        context_dim=context_width,
         legacy=False,
-        semb_channels=32,
-        **levels,
+        use_checkpoint=False,
+        **unet_sizes,
     )
     structure = code.unet.EncoderUNetModelWT(
         image_size=96,
         in_channels=4,
-        model_channels=32,
-        out_channels=32,
-        channel_mult=[1, 1, 2],
-        num_res_blocks=bundle.whole(random, 1, 2),
         num_heads=4,
-        **levels,
+        use_checkpoint=False,
+        **structure_sizes,
     )
     vae = dict(
         double_z=True,
@@ -197,11 +241,9 @@ def networks(code, random: numpy.random.Generator, context_width: int):
         resolution=512,
         in_channels=3,
         out_ch=3,
-        ch=32,
-        ch_mult=[1, 1, 2, 2],
-        num_res_blocks=1,
         attn_resolutions=[],
         dropout=0.0,
+        **vae_sizes,
     )
     # Without training's parts.
     loss = {"target": "torch.nn.Identity"}
