@@ -9,7 +9,8 @@
 use faer::MatRef;
 use rayon::prelude::*;
 
-use crate::kernels::products::{Term, add_outer_products, add_products};
+use crate::kernels::products::{Term, add_outer_products, add_products, sum_products};
+use crate::kernels::scratch;
 
 /// Number of elements per line: small images are joined so that products are large; large images stay separate, because
 /// fresh memory costs more than it saves.
@@ -79,16 +80,16 @@ fn convolve(y: &mut [f32], x: &[f32], taps: &Taps, bias: &[f32], line: &Line) {
             offset,
         })
         .collect();
-    let mut sums = vec![0.0; to * line.len()];
-    add_products(&mut sums, to, line.len(), &terms);
-
     let [out_height, out_width] = line.out;
-    y.par_chunks_mut(out_height * out_width).enumerate().for_each(|(plane, y)| {
-        let (image, channel) = (plane / to, plane % to);
-        let sums = &sums[channel * line.len() + image * line.rows * line.columns..];
-        for (y, sums) in y.chunks_mut(out_width).zip(sums.chunks(line.columns)) {
-            y.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum + bias[channel]);
-        }
+    scratch::with(to * line.len(), |sums| {
+        sum_products(sums, to, line.len(), &terms);
+        y.par_chunks_mut(out_height * out_width).enumerate().for_each(|(plane, y)| {
+            let (image, channel) = (plane / to, plane % to);
+            let sums = &sums[channel * line.len() + image * line.rows * line.columns..];
+            for (y, sums) in y.chunks_mut(out_width).zip(sums.chunks(line.columns)) {
+                y.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum + bias[channel]);
+            }
+        });
     });
 }
 
@@ -107,7 +108,7 @@ pub fn input_gradient(
     if convolution.is_pointwise(kernel) {
         let left = MatRef::from_row_major_slice(weight, to, from).transpose();
         x.par_chunks_mut((from * area).max(1)).zip(gradient.par_chunks((to * area).max(1))).for_each(|(x, right)| {
-            add_products(x, from, area, &[Term { left, right, stride: area, offset: 0 }]);
+            sum_products(x, from, area, &[Term { left, right, stride: area, offset: 0 }]);
         });
         return x;
     }
@@ -129,24 +130,25 @@ pub fn input_gradient(
                 offset: line.slack - offset,
             })
             .collect();
-        let mut sums = vec![0.0; from * line.len()];
-        add_products(&mut sums, from, line.len(), &terms);
-        let (row_phase, column_phase) = (phase / column_phases, phase % column_phases);
-        x.par_chunks_mut(area.max(1)).enumerate().for_each(|(plane, x)| {
-            let (image, channel) = (plane / from, plane % from);
-            let sums = &sums[channel * line.len() + image * line.rows * line.columns..];
-            for row in (0..height).filter(|row| (row + top) % row_phases == row_phase) {
-                let sums = &sums[(row + top) / row_phases * line.columns..];
-                let x = &mut x[row * width..][..width];
-                // The first column whose padded position has the phase's remainder.
-                let first = (column_phase + column_phases - left % column_phases) % column_phases;
-                let sums = &sums[(first + left) / column_phases..];
-                if column_phases == 1 {
-                    x.copy_from_slice(&sums[..width]);
-                } else {
-                    x.iter_mut().skip(first).step_by(column_phases).zip(sums).for_each(|(x, sum)| *x = *sum);
+        scratch::with(from * line.len(), |sums| {
+            sum_products(sums, from, line.len(), &terms);
+            let (row_phase, column_phase) = (phase / column_phases, phase % column_phases);
+            x.par_chunks_mut(area.max(1)).enumerate().for_each(|(plane, x)| {
+                let (image, channel) = (plane / from, plane % from);
+                let sums = &sums[channel * line.len() + image * line.rows * line.columns..];
+                for row in (0..height).filter(|row| (row + top) % row_phases == row_phase) {
+                    let sums = &sums[(row + top) / row_phases * line.columns..];
+                    let x = &mut x[row * width..][..width];
+                    // The first column whose padded position has the phase's remainder.
+                    let first = (column_phase + column_phases - left % column_phases) % column_phases;
+                    let sums = &sums[(first + left) / column_phases..];
+                    if column_phases == 1 {
+                        x.copy_from_slice(&sums[..width]);
+                    } else {
+                        x.iter_mut().skip(first).step_by(column_phases).zip(sums).for_each(|(x, sum)| *x = *sum);
+                    }
                 }
-            }
+            });
         });
     }
     x

@@ -12,5 +12,6 @@ mod narrow;
 pub mod ops;
 pub mod pool;
 mod products;
+mod scratch;
 pub mod update;
 mod window_attention;

@@ -24,18 +24,32 @@ pub struct Term<'a> {
 /// Adds the products of `terms` to the row-major `sum` `[rows, columns]`. The tiling, and so the result, does not
 /// depend on the number of threads.
 pub fn add_products(sum: &mut [f32], rows: usize, columns: usize, terms: &[Term]) {
+    accumulate(sum, rows, columns, terms, Accum::Add);
+}
+
+/// [`add_products`] to zeros, in place of whatever `sum` holds.
+pub fn sum_products(sum: &mut [f32], rows: usize, columns: usize, terms: &[Term]) {
+    accumulate(sum, rows, columns, terms, Accum::Replace);
+}
+
+fn accumulate(sum: &mut [f32], rows: usize, columns: usize, terms: &[Term], first: Accum) {
     let inner = terms.iter().map(|term| term.left.ncols()).max().unwrap_or(0);
-    if narrow::is_narrow(rows, inner) {
+    if terms.is_empty() || narrow::is_narrow(rows, inner) {
+        if matches!(first, Accum::Replace) {
+            sum.fill(0.0);
+        }
         return narrow::add_products(sum, rows, columns, terms);
     }
     let width = (TILE / (rows + inner).max(1)).next_multiple_of(64).clamp(128, 1 << 14);
     let sum = MatMut::from_row_major_slice_mut(sum, rows, columns);
     sum.par_col_chunks_mut(width).enumerate().for_each(|(tile, mut sum)| {
+        let mut accum = first;
         for term in terms {
-            let (first, inner) = (term.offset + tile * width, term.left.ncols());
+            let inner = term.left.ncols();
             let right = MatRef::from_row_major_slice_with_stride(term.right, inner, term.stride, term.stride);
-            let right = right.subcols(first, sum.ncols());
-            matmul(sum.as_mut(), Accum::Add, term.left, right, 1.0, Par::Seq);
+            let right = right.subcols(term.offset + tile * width, sum.ncols());
+            matmul(sum.as_mut(), accum, term.left, right, 1.0, Par::Seq);
+            accum = Accum::Add;
         }
     });
 }
