@@ -134,8 +134,27 @@ fn every_row_of_table_1_is_made_by_this_program() {
         assert!(printed.contains(missing), "{missing}: {printed}");
     }
     assert!(printed.contains("parameterized.toml, 2 pictures") && !scratch.join("out").exists(), "{printed}");
+    // Each file once, though three rows read DiffBIR's: 5214865159 + 90208287 + 6481647231 + 959719471 bytes.
+    for download in [
+        "to download, 12.75 GB and 1 file whose size is not known:",
+        "diffbir/v1_general.pth: https://huggingface.co/lxq007/DiffBIR-v2\n",
+        "stablesr/vqgan_cfw_00011.ckpt: https://huggingface.co/Iceclear/StableSR, 959.72 MB, SHA-256 5b20ed9a80e9bdbf9e76ff1642a6a542",
+    ] {
+        assert_eq!(printed.matches(download).count(), 1, "{download}: {printed}");
+    }
 
     publish(scratch);
+    // A file that was cut short is named, and does not keep the row from being there.
+    let cut_short = scratch.join("diffbir/general_swinir_v1.ckpt");
+    fs::write(&cut_short, "cut short").unwrap();
+    let printed = ok(spire(&["eval", &config, "--check"]));
+    let difference = "general_swinir_v1.ckpt has 9 bytes, but the published file has 90208287 bytes";
+    assert_eq!(printed.matches(difference).count(), 1, "{printed}");
+    assert!(printed.contains("0 of 16 are missing") && !printed.contains("to download"), "{printed}");
+    let needs: Value = serde_json::from_str(&ok(spire(&["eval", &config, "--check", "--json"]))).unwrap();
+    let diffbir = needs.as_array().unwrap().iter().find(|need| need["name"] == "DiffBIR").unwrap();
+    assert!(diffbir["cautions"][0].as_str().unwrap().contains(difference), "{diffbir}");
+    fs::remove_file(cut_short).unwrap();
     let printed = ok(spire(&["eval", &config, "--check"]));
     assert!(printed.contains("0 of 16 are missing") && printed.contains("there, 3 pictures to restore"), "{printed}");
 

@@ -7,6 +7,8 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::io::{IsTerminal, stderr};
 
+use indicatif::DecimalBytes;
+
 /// `name` with its control characters escaped, such as `\u{1b}` for the escape character: the name of a file, of a tensor
 /// or of a tar member must not move the cursor, change colours or start a new line.
 pub fn printable(name: &str) -> Cow<'_, str> {
@@ -48,6 +50,11 @@ pub fn with_causes(error: &dyn Error) -> String {
         cause = error.source();
     }
     message
+}
+
+/// A size for people, as in `6.48 GB`.
+pub fn size(bytes: u64) -> String {
+    DecimalBytes(bytes).to_string()
 }
 
 /// The message of a caught panic.

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use spire_data::checksum::sha256;
-use spire_model::weights::published_file;
+use spire_model::published::PublishedFile;
+use spire_model::weights::{checksum, published_file};
 
 /// A published file, expected in the folder `weights` of an evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +22,8 @@ pub struct FoundWeights {
     pub path: PathBuf,
     /// Its SHA-256.
     pub checksum: String,
-    /// Whether it matches the published checksum; `None` if the name has no checksum.
-    pub genuine: Option<bool>,
+    /// How it differs from the published file; `None` if it does not, as far as is known.
+    pub difference: Option<String>,
 }
 
 impl PublicWeights {
@@ -34,10 +34,19 @@ impl PublicWeights {
     pub fn find(&self, folder: &Path) -> Result<Option<FoundWeights>> {
         let stem = self.file.rsplit_once('.').map_or(self.file, |(stem, _)| stem);
         let Some(path) = published_file(folder, self.file) else { return Ok(None) };
-        let bytes = std::fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
-        let checksum = sha256(&bytes);
-        let start = stem.rsplit('-').next().filter(|end| end.len() == 8 && end.chars().all(|c| c.is_ascii_hexdigit()));
-        Ok(Some(FoundWeights { genuine: start.map(|start| checksum.starts_with(start)), path, checksum }))
+        let checksum = checksum::of_file(&path).with_context(|| format!("can't read {}", path.display()))?;
+        let difference = match PublishedFile::at(&path) {
+            Some(published) => published.difference(&path)?,
+            None => {
+                let digits =
+                    stem.rsplit('-').next().filter(|end| end.len() == 8 && end.chars().all(|c| c.is_ascii_hexdigit()));
+                let differs = digits.is_some_and(|digits| !checksum.starts_with(digits));
+                differs.then(|| {
+                    format!("{} is not the published file of that name: its checksum is another", path.display())
+                })
+            }
+        };
+        Ok(Some(FoundWeights { difference, path, checksum }))
     }
 
     /// A description of what is missing.
@@ -58,14 +67,16 @@ mod tests {
         assert_eq!(weights.find(folder.path()).unwrap(), None);
         assert!(weights.needed(folder.path()).contains("https://example.org/net"));
         std::fs::write(folder.path().join("net-dfec2247.formula.json"), "other").unwrap();
-        assert_eq!(weights.find(folder.path()).unwrap().unwrap().genuine, Some(false));
+        let difference = |weights: PublicWeights| weights.find(folder.path()).unwrap().unwrap().difference;
+        assert!(difference(weights).unwrap().contains("its checksum is another"));
         std::fs::write(folder.path().join("net-dfec2247.pth"), "genuine").unwrap();
         let found = weights.find(folder.path()).unwrap().unwrap();
-        assert_eq!(found.path.extension().unwrap(), "pth");
-        let unnamed = PublicWeights { file: "net-dfec2247.pth", ..weights };
-        assert_eq!(unnamed.find(folder.path()).unwrap().unwrap().genuine, Some(true), "{}", found.checksum);
-        let silent = PublicWeights { file: "alex.pth", ..weights };
+        assert_eq!((found.path.extension().unwrap().to_str(), found.difference), (Some("pth"), None));
+        // A name without digits: nothing is known in another format, and the size under its own name.
+        let alex = PublicWeights { file: "alex.pth", ..weights };
+        std::fs::write(folder.path().join("alex.formula.json"), "any").unwrap();
+        assert_eq!(difference(alex), None);
         std::fs::write(folder.path().join("alex.pth"), "any").unwrap();
-        assert_eq!(silent.find(folder.path()).unwrap().unwrap().genuine, None);
+        assert!(difference(alex).unwrap().contains("alex.pth has 3 bytes, but the published file has 6009 bytes"));
     }
 }

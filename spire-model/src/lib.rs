@@ -12,6 +12,7 @@
 //! | [`restore`] | the sampling loop, tiles, colour correction |
 //! | [`feedforward`] | networks of other authors that restore without prompts |
 //! | [`generative`] | models of other authors on Stable Diffusion: [`diffbir`], [`stablesr`] |
+//! | [`published`] | sizes and checksums of the published files of others |
 //! | [`builtin`], [`model_file`] | the small model that the library carries; `model.toml` |
 //! | [`weights`], [`cost`] | reading and writing weights; counting parameters and operations |
 //!
@@ -39,6 +40,7 @@ pub mod model_file;
 pub mod nn;
 pub mod pictures;
 mod pipeline;
+pub mod published;
 pub mod restore;
 pub mod scheduler;
 pub mod spire;

@@ -2,6 +2,7 @@
 //! methods of an evaluation ([`evaluation`], [`readiness`]). Models of other authors restore files as well ([`network`], [`generative`]).
 //! Several devices and processes share the work ([`sharing`]).
 
+mod downloads;
 pub mod evaluation;
 mod evaluation_sheet;
 pub mod files;

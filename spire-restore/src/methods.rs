@@ -265,7 +265,11 @@ fn file_name(path: &Path) -> Cow<'_, str> {
     path.file_name().unwrap_or_default().to_string_lossy()
 }
 
-fn generative_of(method: &MethodConfig, benchmark: &str) -> Result<(GenerativeKind, PathBuf)> {
+/// The model of another author that a method names, and the folder of its checkpoints.
+///
+/// # Errors
+/// It names none.
+pub(crate) fn generative_of(method: &MethodConfig, benchmark: &str) -> Result<(GenerativeKind, PathBuf)> {
     let kind = method.kind.generative().context("this method is no model of other authors")?;
     let weights = method.weights.as_deref().context("weights is not set")?;
     Ok((kind, of_benchmark(weights, benchmark)))
@@ -279,7 +283,11 @@ fn of_benchmark(path: &str, benchmark: &str) -> PathBuf {
     path.replace("{benchmark}", benchmark).into()
 }
 
-fn network_of(method: &MethodConfig, benchmark: &str) -> Result<(NetworkKind, PathBuf)> {
+/// The network that a method names, and its checkpoint.
+///
+/// # Errors
+/// It names none.
+pub(crate) fn network_of(method: &MethodConfig, benchmark: &str) -> Result<(NetworkKind, PathBuf)> {
     let network = method.kind.network().context("this method is no network")?;
     let weights = method.weights.as_deref().context("weights is not set")?;
     Ok((network, of_benchmark(weights, benchmark)))

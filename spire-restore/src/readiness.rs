@@ -1,9 +1,11 @@
 //! What an evaluation needs, before anything starts: what is there, what is missing, and how much is left to restore.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
 use serde::Serialize;
 use spire_core::message::with_causes;
 use spire_core::progress::clock;
@@ -11,10 +13,13 @@ use spire_core::shard::Shard;
 use spire_core::{parallel, settings};
 use spire_data::source;
 use spire_data::testset::{Recipe, TestSet};
-use spire_eval::evaluation::{BenchmarkChoice, EvalConfig, MethodConfig, MethodKind, Scorer, slug};
+use spire_eval::evaluation::{BenchmarkChoice, EvalConfig, MethodConfig, MethodKind, Metric, Scorer, slug};
 
+use crate::downloads::{self, Needed};
 use crate::methods::{Methods, name_of};
 use crate::sharing::Sharing;
+
+pub use crate::downloads::Download;
 
 /// One thing that an evaluation needs.
 #[derive(Clone, Debug, Serialize)]
@@ -27,6 +32,10 @@ pub struct Need {
     pub ready: bool,
     /// What is there, or what is missing and where it comes from.
     pub state: String,
+    /// The published files that are missing.
+    pub downloads: Vec<Download>,
+    /// How files that are there differ from the published ones. They are used all the same.
+    pub cautions: Vec<String>,
 }
 
 /// A test set, as far as it is known.
@@ -36,44 +45,77 @@ struct Set {
     pictures: Option<usize>,
 }
 
-/// Everything that the evaluation needs; `output` is its folder. Loads the metrics' networks, and no model that restores.
+/// Everything that the evaluation needs; `output` is its folder. Compares published files with their checksums, and loads the
+/// metrics' networks, but no model that restores.
 ///
 /// # Errors
-/// The weights of a metric do not fit, or the device is unknown.
+/// The device is unknown.
 pub fn needs(config: &EvalConfig, output: &Path) -> Result<Vec<Need>> {
+    let sharing = Sharing::new(config.devices(), Shard::WHOLE)?;
+    let device = spire_model::device::device(sharing.first_device())?;
+    let folders = || config.benchmarks.iter().map(|choice| choice.folder.as_path());
+    let of_rows: Vec<_> = config.methods.iter().map(|method| downloads::of_row(method, folders())).collect();
+    let of_metrics: Vec<_> = config.metrics.iter().map(|&metric| downloads::of_metric(metric, config)).collect();
+    let differences = downloads::differences(of_rows.iter().chain(&of_metrics).flatten());
+
     let (mut needs, mut sets) = (vec![], vec![]);
     for choice in &config.benchmarks {
         let name = name_of(&choice.folder);
         let found = test_set(choice);
         let pictures = found.as_ref().ok().map(|(pictures, _)| *pictures);
         let state = found.map(|(_, state)| state);
-        needs.push(need("test set", choice.folder.display().to_string(), state));
+        let archives = downloads::of_test_set(choice);
+        needs.push(need("test set", choice.folder.display().to_string(), state, archives, &differences));
         sets.push(Set { name, pictures });
     }
-    for method in &config.methods {
+    for (method, files) in config.methods.iter().zip(of_rows) {
         let ready = sets.iter().try_for_each(|set| Methods::check(method, &set.name));
-        needs.push(need("row", method.name.clone(), ready.map(|()| work(method, config, &sets, output))));
+        let state = ready.map(|()| work(method, config, &sets, output));
+        needs.push(need("row", method.name.clone(), state, files, &differences));
     }
-    let sharing = Sharing::new(config.devices(), Shard::WHOLE)?;
-    let scorer = Scorer::load(config, &spire_model::device::device(sharing.first_device())?)?;
-    for &metric in &config.metrics {
-        let (missing, strange) = (scorer.missing().get(&metric), scorer.strange().get(&metric));
-        let state = match (missing, strange) {
-            (Some(missing), _) => Err(anyhow::anyhow!("{missing}")),
-            (None, Some(strange)) => Ok(strange.clone()),
-            (None, None) => Ok("there".to_owned()),
-        };
-        needs.push(need("metric", metric.name().to_owned(), state));
+    for (&metric, files) in config.metrics.iter().zip(of_metrics) {
+        let state = network(metric, config, &device, &differences);
+        needs.push(need("metric", metric.name().to_owned(), state, files, &differences));
     }
     Ok(needs)
 }
 
-fn need(part: &'static str, name: String, state: Result<String>) -> Need {
+fn need(
+    part: &'static str,
+    name: String,
+    state: Result<String>,
+    files: Vec<Needed>,
+    differences: &BTreeMap<PathBuf, String>,
+) -> Need {
     let (ready, state) = match state {
         Ok(state) => (true, state),
         Err(error) => (false, with_causes(error.as_ref())),
     };
-    Need { part, name, ready, state }
+    let (mut downloads, mut cautions) = (vec![], vec![]);
+    for file in files {
+        match file {
+            Needed::There(path) => cautions.extend(differences.get(&path).cloned()),
+            Needed::Missing(download) => downloads.push(download),
+        }
+    }
+    Need { part, name, ready, state, downloads, cautions }
+}
+
+/// Whether a metric can be measured: loads its networks. Says how their files are not the published ones, unless `differences`
+/// does.
+fn network(
+    metric: Metric,
+    config: &EvalConfig,
+    device: &Device,
+    differences: &BTreeMap<PathBuf, String>,
+) -> Result<String> {
+    let alone = EvalConfig { metrics: vec![metric], ..config.clone() };
+    let scorer = Scorer::load(&alone, device)?;
+    match (scorer.missing().get(&metric), scorer.strange().get(&metric)) {
+        (Some(missing), _) => bail!("{missing}"),
+        (None, Some(strange)) if differences.values().all(|difference| difference != strange) => Ok(strange.clone()),
+        (None, _) => Ok("there".to_owned()),
+    }
 }
 
 /// The number of pictures of a test set that is there or can be made, and which of both.

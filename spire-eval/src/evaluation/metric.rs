@@ -2,6 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::lpips::Backbone;
+use crate::public_weights::PublicWeights;
+use crate::{clip_iqa, fid, maniqa, musiq};
+
 /// A metric: a column of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -57,6 +61,18 @@ impl Metric {
         Self::Sharpness,
         Self::Noise,
     ];
+
+    /// The published files that the metric reads in the folder `weights`; `lpips` is the network of LPIPS.
+    pub fn public_weights(self, lpips: Backbone) -> Vec<PublicWeights> {
+        match self {
+            Self::Fid | Self::PatchFid => vec![fid::WEIGHTS],
+            Self::Lpips => lpips.public_weights().to_vec(),
+            Self::ClipIqa => vec![clip_iqa::WEIGHTS],
+            Self::Musiq => vec![musiq::WEIGHTS],
+            Self::Maniqa => vec![maniqa::WEIGHTS],
+            _ => Vec::new(),
+        }
+    }
 
     /// The default metrics: without those for large pictures or special questions.
     pub fn usual() -> Vec<Self> {

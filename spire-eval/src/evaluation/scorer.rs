@@ -343,11 +343,7 @@ impl Search<'_> {
         let found = public.find(&self.config.weights)?;
         let (notes, note) = match &found {
             None => (&mut self.missing, public.needed(&self.config.weights)),
-            Some(file) if file.genuine == Some(false) => {
-                let name = file.path.display();
-                let note = format!("{name} is not the published file of that name: its checksum is another");
-                (&mut self.strange, note)
-            }
+            Some(FoundWeights { difference: Some(difference), .. }) => (&mut self.strange, difference.clone()),
             Some(_) => return Ok(found),
         };
         wanted.into_iter().for_each(|metric| _ = notes.entry(metric).or_insert_with(|| note.clone()));
