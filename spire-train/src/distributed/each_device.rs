@@ -29,11 +29,11 @@ impl Ranks {
     ) -> Result<T> {
         // Ranks are numbered by process and device.
         self.agree_on_text("run.device", names)?;
-        if names.contains(',') { self.on_devices(names, nccl, work) } else { work(self) }
+        if names.contains(',') { self.on_new_ranks(names, nccl, work) } else { work(self) }
     }
 
     /// As [`on_each_device`](Self::on_each_device), where a single device has a new rank as well.
-    pub(crate) fn on_devices<T: Send>(
+    pub(crate) fn on_new_ranks<T: Send>(
         &self,
         names: &str,
         nccl: bool,

@@ -38,7 +38,7 @@ pub fn all_reduce(config: RunConfig, settings: &BenchSettings) -> Result<AllRedu
     let numbers = count(config.clone())?.trained_parameters();
     let bucket = (config.train.bucket_megabytes * 1_000_000 / size_of::<f32>()) as u64;
     let lengths: Vec<_> = (0..numbers.div_ceil(bucket)).map(|i| bucket.min(numbers - i * bucket) as usize).collect();
-    Ranks::alone().on_devices(&config.run.device, config.train.nccl, |ranks| {
+    Ranks::alone().on_new_ranks(&config.run.device, config.train.nccl, |ranks| {
         let device = spire_model::device::device(&ranks.device(&config.run.device))?;
         check(ranks, &lengths, &device)?;
         let seconds = timed(settings, || {
