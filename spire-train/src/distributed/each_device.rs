@@ -219,7 +219,7 @@ mod tests {
                     Ok(())
                 })
             }));
-            assert!(panicked.unwrap_err().downcast_ref::<String>().unwrap().contains("out of bounds"));
+            assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"out of bounds"));
         }
         // No rank entered a sum that another did not.
         assert_eq!((devices.started(), devices.is_abandoned()), (vec![1; 3], false));
@@ -300,7 +300,7 @@ mod tests {
                     Ok(())
                 })
             }));
-            assert!(panicked.unwrap_err().downcast_ref::<String>().unwrap().contains("out of bounds"), "{failing}");
+            assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"out of bounds"), "{failing}");
         }
     }
 }
