@@ -62,7 +62,7 @@ pub fn read(row: Tensor<1>) -> Vec<f32> {
 }
 
 /// Rows in the host's memory, on `device`.
-pub fn upload(rows: Vec<Vec<f32>>, device: &Device) -> Vec<Tensor<1>> {
+pub fn upload(rows: impl IntoIterator<Item = Vec<f32>>, device: &Device) -> Vec<Tensor<1>> {
     let upload = |row: Vec<f32>| {
         let length = row.len();
         Tensor::from_data(TensorData::new(row, [length]), device)

@@ -138,8 +138,8 @@ impl Threads {
     }
 
     /// The value that the first rank of this process has, on all ranks of it.
-    fn from_first<T: Clone + Send + Sync + 'static>(&self, own: Option<T>) -> T {
-        self.exchange(own)[0].as_ref().clone().expect("the first rank has it")
+    fn from_first<T: Send + Sync + 'static>(&self, own: Option<T>) -> Arc<T> {
+        self.exchange(own.map(Arc::new))[0].as_ref().clone().expect("the first rank has it")
     }
 
     /// What `exchange` makes of `of_process`, this process's part, together with the other processes.
@@ -149,7 +149,7 @@ impl Threads {
         exchange: impl FnOnce(&dyn Communicator, T) -> T,
     ) -> T {
         match self.shared.several_processes() {
-            true => self.from_first(self.processes.as_deref().map(|others| exchange(others, of_process))),
+            true => T::clone(&self.from_first(self.processes.as_deref().map(|others| exchange(others, of_process)))),
             false => of_process,
         }
     }
@@ -231,11 +231,12 @@ impl Communicator for Threads {
 
     fn sum_rows(&self, lengths: &[usize], own: &mut Rows) -> Vec<Vec<f32>> {
         if let Some(others) = &self.processes {
-            return self.from_first(Some(self.sum_with_others(&**others, lengths, own, |row| self.sum_row(row))));
+            let sums = self.sum_with_others(&**others, lengths, own, |row| self.sum_row(row));
+            return Vec::clone(&self.from_first(Some(sums)));
         }
         let sum = |i| self.sum_row(wait_for(i, own)).unwrap_or_else(|| self.leave());
         let of_process = (0..lengths.len()).map(sum).collect();
-        if self.shared.several_processes() { self.from_first(None) } else { of_process }
+        if self.shared.several_processes() { Vec::clone(&self.from_first(None)) } else { of_process }
     }
 
     /// With several processes, the first rank of each reads the sums over its process, and exchanges them with the others.
@@ -246,13 +247,20 @@ impl Communicator for Threads {
         let _on_device = OnDevice::enter(&self.shared);
         if let Some(others) = &self.processes {
             let sum = |row| Some(read(self.start(on_devices, row)?()));
-            return upload(self.from_first(Some(self.sum_with_others(&**others, lengths, own, sum))), device);
+            let sums = self.sum_with_others(&**others, lengths, own, sum);
+            return upload(self.from_first(Some(sums)).iter().cloned(), device);
         }
         let start = |i| self.start(on_devices, wait_for(i, own)).unwrap_or_else(|| self.leave());
         let started: Vec<_> = (0..lengths.len()).map(start).collect();
         let of_process: Vec<_> = started.into_iter().map(|sum| sum()).collect();
         wait_until_computed(&of_process);
-        if self.shared.several_processes() { upload(self.from_first(None), device) } else { of_process }
+        match self.shared.several_processes() {
+            true => {
+                let sums: Arc<Vec<_>> = self.from_first(None);
+                upload(sums.iter().cloned(), device)
+            }
+            false => of_process,
+        }
     }
 
     fn broadcast(&self, from: usize, own: &str) -> String {
