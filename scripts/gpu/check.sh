@@ -89,6 +89,14 @@ train_step() {
     [ -f "$out/train-4.json" ]
 }
 
+# NCCL on one GPU: whether the program finds it and its sums are right. The program looks for libnccl.so, PyTorch brings libnccl.so.2.
+all_reduce() {
+    local find='import importlib.util as u; print(u.find_spec("nvidia.nccl").submodule_search_locations[0] + "/lib/libnccl.so.2")' nccl
+    nccl=$("$python" -c "$find" 2>/dev/null) && [ -f "$nccl" ] && ln -sf "$nccl" "$work/libnccl.so"
+    LD_LIBRARY_PATH=$work${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} "$spire" bench all-reduce "$(base_of)" --set run.device="$device" --steps 5 \
+        --json "$out/all-reduce.json" | sed 's/^/result: /'
+}
+
 # twin train|restore OPTIONS...: the same beside PyTorch.
 twin() {
     local what=$1
@@ -141,6 +149,7 @@ part verify 90 verify
 part small-model 180 small_model
 part weights 60 weights
 part train-step 180 train_step
+part all-reduce 30 all_reduce
 part train-beside-pytorch 120 train_beside_pytorch
 part restore-beside-pytorch 120 restore_beside_pytorch
 part train-beside-compiled 120 train_beside_compiled

@@ -46,7 +46,10 @@ fn steps(run: &Path) -> Vec<[Option<f64>; 4]> {
 fn two_devices_take_the_steps_of_one_with_twice_the_samples() {
     let scratch = TempDir::new().unwrap();
     let [both, alone] = ["both", "alone"].map(|name| scratch.path().join(name));
-    ok(start(&run(&both, &["run.device=flex, flex"])));
+    let output = start(&run(&both, &["run.device=flex, flex"]));
+    let opening = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(opening.contains("gradients summed in the host's memory over 2 devices\n"), "{opening}");
+    ok(output);
     let summary: Value = serde_json::from_str(&fs::read_to_string(both.join("summary.json")).unwrap()).unwrap();
     assert_eq!(summary["ranks"], 2, "{summary}");
     ok(start(&run(&alone, &["train.accumulate=2"])));
@@ -81,4 +84,21 @@ fn a_failing_device_ends_the_others_and_is_named() {
 fn a_benchmark_takes_one_device() {
     let printed = error(spire(&["bench", "train", "configs/tiny.toml", "--set", "run.device=flex,flex"]));
     assert!(printed.contains("names several, and here one is expected"), "{printed}");
+}
+
+#[test]
+fn the_sum_of_gradients_is_measured_and_right() {
+    let file = TempDir::new().unwrap();
+    let file = file.path().join("sum.json");
+    for (devices, words) in [("flex", "on one device"), ("flex,flex,flex", "over 3 devices")] {
+        let device = format!("run.device={devices}");
+        let args = ["bench", "all-reduce", "configs/tiny.toml", "--steps", "3", "--warmup", "0", "--set", &device];
+        let json = ["--set", "train.bucket_megabytes=1", "--json", file.to_str().unwrap()];
+        let printed = ok(spire(&[&args[..], &json[..]].concat()));
+        assert!(printed.contains(&format!("summed in the host's memory {words}")), "{printed}");
+        let measured: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        let numbers = measured["numbers"].as_u64().unwrap();
+        assert!(measured["seconds"].as_array().unwrap().len() == 3 && numbers > 1_000_000, "{measured}");
+        assert_eq!(measured["buckets"], numbers.div_ceil(250_000));
+    }
 }

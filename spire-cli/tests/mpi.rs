@@ -179,6 +179,43 @@ fn two_ranks_take_the_steps_of_one_process_with_twice_the_batch() {
 }
 
 #[test]
+fn processes_with_two_devices_each_take_the_steps_of_one_with_four_times_the_batches() {
+    let scratch = TempDir::new().unwrap();
+    let [four, alone_dir] = ["four", "alone"].map(|name| scratch.path().join(name));
+    let set = ["run.device=flex, flex", "train.bucket_megabytes=1"];
+    let output = two(&run(&four, 4, &set));
+    let opening = String::from_utf8_lossy(&output.stderr).into_owned();
+    let expected = "gradients summed by MPI over 2 processes, in the host's memory over the 2 devices of each\n";
+    assert_eq!(opening.matches(expected).count(), 1, "{opening}");
+    let printed = ok(output);
+    assert_eq!(printed.matches("steps 4, loss").count(), 1, "the first rank alone speaks: {printed}");
+    let summary = fs::read_to_string(four.join("summary.json")).unwrap();
+    assert!(summary.contains("\"ranks\": 4"), "{summary}");
+    ok(alone(&run(&alone_dir, 4, &["train.accumulate=4"])));
+    assert_same_steps(&four, &alone_dir, 1e-6);
+    assert_eq!(position(&four, 4), 64);
+}
+
+#[test]
+fn a_failing_device_of_one_process_ends_all() {
+    let scratch = TempDir::new().unwrap();
+    let dir = scratch.path().join("run");
+    let printed = error(two(&run(&dir, 4, &["run.device=flex,abacus:1"])));
+    assert!(
+        printed.contains("of 4 on ") && printed.contains(", abacus:1: device \"abacus:1\" is unknown"),
+        "{printed}"
+    );
+    assert!(!dir.exists());
+    let [first, second] = ["flex,flex", "flex"].map(|device| run(&dir, 4, &[&format!("run.device={device}")]));
+    let printed = error(finish(start([(None, &first), (None, &second)])));
+    assert!(
+        printed.contains("run.device of rank 1") && printed.contains("\"flex\" there, \"flex,flex\" here"),
+        "{printed}"
+    );
+    assert!(!dir.exists());
+}
+
+#[test]
 fn a_run_continues_with_another_number_of_ranks() {
     let scratch = TempDir::new().unwrap();
     let [whole, fewer, more] = ["whole", "fewer", "more"].map(|name| scratch.path().join(name));
@@ -203,15 +240,17 @@ fn all_ranks_stop_if_one_is_interrupted() {
     let scratch = TempDir::new().unwrap();
     let dir = scratch.path().join("run");
     let args = run(&dir, 1_000_000, &["train.checkpoint_every=1000000", "train.validate_every=1000000"]);
-    for (rank, name) in [(1, "-TERM"), (0, "-INT")] {
+    for (rank, name, device, samples) in [(1, "-TERM", "flex", 8), (0, "-INT", "flex", 8), (1, "-INT", "flex,flex", 16)]
+    {
         let _ = fs::remove_dir_all(&dir);
+        let args = [&args[..], &["--set".into(), format!("run.device={device}")]].concat();
         let mut child = start([(None, &args), (None, &args)]);
         wait_for(&mut child, &dir, 2);
         signal(&child, rank, name);
         let printed = ok(finish(child));
         let steps = metrics(&dir).len();
         assert!(printed.contains(&format!("stopped after step {steps};")), "{printed}");
-        assert_eq!(position(&dir, steps as u32), 8 * steps as u64);
+        assert_eq!(position(&dir, steps as u32), samples * steps as u64);
     }
 }
 

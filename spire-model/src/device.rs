@@ -51,6 +51,24 @@ fn gpu(name: &str, kind: burn::tensor::DeviceType, index: usize) -> Result<Devic
     }
 }
 
+/// Whether CUDA devices can sum and copy between each other without the host's memory: whether the loader finds NCCL's
+/// library for `name`, one of them.
+#[cfg(feature = "cuda")]
+pub fn has_nccl(name: &str) -> bool {
+    use burn::cubecl::Device as CubeDevice;
+    use burn::cubecl::cuda::CudaDevice;
+
+    let index = name.split_once(':').map_or(Ok(0), |(_, index)| index.parse());
+    let exists = device(name).is_ok();
+    index.is_ok_and(|index| exists && CubeDevice::Cuda(CudaDevice { index }).client().has_device_transport())
+}
+
+/// Whether CUDA devices can sum between each other: never in a program without them.
+#[cfg(not(feature = "cuda"))]
+pub fn has_nccl(_name: &str) -> bool {
+    false
+}
+
 /// The kind of a device, without its number: `cuda` of `cuda:1`.
 pub fn kind(name: &str) -> &str {
     match name.split_once(':').map_or(name, |(kind, _)| kind) {

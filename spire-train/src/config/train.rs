@@ -21,6 +21,9 @@ pub struct TrainSection {
     pub threads: usize,
     /// Size of gradient buckets between ranks, in MB.
     pub bucket_megabytes: usize,
+    /// Several GPUs of CUDA in one process: sum gradients by NCCL, if it is installed. `false` takes the host's memory,
+    /// for machines on which NCCL does not work.
+    pub nccl: bool,
     /// Gradient checkpointing: keep only the inputs of the blocks of the branch and of the UNet's decoder, and
     /// recompute the blocks in the backward pass.
     pub gradient_checkpointing: bool,
@@ -72,6 +75,7 @@ impl Default for TrainSection {
             accumulate: 1,
             threads: 1,
             bucket_megabytes: 25,
+            nccl: true,
             gradient_checkpointing: false,
             learning_rate: 5e-5,
             scale_learning_rate: false,

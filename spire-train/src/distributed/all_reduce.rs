@@ -9,7 +9,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use spire_kernels::{GradientHook, with_gradient_hook};
 
-use super::buckets::{self, Buckets};
+use super::buckets::Buckets;
 use super::gradient_queue::{GradientReceiver, GradientSender, gradient_queue};
 use super::ranks::Ranks;
 use crate::optim::backward::{Computation, joined, replica, start, sums};
@@ -79,13 +79,15 @@ pub fn mean_gradients<M: Module, P: Send>(
 }
 
 /// Sums the gradients that arrive in `receiver` over all ranks, one row per bucket.
-fn all_reduce(ranks: &Ranks, buckets: &Buckets, receiver: &mut GradientReceiver) -> Vec<Vec<f32>> {
-    let mut own = |i, timeout| receiver.row(buckets.places(i), timeout).map(buckets::read);
-    ranks.sum_rows(&buckets.lengths(), &mut own)
+fn all_reduce(ranks: &Ranks, buckets: &Buckets, receiver: &mut GradientReceiver) -> Vec<Tensor<1>> {
+    let mut own = |i, timeout| receiver.row(buckets.places(i), timeout);
+    ranks.sum_rows(&buckets.lengths(), &buckets.device(), &mut own)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::device_sum::choose;
+    use super::super::stand_in::StandIn;
     use super::*;
     use crate::optim::backward::gradients;
     use crate::optim::gradients::{grad_norm, number_parameters};
@@ -139,7 +141,10 @@ mod tests {
                 }
                 Ok(())
             };
-            Ranks::alone().on_each_device("first, second", check).unwrap();
+            let names = ["first", "second"].map(str::to_owned);
+            for how in [choose(&names, true), StandIn::of(2).choice()] {
+                Ranks::alone().on_threads(&names, how, check).unwrap();
+            }
         }
     }
 
@@ -147,14 +152,18 @@ mod tests {
     fn if_a_rank_fails_the_others_get_no_finite_gradient() {
         let (layers, loss) = two_layers();
         let buckets = Buckets::of(&layers, &[], 70);
-        let error = Ranks::alone().on_each_device("first, second", |ranks| {
+        let names = ["first", "second"].map(str::to_owned);
+        let mean_of_a_failing_rank = |ranks: &Ranks| {
             let x = Tensor::<2>::ones([1, 4], &Device::flex());
             let fails = !ranks.is_first();
             let loss = |layers: &Vec<Linear>, x| if fails { Err(anyhow!("no memory")) } else { loss(layers, x) };
             let (_, found) = mean_gradients(ranks, &buckets, &layers, vec![x], Computation::on_threads(1), loss)?;
             assert!(grad_norm(&layers, &found).is_nan());
             Ok(())
-        });
-        assert_eq!(format!("{:#}", error.unwrap_err()), "rank 1 of 2, on second: no memory");
+        };
+        for how in [choose(&names, true), StandIn::of(2).choice()] {
+            let error = Ranks::alone().on_threads(&names, how, mean_of_a_failing_rank);
+            assert_eq!(format!("{:#}", error.unwrap_err()), "rank 1 of 2, on second: no memory");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
 /// Which parameters share a message, the same on all ranks. A bucket holds whole parameters, in the order in which a
 /// backward pass finishes their gradients.
@@ -60,22 +60,15 @@ impl Buckets {
     }
 
     /// Turns one row of numbers per bucket into the gradients of `module`; every number is multiplied by `share`.
-    pub fn gradients<M: Module>(&self, module: &M, rows: Vec<Vec<f32>>, share: f64) -> GradientsParams {
+    pub fn gradients<M: Module>(&self, module: &M, rows: Vec<Tensor<1>>, share: f64) -> GradientsParams {
         let mut restore = Restore { gradients: GradientsParams::new(), rows: HashMap::new() };
         for (places, row) in self.buckets.iter().zip(rows) {
-            let length = row.len();
-            let row = Tensor::<1>::from_data(TensorData::new(row, [length]), &self.device).mul_scalar(share);
-            let rows = row.split_with_sizes(places.iter().map(|place| place.numbers).collect(), 0);
+            let rows = row.mul_scalar(share).split_with_sizes(places.iter().map(|place| place.numbers).collect(), 0);
             restore.rows.extend(places.iter().map(|place| place.id).zip(rows));
         }
         module.visit(&mut restore);
         restore.gradients
     }
-}
-
-/// The numbers of a row, on the host.
-pub fn read(row: Tensor<1>) -> Vec<f32> {
-    row.into_data().convert::<f32>().try_to_vec().expect("converted to f32 above")
 }
 
 struct Trained(Vec<Place>);
@@ -107,6 +100,7 @@ mod tests {
     use super::*;
     use crate::optim::gradients::number_parameters;
     use burn::nn::{Linear, LinearConfig};
+    use burn::tensor::TensorData;
 
     /// Three layers of 15 weights and 5 biases each; the second is frozen.
     fn layers() -> Vec<Linear> {
@@ -140,7 +134,9 @@ mod tests {
         for (bytes, first) in [(0, 0), (100, 2), (1000, 2)] {
             let buckets = Buckets::of(&layers, &[layers[first].weight.id], bytes);
             let of = |place: &Place| vec![place.id.val() as f32; place.numbers];
-            let rows = (0..buckets.lengths().len()).map(|i| buckets.places(i).iter().flat_map(of).collect()).collect();
+            let row = |i| buckets.places(i).iter().flat_map(of).collect::<Vec<_>>();
+            let rows =
+                (0..buckets.lengths().len()).map(|i| Tensor::from_floats(&row(i)[..], &buckets.device())).collect();
             let gradients = buckets.gradients(&layers, rows, 0.5);
             for (i, layer) in layers.iter().enumerate() {
                 let (weight, bias) = (&layer.weight, layer.bias.as_ref().unwrap());

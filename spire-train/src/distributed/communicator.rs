@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
+use burn::tensor::{Device, Tensor, TensorData};
+
 /// Gives this rank's row `i`, or `None` if it is not ready within `timeout`.
-pub type Rows<'a> = dyn FnMut(usize, Duration) -> Option<Vec<f32>> + 'a;
+pub type Rows<'a, T = Vec<f32>> = dyn FnMut(usize, Duration) -> Option<T> + 'a;
 
 /// Waits for row `i` of this rank without a time limit.
-pub fn wait_for(i: usize, own: &mut Rows) -> Vec<f32> {
+pub fn wait_for<T>(i: usize, own: &mut Rows<T>) -> T {
     loop {
         if let Some(row) = own(i, Duration::from_secs(1)) {
             return row;
@@ -33,6 +35,12 @@ pub trait Communicator {
     /// rank. Rows are requested from `own` in order; each one travels while the next is computed.
     fn sum_rows(&self, lengths: &[usize], own: &mut Rows) -> Vec<Vec<f32>>;
 
+    /// As [`sum_rows`](Self::sum_rows), for rows on `device`, where the sums are returned.
+    fn sum_device_rows(&self, lengths: &[usize], device: &Device, own: &mut Rows<Tensor<1>>) -> Vec<Tensor<1>> {
+        let sums = self.sum_rows(lengths, &mut |i, timeout| own(i, timeout).map(read));
+        upload(sums, device)
+    }
+
     /// The text `own` of the rank `from`, on every rank.
     fn broadcast(&self, from: usize, own: &str) -> String;
 
@@ -46,4 +54,18 @@ pub trait Communicator {
 
     /// Ends all ranks.
     fn abort(&self) -> !;
+}
+
+/// The numbers of a row, in the host's memory.
+pub fn read(row: Tensor<1>) -> Vec<f32> {
+    row.into_data().convert::<f32>().try_to_vec().expect("converted to f32 above")
+}
+
+/// Rows in the host's memory, on `device`.
+pub fn upload(rows: impl IntoIterator<Item = Vec<f32>>, device: &Device) -> Vec<Tensor<1>> {
+    let upload = |row: Vec<f32>| {
+        let length = row.len();
+        Tensor::from_data(TensorData::new(row, [length]), device)
+    };
+    rows.into_iter().map(upload).collect()
 }

@@ -1,9 +1,11 @@
 //! What a rank knows of the others, and the collective operations of training.
 
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+use burn::tensor::{Device, Tensor};
 use spire_core::message::with_causes;
 use spire_data::order::Slice;
 
@@ -17,17 +19,30 @@ const AGREEMENT: f64 = 1e-4;
 ///
 /// Methods that communicate must be called by all ranks in the same order: they wait for each other. These methods do
 /// not communicate: [`count`](Self::count), [`machines`](Self::machines), [`is_first`](Self::is_first),
-/// [`slice`](Self::slice), [`share`](Self::share), [`device`](Self::device) and [`name`](Self::name).
+/// [`slice`](Self::slice), [`share`](Self::share), [`device`](Self::device), [`gradients`](Self::gradients) and
+/// [`name`](Self::name).
 pub struct Ranks {
     /// `None` if this is the only rank.
-    communicator: Option<Box<dyn Communicator>>,
-    rank: usize,
+    pub(super) communicator: Option<Rc<dyn Communicator>>,
+    pub(super) rank: usize,
     /// The machine name of every rank.
-    hosts: Vec<String>,
-    /// The device of every rank, if they are threads.
-    devices: Vec<String>,
+    pub(super) hosts: Vec<String>,
+    /// The device of this rank, if the process has several.
+    pub(super) own_device: Option<String>,
+    /// How gradients are summed, in words.
+    pub(super) gradients: String,
     /// Held by the thread in [`one_by_one`](Self::one_by_one).
-    turn: Arc<Mutex<()>>,
+    pub(super) turn: Arc<Mutex<()>>,
+}
+
+/// The name of a rank, as the context of its error.
+#[derive(Clone, Debug)]
+pub(super) struct NamedRank(pub String);
+
+impl std::fmt::Display for NamedRank {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 /// Runs `work` together with the processes that the launcher started beside this one. If it fails on one rank, that
@@ -43,7 +58,8 @@ pub fn with_launched_processes<T>(work: impl FnOnce(&Ranks) -> Result<T>) -> Res
             // If all ranks fail with the same error, the first reports it and ends the others before they print it too.
             std::thread::sleep(Duration::from_secs(2));
         }
-        spire_core::progress::print(&format!("error: {}: {}", ranks.name(), with_causes(error.as_ref())));
+        let name = if error.is::<NamedRank>() { String::new() } else { format!("{}: ", ranks.name()) };
+        spire_core::progress::print(&format!("error: {name}{}", with_causes(error.as_ref())));
         communicator.abort();
     }
     done
@@ -52,19 +68,14 @@ pub fn with_launched_processes<T>(work: impl FnOnce(&Ranks) -> Result<T>) -> Res
 impl Ranks {
     /// This process as the only rank, even if a launcher started others.
     pub fn alone() -> Self {
-        Self { communicator: None, rank: 0, hosts: vec![String::new()], devices: Vec::new(), turn: Arc::default() }
-    }
-
-    /// A rank that is a thread of this process.
-    pub(super) fn on_threads(
-        communicator: Box<dyn Communicator>,
-        rank: usize,
-        host: &str,
-        devices: &[String],
-        turn: Arc<Mutex<()>>,
-    ) -> Self {
-        let hosts = vec![host.to_owned(); devices.len()];
-        Self { communicator: Some(communicator), rank, hosts, devices: devices.to_vec(), turn }
+        Self {
+            communicator: None,
+            rank: 0,
+            hosts: vec![String::new()],
+            own_device: None,
+            gradients: String::new(),
+            turn: Arc::default(),
+        }
     }
 
     fn join() -> Result<Self> {
@@ -82,7 +93,8 @@ impl Ranks {
             all.size()
         );
         let hosts = all.all_gather(&all.host());
-        Ok(Self { rank: all.rank(), hosts, communicator: Some(all), ..Self::alone() })
+        let gradients = format!("summed by MPI over {} processes", all.size());
+        Ok(Self { rank: all.rank(), hosts, gradients, communicator: Some(all.into()), ..Self::alone() })
     }
 
     /// The number of ranks.
@@ -96,6 +108,11 @@ impl Ranks {
         hosts.sort_unstable();
         hosts.dedup();
         hosts.len()
+    }
+
+    /// The number of this rank, from 0.
+    pub(crate) fn number(&self) -> usize {
+        self.rank
     }
 
     /// Whether this is rank 0, which writes the run folder.
@@ -122,7 +139,7 @@ impl Ranks {
     /// The device of this rank. `name` is the configuration's device: a GPU without a number becomes the GPU with the
     /// rank's number on its machine. Of several devices, each rank has its own.
     pub fn device(&self, name: &str) -> String {
-        if let Some(device) = self.devices.get(self.rank) {
+        if let Some(device) = &self.own_device {
             return device.clone();
         }
         if self.communicator.is_none() {
@@ -157,12 +174,17 @@ impl Ranks {
         self.communicator.as_ref().map_or_else(|| own.to_owned(), |all| all.broadcast(0, own))
     }
 
-    /// Sums rows of numbers over all ranks, as [`Communicator::sum_rows`] does.
-    pub(super) fn sum_rows(&self, lengths: &[usize], own: &mut Rows) -> Vec<Vec<f32>> {
+    /// Sums rows of numbers over all ranks, as [`Communicator::sum_device_rows`] does.
+    pub(crate) fn sum_rows(&self, lengths: &[usize], device: &Device, own: &mut Rows<Tensor<1>>) -> Vec<Tensor<1>> {
         match &self.communicator {
-            Some(all) => all.sum_rows(lengths, own),
+            Some(all) => all.sum_device_rows(lengths, device, own),
             None => (0..lengths.len()).map(|i| wait_for(i, own)).collect(),
         }
+    }
+
+    /// How the gradients of all ranks are summed, in words; empty if this is the only rank.
+    pub fn gradients(&self) -> &str {
+        &self.gradients
     }
 
     /// The mean of a number on which all ranks should agree. It is the same on every rank, even if their devices round
@@ -224,10 +246,6 @@ impl Ranks {
 
 #[cfg(test)]
 impl Ranks {
-    pub(super) fn rank(&self) -> usize {
-        self.rank
-    }
-
     pub(super) fn communicator(&self) -> Option<&dyn Communicator> {
         self.communicator.as_deref()
     }

@@ -101,6 +101,12 @@ fn quantile(values: &[f64], share: f64) -> f64 {
     below + (above - below) * place.fract()
 }
 
+/// The line for measured durations, and their median.
+pub(super) fn time(seconds: &[f64]) -> (String, f64) {
+    let [low, median, high] = [0.25, 0.5, 0.75].map(|share| quantile(seconds, share));
+    (format!("time      {median:.4} s (median of {}; quartiles {low:.4} and {high:.4})", seconds.len()), median)
+}
+
 impl Measurement {
     /// Median duration of a step, in seconds.
     pub fn median(&self) -> f64 {
@@ -128,14 +134,7 @@ impl fmt::Display for Measurement {
         };
         let (frozen, branch) = (model.precision, model.control_precision);
         writeln!(f, "{} of {shape}, frozen model in {frozen}, branch in {branch}, on {}", self.what, run.device)?;
-        writeln!(
-            f,
-            "time      {:.4} s (median of {}; quartiles {:.4} and {:.4})",
-            self.median(),
-            self.seconds.len(),
-            quantile(&self.seconds, 0.25),
-            quantile(&self.seconds, 0.75)
-        )?;
+        writeln!(f, "{}", time(&self.seconds).0)?;
         writeln!(f, "images/s  {:.3}", self.images_per_second())?;
         let PeakFlops { side, precision, flops_per_second } = &self.peak;
         writeln!(

@@ -60,7 +60,9 @@ pub struct Continuation {
 /// diverges; the ranks differ.
 pub fn train(config: RunConfig, overrides: &[String], ranks: &Ranks, interrupted: &AtomicBool) -> Result<Outcome> {
     RunFolder::check_free(&config)?;
-    ranks.on_each_device(&config.run.device, |ranks| train_as_rank(config.clone(), overrides, ranks, interrupted))
+    ranks.on_each_device(&config.run.device, config.train.nccl, |ranks| {
+        train_as_rank(config.clone(), overrides, ranks, interrupted)
+    })
 }
 
 fn train_as_rank(config: RunConfig, overrides: &[String], ranks: &Ranks, interrupted: &AtomicBool) -> Result<Outcome> {
@@ -104,7 +106,9 @@ pub fn resume(dir: &Path, how: &Continuation, ranks: &Ranks, interrupted: &Atomi
     let (folder, then) = RunFolder::open(dir, &[])?;
     let (_, now) = RunFolder::open(dir, &how.overrides)?;
     now.validate()?;
-    ranks.on_each_device(&now.run.device, |ranks| resume_as_rank(&folder, &then, now.clone(), how, ranks, interrupted))
+    ranks.on_each_device(&now.run.device, now.train.nccl, |ranks| {
+        resume_as_rank(&folder, &then, now.clone(), how, ranks, interrupted)
+    })
 }
 
 fn resume_as_rank(

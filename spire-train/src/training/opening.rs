@@ -49,13 +49,17 @@ pub(super) fn text(state: &TrainingState, config: &RunConfig, samples: usize) ->
             "threads",
             format!("{} for batches (train.threads), {} for data (data.workers)", train.threads, config.data.workers),
         ),
+        ("gradients", ranks.gradients().to_owned()),
         ("data", data),
         ("base", format!("{} (UNet: {frozen}, frozen)", model.base.display())),
         ("branch", format!("{trained}, trained")),
         ("work", format!("{steps}; {figures}")),
         ("folder", config.run.dir.display().to_string()),
     ]
+    .into_iter()
+    .filter(|(_, text)| !text.is_empty())
     .map(|(name, text)| format!("{name:<9} {text}"))
+    .collect::<Vec<_>>()
     .join("\n")
 }
 

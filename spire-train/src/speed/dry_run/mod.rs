@@ -159,6 +159,11 @@ impl DryRun {
         encoding::parts(&self.config, self.encoded.as_ref())
     }
 
+    /// The parameters of the branch.
+    pub(super) fn trained_parameters(&self) -> u64 {
+        self.parts().into_iter().filter(|part| part.kind.is_trained()).map(|part| part.cost.parameters).sum()
+    }
+
     /// Floating-point operations of UNet and branch for one training image, forward and backward.
     pub(super) fn training_flops(&self) -> u64 {
         let denoiser = self.parts().into_iter().filter(|part| part.kind.is_denoiser());
