@@ -12,10 +12,11 @@ use std::{
     sync::LazyLock,
 };
 
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use spire_core::bounded_read;
 use tokenizers::{
-    ModelWrapper, PreTokenizerWrapper, SplitDelimiterBehavior,
+    PreTokenizerWrapper, SplitDelimiterBehavior,
     models::bpe::{BPE, Vocab},
     pre_tokenizers::{
         byte_level::ByteLevel,
@@ -79,16 +80,10 @@ impl Tokenizer {
         let (vocab, merges, all) =
             (folder.join("vocab.json"), folder.join("merges.txt"), folder.join("tokenizer.json"));
         let bpe = if vocab.is_file() && merges.is_file() {
-            BPE::read_file(&vocab.to_string_lossy(), &merges.to_string_lossy())
-                .and_then(|(vocab, merges)| clip_bpe(vocab, merges))
-                .map_err(|error| TokenizerError::invalid(&folder, error))?
+            let merges = read_merges(&merges)?;
+            clip_bpe(read_json(&vocab)?, merges).map_err(|message| TokenizerError::invalid(&folder, message))?
         } else if all.is_file() {
-            let tokenizer =
-                tokenizers::Tokenizer::from_file(&all).map_err(|error| TokenizerError::invalid(&all, error))?;
-            match tokenizer.get_model() {
-                ModelWrapper::BPE(bpe) => bpe.clone(),
-                _ => return Err(TokenizerError::invalid(&all, "its model is not a BPE, as CLIP's is")),
-            }
+            model_of(&read_json(&all)?).map_err(|message| TokenizerError::invalid(&all, message))?
         } else {
             return Err(TokenizerError::Missing { folder });
         };
@@ -190,8 +185,7 @@ impl Tokenizer {
             .chain(bytes.iter().map(|byte| format!("{byte}{END_OF_WORD}")))
             .chain(merges.iter().map(|(left, right)| format!("{left}{right}")))
             .chain([START.into(), END.into()]);
-        let bpe = clip_bpe(vocabulary.zip(0..).collect(), merges);
-        bpe.map_err(|error| error.to_string())
+        clip_bpe(vocabulary.zip(0..).collect(), merges)
             .and_then(|bpe| Self::new(bpe, START, END, END))
             .expect("the built-in merges are CLIP's")
     }
@@ -212,8 +206,54 @@ impl Tokenizer {
     }
 }
 
-fn clip_bpe(vocab: Vocab, merges: Vec<(String, String)>) -> tokenizers::Result<BPE> {
-    BPE::builder().vocab_and_merges(vocab, merges).unk_token(END.into()).end_of_word_suffix(END_OF_WORD.into()).build()
+fn clip_bpe(vocab: Vocab, merges: Vec<(String, String)>) -> Result<BPE, String> {
+    check_merges(&vocab, &merges)?;
+    let bpe = BPE::builder().vocab_and_merges(vocab, merges).unk_token(END.into());
+    bpe.end_of_word_suffix(END_OF_WORD.into()).build().map_err(|error| error.to_string())
+}
+
+/// The model of a `tokenizer.json`. Nothing else of the file is used: words are split and cleaned as CLIP does.
+fn model_of(tokenizer: &Value) -> Result<BPE, String> {
+    /// Both forms of `merges`.
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Merge {
+        Pair(String, String),
+        Text(String),
+    }
+    #[derive(Deserialize)]
+    struct Model {
+        vocab: Vocab,
+        merges: Vec<Merge>,
+        continuing_subword_prefix: Option<String>,
+    }
+    let model = tokenizer.get("model").filter(|model| model.get("type").is_none_or(|kind| kind == "BPE"));
+    let model = model.ok_or("its model is not a BPE, as CLIP's is")?;
+    let Model { vocab, merges, continuing_subword_prefix } =
+        Model::deserialize(model).map_err(|error| format!("its model: {error}"))?;
+    if continuing_subword_prefix.is_some_and(|prefix| !prefix.is_empty()) {
+        return Err("its model has a `continuing_subword_prefix`, and CLIP's has none".into());
+    }
+    let pair = |merge| match merge {
+        Merge::Pair(left, right) => Ok((left, right)),
+        Merge::Text(text) => split_merge(&text),
+    };
+    check_merges(&vocab, &merges.into_iter().map(pair).collect::<Result<Vec<_>, String>>()?)?;
+    BPE::deserialize(model).map_err(|error| format!("its model: {error}"))
+}
+
+fn split_merge(line: &str) -> Result<(String, String), String> {
+    let parts = line.split_once(' ').filter(|(_, right)| !right.contains(' '));
+    let (left, right) = parts.ok_or_else(|| format!("the merge {line:?} is not two tokens"))?;
+    Ok((left.to_owned(), right.to_owned()))
+}
+
+/// Every merge gives a token of the vocabulary: the library takes that for granted.
+fn check_merges(vocab: &Vocab, merges: &[(String, String)]) -> Result<(), String> {
+    match merges.iter().find(|(left, right)| !vocab.contains_key(&format!("{left}{right}"))) {
+        Some((left, right)) => Err(format!("its vocabulary lacks {left:?} and {right:?} merged")),
+        None => Ok(()),
+    }
 }
 
 /// The characters that represent the 256 bytes, in the order of CLIP's ids: printable bytes first.
@@ -229,16 +269,26 @@ fn clean(text: &str) -> String {
     resolved.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
 }
 
-/// The most bytes of a file of settings; it may hold a chat template.
-const MOST_SETTINGS_BYTES: u64 = 1 << 24;
+/// The most bytes of a file: vocabularies have a few megabytes, and settings may hold a chat template.
+const MOST_BYTES: u64 = 1 << 26;
+
+fn read_bytes(path: &Path) -> Result<Vec<u8>, TokenizerError> {
+    bounded_read::read(path, MOST_BYTES).map_err(|source| TokenizerError::Read { path: path.to_owned(), source })
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, TokenizerError> {
+    serde_json::from_slice(&read_bytes(path)?).map_err(|error| TokenizerError::invalid(path, error))
+}
 
 fn read_settings(path: &Path) -> Result<Map<String, Value>, TokenizerError> {
-    if !path.is_file() {
-        return Ok(Map::new());
-    }
-    let json = bounded_read::read(path, MOST_SETTINGS_BYTES)
-        .map_err(|source| TokenizerError::Read { path: path.to_owned(), source })?;
-    serde_json::from_slice(&json).map_err(|error| TokenizerError::invalid(path, error))
+    if path.is_file() { read_json(path) } else { Ok(Map::new()) }
+}
+
+/// The merges of a `merges.txt`, one a line, after a line with the version.
+fn read_merges(path: &Path) -> Result<Vec<(String, String)>, TokenizerError> {
+    let text = String::from_utf8(read_bytes(path)?).map_err(|error| TokenizerError::invalid(path, error))?;
+    let lines = text.lines().filter(|line| !line.starts_with("#version"));
+    lines.map(|line| split_merge(line).map_err(|message| TokenizerError::invalid(path, message))).collect()
 }
 
 /// A special token: its text, or an object with its text and settings.
@@ -285,7 +335,6 @@ mod tests {
     use std::fs;
 
     use proptest::prelude::*;
-    use serde::Deserialize;
 
     use super::*;
 
@@ -362,6 +411,29 @@ mod tests {
         fs::write(folder.path().join("vocab.json"), "{\"a\": 0}").unwrap();
         fs::write(folder.path().join("merges.txt"), "#version: 0.2\n").unwrap();
         assert!(Tokenizer::from_folder(folder.path()).unwrap_err().to_string().contains(START));
+    }
+
+    #[test]
+    fn merges_must_give_tokens_of_the_vocabulary() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        let error = || Tokenizer::from_folder(folder.path()).unwrap_err().to_string();
+        let model = |merges: &str, more: &str| {
+            format!(r#"{{"model": {{"vocab": {{"a": 0, "b</w>": 1}}, "merges": {merges}{more}}}}}"#)
+        };
+        for merges in [r#"["a b</w>"]"#, r#"[["a", "b</w>"]]"#] {
+            write("tokenizer.json", &model(merges, ""));
+            assert!(error().contains(r#"lacks "a" and "b</w>" merged"#), "{}", error());
+        }
+        write("tokenizer.json", &model(r#"["a b c"]"#, ""));
+        assert!(error().contains("not two tokens"), "{}", error());
+        write("tokenizer.json", &model("[]", r###", "continuing_subword_prefix": "##""###));
+        assert!(error().contains("continuing_subword_prefix"), "{}", error());
+        write("tokenizer.json", r#"{"model": {"type": "Unigram", "vocab": []}}"#);
+        assert!(error().contains("not a BPE"), "{}", error());
+        write("vocab.json", r#"{"a": 0, "b": 1}"#);
+        write("merges.txt", "#version: 0.2\na b\n");
+        assert!(error().contains("merged"), "{}", error());
     }
 
     proptest! {
