@@ -71,7 +71,7 @@ impl PublishedFile {
 
     fn sentence(&self, path: &Path, has: &str, published: &str) -> String {
         format!(
-            "{} {has}, but the published file has {published} (read in {}): download it again, or go on at your own risk if you \
+            "{} {has}, but the published file has {published} (source: {}): download it again, or go on at your own risk if you \
              mean another version",
             path.display(),
             self.source
