@@ -138,7 +138,7 @@ impl Threads {
     }
 
     /// The value that the first rank of this process has, on all ranks of it.
-    fn from_first<T: Send + Sync + 'static>(&self, own: Option<T>) -> Arc<T> {
+    fn of_first<T: Send + Sync + 'static>(&self, own: Option<T>) -> Arc<T> {
         self.exchange(own.map(Arc::new))[0].as_ref().clone().expect("the first rank has it")
     }
 
@@ -149,7 +149,7 @@ impl Threads {
         exchange: impl FnOnce(&dyn Communicator, T) -> T,
     ) -> T {
         match self.shared.several_processes() {
-            true => T::clone(&self.from_first(self.processes.as_deref().map(|others| exchange(others, of_process)))),
+            true => T::clone(&self.of_first(self.processes.as_deref().map(|others| exchange(others, of_process)))),
             false => of_process,
         }
     }
@@ -232,11 +232,11 @@ impl Communicator for Threads {
     fn sum_rows(&self, lengths: &[usize], own: &mut Rows) -> Vec<Vec<f32>> {
         if let Some(others) = &self.processes {
             let sums = self.sum_with_others(&**others, lengths, own, |row| self.sum_row(row));
-            return Vec::clone(&self.from_first(Some(sums)));
+            return Vec::clone(&self.of_first(Some(sums)));
         }
         let sum = |i| self.sum_row(wait_for(i, own)).unwrap_or_else(|| self.leave());
         let of_process = (0..lengths.len()).map(sum).collect();
-        if self.shared.several_processes() { Vec::clone(&self.from_first(None)) } else { of_process }
+        if self.shared.several_processes() { Vec::clone(&self.of_first(None)) } else { of_process }
     }
 
     /// With several processes, the first rank of each reads the sums over its process, and exchanges them with the others.
@@ -248,7 +248,7 @@ impl Communicator for Threads {
         if let Some(others) = &self.processes {
             let sum = |row| Some(read(self.start(on_devices, row)?()));
             let sums = self.sum_with_others(&**others, lengths, own, sum);
-            return upload(self.from_first(Some(sums)).iter().cloned(), device);
+            return upload(self.of_first(Some(sums)).iter().cloned(), device);
         }
         let start = |i| self.start(on_devices, wait_for(i, own)).unwrap_or_else(|| self.leave());
         let started: Vec<_> = (0..lengths.len()).map(start).collect();
@@ -256,7 +256,7 @@ impl Communicator for Threads {
         wait_until_computed(&of_process);
         match self.shared.several_processes() {
             true => {
-                let sums: Arc<Vec<_>> = self.from_first(None);
+                let sums: Arc<Vec<_>> = self.of_first(None);
                 upload(sums.iter().cloned(), device)
             }
             false => of_process,

@@ -69,7 +69,11 @@ fn check(ranks: &Ranks, lengths: &[usize], device: &Device) -> Result<()> {
 impl fmt::Display for AllReduce {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let size = self.numbers * size_of::<f32>() as u64;
-        writeln!(f, "gradients of {} ({} buckets) on {}, {}", bytes(size), self.buckets, self.device, self.gradients)?;
+        let buckets = match self.buckets {
+            1 => "one bucket".to_owned(),
+            count => format!("{count} buckets"),
+        };
+        writeln!(f, "gradients of {} in {buckets} on {}, {}", bytes(size), self.device, self.gradients)?;
         let (line, median) = time(&self.seconds);
         writeln!(f, "{line}")?;
         write!(f, "speed     {}/s of gradients", bytes((size as f64 / median) as u64))
