@@ -1,5 +1,6 @@
 """Runs the program with a limit on its time, its memory and its files, kills it at a given moment, and judges how it ended."""
 
+import contextlib
 import math
 import os
 import re
@@ -88,7 +89,8 @@ class Campaign:
     def run(self, *arguments, kill_after=None, file_limit=None, timeout=120, cwd=ROOT, env=None, launcher=(), unprivileged=False, meanwhile=None):
         """Runs the program to its end.
 
-        `kill_after`: SIGKILL after so many seconds, to the process that was started alone.
+        `kill_after`: SIGKILL after so many seconds, to the process that was started alone; under a launcher to the launcher and all
+        ranks, as when a machine goes down. (Ranks that outlive their launcher end by themselves, and hold the run until then.)
         `file_limit`: the most bytes of a file. `unprivileged`: as the user nobody. `meanwhile`: called beside the process.
         """
 
@@ -118,7 +120,9 @@ class Campaign:
                         timed_out.set()
                         os.killpg(child.pid, signal.SIGKILL)
                     else:
-                        os.kill(child.pid, signal.SIGKILL)
+                        for process in session(child.pid) if launcher else [child.pid]:
+                            with contextlib.suppress(ProcessLookupError):
+                                os.kill(process, signal.SIGKILL)
 
             watch = threading.Thread(target=guard)
             watch.start()
@@ -149,3 +153,14 @@ def settings(**values):
     for key, value in values.items():
         words += ["--set", f"{key.replace('__', '.')}={value}"]
     return words
+
+
+def session(leader):
+    """The processes of a session, its leader last: Open MPI gives each rank a process group of its own."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # After the name, which may contain anything: state, parent, group, session.
+            if int(stat.read_text().rsplit(")", 1)[1].split()[3]) == leader:
+                found.append(int(stat.parent.name))
+    return sorted(found, key=lambda process: process == leader)
