@@ -204,7 +204,6 @@ fn a_file_that_is_not_a_shard_is_skipped() {
     assert!(error("e.tar").contains("e.tar: no such shard"), "{}", error("e.tar"));
 }
 
-/// A header that declares exabytes must not allocate memory.
 #[test]
 fn listed_shards_are_read_when_they_are_needed() {
     let dir = folder(&[("a.tar", shard(0, 3)), ("b.tar", shard(3, 4)), ("c.tar", b"no shard".to_vec())]);
@@ -232,6 +231,7 @@ fn listed_shards_are_read_when_they_are_needed() {
     assert!(open(dir.path(), "{a,b}.tar").err().unwrap().to_string().contains("does not list b.tar"));
 }
 
+/// A header that declares exabytes must not allocate memory.
 #[test]
 fn a_huge_member_is_not_read() {
     let mut tar = Builder::new(vec![]);

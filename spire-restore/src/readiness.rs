@@ -73,8 +73,9 @@ pub fn needs(config: &EvalConfig, output: &Path) -> Result<Vec<Need>> {
         let state = ready.map(|()| work(method, config, &sets, output));
         needs.push(need("row", method.name.clone(), state, files, &differences));
     }
+    let all = Scorer::load(config, &device).ok();
     for (&metric, files) in config.metrics.iter().zip(of_metrics) {
-        let state = network(metric, config, &device, &differences);
+        let state = network(metric, config, all.as_ref(), &device, &differences);
         needs.push(need("metric", metric.name().to_owned(), state, files, &differences));
     }
     Ok(needs)
@@ -101,16 +102,20 @@ fn need(
     Need { part, name, ready, state, downloads, cautions }
 }
 
-/// Whether a metric can be measured: loads its networks. Says how their files are not the published ones, unless `differences`
-/// does.
+/// Whether a metric can be measured. `all` has the networks of all metrics; if they can't be loaded, those of this metric are
+/// loaded alone. Says how their files are not the published ones, unless `differences` does.
 fn network(
     metric: Metric,
     config: &EvalConfig,
+    all: Option<&Scorer>,
     device: &Device,
     differences: &BTreeMap<PathBuf, String>,
 ) -> Result<String> {
-    let alone = EvalConfig { metrics: vec![metric], ..config.clone() };
-    let scorer = Scorer::load(&alone, device)?;
+    let alone = match all {
+        Some(_) => None,
+        None => Some(Scorer::load(&EvalConfig { metrics: vec![metric], ..config.clone() }, device)?),
+    };
+    let scorer = all.or(alone.as_ref()).expect("one of both");
     match (scorer.missing().get(&metric), scorer.strange().get(&metric)) {
         (Some(missing), _) => bail!("{missing}"),
         (None, Some(strange)) if differences.values().all(|difference| difference != strange) => Ok(strange.clone()),

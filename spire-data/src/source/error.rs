@@ -219,10 +219,10 @@ pub enum SourceError {
         /// The key of `[data.source]`.
         key: &'static str,
     },
-    /// A store does not give what is needed to open the shards.
+    /// A store, or a list of sizes beside the shards, does not give what is needed to open them.
     #[error("{address}: {message} (data.source.shards)")]
     Store {
-        /// The object.
+        /// The object or the list.
         address: String,
         /// The cause.
         message: String,

@@ -124,17 +124,15 @@ impl TarShards for LocalShards {
 
     fn find(&self, shard: usize, place: usize) -> Result<Found, SampleError> {
         let path = &self.shards[shard];
-        let found = self.indices.with(
-            shard,
-            || self.load(shard),
-            |loaded| match loaded {
-                Ok(loaded) => loaded.samples.get(place).cloned().ok_or_else(|| self.too_short(shard, loaded)),
-                Err((kind, message)) => {
-                    Err(SampleError::Io { path: path.clone(), source: io::Error::new(*kind, message.clone()) })
-                }
-            },
-        );
-        if matches!(found, Err(SampleError::Io { .. })) {
+        let look = |loaded: &Result<TarIndex, (io::ErrorKind, String)>| match loaded {
+            Ok(loaded) => (true, loaded.samples.get(place).cloned().ok_or_else(|| self.too_short(shard, loaded))),
+            Err((kind, message)) => {
+                let source = io::Error::new(*kind, message.clone());
+                (false, Err(SampleError::Io { path: path.clone(), source }))
+            }
+        };
+        let (is_indexed, found) = self.indices.with(shard, || self.load(shard), look);
+        if !is_indexed {
             // The disk may be available again for the next sample.
             self.indices.forget(shard);
         }

@@ -193,10 +193,10 @@ impl ClipText {
     pub fn knowing_only(mut self, known: &[i64]) -> Self {
         let embedding = &mut self.text_model.embeddings.token_embedding;
         embedding.weight = embedding.weight.clone().map(|weight| {
-            let [words, _] = weight.dims();
+            let ([words, _], device) = (weight.dims(), weight.device());
             let mut kept = vec![0.0_f32; words];
             known.iter().for_each(|&id| kept[id as usize] = 1.0);
-            weight.clone() * Tensor::<1>::from_floats(kept.as_slice(), &weight.device()).unsqueeze_dim(1)
+            weight * Tensor::<1>::from_floats(kept.as_slice(), &device).unsqueeze_dim(1)
         });
         self
     }

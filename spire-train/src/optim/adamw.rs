@@ -121,10 +121,11 @@ impl optim::Optimizer for OnePass {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::optim::gradients::tests::{gradients, linear};
     use crate::optim::gradients::{grad_norm, number_parameters};
     use crate::optim::learning_rate::Schedule;
     use burn::nn::{Linear, LinearConfig};
-    use burn::tensor::{Distribution, TensorData};
+    use burn::tensor::Distribution;
 
     /// A constant rate, no weight decay, and gradients that are clipped at 1.
     fn settings(rate: f64) -> OptimizerSettings {
@@ -144,15 +145,6 @@ mod tests {
             weight_decay: 0.0,
             max_grad_norm: 1.0,
         }
-    }
-
-    fn linear() -> Linear {
-        number_parameters(LinearConfig::new(3, 2).init(&Device::flex().autodiff()))
-    }
-
-    fn gradients(linear: &Linear) -> GradientsParams {
-        let x = Tensor::<2>::from_data(TensorData::from([[3.0_f32, 0.0, 0.0]]), &Device::flex());
-        GradientsParams::from_grads(linear.forward(x).sum().backward(), linear)
     }
 
     #[test]

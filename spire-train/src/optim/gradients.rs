@@ -88,16 +88,17 @@ pub fn accumulate<M: Module>(module: &M, sum: &mut GradientsParams, more: Gradie
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use burn::nn::{Linear, LinearConfig};
     use burn::tensor::{Device, TensorData};
 
-    fn linear() -> Linear {
+    pub fn linear() -> Linear {
         number_parameters(LinearConfig::new(3, 2).init(&Device::flex().autodiff()))
     }
 
-    fn gradients(linear: &Linear) -> GradientsParams {
+    /// Of the sum of the outputs for one input: 3 for two weights, 1 for two biases, 0 for the other weights.
+    pub fn gradients(linear: &Linear) -> GradientsParams {
         let x = Tensor::<2>::from_data(TensorData::from([[3.0_f32, 0.0, 0.0]]), &Device::flex());
         GradientsParams::from_grads(linear.forward(x).sum().backward(), linear)
     }
