@@ -90,22 +90,24 @@ def scunet(out: Path, random: numpy.random.Generator) -> None:
         write(out, f"scunet-{name}", "scunet", network, random, image, "cszn/SCUNet")
 
 
-def published(out: Path, random: numpy.random.Generator, kind: str) -> None:
-    """The published sizes, on a small picture: SwinIR for real-world pictures (medium and large), BSRNet, SCUNet."""
-    side = 64
+def published_network(kind: str) -> nn.Module:
+    """SwinIR for real-world pictures (medium and large), BSRNet or SCUNet at its published size."""
     if kind == "bsrnet":
-        network = official.module("BSRGAN", "models.network_rrdbnet").RRDBNet(nf=64, nb=23, gc=32, sf=4)
-        repository = "cszn/BSRGAN"
-    elif kind == "scunet":
-        network = official.module("SCUNet", "models.network_scunet").SCUNet(in_nc=3, config=[4] * 7, dim=64)
-        repository, side = "cszn/SCUNet", 128
-    else:
-        large = dict(embed_dim=240, depths=[6] * 9, num_heads=[8] * 9, resi_connection="3conv")
-        medium = dict(embed_dim=180, depths=[6] * 6, num_heads=[6] * 6, resi_connection="1conv")
-        network = official.module("SwinIR", "models.network_swinir").SwinIR(
-            img_size=64, window_size=8, mlp_ratio=2, upscale=4, upsampler="nearest+conv", **(large if kind == "swinir-large" else medium)
-        )
-        repository = "JingyunLiang/SwinIR"
+        return official.module("BSRGAN", "models.network_rrdbnet").RRDBNet(nf=64, nb=23, gc=32, sf=4)
+    if kind == "scunet":
+        return official.module("SCUNet", "models.network_scunet").SCUNet(in_nc=3, config=[4] * 7, dim=64)
+    large = dict(embed_dim=240, depths=[6] * 9, num_heads=[8] * 9, resi_connection="3conv")
+    medium = dict(embed_dim=180, depths=[6] * 6, num_heads=[6] * 6, resi_connection="1conv")
+    return official.module("SwinIR", "models.network_swinir").SwinIR(
+        img_size=64, window_size=8, mlp_ratio=2, upscale=4, upsampler="nearest+conv", **(large if kind == "swinir-large" else medium)
+    )
+
+
+def published(out: Path, random: numpy.random.Generator, kind: str) -> None:
+    """The published sizes, on a small picture."""
+    network = published_network(kind)
+    side = 128 if kind == "scunet" else 64
+    repository = {"bsrnet": "cszn/BSRGAN", "scunet": "cszn/SCUNet"}.get(kind, "JingyunLiang/SwinIR")
     image = unit(random, 1, 3, side, side)
     write(out, f"{kind}-published", kind.removesuffix("-large"), network, random, image, repository)
 

@@ -34,15 +34,30 @@ pub use windows::Windows;
 
 /// `conv.forward(x)`: `x` `[batch, channels, height, width]` to `[batch, out_channels, out_height, out_width]`.
 pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+    let Some(options) = options_of(conv) else { return conv.forward(x) };
+    let conv = hooked(conv, &x);
+    convolve(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options)
+}
+
+/// `onto + conv.forward(x)`; `onto` has the output's shape. Without derivatives the convolution adds where it writes.
+pub fn add_conv2d(onto: Tensor<4>, conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+    match options_of(conv) {
+        Some(options) => {
+            let conv = hooked(conv, &x);
+            add_convolved(onto, x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options)
+        }
+        None => onto + conv.forward(x),
+    }
+}
+
+/// `None` if Burn computes the padding from the size.
+fn options_of(conv: &Conv2d) -> Option<ConvOptions<2>> {
     let padding = match conv.padding {
         PaddingConfig2d::Valid => [(0, 0), (0, 0)],
         PaddingConfig2d::Explicit(top, left, bottom, right) => [(top, bottom), (left, right)],
-        // Burn computes the padding from the size.
-        PaddingConfig2d::Same => return conv.forward(x),
+        PaddingConfig2d::Same => return None,
     };
-    let options = ConvOptions::new_with_padding(conv.stride, padding, conv.dilation, conv.groups);
-    let conv = hooked(conv, &x);
-    convolve(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options)
+    Some(ConvOptions::new_with_padding(conv.stride, padding, conv.dilation, conv.groups))
 }
 
 /// [`burn::tensor::module::conv2d`]: `x` `[batch, channels, height, width]`, `weight`
@@ -57,6 +72,26 @@ pub fn convolve(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, option
             Tensor::from_dispatch(<Dispatch as Kernels>::convolve(x, weight, bias, convolution))
         }
         _ => burn::tensor::module::conv2d(x, weight, bias, options),
+    }
+}
+
+/// `onto +` [`convolve`]; `onto` has the output's shape.
+pub fn add_convolved(
+    onto: Tensor<4>,
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    options: ConvOptions<2>,
+) -> Tensor<4> {
+    let [out_channels, _, rows, columns] = weight.dims();
+    match Convolution::of(&options, [rows, columns]) {
+        Some(convolution) if [&onto, &x, &weight].into_iter().all(is_computed_alone) => {
+            let bias = bias.unwrap_or_else(|| Tensor::zeros([out_channels], &x.device()));
+            let [onto, x, weight] = [onto, x, weight].map(Tensor::into_dispatch);
+            let added = <Dispatch as Inference>::add_convolved(onto, x, weight, bias.into_dispatch(), convolution);
+            Tensor::from_dispatch(added)
+        }
+        _ => onto + convolve(x, weight, bias, options),
     }
 }
 
@@ -169,6 +204,18 @@ pub fn linear<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
     }
 }
 
+/// `onto + linear.forward(x)`: `x` `[…, from]`, `onto` `[…, to]`.
+pub fn add_linear<const D: usize>(onto: Tensor<D>, linear: &Linear, x: Tensor<D>) -> Tensor<D> {
+    match &linear.bias {
+        Some(bias) if is_computed_alone(&x) && is_computed_alone(&onto) => {
+            let [weight, bias] = [linear.weight.val().into_dispatch(), bias.val().into_dispatch()];
+            let [onto, x] = [onto, x].map(Tensor::into_dispatch);
+            Tensor::from_dispatch(<Dispatch as Inference>::add_linear(onto, x, weight, bias))
+        }
+        _ => onto + linear.forward(x),
+    }
+}
+
 /// The largest pixel of each window: `x` `[batch, channels, height, width]` to `[batch, channels, out_height, out_width]`.
 ///
 /// # Panics
@@ -201,7 +248,6 @@ fn pool(x: Tensor<4>, pooling: Pooling, window: Window) -> Tensor<4> {
     }
 }
 
-/// Whether there are kernels, and no derivative is wanted.
 /// A step of AdamW (Loshchilov & Hutter, 2019, <https://arxiv.org/abs/1711.05101>) after the first.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamWStep {
@@ -251,6 +297,7 @@ pub fn blend<const D: usize>(average: Tensor<D>, current: Tensor<D>, decay: f64)
     Tensor::from_dispatch(<Dispatch as Updates>::blend(average, current, decay as f32, rest as f32))
 }
 
+/// Whether there are kernels, and no derivative is wanted.
 fn is_computed_alone<const D: usize>(x: &Tensor<D>) -> bool {
     has_kernels(x) && !x.device().is_autodiff()
 }

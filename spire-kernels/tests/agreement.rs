@@ -1,5 +1,6 @@
 //! Every kernel and its gradients agree with Burn's.
 
+use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, LinearConfig, PaddingConfig2d};
 use burn::tensor::module::{self, avg_pool2d, max_pool2d};
@@ -37,6 +38,12 @@ fn check_convolution(conv: Conv2d, x_shape: [usize; 4], device: &Device) {
     assert_close(&ours, &burns, "output");
     let inner = spire_kernels::conv2d(&conv, x.clone().inner());
     assert_close(&inner, &burns.clone().inner(), "output without a graph");
+    let onto = random(burns.dims(), 2, device);
+    let added = spire_kernels::add_conv2d(onto.clone(), &conv, x.clone());
+    assert_close(&added, &(onto.clone() + burns.clone()), "output added to a map");
+    let alone = conv.valid();
+    let added = spire_kernels::add_conv2d(onto.clone().inner(), &alone, x.clone().inner());
+    assert_close(&added, &(onto + burns.clone()).inner(), "output added to a map without a graph");
     let (ours, burns) = (weighted(ours, device).backward(), weighted(burns, device).backward());
     let (a, b) = (x.grad(&ours).unwrap(), x.grad(&burns).unwrap());
     assert_close(&a, &b, "gradient of x");
@@ -262,6 +269,10 @@ fn linear_layers_agree() {
     for (rows, from, to) in [(1, 1, 1), (700, 5, 9), (40, 64, 130)] {
         let linear = LinearConfig::new(from, to).init(&device);
         let x = random([2, 3, rows, from], 1, &device);
-        assert_close(&spire_kernels::linear(&linear, x.clone()), &linear.forward(x), &format!("{from} to {to}"));
+        let y = linear.forward(x.clone());
+        assert_close(&spire_kernels::linear(&linear, x.clone()), &y, &format!("{from} to {to}"));
+        let onto = random(y.dims(), 2, &device);
+        let added = spire_kernels::add_linear(onto.clone(), &linear, x);
+        assert_close(&added, &(onto + y), &format!("{from} to {to}, added to a map"));
     }
 }

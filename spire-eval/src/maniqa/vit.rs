@@ -98,6 +98,6 @@ impl Block {
         let stacked = qkv.forward(self.norm1.forward(x.clone()));
         let [query, key, value] = stacked.chunk(3, 2).try_into().expect("three times the width is three chunks");
         let x = x + proj.forward(attend(query, key, value, *heads, None));
-        x.clone() + self.mlp.forward(self.norm2.forward(x))
+        self.mlp.add(x.clone(), self.norm2.forward(x))
     }
 }

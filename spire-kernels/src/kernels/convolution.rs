@@ -31,13 +31,14 @@ impl Convolution {
     }
 }
 
-/// The output `[batch, to, out_height, out_width]` with its shape.
+/// The output `[batch, to, out_height, out_width]` with its shape, added to `onto` of that shape.
 pub fn forward(
     x: &[f32],
     x_shape: [usize; 4],
     weight: &[f32],
     [to, from, kernel_rows, kernel_columns]: [usize; 4],
     bias: &[f32],
+    onto: Option<&[f32]>,
     convolution: Convolution,
 ) -> (Vec<f32>, [usize; 4]) {
     let kernel = [kernel_rows, kernel_columns];
@@ -46,8 +47,14 @@ pub fn forward(
         let area = height * width;
         let mut y = vec![0.0; batch * to * area];
         let left = MatRef::from_row_major_slice(weight, to, from);
-        y.par_chunks_mut((to * area).max(1)).zip(x.par_chunks((from * area).max(1))).for_each(|(y, right)| {
-            y.chunks_mut(area).zip(bias).for_each(|(row, &bias)| row.fill(bias));
+        let pictures = x.par_chunks((from * area).max(1));
+        y.par_chunks_mut((to * area).max(1)).zip(pictures).enumerate().for_each(|(image, (y, right))| {
+            for (channel, (y, &bias)) in y.chunks_mut(area).zip(bias).enumerate() {
+                match onto {
+                    Some(onto) => add_bias(y, &onto[(image * to + channel) * area..], bias),
+                    None => y.fill(bias),
+                }
+            }
             add_products(y, to, area, &[Term { left, right, stride: area, offset: 0 }]);
         });
         return (y, [batch, to, height, width]);
@@ -57,38 +64,50 @@ pub fn forward(
     let taps = Taps::of(weight, to, from, kernel);
     let images = (TOGETHER / (one.stride() * from.max(to)).max(1)).clamp(1, batch.max(1));
     let mut y = vec![0.0; batch * to * out_height * out_width];
+    let chunk = images * to * out_height * out_width;
     let pictures = x.par_chunks(images * from * height * width);
-    y.par_chunks_mut(images * to * out_height * out_width).zip(pictures).for_each(|(y, x)| {
+    y.par_chunks_mut(chunk).zip(pictures).enumerate().for_each(|(n, (y, x))| {
         let batch = x.len() / (from * height * width);
         let line = Line::new([batch, from, height, width], kernel, convolution);
-        convolve(y, x, &taps, bias, &line);
+        convolve(y, x, &taps, bias, onto.map(|onto| &onto[n * chunk..]), &line);
     });
     (y, [batch, to, out_height, out_width])
 }
 
-/// The convolution of the images of one `line`.
-fn convolve(y: &mut [f32], x: &[f32], taps: &Taps, bias: &[f32], line: &Line) {
+/// `y = x + bias`.
+fn add_bias(y: &mut [f32], x: &[f32], bias: f32) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y = x + bias);
+}
+
+/// The convolution of the images of one `line`, added to `onto`.
+fn convolve(y: &mut [f32], x: &[f32], taps: &Taps, bias: &[f32], onto: Option<&[f32]>, line: &Line) {
     let (to, from) = (taps.to, taps.from);
-    let phases = line.spread(x, from);
-    let terms: Vec<_> = line
-        .taps()
-        .enumerate()
-        .map(|(tap, (phase, offset))| Term {
-            left: taps.matrix(tap),
-            right: &phases[phase * from * line.stride()..][..from * line.stride()],
-            stride: line.stride(),
-            offset,
-        })
-        .collect();
     let [out_height, out_width] = line.out;
-    scratch::with(to * line.len(), |sums| {
-        sum_products(sums, to, line.len(), &terms);
-        y.par_chunks_mut(out_height * out_width).enumerate().for_each(|(plane, y)| {
-            let (image, channel) = (plane / to, plane % to);
-            let sums = &sums[channel * line.len() + image * line.rows * line.columns..];
-            for (y, sums) in y.chunks_mut(out_width).zip(sums.chunks(line.columns)) {
-                y.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum + bias[channel]);
-            }
+    let area = out_height * out_width;
+    line.with_spread(x, from, |phases| {
+        let terms: Vec<_> = line
+            .taps()
+            .enumerate()
+            .map(|(tap, (phase, offset))| Term {
+                left: taps.matrix(tap),
+                right: &phases[phase * from * line.stride()..][..from * line.stride()],
+                stride: line.stride(),
+                offset,
+            })
+            .collect();
+        scratch::with(to * line.len(), |sums| {
+            sum_products(sums, to, line.len(), &terms);
+            y.par_chunks_mut(area).enumerate().for_each(|(plane, y)| {
+                let (image, channel) = (plane / to, plane % to);
+                let sums = &sums[channel * line.len() + image * line.rows * line.columns..];
+                for (row, (y, sums)) in y.chunks_mut(out_width).zip(sums.chunks(line.columns)).enumerate() {
+                    add_bias(y, sums, bias[channel]);
+                    if let Some(onto) = onto {
+                        let onto = &onto[plane * area + row * out_width..];
+                        y.iter_mut().zip(onto).for_each(|(y, onto)| *y += onto);
+                    }
+                }
+            });
         });
     });
 }
@@ -113,10 +132,17 @@ pub fn input_gradient(
         return x;
     }
     let line = Line::new(x_shape, kernel, convolution);
-    let gradient = line.spread_gradient(gradient, to);
     let taps = Taps::of(weight, to, from, kernel);
-    let [row_phases, column_phases] = convolution.stride;
-    let [(top, _), (left, _)] = convolution.padding;
+    line.with_spread_gradient(gradient, to, |gradient| gather(&mut x, gradient, &taps, &line));
+    x
+}
+
+/// The input's gradient from the output's, which `line` has spread.
+fn gather(x: &mut [f32], gradient: &[f32], taps: &Taps, line: &Line) {
+    let from = taps.from;
+    let (height, width) = (line.height, line.width);
+    let [row_phases, column_phases] = line.convolution.stride;
+    let [(top, _), (left, _)] = line.convolution.padding;
     for phase in 0..row_phases * column_phases {
         let terms: Vec<_> = line
             .taps()
@@ -124,7 +150,7 @@ pub fn input_gradient(
             .filter(|(_, (of, _))| *of == phase)
             .map(|(tap, (_, offset))| Term {
                 left: taps.matrix(tap).transpose(),
-                right: &gradient,
+                right: gradient,
                 stride: line.stride(),
                 // Shifted back: the first output that reads a position lies that far before it.
                 offset: line.slack - offset,
@@ -133,7 +159,7 @@ pub fn input_gradient(
         scratch::with(from * line.len(), |sums| {
             sum_products(sums, from, line.len(), &terms);
             let (row_phase, column_phase) = (phase / column_phases, phase % column_phases);
-            x.par_chunks_mut(area.max(1)).enumerate().for_each(|(plane, x)| {
+            x.par_chunks_mut((height * width).max(1)).enumerate().for_each(|(plane, x)| {
                 let (image, channel) = (plane / from, plane % from);
                 let sums = &sums[channel * line.len() + image * line.rows * line.columns..];
                 for row in (0..height).filter(|row| (row + top) % row_phases == row_phase) {
@@ -151,7 +177,6 @@ pub fn input_gradient(
             });
         });
     }
-    x
 }
 
 /// The gradient of the weight, of shape `[to, from, rows, columns]`.
@@ -174,16 +199,18 @@ pub fn weight_gradient(
         return weight;
     }
     let line = Line::new(x_shape, kernel, convolution);
-    let phases = line.spread(x, from);
-    let gradient = line.spread_gradient(gradient, to);
-    let gradient = MatRef::from_row_major_slice_with_stride(&gradient, to, line.stride(), line.stride());
-    let gradient = gradient.subcols(line.slack, line.len());
     let mut by_tap = vec![0.0; kernel_rows * kernel_columns * to * from];
     let taps: Vec<_> = line.taps().collect();
-    by_tap.par_chunks_mut(to * from).zip(taps).for_each(|(sum, (phase, offset))| {
-        let x = &phases[phase * from * line.stride()..][..from * line.stride()];
-        let x = MatRef::from_row_major_slice_with_stride(x, from, line.stride(), line.stride());
-        add_outer_products(sum, gradient, x.subcols(offset, line.len()));
+    line.with_spread(x, from, |phases| {
+        line.with_spread_gradient(gradient, to, |gradient| {
+            let gradient = MatRef::from_row_major_slice_with_stride(gradient, to, line.stride(), line.stride());
+            let gradient = gradient.subcols(line.slack, line.len());
+            by_tap.par_chunks_mut(to * from).zip(taps).for_each(|(sum, (phase, offset))| {
+                let x = &phases[phase * from * line.stride()..][..from * line.stride()];
+                let x = MatRef::from_row_major_slice_with_stride(x, from, line.stride(), line.stride());
+                add_outer_products(sum, gradient, x.subcols(offset, line.len()));
+            });
+        });
     });
     let taps = kernel_rows * kernel_columns;
     let mut weight = vec![0.0; to * from * taps];
@@ -281,12 +308,20 @@ impl Line {
         })
     }
 
-    /// `[batch, channels, height, width]` as `[phase, channels, stride]`.
-    fn spread(&self, x: &[f32], channels: usize) -> Vec<f32> {
+    /// Calls `work` with `x` `[batch, channels, height, width]` as `[phase, channels, stride]`.
+    fn with_spread<R>(&self, x: &[f32], channels: usize, work: impl FnOnce(&[f32]) -> R) -> R {
+        let [row_stride, column_stride] = self.convolution.stride;
+        scratch::with(row_stride * column_stride * channels * self.stride(), |lines| {
+            self.spread(lines, x, channels);
+            work(lines)
+        })
+    }
+
+    fn spread(&self, lines: &mut [f32], x: &[f32], channels: usize) {
         let [row_stride, column_stride] = self.convolution.stride;
         let [(top, _), (left, _)] = self.convolution.padding;
-        let mut lines = vec![0.0; row_stride * column_stride * channels * self.stride()];
         lines.par_chunks_mut(self.stride()).enumerate().for_each(|(n, line)| {
+            line.fill(0.0);
             let (phase, channel) = (n / channels, n % channels);
             let (row_phase, column_phase) = (phase / column_stride, phase % column_stride);
             for image in 0..self.batch {
@@ -305,15 +340,21 @@ impl Line {
                 }
             }
         });
-        lines
     }
 
-    /// `[batch, channels, out_height, out_width]` as `[channels, stride]`, preceded by as many zeros as the largest
-    /// shift.
-    fn spread_gradient(&self, gradient: &[f32], channels: usize) -> Vec<f32> {
+    /// Calls `work` with `gradient` `[batch, channels, out_height, out_width]` as `[channels, stride]`, preceded by as many
+    /// zeros as the largest shift.
+    fn with_spread_gradient<R>(&self, gradient: &[f32], channels: usize, work: impl FnOnce(&[f32]) -> R) -> R {
+        scratch::with(channels * self.stride(), |lines| {
+            self.spread_gradient(lines, gradient, channels);
+            work(lines)
+        })
+    }
+
+    fn spread_gradient(&self, lines: &mut [f32], gradient: &[f32], channels: usize) {
         let [height, width] = self.out;
-        let mut lines = vec![0.0; channels * self.stride()];
         lines.par_chunks_mut(self.stride()).enumerate().for_each(|(channel, line)| {
+            line.fill(0.0);
             let line = &mut line[self.slack..];
             for image in 0..self.batch {
                 let gradient = &gradient[(image * channels + channel) * height * width..][..height * width];
@@ -321,6 +362,5 @@ impl Line {
                 line.zip(gradient.chunks(width)).for_each(|(line, row)| line[..width].copy_from_slice(row));
             }
         });
-        lines
     }
 }

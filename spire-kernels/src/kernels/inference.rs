@@ -4,6 +4,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, TensorMetadata, backend_extension};
 use faer::MatRef;
 
+use crate::kernels::convolution::{self, Convolution};
 use crate::kernels::ops::{dims, tensor};
 use crate::kernels::{linear, window_attention};
 use crate::windows::Windows;
@@ -16,6 +17,23 @@ pub trait Inference: Backend {
 
     /// `x` `[…, from]`, `weight` `[from, to]` and `bias` `[to]` to `[…, to]`.
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// [`Self::linear`], added to `onto` of the output's shape.
+    fn add_linear(
+        onto: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// [`Kernels::convolve`](crate::kernels::ops::Kernels::convolve), added to `onto` of the output's shape.
+    fn add_convolved(
+        onto: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        convolution: Convolution,
+    ) -> FloatTensor<Self>;
 }
 
 impl Inference for Flex {
@@ -27,12 +45,46 @@ impl Inference for Flex {
     }
 
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
-        let [from, to] = weight.shape().dims();
-        let mut shape = x.shape();
-        let last = shape.len() - 1;
-        shape[last] = to;
-        let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
-        let weight = MatRef::from_row_major_slice(weight.storage(), from, to);
-        tensor(linear::forward(x.storage(), weight, bias.storage()), &shape)
+        linear_onto(None, x, weight, bias)
     }
+
+    fn add_linear(
+        onto: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        linear_onto(Some(onto.to_contiguous()), x, weight, bias)
+    }
+
+    fn add_convolved(
+        onto: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        convolution: Convolution,
+    ) -> FloatTensor<Self> {
+        let (x_shape, weight_shape) = (dims(&x), dims(&weight));
+        let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
+        let onto = onto.to_contiguous();
+        let (x, weight, bias, onto) = (x.storage(), weight.storage(), bias.storage(), Some(onto.storage()));
+        let (y, shape) = convolution::forward(x, x_shape, weight, weight_shape, bias, onto, convolution);
+        tensor(y, &shape)
+    }
+}
+
+fn linear_onto(
+    onto: Option<FloatTensor<Flex>>,
+    x: FloatTensor<Flex>,
+    weight: FloatTensor<Flex>,
+    bias: FloatTensor<Flex>,
+) -> FloatTensor<Flex> {
+    let [from, to] = weight.shape().dims();
+    let mut shape = x.shape();
+    let last = shape.len() - 1;
+    shape[last] = to;
+    let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
+    let weight = MatRef::from_row_major_slice(weight.storage(), from, to);
+    let onto = onto.as_ref().map(|onto| onto.storage());
+    tensor(linear::forward(x.storage(), weight, bias.storage(), onto), &shape)
 }

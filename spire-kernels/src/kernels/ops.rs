@@ -78,8 +78,15 @@ impl Kernels for Flex {
     ) -> FloatTensor<Self> {
         let (x_shape, weight_shape) = (dims(&x), dims(&weight));
         let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
-        let (y, shape) =
-            convolution::forward(x.storage(), x_shape, weight.storage(), weight_shape, bias.storage(), convolution);
+        let (y, shape) = convolution::forward(
+            x.storage(),
+            x_shape,
+            weight.storage(),
+            weight_shape,
+            bias.storage(),
+            None,
+            convolution,
+        );
         tensor(y, &shape)
     }
 

@@ -17,9 +17,8 @@ thread_local! {
 pub fn with<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut buffer = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
     if buffer.len() < len {
-        // Nothing is copied to the new place.
-        buffer.clear();
-        buffer.resize(len, 0.0);
+        // Zeros from the system: each thread touches first what it writes.
+        buffer = vec![0.0; len];
     }
     let result = work(&mut buffer[..len]);
     if buffer.len() <= MOST {

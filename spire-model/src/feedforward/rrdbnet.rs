@@ -6,7 +6,7 @@ use burn::nn::conv::Conv2d;
 use burn::tensor::activation::leaky_relu;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
-use spire_kernels::{conv2d, convolve};
+use spire_kernels::{add_conv2d, add_convolved, conv2d, convolve};
 
 use super::architecture::{FeedForward, count, fill};
 use crate::nn::pixels::doubled;
@@ -102,7 +102,7 @@ impl FeedForward for RrdbNet {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let shallow = conv2d(&self.conv_first, x);
         let deep = self.rrdb_trunk.iter().fold(shallow.clone(), |x, block| block.forward(x));
-        let features = shallow + conv2d(&self.trunk_conv, deep);
+        let features = add_conv2d(shallow, &self.trunk_conv, deep);
         let steps = [Some(&self.upconv1), self.upconv2.as_ref()].into_iter().flatten();
         let enlarged = steps.fold(features, |x, conv| leaky_relu(conv2d(conv, doubled(x)), SLOPE));
         conv2d(&self.conv_last, leaky_relu(conv2d(&self.hrconv, enlarged), SLOPE))
@@ -144,10 +144,10 @@ impl DenseBlock {
             let ([_, from, _, _], [to, ..]) = (read.dims(), conv.weight.dims());
             let weights = convs[i..].iter().map(|conv| conv.weight.val().narrow(1, first, from)).collect();
             let bias = (i == 0).then(|| Tensor::cat(Vec::clone(&biases), 0));
-            let convolved = convolve(read, Tensor::cat(weights, 0), bias, options.clone());
+            let weight = Tensor::cat(weights, 0);
             let all = match sums {
-                Some(sums) => sums + convolved,
-                None => convolved,
+                Some(sums) => add_convolved(sums, read, weight, bias, options.clone()),
+                None => convolve(read, weight, bias, options.clone()),
             };
             read = all.clone().narrow(1, 0, to);
             let rest = all.dims()[1] - to;

@@ -8,7 +8,7 @@ use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, PaddingConfig2d
 use burn::tensor::activation::relu;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
-use spire_kernels::{Windows, conv2d, convolve, linear, window_attention};
+use spire_kernels::{Windows, add_conv2d, add_linear, conv2d, convolve, linear, window_attention};
 
 use super::architecture::{FeedForward, count, fill};
 use crate::nn::pixels::{Mirror, extend, pixel_shuffle};
@@ -210,9 +210,9 @@ impl ConvTransBlock {
         let halves = conv2d(&self.conv1_1, x.clone()).chunk(2, 1);
         let [convolved, attended] = halves.try_into().expect("an even number of channels has two halves");
         let inner = relu(conv2d(&self.conv_block[0], convolved.clone()));
-        let convolved = conv2d(&self.conv_block[1], inner) + convolved;
+        let convolved = add_conv2d(convolved, &self.conv_block[1], inner);
         let attended = self.trans_block.forward(attended.permute([0, 2, 3, 1])).permute([0, 3, 1, 2]);
-        x + conv2d(&self.conv1_2, Tensor::cat(vec![convolved, attended], 1))
+        add_conv2d(x, &self.conv1_2, Tensor::cat(vec![convolved, attended], 1))
     }
 }
 
@@ -223,8 +223,8 @@ impl TransBlock {
         let qkv = linear(embedding_layer, self.ln1.forward(x.clone()));
         let [heads, across, _] = relative_position_params.dims();
         let table = relative_position_params.val().reshape([heads, across * across]).swap_dims(0, 1);
-        let x = x + linear(out, window_attention(qkv, table, *windows));
-        x.clone() + self.mlp.forward(self.ln2.forward(x))
+        let x = add_linear(x, out, window_attention(qkv, table, *windows));
+        self.mlp.add(x.clone(), self.ln2.forward(x))
     }
 }
 

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
-use spire_kernels::{conv2d, group_norm_silu, silu};
+use spire_kernels::{add_conv2d, conv2d, group_norm_silu, silu};
 
 use super::spade::Spade;
 
@@ -78,11 +78,11 @@ impl ResnetBlock2d {
         if let (Some(projection), Some(time)) = (&self.time_emb_proj, time) {
             x = x + projection.forward(silu(time)).unsqueeze_dims::<4>(&[2, 3]);
         }
-        let mut residual = conv2d(&self.conv2, group_norm_silu(&self.norm2, x));
-        if let (Some(spade), Some(structure)) = (&self.spade, structure) {
-            residual = spade.forward(residual, structure.clone());
-        }
-        let x = shortcut + residual;
+        let x = group_norm_silu(&self.norm2, x);
+        let x = match (&self.spade, structure) {
+            (Some(spade), Some(structure)) => shortcut + spade.forward(conv2d(&self.conv2, x), structure.clone()),
+            _ => add_conv2d(shortcut, &self.conv2, x),
+        };
         if self.output_scale_factor == 1.0 { x } else { x.div_scalar(self.output_scale_factor) }
     }
 }

@@ -4,7 +4,7 @@
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
-use spire_kernels::{Windows, gelu, linear, window_attention};
+use spire_kernels::{Windows, add_linear, gelu, linear, window_attention};
 
 /// Two linear layers around a GELU.
 #[derive(Module, Debug)]
@@ -19,9 +19,9 @@ impl Mlp {
         Self { fc1: LinearConfig::new(width, inner).init(device), fc2: LinearConfig::new(inner, width).init(device) }
     }
 
-    /// `[…, width]` to the same shape.
-    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        linear(&self.fc2, gelu(linear(&self.fc1, x)))
+    /// `x` `[…, width]` to the same shape, added to `onto`.
+    pub fn add<const D: usize>(&self, onto: Tensor<D>, x: Tensor<D>) -> Tensor<D> {
+        add_linear(onto, &self.fc2, gelu(linear(&self.fc1, x)))
     }
 }
 
@@ -66,8 +66,8 @@ impl SwinBlock {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let WindowAttention { relative_position_bias_table, qkv, proj, windows } = &self.attn;
         let qkv = linear(qkv, self.norm1.forward(x.clone()));
-        let x = x + linear(proj, window_attention(qkv, relative_position_bias_table.val(), *windows));
-        x.clone() + self.mlp.forward(self.norm2.forward(x))
+        let x = add_linear(x, proj, window_attention(qkv, relative_position_bias_table.val(), *windows));
+        self.mlp.add(x.clone(), self.norm2.forward(x))
     }
 }
 

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
-use spire_kernels::{conv2d, gelu, group_norm};
+use spire_kernels::{add_conv2d, conv2d, gelu, group_norm};
 
 use super::attention::Attention;
 
@@ -160,10 +160,9 @@ impl Transformer2d {
             Projection::Linear(linear) => linear.forward(to_sequence(x)),
         };
         let x = self.transformer_blocks.iter().fold(x, |x, block| block.forward(x, context.clone()));
-        let x = match &self.proj_out {
-            Projection::Conv(conv) => conv2d(conv, to_image(x)),
-            Projection::Linear(linear) => to_image(linear.forward(x)),
-        };
-        x + residual
+        match &self.proj_out {
+            Projection::Conv(conv) => add_conv2d(residual, conv, to_image(x)),
+            Projection::Linear(linear) => residual + to_image(linear.forward(x)),
+        }
     }
 }
