@@ -111,11 +111,14 @@ fn network(
     device: &Device,
     differences: &BTreeMap<PathBuf, String>,
 ) -> Result<String> {
-    let alone = match all {
-        Some(_) => None,
-        None => Some(Scorer::load(&EvalConfig { metrics: vec![metric], ..config.clone() }, device)?),
+    let alone;
+    let scorer = match all {
+        Some(all) => all,
+        None => {
+            alone = Scorer::load(&EvalConfig { metrics: vec![metric], ..config.clone() }, device)?;
+            &alone
+        }
     };
-    let scorer = all.or(alone.as_ref()).expect("one of both");
     match (scorer.missing().get(&metric), scorer.strange().get(&metric)) {
         (Some(missing), _) => bail!("{missing}"),
         (None, Some(strange)) if differences.values().all(|difference| difference != strange) => Ok(strange.clone()),

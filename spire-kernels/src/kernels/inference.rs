@@ -4,8 +4,8 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, TensorMetadata, backend_extension};
 use faer::MatRef;
 
-use crate::kernels::convolution::{self, Convolution};
-use crate::kernels::ops::{dims, tensor};
+use crate::kernels::convolution::Convolution;
+use crate::kernels::ops::{convolve_onto, dims, tensor};
 use crate::kernels::{linear, window_attention};
 use crate::windows::Windows;
 
@@ -54,7 +54,7 @@ impl Inference for Flex {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        linear_onto(Some(onto.to_contiguous()), x, weight, bias)
+        linear_onto(Some(onto), x, weight, bias)
     }
 
     fn add_convolved(
@@ -64,12 +64,7 @@ impl Inference for Flex {
         bias: FloatTensor<Self>,
         convolution: Convolution,
     ) -> FloatTensor<Self> {
-        let (x_shape, weight_shape) = (dims(&x), dims(&weight));
-        let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
-        let onto = onto.to_contiguous();
-        let (x, weight, bias, onto) = (x.storage(), weight.storage(), bias.storage(), Some(onto.storage()));
-        let (y, shape) = convolution::forward(x, x_shape, weight, weight_shape, bias, onto, convolution);
-        tensor(y, &shape)
+        convolve_onto(Some(onto), x, weight, bias, convolution)
     }
 }
 
@@ -85,6 +80,7 @@ fn linear_onto(
     shape[last] = to;
     let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
     let weight = MatRef::from_row_major_slice(weight.storage(), from, to);
+    let onto = onto.map(|onto| onto.to_contiguous());
     let onto = onto.as_ref().map(|onto| onto.storage());
     tensor(linear::forward(x.storage(), weight, bias.storage(), onto), &shape)
 }

@@ -76,18 +76,7 @@ impl Kernels for Flex {
         bias: FloatTensor<Self>,
         convolution: Convolution,
     ) -> FloatTensor<Self> {
-        let (x_shape, weight_shape) = (dims(&x), dims(&weight));
-        let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
-        let (y, shape) = convolution::forward(
-            x.storage(),
-            x_shape,
-            weight.storage(),
-            weight_shape,
-            bias.storage(),
-            None,
-            convolution,
-        );
-        tensor(y, &shape)
+        convolve_onto(None, x, weight, bias, convolution)
     }
 
     fn convolve_input_gradient(
@@ -162,6 +151,23 @@ impl Kernels for Flex {
         let shape = x.shape();
         tensor(activation.gradient(x.to_contiguous().storage(), gradient.to_contiguous().storage()), &shape)
     }
+}
+
+/// [`Kernels::convolve`], added to `onto` of the output's shape.
+pub fn convolve_onto(
+    onto: Option<FloatTensor<Flex>>,
+    x: FloatTensor<Flex>,
+    weight: FloatTensor<Flex>,
+    bias: FloatTensor<Flex>,
+    convolution: Convolution,
+) -> FloatTensor<Flex> {
+    let (x_shape, weight_shape) = (dims(&x), dims(&weight));
+    let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
+    let onto = onto.map(|onto| onto.to_contiguous());
+    let (x, weight, bias, onto) =
+        (x.storage(), weight.storage(), bias.storage(), onto.as_ref().map(|onto| onto.storage()));
+    let (y, shape) = convolution::forward(x, x_shape, weight, weight_shape, bias, onto, convolution);
+    tensor(y, &shape)
 }
 
 pub fn tensor(values: Vec<f32>, shape: &[usize]) -> FloatTensor<Flex> {
