@@ -76,13 +76,26 @@ pub fn parse<T: Keys>(text: &str, path: &Path, overrides: &[String]) -> Result<T
     for change in &overrides {
         change.apply(&mut settings)?;
     }
-    if let Value::Table(settings) = &mut settings {
-        T::fill_in(settings);
+    let mut completed = settings.clone();
+    if let Value::Table(completed) = &mut completed {
+        T::fill_in(completed);
+        complete(completed, Table::try_from(T::default())?);
     }
-    serde_path_to_error::deserialize(Node(settings.clone())).map_err(|error| {
+    serde_path_to_error::deserialize(Node(completed)).map_err(|error| {
         let (keys, message) = explain::<T>(&settings, &error);
         SettingsError::Key { origin: origin(&keys, path, text, &document, &overrides), message }
     })
+}
+
+/// Adds the keys of `defaults` that the sections of `settings` lack.
+fn complete(settings: &mut Table, defaults: Table) {
+    for (key, default) in defaults {
+        match (settings.get_mut(&key), default) {
+            (Some(Value::Table(section)), Value::Table(defaults)) => complete(section, defaults),
+            (Some(_), _) => {}
+            (None, default) => _ = settings.insert(key, default),
+        }
+    }
 }
 
 /// The settings as TOML with all keys; [`parse`] reads it back as an equal value.
@@ -120,6 +133,20 @@ mod tests {
         run: Run,
         train: Train,
         data: Data,
+        stage: Stage,
+    }
+
+    /// A section with a part whose defaults are its own.
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Stage {
+        run: Run,
+    }
+
+    impl Default for Stage {
+        fn default() -> Self {
+            Self { run: Run { seed: 9, ..Run::default() } }
+        }
     }
 
     impl Keys for Settings {
@@ -218,6 +245,14 @@ dir = \"photos\"
         assert_eq!(seed(TEXT, &["run.device=gpu"]), 7);
         assert_eq!([seed("run.device = 'gpu'\nrun.seed = 3", &[]), seed(TEXT, &[])], [3, 1]);
         assert!(error("run = 3", &[]).contains("must be a section"));
+    }
+
+    #[test]
+    fn a_section_with_some_keys_keeps_its_other_defaults() {
+        let run = |text: &str, change: &[&str]| read(text, change).unwrap().stage.run;
+        assert_eq!(run("[stage.run]\ndir = 'b'", &[]), Run { dir: "b".into(), ..Stage::default().run });
+        assert_eq!(run("", &["stage.run.dir=b"]).seed, 9);
+        assert_eq!(run("[stage.run]\nseed = 2", &[]).seed, 2);
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl Default for Recipe {
 pub struct RecipeDegradation {
     /// The kind of degradation.
     pub kind: RecipeKind,
-    /// `parameterized`: its ranges and probabilities. The prompts give every number.
+    /// `parameterized`: its ranges and probabilities. By default the prompts give every number.
     pub parameterized: ParameterizedConfig,
     /// `real_esrgan`: its settings.
     pub real_esrgan: RealEsrganConfig,
@@ -129,6 +129,9 @@ impl Recipe {
             ..DegradationConfig::default()
         }
         .validate()?;
+        let partial = parameterized.partial_probability;
+        let allowed = "0: a test set compares with clean pictures, without any degradation";
+        check("degradation.parameterized.partial_probability", &partial, partial == 0.0, allowed)?;
         let pairs = (*kind == RecipeKind::Paired) == self.source.is_paired();
         let allowed = "set if degradation.kind is \"paired\", and unset otherwise";
         check("source.degraded", &self.source.degraded, pairs, allowed)?;
@@ -139,5 +142,30 @@ impl Recipe {
         }
         let parsed = crate::prompt::parse(prompt);
         check("degradation.prompt", prompt, parsed.is_ok(), "a restoration prompt")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn recipe(text: &str) -> Recipe {
+        spire_core::settings::parse(text, Path::new("recipe.toml"), &[]).unwrap()
+    }
+
+    #[test]
+    fn prompts_give_every_number_unless_the_recipe_says_otherwise() {
+        let probability = |text: &str| recipe(text).degradation.parameterized.number_probability;
+        assert_eq!(probability(""), 1.0);
+        assert_eq!(probability("[degradation.parameterized]\nblur_sigma = [0.2, 3.0]"), 1.0);
+        assert_eq!(probability("[degradation.parameterized]\nnumber_probability = 0.5"), 0.5);
+    }
+
+    #[test]
+    fn a_test_set_has_no_targets_that_keep_degradations() {
+        let error = recipe("degradation.parameterized.partial_probability = 0.2").validate().unwrap_err();
+        assert_eq!(error.key, "degradation.parameterized.partial_probability");
     }
 }

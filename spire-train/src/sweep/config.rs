@@ -32,6 +32,8 @@ pub struct SweepConfig {
     pub variants: Vec<VariantConfig>,
     /// Lists of values; every combination is a variant. With `variants`, every combination of each variant.
     pub grid: Table,
+    /// The row to which all others are compared, seed by seed: a variant, or with methods `VARIANT, METHOD`.
+    pub against: Option<String>,
     /// The test sets on which all cells are measured. Without it, the table has the figures at the end of training.
     pub evaluation: Option<SweepEvaluation>,
 }
@@ -51,6 +53,7 @@ impl Default for SweepConfig {
             set: Table::new(),
             variants: vec![],
             grid: Table::new(),
+            against: None,
             evaluation: None,
         }
     }

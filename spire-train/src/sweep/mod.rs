@@ -10,6 +10,7 @@
 mod cells;
 mod config;
 mod curves;
+mod differences;
 mod evaluation;
 mod expansion;
 mod plan;
@@ -24,12 +25,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use spire_core::atomic_write::write_atomic;
 use spire_core::folder_lock::FolderLock;
 use spire_core::message::with_causes;
 use spire_core::settings;
-use spire_eval::evaluation::{EvalConfig, Table};
+use spire_eval::evaluation::{EvalConfig, MethodKind, Table};
 
 use cells::Cell;
 pub use cells::State;
@@ -73,7 +74,24 @@ impl Sweep {
                 whole.validate().with_context(|| format!("{}: evaluation by {file}", path.display()))?;
             }
         }
+        sweep.check_reference().with_context(|| path.display().to_string())?;
         Ok(sweep)
+    }
+
+    /// Checks that the table has the row `against`.
+    fn check_reference(&self) -> Result<()> {
+        let Some(against) = &self.config.against else { return Ok(()) };
+        let first = self.config.seeds.first();
+        let cells = self.cells.iter().filter(|cell| Some(&cell.seed) == first);
+        let rows: Vec<String> = match &self.evaluation {
+            Some(evaluation) => {
+                let others = evaluation.methods.iter().filter(|method| method.kind != MethodKind::Model);
+                others.map(|method| method.name.clone()).chain(cells.flat_map(Cell::rows)).collect()
+            }
+            None => cells.map(|cell| cell.variant.clone()).collect(),
+        };
+        ensure!(rows.contains(against), "against: the table has no row \"{against}\"; its rows are {rows:?}");
+        Ok(())
     }
 
     /// Trains all incomplete cells with the program at `program`, each in its own process. Cells that failed before are
@@ -158,6 +176,7 @@ impl Sweep {
     /// A file can't be written, or the curves can't be drawn.
     pub fn write(&self, results: &SweepResults) -> Result<String> {
         let mut tables = results.tables();
+        tables.extend(results.difference_tables());
         let latex: Vec<String> = tables.iter().map(Table::latex).collect();
         tables.extend(results.trends_table());
         let tables = tables.iter().map(Table::markdown).collect::<Vec<_>>().join("\n");

@@ -21,6 +21,14 @@ impl Estimate {
         let (mean, standard_error) = mean_and_error(&values.values().copied().collect::<Vec<_>>())?;
         Some(Self { mean, standard_error, values })
     }
+
+    /// The mean of the differences to `other`, seed by seed, over the seeds that both have. A method without seeds has the
+    /// same value for each. `None` if there are no such seeds.
+    pub fn minus(&self, other: &Self) -> Option<Self> {
+        let value = |of: &Self, seed: &String| of.values.get(seed).or_else(|| of.values.get("")).copied();
+        let seeds = self.values.keys().chain(other.values.keys());
+        Self::of(seeds.filter_map(|seed| Some((seed.clone(), value(self, seed)? - value(other, seed)?))).collect())
+    }
 }
 
 /// Mean and standard error of the mean: the sample standard deviation (with n − 1) over √n. The error is `None` for a
@@ -64,6 +72,19 @@ mod tests {
         assert_eq!(mean_and_error(&[2.5]), Some((2.5, None)));
         assert_eq!(mean_and_error(&[2.0, 2.0]), Some((2.0, Some(0.0))));
         assert_eq!(mean_and_error(&[]), None);
+    }
+
+    #[test]
+    fn differences_are_of_the_same_seed() {
+        let of = |values: &[(&str, f64)]| {
+            Estimate::of(values.iter().map(|&(seed, value)| (seed.to_owned(), value)).collect()).unwrap()
+        };
+        let (seeds, input) = (of(&[("1", 3.0), ("2", 5.0), ("3", 9.0)]), of(&[("", 1.0)]));
+        let difference = seeds.minus(&of(&[("2", 4.0), ("1", 4.0)])).unwrap();
+        assert_eq!((difference.mean, difference.standard_error), (0.0, Some(1.0)));
+        assert_eq!(seeds.minus(&input).unwrap().values.values().copied().collect::<Vec<_>>(), [2.0, 4.0, 8.0]);
+        assert_eq!(input.minus(&seeds).unwrap().mean, -14.0 / 3.0);
+        assert_eq!(seeds.minus(&of(&[("4", 1.0)])), None);
     }
 
     #[test]

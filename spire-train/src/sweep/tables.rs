@@ -170,14 +170,14 @@ impl SweepResults {
 }
 
 /// "± 0.02"; an error that is too small for the mean's digits has up to three more.
-fn range(error: f64, digits: usize) -> String {
+pub(super) fn range(error: f64, digits: usize) -> String {
     let first = (-error.log10()).ceil().max(0.0) as usize;
     let digits = if error > 0.0 { digits.max(first.min(digits + 3)) } else { digits };
     format!("± {error:.digits$}")
 }
 
 impl ResultColumn {
-    fn heading(&self) -> String {
+    pub(super) fn heading(&self) -> String {
         match self.rises {
             Some(true) => format!("{} ↑", self.name),
             Some(false) => format!("{} ↓", self.name),
@@ -187,7 +187,7 @@ impl ResultColumn {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeMap;
     use std::path::PathBuf;
 
@@ -200,7 +200,12 @@ mod tests {
         Estimate::of(named)
     }
 
-    fn results() -> SweepResults {
+    /// The value of a row without seeds.
+    fn single(value: f64) -> Option<Estimate> {
+        Estimate::of(BTreeMap::from([(String::new(), value)]))
+    }
+
+    pub fn results() -> SweepResults {
         let cell = |variant: &str, seed, state| CellResult {
             variant: variant.into(),
             seed,
@@ -229,7 +234,7 @@ mod tests {
             sweep: SweepConfig::default(),
             columns: vec![column("G", "up", true), column("H", "down", false)],
             rows: vec![
-                row("input", None, [&[2.5], &[9.0]]),
+                ResultRow { name: "input".into(), variant: None, figures: [2.5, 9.0].map(single).into() },
                 row("A", Some("A"), [&[1.0, 3.0], &[4.0, 4.0]]),
                 row("B", Some("B"), [&[8.0], &[]]),
                 row("C", Some("C"), [&[2.25, 2.25], &[4.5, 4.5]]),
