@@ -145,6 +145,14 @@ pub enum SourceError {
         /// The kind that reads it.
         kind: &'static str,
     },
+    /// Scenes of the illustrated world can't be out of focus so much.
+    #[error("data.source.soft = {pixels}: it must be from 0 to {most} pixels")]
+    Soft {
+        /// The setting.
+        pixels: f32,
+        /// The most that it can be.
+        most: f32,
+    },
     /// A kind of source that has no pairs.
     #[error(
         "data.source.degraded is set, but kind = \"{kind}\" has no degraded pictures: pairs come from folder, webdataset or \

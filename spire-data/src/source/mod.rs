@@ -156,6 +156,8 @@ pub struct SourceConfig {
     pub seed: u64,
     /// `world`: how many scenes there are.
     pub count: usize,
+    /// `world`: clean scenes are out of focus by up to so many pixels.
+    pub soft: f32,
     /// `folder`: the folder; subfolders are searched too.
     pub path: Option<PathBuf>,
     /// `folder`: the folder of the captions, `a/b.txt` for `a/b.png`; if not set, they are beside the pictures.
@@ -207,6 +209,7 @@ impl Default for SourceConfig {
             kind: SourceKind::World,
             seed: 1,
             count: 20_000,
+            soft: 0.0,
             path: None,
             captions: None,
             uncaptioned: false,
@@ -262,7 +265,7 @@ pub fn open(config: &SourceConfig, size: usize) -> Result<Arc<dyn Source>, Sourc
     Ok(match config.kind {
         SourceKind::World => {
             check_unread(config)?;
-            Arc::new(WorldSource::new(size, config.count, config.seed)?)
+            Arc::new(WorldSource::new(size, config.count, config.seed)?.soft(config.soft)?)
         }
         SourceKind::Folder => {
             let path = needed(&config.path, "path", "folder", "a folder of pictures with captions")?;
