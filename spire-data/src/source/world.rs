@@ -55,10 +55,14 @@ impl Source for WorldSource {
 
     fn read(&self, index: usize) -> Result<Sample, SampleError> {
         let scene = self.world.scene(index as u64);
-        let sigma = self.soft * rng(self.world.config.seed, "soft", index as u64).random::<f32>();
+        let mut picture = scene.draw(self.size);
+        if self.soft > 0.0 {
+            let share: f32 = rng(self.world.config.seed, "soft", index as u64).random();
+            picture = gaussian_blur(&picture, self.soft * share);
+        }
         Ok(Sample {
             name: self.name(index),
-            picture: Pixels::Values(gaussian_blur(&scene.draw(self.size), sigma)),
+            picture: Pixels::Values(picture),
             captions: vec![scene.caption],
             pair: None,
         })
