@@ -57,6 +57,11 @@ fn a_failed_variant_does_not_affect_the_other_and_a_second_call_trains_nothing()
     let plan = ok(output(&config, &["--dry-run"]));
     assert!(plan.contains("2 variants, 2 seeds, 4 cells; 4 to train, 1 at a time: time unknown"), "{plan}");
     assert!(plan.contains("Addition, seed 1") && plan.contains("model.fusion = \"add\""), "{plan}");
+    let unknown = error(output(&config, &["--set", "against=addition"]));
+    assert!(
+        unknown.contains("the table has no row \"addition\"; its rows are [\"Addition\", \"Broken\"]"),
+        "{unknown}"
+    );
     assert!(!scratch.join("out").exists());
 
     let first = output(&config, &[]);

@@ -1,7 +1,8 @@
 //! Typed TOML settings whose errors name the file, the line, the key and the nearest valid key.
 //!
 //! The file is read, overrides (`--set section.key=value`) are applied, and the result is deserialised into a struct.
-//! The struct alone defines the keys, their types and their defaults.
+//! The struct alone defines the keys, their types and their defaults. A key that a section lacks has its value in the
+//! default of the whole struct.
 
 mod deserialize;
 mod differences;

@@ -11,9 +11,8 @@ impl SweepResults {
     /// values of a seed are subtracted from each other. Bold: more than two standard errors. Empty without `against`.
     pub fn difference_tables(&self) -> Vec<Table> {
         let Some(against) = &self.sweep.against else { return vec![] };
-        let columns: Vec<(usize, &ResultColumn)> = self.columns.iter().enumerate().collect();
-        let by_group = columns.chunk_by(|(_, a), (_, b)| a.group == b.group);
-        let mut tables: Vec<Table> = by_group.map(|columns| self.differences(columns, against)).collect();
+        let groups = self.columns_by_group();
+        let mut tables: Vec<Table> = groups.iter().map(|columns| self.differences(columns, against)).collect();
         if let Some(last) = tables.last_mut() {
             last.note(&format!(
                 "Figures minus those of “{against}” with the same seed: mean over seeds ± standard error. Bold: more than two \
@@ -25,9 +24,7 @@ impl SweepResults {
 
     /// The table of some columns, each with its index.
     fn differences(&self, columns: &[(usize, &ResultColumn)], against: &str) -> Table {
-        let group = columns.first().map_or("", |(_, column)| column.group.as_str());
-        let title = [self.name.as_str(), group, &format!("differences to {against}")];
-        let mut table = Table::new(&title.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": "));
+        let mut table = Table::new(&self.title(columns, &format!("differences to {against}")));
         table.column("", "Variant", Align::Left);
         for (_, column) in columns {
             table.column("", &column.heading(), Align::Right);

@@ -10,9 +10,7 @@ impl SweepResults {
     /// One table per test set, with a row per variant: means over seeds ± standard errors, the number of seeds, the
     /// best variant in bold.
     pub fn tables(&self) -> Vec<Table> {
-        let columns: Vec<(usize, &ResultColumn)> = self.columns.iter().enumerate().collect();
-        let mut tables: Vec<Table> =
-            columns.chunk_by(|(_, a), (_, b)| a.group == b.group).map(|columns| self.table(columns)).collect();
+        let mut tables: Vec<Table> = self.columns_by_group().iter().map(|columns| self.table(columns)).collect();
         if tables.is_empty() {
             tables.push(self.table(&[])); // for its notes
         }
@@ -25,11 +23,15 @@ impl SweepResults {
         tables
     }
 
+    /// The columns of each table, each with its index.
+    pub(super) fn columns_by_group(&self) -> Vec<Vec<(usize, &ResultColumn)>> {
+        let columns: Vec<(usize, &ResultColumn)> = self.columns.iter().enumerate().collect();
+        columns.chunk_by(|(_, a), (_, b)| a.group == b.group).map(<[_]>::to_vec).collect()
+    }
+
     /// The table of some columns, each with its index.
     fn table(&self, columns: &[(usize, &ResultColumn)]) -> Table {
-        let group = columns.first().map_or("", |(_, column)| column.group.as_str());
-        let title = [self.name.as_str(), group].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>();
-        let mut table = Table::new(&title.join(": "));
+        let mut table = Table::new(&self.title(columns, ""));
         let mut notes = Notes::default();
         table.column("", "Variant", Align::Left);
         table.column("", "Seeds", Align::Right);
@@ -55,6 +57,13 @@ impl SweepResults {
         }
         table.notes.extend(notes.0);
         table
+    }
+
+    /// The sweep's name, the group of a table's columns, and what the table has: those of them that are not empty.
+    pub(super) fn title(&self, columns: &[(usize, &ResultColumn)], content: &str) -> String {
+        let group = columns.first().map_or("", |(_, column)| column.group.as_str());
+        let parts = [self.name.as_str(), group, content].into_iter().filter(|part| !part.is_empty());
+        parts.collect::<Vec<_>>().join(": ")
     }
 
     /// All results in one table for programs: with all digits; means, standard errors and numbers of seeds in separate
