@@ -4,6 +4,7 @@
 //! tensors.
 
 pub mod captioning;
+mod config;
 mod crop;
 pub mod degrade;
 pub mod encoded;

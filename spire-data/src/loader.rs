@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use spire_core::message::of_panic;
 
+pub use crate::config::DataConfig;
 pub use crate::crop::Crop;
 use crate::order::Slice;
 use crate::samples::SampleResult;
-pub use crate::samples::{DataConfig, LoaderError, Part, Samples, TrainingSample};
+pub use crate::samples::{LoaderError, Part, Samples, TrainingSample};
 use crate::source::SourceConfig;
 
 /// After an interruption, a source may take this long to give the next sample before it counts as blocked.

@@ -130,8 +130,8 @@ fn spread(values: Vec<f64>) -> Spread {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::DataConfig;
     use crate::degrade::DegradationConfig;
-    use crate::samples::DataConfig;
 
     #[test]
     fn figures_do_not_depend_on_the_number_of_threads() {

@@ -67,7 +67,7 @@ impl Pipeline {
         Self::assemble(base, &control, model.control_precision, model.long_prompts, model.sampling)
     }
 
-    /// Loads the small model that the library carries. It knows pictures of 64×64 pixels of simple shapes.
+    /// Loads the small model that the library carries. It knows pictures of 64×64 pixels of the illustrated world.
     ///
     /// # Errors
     /// The model cannot be unpacked; see [`builtin::folder`].

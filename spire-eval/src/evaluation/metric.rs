@@ -115,7 +115,7 @@ impl Metric {
 
     /// Whether higher is better.
     pub fn rises(self) -> bool {
-        !matches!(self, Self::Fid | Self::PatchFid | Self::ClipFrechet | Self::Lpips | Self::Noise)
+        !matches!(self, Self::Fid | Self::PatchFid | Self::ClipFrechet | Self::Lpips | Self::WrongKind | Self::Noise)
     }
 
     /// Number of decimals.

@@ -6,8 +6,11 @@ use rayon::prelude::*;
 
 use crate::kernels::narrow;
 
-/// Number of elements of a tile's matrices, chosen for a core's second-level cache.
-const TILE: usize = 1 << 17;
+/// Number of elements of a tile's matrices. They stay in a core's second-level cache, and several cores share a map of 64×64.
+const TILE: usize = 1 << 16;
+
+/// A tile's columns are a multiple of this: faer computes 96 columns at a time with AVX-512, 24 with AVX2.
+const COLUMNS: usize = 96;
 
 /// One matrix product of a sum.
 pub struct Term<'a> {
@@ -40,7 +43,7 @@ fn accumulate(sum: &mut [f32], rows: usize, columns: usize, terms: &[Term], firs
         }
         return narrow::add_products(sum, rows, columns, terms);
     }
-    let width = (TILE / (rows + inner).max(1)).next_multiple_of(64).clamp(128, 1 << 14);
+    let width = (TILE / (rows + inner).max(1)).next_multiple_of(COLUMNS).clamp(COLUMNS, COLUMNS << 7);
     let sum = MatMut::from_row_major_slice_mut(sum, rows, columns);
     sum.par_col_chunks_mut(width).enumerate().for_each(|(tile, mut sum)| {
         let mut accum = first;
