@@ -198,8 +198,10 @@ fn the_scale_leads_from_the_frozen_unet_to_the_branch_and_beyond() {
         assert!(scaled(0.0).into_data() == frozen.clone().into_data(), "{fusion:?}");
         assert!(scaled(1.0).into_data() == forward(&unet, &control, &x).into_data(), "{fusion:?}");
         let effect = |scale| (scaled(scale) - frozen.clone()).abs().mean().into_scalar::<f32>();
-        let effects = [0.0, 0.25, 0.5, 1.0, 2.0].map(effect);
+        // Random weights: the output is bounded, so a strong effect need not grow with the scale.
+        let effects = [0.0, 0.05, 0.1, 0.2].map(effect);
         assert!(effects.is_sorted_by(|weak, strong| weak < strong), "{fusion:?}: {effects:?}");
+        assert!(scaled(2.0).into_data() != scaled(1.0).into_data(), "{fusion:?}");
     }
 }
 

@@ -207,13 +207,16 @@ mod tests {
 
     #[test]
     fn operations_are_sums_over_the_parts() {
-        let counted = tiny(&["evaluate.sampling.steps=20"]).unwrap();
-        let Costs { text, vae_decoder, unet, control, .. } = &counted.costs;
+        let [noise, picture] = ["noise", "picture"]
+            .map(|start| tiny(&["evaluate.sampling.steps=20", &format!("evaluate.sampling.start={start}")]).unwrap());
+        let Costs { text, vae_encoder, vae_decoder, unet, control, .. } = &noise.costs;
         let both = |cost: cost::Cost| cost.forward + cost.backward;
-        assert_eq!(counted.training_flops(), both(unet.encoder) + both(unet.decoder) + both(control.total()));
+        assert_eq!(noise.training_flops(), both(unet.encoder) + both(unet.decoder) + both(control.total()));
         let denoising = 40 * (unet.encoder.forward + unet.decoder.forward);
         let branch = 20 * (control.encoder.forward + control.fusion.forward) + control.embedding.forward;
-        assert_eq!(counted.restoration_flops(), denoising + branch + vae_decoder.forward);
+        let from_noise = denoising + branch + vae_decoder.forward;
+        assert_eq!(noise.restoration_flops(), from_noise);
+        assert_eq!(picture.restoration_flops(), from_noise + vae_encoder.forward);
         assert!(text.forward > 0);
     }
 
