@@ -96,4 +96,6 @@ def scheduler(folder: Path) -> DDIMScheduler:
 
 
 if __name__ == "__main__":
-    twin.run("restore", twin.parser(__doc__).parse_args(), Restoration)
+    args = twin.parser(__doc__).parse_args()
+    args.changes.insert(0, "evaluate.sampling.start=noise")  # another start is not here
+    twin.run("restore", args, Restoration)
