@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use spire_core::settings;
+use spire_data::degrade::ParameterizedConfig;
 use spire_data::testset::Recipe;
 use spire_eval::evaluation::{EvalConfig, PublishedTable};
+use spire_model::model_file::ModelFile;
 use spire_train::config::RunConfig;
 use spire_train::pretrain::PretrainConfig;
 use spire_train::sweep::Sweep;
@@ -152,4 +154,14 @@ fn every_sweep_is_valid_and_named_as_its_file() {
     assert_eq!(cells["smallest"], 4);
     assert_eq!(cells["table5"], 9);
     assert_eq!(cells["table7"], 9);
+}
+
+/// `assets/tiny/model.toml` is written by hand.
+#[test]
+fn the_built_in_model_restores_as_its_configuration_and_knows_what_it_trained() {
+    let config: RunConfig = settings::load(&file("tiny-control.toml"), &[]).unwrap();
+    let model = ModelFile::of(&file("../assets/tiny/control")).unwrap().unwrap();
+    assert_eq!(model.sampling, config.evaluate.sampling);
+    let trained: ParameterizedConfig = model.trained.try_into().unwrap();
+    assert_eq!(trained, config.degradation.parameterized);
 }
