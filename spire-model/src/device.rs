@@ -110,11 +110,16 @@ pub fn ensure_computes_in(precision: Precision, device: &Device, wanted: &str) -
     Ok(())
 }
 
-/// Runs `compute` in a thread pool of one thread, so that its operators do not wait for other work: on a CPU, the
-/// operators of a small network are too short for several cores.
+/// Runs one of `parallel` computations that run at the same time. If there are several, it has a thread pool of one thread, so that
+/// its operators do not wait for other work: on a CPU, the operators of a small network are too short for several cores. If it is the
+/// only one, its operators use all cores.
 ///
 /// # Errors
 /// As `compute`; or the system cannot start a thread.
-pub fn on_one_thread<T: Send>(compute: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    rayon::ThreadPoolBuilder::new().num_threads(1).build()?.install(compute)
+pub fn on_cores<T: Send>(parallel: usize, compute: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    match parallel {
+        // From outside the pool, each operator would wake one of its threads, and wait for it.
+        ..=1 => rayon::scope(|_| compute()),
+        _ => rayon::ThreadPoolBuilder::new().num_threads(1).build()?.install(compute),
+    }
 }

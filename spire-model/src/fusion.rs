@@ -2,6 +2,7 @@
 //! `f ← (1 + γ)·f + β`. The convolution is zero-initialised, so that fusion starts as the identity.
 
 use std::fmt;
+use std::ops::Range;
 
 use burn::nn::Initializer;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -9,6 +10,7 @@ use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use spire_kernels::conv2d;
 
+use crate::nn::cores::rows;
 use crate::nn::{Features, repeat_batch};
 
 /// How the control branch acts on the frozen UNet.
@@ -57,6 +59,13 @@ impl ScaleAndBias {
     /// Converts both to another float type.
     pub fn cast(self, dtype: DType) -> Self {
         Self { gamma: self.gamma.cast(dtype), beta: self.beta.cast(dtype) }
+    }
+
+    /// Those of some rows of a feature of `batch` rows, which contains the batch of γ and β once per guidance pass.
+    pub(crate) fn rows(&self, range: &Range<usize>, batch: usize) -> Self {
+        let passes = batch / self.gamma.dims()[0];
+        let of = |x: &Tensor<4>| rows(&repeat_batch(x.clone(), passes), range);
+        Self { gamma: of(&self.gamma), beta: of(&self.beta) }
     }
 
     /// `(1 + γ)·f + β`. `feature` may contain the batch of γ and β several times, once per guidance pass.

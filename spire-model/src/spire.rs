@@ -7,7 +7,7 @@ use anyhow::Result;
 use burn::tensor::{Device, Tensor};
 
 use crate::control::{Control, ControlConfig, ControlFeatures};
-use crate::nn::repeat_batch;
+use crate::nn::{cores, repeat_batch};
 use crate::unet::{UNet, UNetConfig};
 
 /// A frozen UNet and its control branch.
@@ -78,11 +78,14 @@ pub fn predict(unet: &UNet, control: &Control, inputs: DenoiserInputs) -> Tensor
     let (semantic, context) = control.prompts().route(semantic, restoration);
     let passes = semantic.dims()[0] / batch;
     let time = repeat_batch(unet.embed_time(timestep.clone()), passes);
-    let frozen = unet.encode(repeat_batch(sample.clone(), passes), &time, &semantic);
+    let of_all_passes = repeat_batch(sample.clone(), passes);
+    let encode = || unet.encode(of_all_passes, &time, &semantic);
     if control.scale() == 0.0 {
-        return unet.decode(frozen, None, &time, &semantic);
+        return unet.decode(encode(), None, &time, &semantic);
     }
-    let features = features(control, sample, timestep, context, embedded);
+    // On a CPU the frozen encoder and the branch, which do not need each other, share the cores.
+    let branch = || features(control, sample.clone(), timestep, context, embedded);
+    let (features, frozen) = cores::both(&sample, branch, encode);
     let (fused, up) = control.fuse(frozen, features);
     unet.decode(fused, up, &time, &semantic)
 }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result};
 use spire_core::checksum::sha256;
 use spire_core::{Picture, picture, png_text};
-use spire_model::device::on_one_thread;
+use spire_model::device::on_cores;
 use spire_model::restore::{Request, SamplingConfig, restore};
 
 use crate::files::Input;
@@ -72,7 +72,7 @@ pub fn restore_jobs(
     let ready = |kept: Option<Restorer>, device: &str| kept.map_or_else(|| load(device), Ok);
     let work = |restorer: &Restorer, number: usize| {
         let restore = || restorer.restore_batch(batches[number], settings, restored, progress);
-        if settings.threads > 1 { on_one_thread(restore) } else { restore() }
+        on_cores(settings.threads.min(batches.len()), restore)
     };
     for (number, result) in copies.share(sharing, batches.len(), settings.threads, ready, work)? {
         result.with_context(|| format!("the batch from {} on", batches[number][0].input.display()))?;

@@ -9,7 +9,7 @@ use spire_data::parallel::in_order;
 use spire_data::testset::{Entry, TestSet};
 use spire_data::world::Kind;
 use spire_data::{Picture, picture};
-use spire_model::device::on_one_thread;
+use spire_model::device::on_cores;
 
 use super::measurement::{FeatureSpace, Measurement, MeasurementCache};
 use super::metric::Metric;
@@ -263,10 +263,8 @@ fn measure(
         Ok(measured.into_iter().zip(checksums).collect())
     };
     let batches: Vec<&[Entry]> = entries.chunks(settings.batch_size.max(1)).collect();
-    let all = match settings.threads {
-        0 | 1 => batches.into_iter().map(batch).collect::<Result<Vec<_>>>()?,
-        threads => in_order(batches.len(), threads, |i| on_one_thread(|| batch(batches[i])))?,
-    };
+    let parallel = settings.threads.min(batches.len());
+    let all = in_order(batches.len(), parallel, |i| on_cores(parallel, || batch(batches[i])))?;
     let (measured, checksums): (Vec<Measurement>, Vec<String>) = all.into_iter().flatten().unzip();
     Ok((measured, sha256(checksums.concat().as_bytes())))
 }

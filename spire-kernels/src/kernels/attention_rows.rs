@@ -6,13 +6,10 @@ use faer::{Accum, MatMut, MatRef, Par};
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
-use crate::kernels::exp::exp;
+use crate::kernels::softmax::{exponentials, sum};
 
 /// Number of scores of a block.
 const SCORES: usize = 1 << 16;
-
-/// Number of SIMD lanes for sums and maxima.
-const LANES: usize = 16;
 
 /// The sizes of queries `[batch, queries, heads · depth]` and keys `[batch, keys, heads · depth]`, all nonzero.
 #[derive(Clone, Copy, Debug)]
@@ -71,11 +68,16 @@ pub fn forward([query, key, value]: [&[f32]; 3], shape: Shape) -> Vec<f32> {
     let images = attended.par_chunks_mut(of_queries).zip(query.par_chunks(of_queries));
     images.zip(key.par_chunks(of_keys)).zip(value.par_chunks(of_keys)).for_each(|(((attended, query), key), value)| {
         let blocks = attended.par_chunks_mut(together).zip(query.par_chunks(together));
-        blocks.for_each_init(Vec::new, |scratch, (attended, query)| {
+        blocks.for_each_init(Scratch::default, |[scores, sums], (attended, query)| {
             for head in 0..shape.heads {
-                let shares = shares(scratch, shape.head(query, head), shape.head(key, head), shape);
-                let (shares, value) = (shape.by_keys(shares), shape.head(value, head));
-                matmul(shape.head_mut(attended, head), Accum::Replace, shares, value, 1.0, Par::Seq);
+                let scores = exponentials_of_scores(scores, sums, shape.head(query, head), shape.head(key, head), shape);
+                let (scores, value) = (shape.by_keys(scores), shape.head(value, head));
+                matmul(shape.head_mut(attended, head), Accum::Replace, scores, value, 1.0, Par::Seq);
+                // The quotient of softmax: an output row is shorter than a row of scores.
+                for (attended, sum) in attended.chunks_exact_mut(shape.width()).zip(&*sums) {
+                    let factor = 1.0 / *sum;
+                    attended[head * shape.depth..][..shape.depth].iter_mut().for_each(|x| *x *= factor);
+                }
             }
         });
     });
@@ -102,7 +104,7 @@ pub fn gradients([query, key, value]: [&[f32]; 3], gradient: &[f32], shape: Shap
         let [key, value] = [key, value].map(|x| &x[image * of_keys..][..of_keys]);
         let heads = shape.heads_mut(query_gradient).zip(shape.heads_mut(key_gradient));
         let heads = heads.zip(shape.heads_mut(value_gradient)).enumerate();
-        heads.for_each_init(Scratch::default, |scratch, (head, ((query_gradient, key_gradient), value_gradient))| {
+        heads.for_each_init(Scratch::<3>::default, |scratch, (head, ((query_gradient, key_gradient), value_gradient))| {
             let inputs = [query, key, value, gradient].map(|x| shape.head(x, head));
             of_head(scratch, inputs, [query_gradient, key_gradient, value_gradient], shape);
         });
@@ -110,12 +112,12 @@ pub fn gradients([query, key, value]: [&[f32]; 3], gradient: &[f32], shape: Shap
     all
 }
 
-/// Attention probabilities, and the gradients of scores.
-type Scratch = [Vec<f32>; 2];
+/// Memory that is used again.
+type Scratch<const BUFFERS: usize = 2> = [Vec<f32>; BUFFERS];
 
 /// Adds the gradients of one head of an image.
 fn of_head(
-    [first, second]: &mut Scratch,
+    [first, second, sums]: &mut Scratch<3>,
     [query, key, value, gradient]: [MatRef<f32>; 4],
     [mut query_gradient, mut key_gradient, mut value_gradient]: [MatMut<f32>; 3],
     shape: Shape,
@@ -123,9 +125,9 @@ fn of_head(
     for first_row in (0..shape.queries).step_by(shape.together()) {
         let rows = shape.together().min(shape.queries - first_row);
         let [query, gradient] = [query, gradient].map(|x| x.subrows(first_row, rows));
-        let shares = shares(first, query, key, shape);
+        let shares = exponentials_of_scores(first, sums, query, key, shape);
         let of_scores = product(second, gradient, value.transpose());
-        Arch::new().dispatch(ThroughSoftmax { gradients: of_scores, shares, keys: shape.keys });
+        Arch::new().dispatch(ThroughSoftmax { gradients: of_scores, shares, sums, keys: shape.keys });
         let [shares, of_scores] = [shares, of_scores].map(|x| shape.by_keys(x));
         add(value_gradient.rb_mut(), shares.transpose(), gradient, 1.0);
         add(query_gradient.rb_mut().subrows_mut(first_row, rows), of_scores, key, shape.scale());
@@ -133,10 +135,17 @@ fn of_head(
     }
 }
 
-/// Each query's attention probabilities, row by row.
-fn shares<'a>(scratch: &'a mut Vec<f32>, query: MatRef<f32>, key: MatRef<f32>, shape: Shape) -> &'a mut [f32] {
+/// Each query's exponentials of its scores, row by row, and their sums.
+fn exponentials_of_scores<'a>(
+    scratch: &'a mut Vec<f32>,
+    sums: &mut Vec<f32>,
+    query: MatRef<f32>,
+    key: MatRef<f32>,
+    shape: Shape,
+) -> &'a mut [f32] {
     let scores = product(scratch, query, key.transpose());
-    Arch::new().dispatch(Softmax { scores, keys: shape.keys, scale: shape.scale() });
+    sums.resize(query.nrows(), 0.0);
+    Arch::new().dispatch(Exponentials { scores, sums, keys: shape.keys, scale: shape.scale() });
     scores
 }
 
@@ -152,36 +161,31 @@ fn product<'a>(scratch: &'a mut Vec<f32>, left: MatRef<f32>, right: MatRef<f32>)
     scratch
 }
 
-/// The softmax of each row times `scale`. A struct, because a closure is not always inlined, and only inlined code is
-/// vectorised.
-struct Softmax<'a> {
+/// Exponentials of rows of scores times `scale`, and their sums. A struct, because a closure is not always inlined, and only
+/// inlined code is vectorised.
+struct Exponentials<'a> {
     scores: &'a mut [f32],
+    sums: &'a mut [f32],
     keys: usize,
     scale: f32,
 }
 
-impl NullaryFnOnce for Softmax<'_> {
+impl NullaryFnOnce for Exponentials<'_> {
     type Output = ();
 
     #[inline(always)]
     fn call(self) {
-        for row in self.scores.chunks_exact_mut(self.keys) {
-            let shift = -self.scale * maximum(row);
-            for score in row.iter_mut() {
-                *score = exp(score.mul_add(self.scale, shift));
-            }
-            let factor = 1.0 / sum(row);
-            for share in row {
-                *share *= factor;
-            }
+        for (row, sum) in self.scores.chunks_exact_mut(self.keys).zip(self.sums) {
+            *sum = exponentials(row, self.scale);
         }
     }
 }
 
-/// The gradients of scores from those of probabilities.
+/// The gradients of scores from those of probabilities; the probabilities from exponentials and their sums.
 struct ThroughSoftmax<'a> {
     gradients: &'a mut [f32],
-    shares: &'a [f32],
+    shares: &'a mut [f32],
+    sums: &'a [f32],
     keys: usize,
 }
 
@@ -190,40 +194,18 @@ impl NullaryFnOnce for ThroughSoftmax<'_> {
 
     #[inline(always)]
     fn call(self) {
-        let rows = self.gradients.chunks_exact_mut(self.keys).zip(self.shares.chunks_exact(self.keys));
-        for (gradients, shares) in rows {
+        let rows = self.gradients.chunks_exact_mut(self.keys).zip(self.shares.chunks_exact_mut(self.keys));
+        for ((gradients, shares), sum_of_exponentials) in rows.zip(self.sums) {
+            let factor = 1.0 / sum_of_exponentials;
             // The derivative of softmax: P·(∂P − Σ P·∂P).
-            for (gradient, share) in gradients.iter_mut().zip(shares) {
-                *gradient *= share;
+            for (gradient, share) in gradients.iter_mut().zip(&mut *shares) {
+                *share *= factor;
+                *gradient *= *share;
             }
             let common = sum(gradients);
-            for (gradient, share) in gradients.iter_mut().zip(shares) {
-                *gradient -= share * common;
+            for (gradient, share) in gradients.iter_mut().zip(&*shares) {
+                *gradient -= *share * common;
             }
         }
     }
-}
-
-#[inline(always)]
-pub fn sum(row: &[f32]) -> f32 {
-    let (chunks, rest) = row.as_chunks::<LANES>();
-    let mut lanes = [0.0_f32; LANES];
-    for chunk in chunks {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane += x;
-        }
-    }
-    lanes.iter().chain(rest).sum()
-}
-
-#[inline(always)]
-pub fn maximum(row: &[f32]) -> f32 {
-    let (chunks, rest) = row.as_chunks::<LANES>();
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for chunk in chunks {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane = lane.max(*x);
-        }
-    }
-    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, b| a.max(*b))
 }

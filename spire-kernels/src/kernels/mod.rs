@@ -13,5 +13,6 @@ pub mod ops;
 pub mod pool;
 mod products;
 mod scratch;
+mod softmax;
 pub mod update;
 mod window_attention;

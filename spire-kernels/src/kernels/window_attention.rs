@@ -6,8 +6,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
-use crate::kernels::attention_rows::{maximum, sum};
-use crate::kernels::exp::exp;
+use crate::kernels::softmax::exponentials;
 use crate::windows::Windows;
 
 /// The output `[batch, height, width, heads · depth]` for `qkv` `[batch, height, width, 3 · heads · depth]` and `table`
@@ -136,11 +135,7 @@ impl NullaryFnOnce for BiasedSoftmax<'_> {
             add(self.scores, mask);
         }
         for row in self.scores.chunks_exact_mut(self.keys) {
-            let largest = maximum(row);
-            for score in row.iter_mut() {
-                *score = exp(*score - largest);
-            }
-            let factor = 1.0 / sum(row);
+            let factor = 1.0 / exponentials(row, 1.0);
             for share in row {
                 *share *= factor;
             }

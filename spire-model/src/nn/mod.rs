@@ -2,6 +2,7 @@
 //! networks.
 
 pub mod attention;
+pub(crate) mod cores;
 mod features;
 pub mod pixels;
 pub mod resample;

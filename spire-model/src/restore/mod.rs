@@ -28,6 +28,7 @@ use tiles::{Tile, blend, tiles};
 
 use crate::base::Base;
 use crate::control::Control;
+use crate::device::on_cores;
 use crate::finite::{ensure_finite, is_finite, not_finite};
 use crate::pictures;
 use crate::spire::{DenoiserInputs, branch_features, predict};
@@ -90,8 +91,10 @@ impl RestoringStep<'_> {
 /// There are no pictures, their sizes differ, the sampler does not support the scheduler's settings, or a part of the model
 /// computes values that are NaN or infinite; the message names the first such part.
 pub fn restore(base: &Base, control: &Control, config: &SamplingConfig, requests: &[Request]) -> Result<Vec<Picture>> {
-    let restored = restore_watched(base, control, config, requests, &mut |_| ControlFlow::Continue(()))?;
-    Ok(restored.expect("nothing breaks off the restoration"))
+    on_cores(1, || {
+        let restored = restore_watched(base, control, config, requests, &mut |_| ControlFlow::Continue(()))?;
+        Ok(restored.expect("nothing breaks off the restoration"))
+    })
 }
 
 /// As [`restore`], with the same result; calls `watch` after each step. `None` if `watch` breaks off the restoration.

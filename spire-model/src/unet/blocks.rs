@@ -1,11 +1,14 @@
 //! The UNet's encoder, middle and decoder blocks.
 
+use std::ops::Range;
+
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use spire_kernels::block;
 
 use super::config::UNetConfig;
 use crate::fusion::ScaleAndBias;
+use crate::nn::cores;
 use crate::nn::Features;
 use crate::nn::resample::{Downsample2d, Upsample2d};
 use crate::nn::resnet::{ResnetBlock2d, ResnetConfig};
@@ -55,6 +58,14 @@ impl<'a> Conditions<'a> {
     /// Without maps.
     pub fn new(time: &'a Tensor<2>, context: &'a Tensor<3>) -> Self {
         Self { time, context, structure: None }
+    }
+
+    /// Calls `compute` with those of some rows of the batch.
+    fn with_rows<T>(self, rows: &Range<usize>, compute: impl FnOnce(Conditions) -> T) -> T {
+        let (time, context) = (cores::rows(self.time, rows), cores::rows(self.context, rows));
+        let structure: Option<Vec<_>> =
+            self.structure.map(|maps| maps.iter().map(|map| cores::rows(map, rows)).collect());
+        compute(Conditions { time: &time, context: &context, structure: structure.as_deref() })
     }
 
     /// With the map of one resolution alone.
@@ -191,8 +202,19 @@ fn through_layer(
     }
 }
 
-/// The encoder and the middle block, from the output of `conv_in`; shared by the UNet and the control branch.
+/// The encoder and the middle block, from the output of `conv_in`; shared by the UNet and the control branch. On a CPU, several
+/// pictures are computed at the same time.
 pub fn encode(blocks: &[DownBlock], mid: &MidBlock, x: Tensor<4>, conditions: Conditions) -> Features {
+    let parts = cores::parts(&x);
+    if parts.len() == 1 {
+        return encode_rows(blocks, mid, x, conditions);
+    }
+    Features::of_parts(cores::in_parallel(&parts, |rows| {
+        conditions.with_rows(rows, |conditions| encode_rows(blocks, mid, cores::rows(&x, rows), conditions))
+    }))
+}
+
+fn encode_rows(blocks: &[DownBlock], mid: &MidBlock, x: Tensor<4>, conditions: Conditions) -> Features {
     let mut down = vec![x.clone()];
     let through = |x, (level, block): (usize, &DownBlock)| block.forward(x, conditions.at(level), &mut down);
     let x = blocks.iter().enumerate().fold(x, through);
@@ -200,8 +222,26 @@ pub fn encode(blocks: &[DownBlock], mid: &MidBlock, x: Tensor<4>, conditions: Co
 }
 
 /// The decoder, from the middle block's output. `up` modulates the decoder feature that meets each skip, in the order of the
-/// skips (the ablation of paper Table 7).
+/// skips (the ablation of paper Table 7). On a CPU, several pictures are computed at the same time.
 pub fn decode(
+    blocks: &[UpBlock],
+    features: Features,
+    up: Option<Vec<ScaleAndBias>>,
+    conditions: Conditions,
+) -> Tensor<4> {
+    let parts = cores::parts(&features.mid);
+    if parts.len() == 1 {
+        return decode_rows(blocks, features, up, conditions);
+    }
+    let batch = features.mid.dims()[0];
+    let decoded = cores::in_parallel(&parts, |rows| {
+        let up = up.as_ref().map(|up| up.iter().map(|modulation| modulation.rows(rows, batch)).collect());
+        conditions.with_rows(rows, |conditions| decode_rows(blocks, features.rows(rows), up, conditions))
+    });
+    Tensor::cat(decoded, 0)
+}
+
+fn decode_rows(
     blocks: &[UpBlock],
     features: Features,
     mut up: Option<Vec<ScaleAndBias>>,

@@ -15,7 +15,7 @@ use spire_data::loader::Samples;
 use spire_data::source::Skipped;
 use spire_model::base::{BaseSource, PromptEncoder, encode_pictures};
 use spire_model::clip::ClipText;
-use spire_model::device::on_one_thread;
+use spire_model::device::on_cores;
 use spire_model::pictures;
 use spire_model::vae::{Vae, VaeConfig};
 use spire_model::weights::fill;
@@ -192,7 +192,7 @@ impl<'a> Encoder<'a> {
     fn file(&self, file: usize, progress: &PhaseProgress) -> Result<EncodedPictures> {
         let indices: Vec<usize> = self.manifest.pictures_of(file).collect();
         let pictures = in_order(indices.len(), self.threads, |i| {
-            let picture = on_one_thread(|| self.picture(indices[i]));
+            let picture = on_cores(self.threads.min(indices.len()), || self.picture(indices[i]));
             progress.advance("");
             picture
         })?;
@@ -216,7 +216,7 @@ impl<'a> Encoder<'a> {
             prompts.insert(String::new());
             let prompts: Vec<String> = prompts.into_iter().collect();
             let states = in_order(prompts.len(), self.threads, |i| {
-                on_one_thread(|| array(encoder.states(&prompts[i]), self.text_type))
+                on_cores(self.threads.min(prompts.len()), || array(encoder.states(&prompts[i]), self.text_type))
             })?;
             encoded.texts = prompts.into_iter().zip(states).collect();
         }

@@ -8,7 +8,7 @@ use anyhow::{Result, anyhow};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{GradientCheckpointingStrategy, Tensor};
-use spire_model::device::on_one_thread;
+use spire_model::device::on_cores;
 use spire_model::weights::Precision;
 
 use super::gradients::{accumulate, scale};
@@ -35,10 +35,6 @@ impl Computation {
         self.threads.max(1)
     }
 
-    /// Wraps `compute` for a thread. If several parts run in parallel, each keeps its operators on its own core.
-    fn on_own_core<T: Send>(self, compute: impl FnOnce() -> Result<T> + Send) -> impl FnOnce() -> Result<T> + Send {
-        move || if self.parallel() == 1 { compute() } else { on_one_thread(compute) }
-    }
 }
 
 /// Mean loss and mean gradients over `parts`. The result depends on the parts and their order, not on the number of
@@ -100,11 +96,13 @@ pub(crate) fn start<'scope, M: Module + 'scope, P: Send + 'scope, T: Send + 'sco
     how: Computation,
     compute: &'scope (impl Fn(M, P) -> Result<T> + Sync),
 ) -> Vec<ScopedJoinHandle<'scope, Result<T>>> {
+    let parts: Vec<P> = parts.collect();
+    let parallel = parts.len();
     let one = |part| {
         let replica = replica(module, how);
-        scope.spawn(how.on_own_core(move || compute(replica, part)))
+        scope.spawn(move || on_cores(parallel, move || compute(replica, part)))
     };
-    parts.map(one).collect()
+    parts.into_iter().map(one).collect()
 }
 
 /// The result of a thread; a panic becomes an error.

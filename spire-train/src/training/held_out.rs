@@ -9,7 +9,7 @@ use spire_data::loader::{DataConfig, Part, Samples, TrainingSample};
 use spire_data::source::SourceKind;
 use spire_model::base::Base;
 use spire_model::control::Control;
-use spire_model::device::on_one_thread;
+use spire_model::device::on_cores;
 use spire_model::restore::{Request, SamplingConfig, restore};
 
 use crate::config::{EvaluateSection, RunConfig};
@@ -113,11 +113,8 @@ pub(crate) fn restore_in_parts(
     requests: &[Request],
     threads: usize,
 ) -> Result<Vec<Picture>> {
-    if threads <= 1 {
-        return restore(base, control, sampling, requests);
-    }
-    let parts: Vec<&[Request]> = requests.chunks(requests.len().div_ceil(threads).max(1)).collect();
-    let part = |i: usize| on_one_thread(|| restore(base, control, sampling, parts[i]));
+    let parts: Vec<&[Request]> = requests.chunks(requests.len().div_ceil(threads.max(1)).max(1)).collect();
+    let part = |i: usize| on_cores(parts.len(), || restore(base, control, sampling, parts[i]));
     Ok(in_order(parts.len(), threads, part)?.concat())
 }
 
