@@ -48,7 +48,8 @@ fn configuration(scratch: &Path) -> String {
     config.display().to_string()
 }
 
-/// The bytes of every file in a folder but its lock, by path.
+/// The bytes of every file in a folder but its lock, by path. Measurements are in the order in which threads were done with them; here
+/// they are sorted.
 fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
@@ -57,7 +58,13 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             if path.is_dir() {
                 folders.push(path);
             } else if path.file_name().unwrap() != "lock" {
-                found.insert(path.strip_prefix(folder).unwrap().to_owned(), fs::read(path).unwrap());
+                let mut bytes = fs::read(&path).unwrap();
+                if path.parent().unwrap().parent().unwrap().ends_with("measured") {
+                    let mut lines: Vec<&[u8]> = bytes.split_inclusive(|&byte| byte == b'\n').collect();
+                    lines.sort_unstable();
+                    bytes = lines.concat();
+                }
+                found.insert(path.strip_prefix(folder).unwrap().to_owned(), bytes);
             }
         }
     }

@@ -110,9 +110,19 @@ pub fn ensure_computes_in(precision: Precision, device: &Device, wanted: &str) -
     Ok(())
 }
 
-/// Runs one of `parallel` computations that run at the same time. If there are several, it has a thread pool of one thread, so that
-/// its operators do not wait for other work: on a CPU, the operators of a small network are too short for several cores. If it is the
-/// only one, its operators use all cores.
+/// How many computations run at the same time on one of `devices` devices, where a configuration asks for `threads`. 0 leaves it to the
+/// program: one computation on a GPU; on a CPU, one for each core that the device has for itself.
+pub fn threads(threads: usize, on_cpu: bool, devices: usize) -> usize {
+    match (threads, on_cpu) {
+        (0, true) => (rayon::current_num_threads() / devices.max(1)).max(1),
+        (0, false) => 1,
+        _ => threads,
+    }
+}
+
+/// Runs one of `parallel` computations that run at the same time. It has its share of the cores, in a thread pool of its own, so that its
+/// operators do not wait for other work: on a CPU, the operators of a small network are too short for several cores. If it is the only
+/// one, its operators use all cores.
 ///
 /// # Errors
 /// As `compute`; or the system cannot start a thread.
@@ -120,6 +130,9 @@ pub fn on_cores<T: Send>(parallel: usize, compute: impl FnOnce() -> Result<T> + 
     match parallel {
         // From outside the pool, each operator would wake one of its threads, and wait for it.
         ..=1 => rayon::scope(|_| compute()),
-        _ => rayon::ThreadPoolBuilder::new().num_threads(1).build()?.install(compute),
+        _ => {
+            let own = (rayon::current_num_threads() / parallel).max(1);
+            rayon::ThreadPoolBuilder::new().num_threads(own).build()?.install(compute)
+        }
     }
 }

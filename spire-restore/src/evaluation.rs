@@ -178,7 +178,7 @@ impl<'a> Measuring<'a> {
     }
 
     fn settings(&self) -> ScoreSettings {
-        ScoreSettings { batch_size: self.config.batch_size, threads: self.config.threads }
+        ScoreSettings { batch_size: self.config.batch_size, threads: self.config.threads() }
     }
 
     /// The file that keeps measurements, so that they are not repeated.

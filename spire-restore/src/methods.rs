@@ -180,7 +180,7 @@ impl Methods {
             sampling: sampling.clone(),
             upscale: method.upscale.unwrap_or(1.0),
             batch_size: config.batch_size,
-            threads: config.threads,
+            threads: config.threads(),
         };
         restore_jobs(copies, &self.sharing, load, &jobs, &settings, &self.restored, &advance)
             .with_context(|| method.name.clone())?;

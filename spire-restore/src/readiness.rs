@@ -149,7 +149,7 @@ fn work(method: &MethodConfig, config: &EvalConfig, sets: &[Set], output: &Path)
     // So many pictures may appear at the same time.
     let together = config.devices().len()
         * match method.kind {
-            MethodKind::Model => config.batch_size * config.threads.max(1),
+            MethodKind::Model => config.batch_size * config.threads(),
             _ => 1,
         };
     let (mut left, mut pace) = (0, None);

@@ -15,6 +15,7 @@ use spire_core::settings::Keys;
 use spire_data::degrade::{DegradationConfig, ParameterizedConfig};
 use spire_data::loader::DataConfig;
 use spire_data::source::SourceKind;
+use spire_model::device;
 use spire_model::restore::SamplingConfig;
 use toml::{Table, Value};
 
@@ -120,10 +121,16 @@ impl RunConfig {
         self.evaluate.held_out_share.filter(|&share| split && share > 0.0)
     }
 
+    /// Batches that a device computes at the same time.
+    pub(crate) fn train_threads(&self) -> usize {
+        let devices: Vec<&str> = self.run.device.split(',').collect();
+        device::threads(self.train.threads, device::kind(devices[0]) == "flex", devices.len())
+    }
+
     /// How gradients are computed.
     pub(crate) fn computation(&self) -> Computation {
         Computation {
-            threads: self.train.threads,
+            threads: self.train_threads(),
             precision: self.model.control_precision,
             checkpointing: self.train.gradient_checkpointing,
         }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use spire_core::settings::Keys;
 use spire_data::prompt;
+use spire_model::device;
 use spire_model::restore::SamplingConfig;
 
 use super::alike::Alike;
@@ -31,8 +32,7 @@ pub struct EvalConfig {
     pub devices: Vec<String>,
     /// Batch size of restoration, for pictures of one size.
     pub batch_size: usize,
-    /// Number of batches computed in parallel on each device, each on one core. For a small model this is faster than one batch on all
-    /// cores.
+    /// Number of batches computed in parallel on each device. 0: one a core on a CPU, one on a GPU.
     pub threads: usize,
     /// The seed of the initial noise: the i-th picture uses `seed + i`.
     pub seed: u64,
@@ -82,7 +82,7 @@ impl Default for EvalConfig {
             device: None,
             devices: vec![],
             batch_size: 16,
-            threads: 1,
+            threads: 0,
             seed: 0,
             sampling: SamplingConfig::default(),
             pixels: Compared::default(),
@@ -155,6 +155,12 @@ impl EvalConfig {
             [] => vec![self.device.clone().unwrap_or_else(|| "flex".to_owned())],
             several => several.to_owned(),
         }
+    }
+
+    /// Batches that a device computes at the same time.
+    pub fn threads(&self) -> usize {
+        let devices = self.devices();
+        device::threads(self.threads, device::kind(&devices[0]) == "flex", devices.len())
     }
 
     /// Checks names and numbers.

@@ -70,7 +70,8 @@ pub fn forward([query, key, value]: [&[f32]; 3], shape: Shape) -> Vec<f32> {
         let blocks = attended.par_chunks_mut(together).zip(query.par_chunks(together));
         blocks.for_each_init(Scratch::default, |[scores, sums], (attended, query)| {
             for head in 0..shape.heads {
-                let scores = exponentials_of_scores(scores, sums, shape.head(query, head), shape.head(key, head), shape);
+                let scores =
+                    exponentials_of_scores(scores, sums, shape.head(query, head), shape.head(key, head), shape);
                 let (scores, value) = (shape.by_keys(scores), shape.head(value, head));
                 matmul(shape.head_mut(attended, head), Accum::Replace, scores, value, 1.0, Par::Seq);
                 // The quotient of softmax: an output row is shorter than a row of scores.
@@ -104,10 +105,13 @@ pub fn gradients([query, key, value]: [&[f32]; 3], gradient: &[f32], shape: Shap
         let [key, value] = [key, value].map(|x| &x[image * of_keys..][..of_keys]);
         let heads = shape.heads_mut(query_gradient).zip(shape.heads_mut(key_gradient));
         let heads = heads.zip(shape.heads_mut(value_gradient)).enumerate();
-        heads.for_each_init(Scratch::<3>::default, |scratch, (head, ((query_gradient, key_gradient), value_gradient))| {
-            let inputs = [query, key, value, gradient].map(|x| shape.head(x, head));
-            of_head(scratch, inputs, [query_gradient, key_gradient, value_gradient], shape);
-        });
+        heads.for_each_init(
+            Scratch::<3>::default,
+            |scratch, (head, ((query_gradient, key_gradient), value_gradient))| {
+                let inputs = [query, key, value, gradient].map(|x| shape.head(x, head));
+                of_head(scratch, inputs, [query_gradient, key_gradient, value_gradient], shape);
+            },
+        );
     });
     all
 }

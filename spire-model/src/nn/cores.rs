@@ -25,11 +25,7 @@ pub(crate) fn in_parallel<T: Send>(
 
 /// Two computations: at the same time if `x`, which both read, is on a CPU. The first stays on this thread, which may have a
 /// gradient hook.
-pub(crate) fn both<A, B: Send>(
-    x: &Tensor<4>,
-    first: impl FnOnce() -> A,
-    second: impl FnOnce() -> B + Send,
-) -> (A, B) {
+pub(crate) fn both<A, B: Send>(x: &Tensor<4>, first: impl FnOnce() -> A, second: impl FnOnce() -> B + Send) -> (A, B) {
     if x.device() != Device::flex() {
         return (first(), second());
     }

@@ -8,8 +8,8 @@ use spire_kernels::block;
 
 use super::config::UNetConfig;
 use crate::fusion::ScaleAndBias;
-use crate::nn::cores;
 use crate::nn::Features;
+use crate::nn::cores;
 use crate::nn::resample::{Downsample2d, Upsample2d};
 use crate::nn::resnet::{ResnetBlock2d, ResnetConfig};
 use crate::nn::transformer::{Transformer2d, TransformerConfig};

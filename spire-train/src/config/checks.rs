@@ -92,11 +92,9 @@ impl RunConfig {
         for (key, value) in [
             ("train.batch_size", train.batch_size),
             ("train.accumulate", train.accumulate),
-            ("train.threads", train.threads),
             ("train.bucket_megabytes", train.bucket_megabytes),
             ("train.keep_checkpoints", train.keep_checkpoints),
             ("evaluate.batch_size", self.evaluate.batch_size),
-            ("evaluate.threads", self.evaluate.threads),
             ("evaluate.validation_samples", self.evaluate.validation_samples),
         ] {
             ensure!(value > 0, "{key} must be at least 1");

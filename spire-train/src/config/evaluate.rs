@@ -25,7 +25,7 @@ pub struct EvaluateSection {
     pub rows: usize,
     /// Pictures that are restored together.
     pub batch_size: usize,
-    /// Parts of a batch that are restored in parallel, each on a thread. On a CPU, 2 or more are faster.
+    /// Parts of a batch that are restored in parallel. 0: one a core on a CPU, one on a GPU.
     pub threads: usize,
     /// Sampling settings.
     pub sampling: SamplingConfig,
@@ -41,7 +41,7 @@ impl Default for EvaluateSection {
             validation_samples: 64,
             rows: 6,
             batch_size: 16,
-            threads: 1,
+            threads: 0,
             sampling: SamplingConfig::default(),
         }
     }

@@ -17,7 +17,7 @@ pub struct TrainSection {
     pub batch_size: usize,
     /// Batches per step; their gradients are averaged.
     pub accumulate: usize,
-    /// Batches that are computed in parallel, each on a thread. On a CPU, 2 or more are faster.
+    /// Batches that are computed in parallel. 0: one a core on a CPU, one on a GPU.
     pub threads: usize,
     /// Size of gradient buckets between ranks, in MB.
     pub bucket_megabytes: usize,
@@ -73,7 +73,7 @@ impl Default for TrainSection {
             epochs: None,
             batch_size: 16,
             accumulate: 1,
-            threads: 1,
+            threads: 0,
             bucket_megabytes: 25,
             nccl: true,
             gradient_checkpointing: false,

@@ -34,7 +34,6 @@ impl Computation {
     pub(crate) fn parallel(self) -> usize {
         self.threads.max(1)
     }
-
 }
 
 /// Mean loss and mean gradients over `parts`. The result depends on the parts and their order, not on the number of

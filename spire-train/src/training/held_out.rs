@@ -1,6 +1,7 @@
 //! Held-out samples: where they come from, and how they are restored.
 
 use anyhow::{Context, Result, ensure};
+use burn::tensor::Device;
 use spire_core::Picture;
 use spire_core::parallel::in_order;
 use spire_core::progress::PhaseProgress;
@@ -9,7 +10,7 @@ use spire_data::loader::{DataConfig, Part, Samples, TrainingSample};
 use spire_data::source::SourceKind;
 use spire_model::base::Base;
 use spire_model::control::Control;
-use spire_model::device::on_cores;
+use spire_model::device::{on_cores, threads};
 use spire_model::restore::{Request, SamplingConfig, restore};
 
 use crate::config::{EvaluateSection, RunConfig};
@@ -101,8 +102,8 @@ pub(super) fn restore_held_out(
     Ok(())
 }
 
-/// Restores a batch in `threads` parts, each on one core. On a CPU and for a small model this is faster than the whole
-/// batch on all cores.
+/// Restores a batch in as many parts at the same time as `threads_key` asks for ([`threads`]). On a CPU and for a small model this is
+/// faster than the whole batch on all cores.
 ///
 /// # Errors
 /// As [`restore`].
@@ -111,9 +112,11 @@ pub(crate) fn restore_in_parts(
     control: &Control,
     sampling: &SamplingConfig,
     requests: &[Request],
-    threads: usize,
+    threads_key: usize,
 ) -> Result<Vec<Picture>> {
-    let parts: Vec<&[Request]> = requests.chunks(requests.len().div_ceil(threads.max(1)).max(1)).collect();
+    let on_cpu = base.unet.conv_in().weight.val().device() == Device::flex();
+    let threads = threads(threads_key, on_cpu, 1);
+    let parts: Vec<&[Request]> = requests.chunks(requests.len().div_ceil(threads).max(1)).collect();
     let part = |i: usize| on_cores(parts.len(), || restore(base, control, sampling, parts[i]));
     Ok(in_order(parts.len(), threads, part)?.concat())
 }

@@ -47,7 +47,11 @@ pub(super) fn text(state: &TrainingState, config: &RunConfig, samples: usize) ->
         ("device", device),
         (
             "threads",
-            format!("{} for batches (train.threads), {} for data (data.workers)", train.threads, config.data.workers),
+            format!(
+                "{} for batches (train.threads), {} for data (data.workers)",
+                config.train_threads(),
+                config.data.workers
+            ),
         ),
         ("gradients", ranks.gradients().to_owned()),
         ("data", data),

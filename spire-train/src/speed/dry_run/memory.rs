@@ -30,7 +30,7 @@ impl Memory {
 impl DryRun {
     /// Batches that are in memory at the same time.
     pub(super) fn in_flight(&self) -> u64 {
-        self.config.train.threads.min(self.config.train.accumulate) as u64
+        self.config.train_threads().min(self.config.train.accumulate) as u64
     }
 
     /// Numbers that the forward pass of a part keeps for the backward pass.
@@ -49,7 +49,7 @@ impl DryRun {
         let images = self.in_flight() * train.batch_size as u64;
         let (own, compute) = (F32, self.config.model.control_precision.dtype().size() as u64);
         let copied = compute != own;
-        let sums = u64::from(copied || train.accumulate > train.threads);
+        let sums = u64::from(copied || train.accumulate > self.config.train_threads());
         let memory = |Part { kind, cost, .. }: Part| {
             let is_held = match kind {
                 PartKind::VaeEncoder | PartKind::VaeDecoder => held.vae,
