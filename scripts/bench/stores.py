@@ -7,22 +7,26 @@
 writes tar shards, serves them by moto's S3 server and by Python's `http.server` (which gives no ranges), each behind a proxy that
 makes a request and its answer take 20 ms longer, and compares a pass with one over the files, sample for sample. It ends with an error
 if a sample differs. Results: docs/data.md.
+
+With `--others` it compares wildcards and Parquet files instead, also in Azure's store: Azurite (`npm install azurite`). It needs the Python packages
+azure-storage-blob and pyarrow. gcp-storage-emulator can't take Google's place: it does not list objects by the interface that object_store uses.
 """
 
 import argparse
 import asyncio
+import contextlib
 import http.server
 import io
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import tarfile
 import tempfile
 import threading
 import time
-import urllib.request
 from pathlib import Path
 
 import boto3
@@ -48,6 +52,20 @@ def write_shards(folder, shards, samples, side):
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
     (folder / "sizes.json").write_text(json.dumps({f"{shard:06}.tar": samples for shard in range(shards)}))
+
+
+def write_tables(folder):
+    """The samples of the tar shards as Parquet files, in row groups of 100."""
+    import pyarrow
+    import pyarrow.parquet
+
+    for shard in folder.glob("*.tar"):
+        with tarfile.open(shard) as tar:
+            contents = {member.name: tar.extractfile(member).read() for member in tar}
+        pictures = sorted(name for name in contents if name.endswith(".jpg"))
+        texts = [contents[name.replace(".jpg", ".txt")].decode() for name in pictures]
+        table = pyarrow.table({"image": [contents[name] for name in pictures], "caption": texts})
+        pyarrow.parquet.write_table(table, shard.with_suffix(".parquet"), row_group_size=100)
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -130,6 +148,7 @@ def main():
     parser.add_argument("--delay", type=float, default=0.020, help="seconds for a request and its answer")
     parser.add_argument("--step", type=float, default=0.25, help="seconds that a step of 16 samples takes")
     parser.add_argument("--count", type=int, help="of samples to compare; default: a whole pass")
+    parser.add_argument("--others", metavar="AZURITE", help="compare wildcards and Parquet; the program azurite-blob")
     parser.add_argument("--keep", help="a folder for the shards; those that are there are used again")
     arguments = parser.parse_args()
 
@@ -138,56 +157,98 @@ def main():
         folder.mkdir(exist_ok=True)
         if not (folder / "sizes.json").exists():
             write_shards(folder, arguments.shards, arguments.samples, arguments.side)
+        if arguments.others:
+            write_tables(folder)
         shards = sorted(folder.glob("*.tar"))
         count = sum(json.loads((folder / "sizes.json").read_text()).values())
         print(f"{len(shards)} shards, {count} samples, {sum(path.stat().st_size for path in shards) / 1e6:.0f} MB", flush=True)
 
-        port = random.randrange(20000, 30000)
-        command = [str(Path(sys.executable).with_name("moto_server")), "-p", str(port)]
-        store = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            upload(folder, port)
-            local = f"{folder}/{{000000..{len(shards) - 1:06}}}.tar"
-            s3, web = (Proxy(target, arguments.delay) for target in (port, web_server(folder)))
-            places = {
-                "disk": local,
-                f"S3 (moto {moto.__version__})": local.replace(str(folder), "s3://data/train"),
-                "web (http.server)": local.replace(str(folder), f"http://127.0.0.1:{web.port}"),
-            }
-            print(f"in turn: {', '.join(places)}; {1000 * arguments.delay:.0f} ms", flush=True)
+        numbers = [str(min(arguments.count or count, count)), str(arguments.step)]
+        compare = lambda places, environment: subprocess.run(
+            [arguments.compare, *numbers, *(section(place) for place in places)], env={**os.environ, **environment}, check=True
+        )
+        with serving_s3(folder) as port:
+            s3 = Proxy(port, arguments.delay)
             environment = {
-                **os.environ,
                 "AWS_ENDPOINT": f"http://127.0.0.1:{s3.port}",
                 "AWS_ACCESS_KEY_ID": "key",
                 "AWS_SECRET_ACCESS_KEY": "secret",
                 "AWS_REGION": "us-east-1",
             }
-            numbers = [str(min(arguments.count or count, count)), str(arguments.step)]
-            sections = [section(pattern) for pattern in places.values()]
-            subprocess.run([arguments.compare, *numbers, *sections], env=environment, check=True)
-        finally:
-            store.terminate()
+            print(f"{1000 * arguments.delay:.0f} ms; moto {moto.__version__}", flush=True)
+            if arguments.others:
+                return compare_others(folder, arguments, environment, compare)
+            local = f"{folder}/{{000000..{len(shards) - 1:06}}}.tar"
+            web = Proxy(web_server(folder), arguments.delay)
+            places = [local, local.replace(str(folder), "s3://data/train"), local.replace(str(folder), f"http://127.0.0.1:{web.port}")]
+            print("in turn: disk, S3, web (http.server)", flush=True)
+            compare(places, environment)
+
+
+def compare_others(folder, arguments, environment, compare):
+    with serving_azure(folder, arguments.others) as port:
+        azure = Proxy(port, arguments.delay)
+        environment |= {
+            "AZURE_STORAGE_USE_EMULATOR": "true",
+            "AZURITE_BLOB_STORAGE_URL": f"http://127.0.0.1:{azure.port}",
+        }
+        for files in ("*.tar", "*.parquet"):
+            print(f"{files} in turn: disk, S3, Azure (Azurite)", flush=True)
+            compare([f"{place}/{files}" for place in (folder, "s3://data/train", "az://data/train")], environment)
 
 
 def section(shards):
-    source = {"kind": "webdataset", "shards": shards, "shuffle_buffer": 1000}
+    kind = "parquet" if shards.endswith(".parquet") else "webdataset"
+    source = {"kind": kind, "shards": shards, "shuffle_buffer": 1000}
     return json.dumps({"size": 64, "workers": 2, "prefetch": 32, "source": source})
 
 
-def upload(folder, port):
-    endpoint = f"http://127.0.0.1:{port}"
-    for _ in range(100):
-        try:
-            urllib.request.urlopen(endpoint)
-            break
-        except OSError:
+@contextlib.contextmanager
+def process(*command):
+    """A server on a free port, which it gets as its last argument."""
+    port = random.randrange(20000, 30000)
+    server = subprocess.Popen([*command, str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
             time.sleep(0.2)
-    client = boto3.client(
-        "s3", endpoint_url=endpoint, aws_access_key_id="key", aws_secret_access_key="secret", region_name="us-east-1"
-    )
-    client.create_bucket(Bucket="data")
-    for path in folder.iterdir():
-        client.upload_file(str(path), "data", f"train/{path.name}")
+        yield port
+    finally:
+        server.terminate()
+
+
+@contextlib.contextmanager
+def serving_s3(folder):
+    with process(str(Path(sys.executable).with_name("moto_server")), "-p") as port:
+        client = boto3.client(
+            "s3",
+            endpoint_url=f"http://127.0.0.1:{port}",
+            aws_access_key_id="key",
+            aws_secret_access_key="secret",
+            region_name="us-east-1",
+        )
+        client.create_bucket(Bucket="data")
+        for path in folder.iterdir():
+            client.upload_file(str(path), "data", f"train/{path.name}")
+        yield port
+
+
+@contextlib.contextmanager
+def serving_azure(folder, azurite):
+    from azure.storage.blob import BlobServiceClient
+
+    with tempfile.TemporaryDirectory() as place, process(
+        azurite, "--silent", "--skipApiVersionCheck", "--location", place, "--blobPort"
+    ) as port:
+        # The emulator's published account and key.
+        key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+        endpoint = f"http://127.0.0.1:{port}/devstoreaccount1"
+        client = BlobServiceClient(endpoint, credential={"account_name": "devstoreaccount1", "account_key": key})
+        container = client.create_container("data")
+        for path in folder.iterdir():
+            container.upload_blob(f"train/{path.name}", path.read_bytes())
+        yield port
 
 
 if __name__ == "__main__":
