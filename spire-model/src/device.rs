@@ -136,3 +136,20 @@ pub fn on_cores<T: Send>(parallel: usize, compute: impl FnOnce() -> Result<T> + 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_threads_are_one_a_core_on_a_cpu_and_one_on_a_gpu() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
+        pool.install(|| {
+            let of_devices = [1, 2, 3, 9].map(|devices| threads(0, true, devices));
+            assert_eq!(of_devices, [4, 2, 1, 1]);
+            assert_eq!((threads(0, false, 1), threads(3, true, 1), threads(3, false, 2)), (1, 3, 3));
+            let cores = |parallel| on_cores(parallel, || Ok(rayon::current_num_threads())).unwrap();
+            assert_eq!([1, 2, 3, 9].map(cores), [4, 2, 1, 1]);
+        });
+    }
+}

@@ -25,9 +25,9 @@ impl Shape {
         self.heads * self.depth
     }
 
-    /// Number of queries of a block.
+    /// Number of queries of a block. With fewer than 32, products are too small for many keys.
     fn together(self) -> usize {
-        (SCORES / self.keys).clamp(16, 1024).min(self.queries)
+        (SCORES / self.keys).clamp(32, 1024).min(self.queries)
     }
 
     /// Number of elements of an image's queries, of its keys, and of a block of queries.
