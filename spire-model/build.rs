@@ -25,8 +25,8 @@ fn main() {
         // Weights are f16: their upper bytes, which hold the exponents, are alike, and compress better beside each other.
         let in_halves = name.ends_with(".safetensors");
         let path = out.join(format!("embedded-{index}.deflate"));
-        fs::write(&path, deflate(&if in_halves { halves(&bytes) } else { bytes.clone() }))
-            .expect("a writable build folder");
+        let deflated = if in_halves { deflate(&halves(&bytes)) } else { deflate(&bytes) };
+        fs::write(&path, deflated).expect("a writable build folder");
         let path = path.display().to_string();
         let mut crc = Crc::new();
         crc.update(&bytes);

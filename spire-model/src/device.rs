@@ -69,6 +69,11 @@ pub fn has_nccl(_name: &str) -> bool {
     false
 }
 
+/// Whether this is the CPU, with autodiff or without.
+pub fn is_cpu(device: &Device) -> bool {
+    *device == Device::flex()
+}
+
 /// The kind of a device, without its number: `cuda` of `cuda:1`.
 pub fn kind(name: &str) -> &str {
     match name.split_once(':').map_or(name, |(kind, _)| kind) {
@@ -120,7 +125,7 @@ pub fn threads(threads: usize, on_cpu: bool, devices: usize) -> usize {
     }
 }
 
-/// Runs one of `parallel` computations that run at the same time. It has its share of the cores, in a thread pool of its own, so that its
+/// Runs one of `parallel` computations that run at the same time, those of other devices included. It has its share of the cores, in a thread pool of its own, so that its
 /// operators do not wait for other work: on a CPU, the operators of a small network are too short for several cores. If it is the only
 /// one, its operators use all cores.
 ///

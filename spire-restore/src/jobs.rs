@@ -72,7 +72,7 @@ pub fn restore_jobs(
     let ready = |kept: Option<Restorer>, device: &str| kept.map_or_else(|| load(device), Ok);
     let work = |restorer: &Restorer, number: usize| {
         let restore = || restorer.restore_batch(batches[number], settings, restored, progress);
-        on_cores(settings.threads.min(batches.len()), restore)
+        on_cores((settings.threads * sharing.devices()).min(batches.len()), restore)
     };
     for (number, result) in copies.share(sharing, batches.len(), settings.threads, ready, work)? {
         result.with_context(|| format!("the batch from {} on", batches[number][0].input.display()))?;

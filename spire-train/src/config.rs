@@ -123,14 +123,20 @@ impl RunConfig {
 
     /// Batches that a device computes at the same time.
     pub(crate) fn train_threads(&self) -> usize {
-        let devices: Vec<&str> = self.run.device.split(',').collect();
-        device::threads(self.train.threads, device::kind(devices[0]) == "flex", devices.len())
+        let on_cpu = self.devices().all(|name| device::kind(name) == "flex");
+        device::threads(self.train.threads, on_cpu, self.devices().count())
+    }
+
+    /// The names in `run.device`.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = &str> {
+        self.run.device.split(',').map(str::trim)
     }
 
     /// How gradients are computed.
     pub(crate) fn computation(&self) -> Computation {
         Computation {
             threads: self.train_threads(),
+            devices: self.devices().count(),
             precision: self.model.control_precision,
             checkpointing: self.train.gradient_checkpointing,
         }

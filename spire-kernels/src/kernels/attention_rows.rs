@@ -68,7 +68,7 @@ pub fn forward([query, key, value]: [&[f32]; 3], shape: Shape) -> Vec<f32> {
     let images = attended.par_chunks_mut(of_queries).zip(query.par_chunks(of_queries));
     images.zip(key.par_chunks(of_keys)).zip(value.par_chunks(of_keys)).for_each(|(((attended, query), key), value)| {
         let blocks = attended.par_chunks_mut(together).zip(query.par_chunks(together));
-        blocks.for_each_init(Scratch::default, |[scores, sums], (attended, query)| {
+        blocks.for_each_init(Default::default, |[scores, sums]: &mut [Vec<f32>; 2], (attended, query)| {
             for head in 0..shape.heads {
                 let scores =
                     exponentials_of_scores(scores, sums, shape.head(query, head), shape.head(key, head), shape);
@@ -105,23 +105,20 @@ pub fn gradients([query, key, value]: [&[f32]; 3], gradient: &[f32], shape: Shap
         let [key, value] = [key, value].map(|x| &x[image * of_keys..][..of_keys]);
         let heads = shape.heads_mut(query_gradient).zip(shape.heads_mut(key_gradient));
         let heads = heads.zip(shape.heads_mut(value_gradient)).enumerate();
-        heads.for_each_init(
-            Scratch::<3>::default,
-            |scratch, (head, ((query_gradient, key_gradient), value_gradient))| {
-                let inputs = [query, key, value, gradient].map(|x| shape.head(x, head));
-                of_head(scratch, inputs, [query_gradient, key_gradient, value_gradient], shape);
-            },
-        );
+        heads.for_each_init(Scratch::default, |scratch, (head, ((query_gradient, key_gradient), value_gradient))| {
+            let inputs = [query, key, value, gradient].map(|x| shape.head(x, head));
+            of_head(scratch, inputs, [query_gradient, key_gradient, value_gradient], shape);
+        });
     });
     all
 }
 
-/// Memory that is used again.
-type Scratch<const BUFFERS: usize = 2> = [Vec<f32>; BUFFERS];
+/// Exponentials of scores, the gradients of scores, and the exponentials' sums.
+type Scratch = [Vec<f32>; 3];
 
 /// Adds the gradients of one head of an image.
 fn of_head(
-    [first, second, sums]: &mut Scratch<3>,
+    [first, second, sums]: &mut Scratch,
     [query, key, value, gradient]: [MatRef<f32>; 4],
     [mut query_gradient, mut key_gradient, mut value_gradient]: [MatMut<f32>; 3],
     shape: Shape,

@@ -3,14 +3,16 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use rayon::prelude::*;
+
+use crate::device::is_cpu;
 
 /// The ranges of rows of the batch of `x` that are computed in parallel: one range on a GPU, in a thread pool of one thread, and where
 /// autodiff records `x`, because gradients are then summed in an order of their own.
 pub(crate) fn parts(x: &Tensor<4>) -> Vec<Range<usize>> {
     let batch = x.dims()[0];
-    let cores = if x.is_autodiff() || x.device() != Device::flex() { 1 } else { rayon::current_num_threads() };
+    let cores = if x.is_autodiff() || !is_cpu(&x.device()) { 1 } else { rayon::current_num_threads() };
     let count = cores.clamp(1, batch.max(1));
     (0..count).map(|part| part * batch / count..(part + 1) * batch / count).collect()
 }
@@ -26,7 +28,7 @@ pub(crate) fn in_parallel<T: Send>(
 /// Two computations: at the same time if `x`, which both read, is on a CPU. The first stays on this thread, which may have a
 /// gradient hook.
 pub(crate) fn both<A, B: Send>(x: &Tensor<4>, first: impl FnOnce() -> A, second: impl FnOnce() -> B + Send) -> (A, B) {
-    if x.device() != Device::flex() {
+    if !is_cpu(&x.device()) {
         return (first(), second());
     }
     let mut of_second = None;

@@ -28,7 +28,7 @@ use tiles::{Tile, blend, tiles};
 
 use crate::base::Base;
 use crate::control::Control;
-use crate::device::on_cores;
+use crate::device::{is_cpu, on_cores};
 use crate::finite::{ensure_finite, is_finite, not_finite};
 use crate::pictures;
 use crate::spire::{DenoiserInputs, branch_features, predict};
@@ -91,10 +91,12 @@ impl RestoringStep<'_> {
 /// There are no pictures, their sizes differ, the sampler does not support the scheduler's settings, or a part of the model
 /// computes values that are NaN or infinite; the message names the first such part.
 pub fn restore(base: &Base, control: &Control, config: &SamplingConfig, requests: &[Request]) -> Result<Vec<Picture>> {
-    on_cores(1, || {
+    let restore = || {
         let restored = restore_watched(base, control, config, requests, &mut |_| ControlFlow::Continue(()))?;
         Ok(restored.expect("nothing breaks off the restoration"))
-    })
+    };
+    // Several GPUs do not wait for threads of one pool.
+    if is_cpu(&base.unet.conv_in().weight.val().device()) { on_cores(1, restore) } else { restore() }
 }
 
 /// As [`restore`], with the same result; calls `watch` after each step. `None` if `watch` breaks off the restoration.

@@ -47,6 +47,11 @@ impl Sharing {
         &self.devices[0]
     }
 
+    /// Devices that work at the same time.
+    pub(crate) fn devices(&self) -> usize {
+        self.devices.len()
+    }
+
     /// The sum of `sizes` over the items of this process.
     pub(crate) fn size_of_part(&self, sizes: impl Iterator<Item = usize>) -> u64 {
         sizes.enumerate().filter(|&(number, _)| self.shard.has(number)).map(|(_, size)| size as u64).sum()

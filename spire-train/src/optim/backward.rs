@@ -18,6 +18,8 @@ use super::gradients::{accumulate, scale};
 pub struct Computation {
     /// Parts that are computed in parallel.
     pub threads: usize,
+    /// Devices of this process that compute at the same time, each such parts.
+    pub devices: usize,
     /// Float type of the forward and backward pass. Weights and summed gradients are float32.
     pub precision: Precision,
     /// Gradient checkpointing: the backward pass recomputes cheap operations (Burn's balanced strategy) and the UNet's
@@ -26,9 +28,9 @@ pub struct Computation {
 }
 
 impl Computation {
-    /// In float32, with `threads` parts in parallel.
+    /// In float32 on one device, with `threads` parts in parallel.
     pub fn on_threads(threads: usize) -> Self {
-        Self { threads, precision: Precision::F32, checkpointing: false }
+        Self { threads, devices: 1, precision: Precision::F32, checkpointing: false }
     }
 
     pub(crate) fn parallel(self) -> usize {
@@ -96,7 +98,7 @@ pub(crate) fn start<'scope, M: Module + 'scope, P: Send + 'scope, T: Send + 'sco
     compute: &'scope (impl Fn(M, P) -> Result<T> + Sync),
 ) -> Vec<ScopedJoinHandle<'scope, Result<T>>> {
     let parts: Vec<P> = parts.collect();
-    let parallel = parts.len();
+    let parallel = parts.len() * how.devices;
     let one = |part| {
         let replica = replica(module, how);
         scope.spawn(move || on_cores(parallel, move || compute(replica, part)))

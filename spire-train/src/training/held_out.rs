@@ -1,7 +1,6 @@
 //! Held-out samples: where they come from, and how they are restored.
 
 use anyhow::{Context, Result, ensure};
-use burn::tensor::Device;
 use spire_core::Picture;
 use spire_core::parallel::in_order;
 use spire_core::progress::PhaseProgress;
@@ -10,7 +9,7 @@ use spire_data::loader::{DataConfig, Part, Samples, TrainingSample};
 use spire_data::source::SourceKind;
 use spire_model::base::Base;
 use spire_model::control::Control;
-use spire_model::device::{on_cores, threads};
+use spire_model::device::{is_cpu, on_cores, threads};
 use spire_model::restore::{Request, SamplingConfig, restore};
 
 use crate::config::{EvaluateSection, RunConfig};
@@ -114,8 +113,7 @@ pub(crate) fn restore_in_parts(
     requests: &[Request],
     threads_key: usize,
 ) -> Result<Vec<Picture>> {
-    let on_cpu = base.unet.conv_in().weight.val().device() == Device::flex();
-    let threads = threads(threads_key, on_cpu, 1);
+    let threads = threads(threads_key, is_cpu(&base.unet.conv_in().weight.val().device()), 1);
     let parts: Vec<&[Request]> = requests.chunks(requests.len().div_ceil(threads).max(1)).collect();
     let part = |i: usize| on_cores(parts.len(), || restore(base, control, sampling, parts[i]));
     Ok(in_order(parts.len(), threads, part)?.concat())

@@ -59,11 +59,11 @@ pub fn dry_run(config: RunConfig) -> Result<DryRun> {
 
 /// As [`dry_run`], for a configuration whose models are located, and that writes no run folder.
 pub(super) fn count(mut config: RunConfig) -> Result<DryRun> {
-    for device in config.run.device.split(',') {
-        config.model.check_precision(&spire_model::device::device(device.trim())?)?;
+    for device in config.devices() {
+        config.model.check_precision(&spire_model::device::device(device)?)?;
     }
     let samples = training_samples(&config)?;
-    let devices = config.run.device.split(',').count();
+    let devices = config.devices().count();
     config.train = config.train.with_epochs_as_steps(samples.epoch_len(), devices);
     held_out(&config)?;
     let base = BaseConfig::read_variant(&config.model.base, config.model.variant.as_deref())?;
