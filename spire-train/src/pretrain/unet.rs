@@ -68,7 +68,7 @@ impl Default for UNetStage {
             },
             prediction_type: PredictionType::VPrediction,
             window: WindowConfig::default(),
-            min_snr_gamma: Some(5.0),
+            min_snr_gamma: None,
             prompt_dropout: 0.1,
             sampling: SamplingConfig { guidance_scale: 4.0, ..SamplingConfig::default() },
             evaluate: 512,
