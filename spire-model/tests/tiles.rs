@@ -59,11 +59,12 @@ fn tiles_agree_with_the_whole_and_leave_no_seams() {
     // Attention and normalisation cover the picture or the tile, so the results differ slightly.
     let agreement = psnr(&whole.data, &tiled.data);
     assert!(agreement > 22.0, "{agreement} dB");
-    // The difference at a tile's border is not larger than those around it.
-    let steps = steps(&tiled);
+    // The difference at a tile's border is not larger than those around it, or than that of the whole picture there: what a picture
+    // shows may have an edge at a tile's border.
+    let (steps, of_whole) = (steps(&tiled), steps(&whole));
     for border in [48, 64, 96, 112, 144, 160] {
         let at = |x: usize| steps[x - 1];
-        let around = (1..=4).flat_map(|i| [at(border - i), at(border + i)]).fold(0.0, f64::max);
+        let around = (1..=4).flat_map(|i| [at(border - i), at(border + i)]).fold(of_whole[border - 1], f64::max);
         assert!(at(border) < 1.2 * around, "column {border}: {} beside {around}", at(border));
     }
 }
