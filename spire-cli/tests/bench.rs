@@ -64,7 +64,7 @@ fn a_restoration_is_measured_and_its_inputs_are_dumped() {
     assert!(measured.starts_with("restoration of 1 × 64×64, 2 steps"), "{measured}");
     let bytes = fs::read(dump.join("inputs.safetensors")).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    assert_eq!(tensors.tensor("noise").unwrap().shape()[2..], [8, 8]);
+    assert_eq!(tensors.tensor("noise").unwrap().shape(), [1, 48, 8, 8]);
     assert_eq!(tensors.tensor("restored").unwrap().shape(), [1, 3, 64, 64]);
     assert!(dump.join("control/diffusion_pytorch_model.safetensors").is_file());
 }

@@ -43,7 +43,7 @@ fn trained(folder: &Path, name: &str, changes: &[&str]) -> String {
 /// The largest difference between the two pictures, in levels of 8 bits, and how far the branch moves the picture.
 fn difference(python: &str, folder: &Path, run: &str, more: &[&str]) -> (f32, f32) {
     let latents = folder.join("latents.safetensors");
-    write_latents(&latents, 3, [10, 10]);
+    write_latents(&latents, 3, [1, 48, 10, 10]);
     let noise = ["--latents", latents.to_str().unwrap()];
     let restored = |name: &str, mut command: Command, more: &[&str]| {
         let output = folder.join(name);

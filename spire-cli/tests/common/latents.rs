@@ -5,15 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView};
-use serde_json::Value;
 
-/// Writes standard normal `latents` `[1, channels, height, width]` for the small model, of a seed: a multiplicative congruential
-/// generator, and Box's and Muller's transform.
-pub fn write_latents(path: &Path, seed: u64, [height, width]: [usize; 2]) {
-    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny/unet/config.json");
-    let config: Value = serde_json::from_slice(&fs::read(config).unwrap()).unwrap();
-    let channels = config["in_channels"].as_u64().unwrap() as usize;
-    let shape = [1, channels, height, width];
+/// Writes standard normal `latents` of a seed: a multiplicative congruential generator, and Box's and Muller's transform.
+pub fn write_latents(path: &Path, seed: u64, shape: [usize; 4]) {
     let mut state = seed.wrapping_mul(2_654_435_761) + 1;
     let mut uniform = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
