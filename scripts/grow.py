@@ -37,6 +37,8 @@ def write(folder, weights, config):
 
 def wider_levels(weights, config, widths, random):
     """The VAE with `widths` channels in its levels, in place."""
+    if len(widths) != len(config["block_out_channels"]) or widths[-1] != config["block_out_channels"][-1]:
+        raise SystemExit(f"widths: as many as {config['block_out_channels']}, and the last one stays, as the middle block does")
     groups, layers = config["norm_num_groups"], config["layers_per_block"]
 
     def copies(old, new):
@@ -85,7 +87,6 @@ def wider_levels(weights, config, widths, random):
         conv(f"decoder.up_blocks.{block}.upsamplers.0.conv", level, level)
     norm("decoder.conv_norm_out", 0)
     conv("decoder.conv_out", 0, None)
-    assert widths[last] == config["block_out_channels"][last], "the middle block's width can't change"
     config["block_out_channels"] = widths
 
 
@@ -190,22 +191,25 @@ def denoiser(model, vae, out, blocks, sheet):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["levels", "latents", "denoiser"])
-    parser.add_argument("source", type=pathlib.Path)
-    parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("size", nargs="?", help="the levels' widths, or how many latent channels more")
-    parser.add_argument("--vae", type=pathlib.Path)
-    parser.add_argument("--blocks", type=int, default=1)
-    parser.add_argument("--sheet", type=pathlib.Path)
+    parts = parser.add_subparsers(dest="part", required=True)
+    levels, more, whole = [parts.add_parser(part) for part in ("levels", "latents", "denoiser")]
+    for part in (levels, more, whole):
+        part.add_argument("source", type=pathlib.Path)
+        part.add_argument("out", type=pathlib.Path)
+    levels.add_argument("widths", type=lambda widths: [int(width) for width in widths.split(",")])
+    more.add_argument("more", type=int)
+    whole.add_argument("--vae", type=pathlib.Path, required=True)
+    whole.add_argument("--blocks", type=int, default=1)
+    whole.add_argument("--sheet", type=pathlib.Path, required=True)
     options = parser.parse_args()
-    random = numpy.random.default_rng(1)
     if options.part == "denoiser":
         return denoiser(options.source, options.vae, options.out, options.blocks, options.sheet)
     weights, config = read(options.source)
+    random = numpy.random.default_rng(1)
     if options.part == "levels":
-        wider_levels(weights, config, [int(width) for width in options.size.split(",")], random)
+        wider_levels(weights, config, options.widths, random)
     else:
-        more_latents(weights, config, int(options.size), random)
+        more_latents(weights, config, options.more, random)
     write(options.out, weights, config)
 
 

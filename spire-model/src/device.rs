@@ -125,9 +125,9 @@ pub fn threads(threads: usize, on_cpu: bool, devices: usize) -> usize {
     }
 }
 
-/// Runs one of `parallel` computations that run at the same time, those of other devices included. It has its share of the cores, in a thread pool of its own, so that its
-/// operators do not wait for other work: on a CPU, the operators of a small network are too short for several cores. If it is the only
-/// one, its operators use all cores.
+/// Runs one of `parallel` computations that run at the same time, those of other devices included. It has its share of the cores, in a
+/// thread pool of its own, so that its operators do not wait for other work: on a CPU, the operators of a small network are too short
+/// for several cores. If it is the only one, its operators use all cores.
 ///
 /// # Errors
 /// As `compute`; or the system cannot start a thread.

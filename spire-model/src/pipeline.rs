@@ -85,7 +85,7 @@ impl Pipeline {
     ) -> Result<Self> {
         base.prompts.set_long_prompts(long_prompts);
         ControlConfig::read(control)?.check_fits(&base.unet_config)?;
-        let device = base.unet.conv_in().weight.val().device();
+        let device = base.device();
         let control = weights::cast(Control::load(control, &device)?, control_precision);
         Self { base, control, sampling: SamplingConfig::default() }.with_sampling(sampling)
     }

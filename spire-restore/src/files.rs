@@ -205,7 +205,7 @@ impl Restorer {
     fn restored(&self, settings: &FileSettings, requests: &[Request]) -> Result<Vec<Picture>> {
         let (base, control, sampling) = (&self.base, &self.control, &settings.sampling);
         let Some(file) = &settings.latents else { return restore(base, control, sampling, requests) };
-        let read = || Tensors::open(file)?.tensor("latents", &base.unet.conv_in().weight.val().device());
+        let read = || Tensors::open(file)?.tensor("latents", &base.device());
         let restored = restore_from_latents(base, control, sampling, requests, &read()?);
         restored.with_context(|| file.display().to_string())
     }

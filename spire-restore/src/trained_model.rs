@@ -102,7 +102,7 @@ impl TrainedModel {
     }
 
     fn configured(config: RunConfig, control: PathBuf, origin: String) -> Result<Self> {
-        let first_device = config.run.device.split(',').next().unwrap_or_default().to_owned();
+        let first_device = config.devices().next().unwrap_or_default().to_owned();
         Ok(Self {
             sampling: config.evaluate.sampling,
             batch_size: config.evaluate.batch_size,

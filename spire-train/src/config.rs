@@ -128,7 +128,7 @@ impl RunConfig {
     }
 
     /// The names in `run.device`.
-    pub(crate) fn devices(&self) -> impl Iterator<Item = &str> {
+    pub fn devices(&self) -> impl Iterator<Item = &str> {
         self.run.device.split(',').map(str::trim)
     }
 

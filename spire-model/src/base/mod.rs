@@ -124,12 +124,17 @@ impl Base {
         Ok(base)
     }
 
+    /// Where its parts are.
+    pub fn device(&self) -> Device {
+        self.unet.conv_in().weight.val().device()
+    }
+
     /// Loads the parts that are wanted and not in memory, and frees those that are not wanted.
     ///
     /// # Errors
     /// As [`Self::load_variant`].
     pub fn hold(&mut self, parts: Parts) -> Result<()> {
-        let device = self.unet.conv_in().weight.val().device();
+        let device = self.device();
         let source = |origin: &Option<Origin>| {
             let origin = origin.as_ref().context("a part of this model is not loaded, and it has no files")?;
             let source = BaseSource::open_variant(&origin.path, origin.variant.as_deref())?;
@@ -165,7 +170,7 @@ impl Base {
     /// # Errors
     /// The folder is missing or does not hold a CLIP.
     pub fn guide_by(&mut self, guidance: Option<&ClipGuidanceConfig>) -> Result<()> {
-        let device = self.unet.conv_in().weight.val().device();
+        let device = self.device();
         let clip = guidance.map(|guidance| ClipGuide::load(&guidance.clip, &device)).transpose();
         self.clip = clip.context("clip_guidance.clip")?;
         Ok(())

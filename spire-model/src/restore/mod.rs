@@ -96,7 +96,7 @@ pub fn restore(base: &Base, control: &Control, config: &SamplingConfig, requests
         Ok(restored.expect("nothing breaks off the restoration"))
     };
     // Several GPUs do not wait for threads of one pool.
-    if is_cpu(&base.unet.conv_in().weight.val().device()) { on_cores(1, restore) } else { restore() }
+    if is_cpu(&base.device()) { on_cores(1, restore) } else { restore() }
 }
 
 /// As [`restore`], with the same result; calls `watch` after each step. `None` if `watch` breaks off the restoration.
@@ -155,7 +155,7 @@ fn restore_padded(
         .iter()
         .map(|request| Request { degraded: pad(&request.degraded, base.side_multiple()), ..request.clone() })
         .collect();
-    let device = base.unet.conv_in().weight.val().device();
+    let device = base.device();
     let noise = noise(latent_shape(base, &padded[0].degraded), &device)?;
     let restored = run(base, control, config, &padded, noise, (width, height), watch)?;
     let corrected = |(picture, request): (Picture, &Request)| config.colour_fix.apply(picture, &request.degraded);

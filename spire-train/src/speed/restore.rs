@@ -69,7 +69,7 @@ fn requests(config: &RunConfig) -> Result<Vec<Request>> {
 }
 
 fn inputs(base: &Base, config: &RunConfig, requests: &[Request]) -> Dump {
-    let device = base.unet.conv_in().weight.val().device();
+    let device = base.device();
     let side = config.data.size / base.vae_config.downscale();
     let shape = [base.unet_config.in_channels, side, side];
     let noise = requests.iter().map(|request| initial_noise(request.seed, shape, &device)).collect();

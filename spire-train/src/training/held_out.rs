@@ -113,7 +113,7 @@ pub(crate) fn restore_in_parts(
     requests: &[Request],
     threads_key: usize,
 ) -> Result<Vec<Picture>> {
-    let threads = threads(threads_key, is_cpu(&base.unet.conv_in().weight.val().device()), 1);
+    let threads = threads(threads_key, is_cpu(&base.device()), 1);
     let parts: Vec<&[Request]> = requests.chunks(requests.len().div_ceil(threads).max(1)).collect();
     let part = |i: usize| on_cores(parts.len(), || restore(base, control, sampling, parts[i]));
     Ok(in_order(parts.len(), threads, part)?.concat())
