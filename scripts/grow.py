@@ -9,6 +9,13 @@ computes almost the same, and goes on learning with `spire pretrain --set start=
     # as a copy of the first that adds nothing. SHEET is a sheet of scenes, on which a linear map between the latents is fitted:
     #     cargo run --release -p spire-data --example world -- SHEET 64
     python scripts/grow.py denoiser assets/tiny OUT --vae wide/vae --blocks 2 --sheet SHEET
+
+For pictures of twice the side, with a sheet of scenes of that side (128 instead of 64 in the command above):
+
+    # A VAE with the 24 principal components of the latents. A larger picture needs fewer numbers for each 8x8 pixels.
+    python scripts/grow.py components assets/tiny/vae OUT/vae 24 --sheet SHEET --side 128
+    # UNet and e(y) for it: a new level of 64 channels around the UNet's levels, which are copied. The new level is random.
+    python scripts/grow.py level assets/tiny OUT 64 --vae OUT/vae --sheet SHEET --side 128
 """
 
 import argparse
@@ -19,7 +26,7 @@ import numpy
 from safetensors.numpy import load_file, save_file
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-SIDE, GAP = 64, 2  # of a scene in the sheet, in pixels
+GAP = 2  # between the scenes of a sheet, in pixels
 
 
 def read(folder):
@@ -125,18 +132,18 @@ def more_latents(weights, config, more, random):
     config["latent_channels"] = new
 
 
-def latents(vae, sheet):
+def latents(vae, sheet, side):
     """The scaled latents of a sheet's scenes, one row a position."""
     import torch
     from diffusers import AutoencoderKL
     from PIL import Image
 
     sheet = numpy.asarray(Image.open(sheet).convert("RGB"), numpy.float32) / 127.5 - 1
-    corners = [(y, x) for y in range(0, sheet.shape[0], SIDE + GAP) for x in range(0, sheet.shape[1], SIDE + GAP)]
-    scenes = numpy.stack([sheet[y : y + SIDE, x : x + SIDE] for y, x in corners])
+    corners = [(y, x) for y in range(0, sheet.shape[0], side + GAP) for x in range(0, sheet.shape[1], side + GAP)]
+    scenes = torch.tensor(numpy.stack([sheet[y : y + side, x : x + side] for y, x in corners])).permute(0, 3, 1, 2)
     vae = AutoencoderKL.from_pretrained(vae).float()
     with torch.no_grad():
-        encoded = vae.encode(torch.tensor(scenes).permute(0, 3, 1, 2)).latent_dist.mode() * vae.config.scaling_factor
+        encoded = torch.cat([vae.encode(part).latent_dist.mode() for part in scenes.split(16)]) * vae.config.scaling_factor
     return encoded.permute(0, 2, 3, 1).reshape(-1, encoded.shape[1]).double().numpy()
 
 
@@ -150,9 +157,67 @@ def linear_map(inputs, outputs):
     return solution[:-1].T, solution[-1]
 
 
-def denoiser(model, vae, out, blocks, sheet):
+def components(vae, out, kept, sheet, side):
+    """The VAE with the first `kept` principal components of its latents."""
+    weights, config = read(vae)
+    values = latents(vae, sheet, side) / config["scaling_factor"]
+    mean = values.mean(0)
+    kept_axes = numpy.linalg.svd(values - mean, full_matrices=False)[2][:kept]
+    # The encoder's last convolution takes over the 1x1 convolution behind it, and so does the decoder's first one with that before it.
+    convolution, pointwise = weights["encoder.conv_out.weight"], weights["quant_conv.weight"][:, :, 0, 0]
+    squares = kept_axes**2
+    moments = numpy.block([[kept_axes, numpy.zeros_like(squares)], [numpy.zeros_like(squares), squares]]) @ pointwise
+    weights["encoder.conv_out.weight"] = numpy.einsum("ab,bikl->aikl", moments, convolution)
+    offset = moments @ weights["encoder.conv_out.bias"]
+    half = len(pointwise) // 2
+    offset[:kept] += kept_axes @ weights["quant_conv.bias"][:half]
+    offset[kept:] += squares @ weights["quant_conv.bias"][half:]
+    weights["encoder.conv_out.bias"] = offset
+    convolution, pointwise = weights["decoder.conv_in.weight"], weights["post_quant_conv.weight"][:, :, 0, 0]
+    constant = pointwise @ (mean - kept_axes.T @ kept_axes @ mean) + weights["post_quant_conv.bias"]
+    weights["decoder.conv_in.weight"] = numpy.einsum("oikl,ij->ojkl", convolution, pointwise @ kept_axes.T)
+    weights["decoder.conv_in.bias"] = weights["decoder.conv_in.bias"] + convolution.sum((2, 3)) @ constant
+    for name, size in [("quant_conv", 2 * kept), ("post_quant_conv", kept)]:
+        weights[name + ".weight"], weights[name + ".bias"] = numpy.eye(size)[:, :, None, None], numpy.zeros(size)
+    deviation = ((values @ kept_axes.T).std()).item()
+    write(out, weights, config | {"latent_channels": kept, "scaling_factor": 1 / deviation})
+
+
+def level(model, out, width, vae, sheet, side):
+    """UNet and e(y) for another VAE and pictures of twice the side."""
+    from diffusers import UNet2DConditionModel
+
+    to_new, offset = linear_map(latents(model / "vae", sheet, side), latents(vae, sheet, side))
+    weights, config = read(model / "unet")
+    config |= {
+        "in_channels": len(to_new),
+        "out_channels": len(to_new),
+        "block_out_channels": [width, *config["block_out_channels"]],
+        "down_block_types": ["DownBlock2D", *config["down_block_types"]],
+        "up_block_types": [*config["up_block_types"], "UpBlock2D"],
+        "sample_size": 2 * config["sample_size"],
+    }
+    grown = {name: value.numpy() for name, value in UNet2DConditionModel.from_config(config).state_dict().items()}
+    for name, value in weights.items():
+        if name.startswith("down_blocks."):
+            _, block, rest = name.split(".", 2)
+            name = f"down_blocks.{int(block) + 1}.{rest}"
+        elif name.startswith(("conv_in", "conv_out", "conv_norm_out")):
+            continue  # these belong to the new level
+        if grown[name].shape != value.shape:
+            raise SystemExit(f"{name} has the shape {value.shape}, and would need {grown[name].shape}: choose another width")
+        grown[name] = value
+    write(out / "unet", grown, config)
+
+    weights, config = read(model / "embedding")
+    weights["conv_out.weight"] = numpy.einsum("ji,iokl->jokl", to_new, weights["conv_out.weight"])
+    weights["conv_out.bias"] = to_new @ weights["conv_out.bias"] + offset
+    write(out / "embedding", weights, config)
+
+
+def denoiser(model, vae, out, blocks, sheet, side):
     """UNet, branch and e(y) for another VAE."""
-    old, new = latents(model / "vae", sheet), latents(vae, sheet)
+    old, new = latents(model / "vae", sheet, side), latents(vae, sheet, side)
     to_old, (to_new, offset) = linear_map(new, old)[0], linear_map(old, new)
     channels = len(to_new)
 
@@ -192,18 +257,28 @@ def denoiser(model, vae, out, blocks, sheet):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
-    levels, more, whole = [parts.add_parser(part) for part in ("levels", "latents", "denoiser")]
-    for part in (levels, more, whole):
+    names = ("levels", "latents", "denoiser", "components", "level")
+    levels, more, whole, fewer, around = subcommands = [parts.add_parser(part) for part in names]
+    for part in subcommands:
         part.add_argument("source", type=pathlib.Path)
         part.add_argument("out", type=pathlib.Path)
     levels.add_argument("widths", type=lambda widths: [int(width) for width in widths.split(",")])
     more.add_argument("more", type=int)
-    whole.add_argument("--vae", type=pathlib.Path, required=True)
     whole.add_argument("--blocks", type=int, default=1)
-    whole.add_argument("--sheet", type=pathlib.Path, required=True)
+    fewer.add_argument("kept", type=int)
+    around.add_argument("width", type=int)
+    for part in (whole, around):
+        part.add_argument("--vae", type=pathlib.Path, required=True)
+    for part in (whole, fewer, around):
+        part.add_argument("--sheet", type=pathlib.Path, required=True)
+        part.add_argument("--side", type=int, default=64, help="side of the sheet's scenes, in pixels")
     options = parser.parse_args()
     if options.part == "denoiser":
-        return denoiser(options.source, options.vae, options.out, options.blocks, options.sheet)
+        return denoiser(options.source, options.vae, options.out, options.blocks, options.sheet, options.side)
+    if options.part == "components":
+        return components(options.source, options.out, options.kept, options.sheet, options.side)
+    if options.part == "level":
+        return level(options.source, options.out, options.width, options.vae, options.sheet, options.side)
     weights, config = read(options.source)
     random = numpy.random.default_rng(1)
     if options.part == "levels":

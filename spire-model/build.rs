@@ -1,5 +1,6 @@
-//! Compresses the files of the small model in `assets/tiny`, which the library embeds (see `src/embedded.rs`).
+//! Compresses the files of the models in `assets`, which the library embeds (see `src/embedded.rs`).
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -8,37 +9,56 @@ use std::{env, fs};
 use flate2::write::DeflateEncoder;
 use flate2::{Compression, Crc};
 
+const MODELS: [&str; 2] = ["tiny", "small"];
+
 fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by Cargo"));
-    let root = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("set by Cargo")).join("../assets/tiny");
-    println!("cargo::rerun-if-changed={}", root.display());
-    let mut files = vec![];
-    list(&root, &mut files);
-    files.sort();
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    // Each part of the program that uses a constant may have a copy of it.
-    let mut code = String::from("pub static FILES: &[EmbeddedFile] = &[\n");
-    for (index, file) in files.iter().enumerate() {
-        let name = file.strip_prefix(&root).expect("listed below it").to_string_lossy().replace('\\', "/");
-        let bytes = fs::read(file).expect("a readable file");
-        hash = name.bytes().chain(bytes.iter().copied()).fold(hash, fnv1a);
-        // Weights are f16: their upper bytes, which hold the exponents, are alike, and compress better beside each other.
-        let in_halves = name.ends_with(".safetensors");
-        let path = out.join(format!("embedded-{index}.deflate"));
-        let deflated = if in_halves { deflate(&halves(&bytes)) } else { deflate(&bytes) };
-        fs::write(&path, deflated).expect("a writable build folder");
-        let path = path.display().to_string();
-        let mut crc = Crc::new();
-        crc.update(&bytes);
+    let assets = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("set by Cargo")).join("../assets");
+    // The models share files, such as the text tower: each content is embedded once.
+    let mut contents: HashMap<Vec<u8>, usize> = HashMap::new();
+    let mut models = String::new();
+    for model in MODELS {
+        let root = assets.join(model);
+        println!("cargo::rerun-if-changed={}", root.display());
+        let mut files = vec![];
+        list(&root, &mut files);
+        files.sort();
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        let mut entries = String::new();
+        for file in &files {
+            let name = file.strip_prefix(&root).expect("listed below it").to_string_lossy().replace('\\', "/");
+            let bytes = fs::read(file).expect("a readable file");
+            hash = name.bytes().chain(bytes.iter().copied()).fold(hash, fnv1a);
+            let mut crc = Crc::new();
+            crc.update(&bytes);
+            // Weights are f16: their upper bytes, which hold the exponents, are alike, and compress better beside each other.
+            let in_halves = name.ends_with(".safetensors");
+            let (size, crc) = (bytes.len(), crc.sum());
+            let next = contents.len();
+            let content = *contents.entry(bytes).or_insert_with_key(|bytes| {
+                let deflated = if in_halves { deflate(&halves(bytes)) } else { deflate(bytes) };
+                fs::write(out.join(format!("embedded-{next}.deflate")), deflated).expect("a writable build folder");
+                next
+            });
+            writeln!(
+                entries,
+                "        EmbeddedFile {{ name: {name:?}, size: {size}, crc: {crc}, in_halves: {in_halves}, deflated: CONTENT_{content} }},"
+            )
+            .expect("memory");
+        }
         writeln!(
-            code,
-            "    EmbeddedFile {{ name: {name:?}, size: {}, crc: {}, in_halves: {in_halves}, deflated: include_bytes!({path:?}) }},",
-            bytes.len(),
-            crc.sum()
+            models,
+            "    EmbeddedModel {{ name: {model:?}, version: \"{hash:016x}\", files: &[\n{entries}    ] }},"
         )
         .expect("memory");
     }
-    writeln!(code, "];\n/// Changes with the files.\npub const VERSION: &str = \"{hash:016x}\";").expect("memory");
+    let mut code = String::new();
+    for content in 0..contents.len() {
+        let path = out.join(format!("embedded-{content}.deflate")).display().to_string();
+        // A static: each part of the program that uses a constant may have a copy of it.
+        writeln!(code, "static CONTENT_{content}: &[u8] = include_bytes!({path:?});").expect("memory");
+    }
+    writeln!(code, "pub static MODELS: &[EmbeddedModel] = &[\n{models}];").expect("memory");
     fs::write(out.join("embedded_files.rs"), code).expect("a writable build folder");
 }
 
@@ -52,6 +72,7 @@ fn deflate(bytes: &[u8]) -> Vec<u8> {
     encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("memory")
 }
 
+/// Files below `folder`; links to folders are followed.
 fn list(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
         let path = entry.expect("a readable folder").path();

@@ -131,7 +131,7 @@ first_step() {
         start=$(date +%s.%N)
         (cd "$work/fresh" && XDG_CACHE_HOME=$work/fresh/cache "$spire" bench train "$config" --set model.base=tiny \
             --set model.embedding=tiny/embedding --set run.device="$device" --steps 1 --warmup 0) || return
-        echo "result: first step of the small model with $name kernels: $(echo "$(date +%s.%N) - $start" | bc) s"
+        echo "result: first step of the tiny model with $name kernels: $(echo "$(date +%s.%N) - $start" | bc) s"
     done
 }
 

@@ -82,7 +82,7 @@ fn missing_and_broken_checkpoints_are_named() {
     assert!(printed.contains("diffbir-v2.1") && printed.contains("stablesr"), "{printed}");
 }
 
-/// Table 1's file for a stand-in: small networks by formula, the small model as both runs, and test sets of the illustrated
+/// Table 1's file for a stand-in: small networks by formula, the tiny model as both runs, and test sets of the illustrated
 /// world.
 fn table_1(scratch: &Path) -> String {
     let mut text = fs::read_to_string("../configs/benchmarks/table1.toml").unwrap();
@@ -124,7 +124,7 @@ fn every_row_of_table_1_is_made_by_this_program() {
     let scratch = scratch.path();
     let config = table_1(scratch);
 
-    // Nothing is there but the small model: what is missing is said, with addresses, and nothing starts.
+    // Nothing is there but the tiny model: what is missing is said, with addresses, and nothing starts.
     let output = spire(&["eval", &config, "--check"]);
     assert!(!output.status.success());
     let printed = String::from_utf8(output.stdout).unwrap();

@@ -14,7 +14,7 @@ fn asset(path: &str) -> Vec<u8> {
     fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny").join(path)).unwrap()
 }
 
-/// A folder with some parts of the small model, to which a stage adds its own.
+/// A folder with some parts of the tiny model, to which a stage adds its own.
 fn model(scratch: &Path, parts: &[&str]) -> String {
     let out = scratch.join("prior");
     for (part, file) in parts

@@ -181,6 +181,19 @@ fn a_base_with_a_branch_restores_without_a_run() {
     assert!(mean < 0.02, "{mean}");
 }
 
+#[test]
+fn the_larger_built_in_model_restores_by_its_name() {
+    let scratch = TempDir::new().unwrap();
+    let (tiny, small) = (scratch.path().join("tiny.png"), scratch.path().join("small.png"));
+    ok(restore("tests/pictures/scene.png", &tiny, &["--semantic", "a panda"]));
+    let printed = restore("tests/pictures/scene.png", &small, &["--semantic", "a panda", "--control", "small/control"]);
+    assert!(String::from_utf8_lossy(&printed.stderr).contains("knows only the illustrated world"));
+    ok(printed);
+    assert_eq!(size(&small), size(&tiny));
+    assert_ne!(Picture::open(&small).unwrap(), Picture::open(&tiny).unwrap());
+    assert_eq!(Provenance::read(&small).unwrap().run, "small/control");
+}
+
 fn tiny() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny")
 }

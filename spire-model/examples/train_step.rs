@@ -1,4 +1,4 @@
-//! Trains a control branch for a few steps on one picture, with the small model that the library carries:
+//! Trains a control branch for a few steps on one picture, with a model that the library carries:
 //! `cargo run --release -p spire-model --example train_step`.
 
 use anyhow::Result;

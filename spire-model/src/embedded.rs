@@ -1,4 +1,4 @@
-//! The files of the small model in `assets/tiny`, which `build.rs` compresses into the library.
+//! The files of the models in `assets`, which `build.rs` compresses into the library.
 
 use std::io::Read as _;
 
@@ -6,6 +6,15 @@ use flate2::Crc;
 use flate2::read::DeflateDecoder;
 
 include!(concat!(env!("OUT_DIR"), "/embedded_files.rs"));
+
+/// A model with all its files.
+pub struct EmbeddedModel {
+    /// Its folder in `assets`.
+    pub name: &'static str,
+    /// Changes with the files.
+    pub version: &'static str,
+    pub files: &'static [EmbeddedFile],
+}
 
 /// One file, by its path in the model's folder.
 pub struct EmbeddedFile {
@@ -38,12 +47,21 @@ impl EmbeddedFile {
     }
 }
 
-/// The file of this name, as text.
+/// The model of this name.
+///
+/// # Panics
+/// There is none.
+pub fn model(name: &str) -> &'static EmbeddedModel {
+    MODELS.iter().find(|model| model.name == name).unwrap_or_else(|| panic!("there is no built-in model {name}"))
+}
+
+/// The file of this name in `assets/tiny`, as text.
 ///
 /// # Panics
 /// If `assets/tiny` has no such file, or one that is no text.
 pub fn text(name: &str) -> String {
-    let file = FILES.iter().find(|file| file.name == name).unwrap_or_else(|| panic!("assets/tiny has no {name}"));
+    let file = model("tiny").files.iter().find(|file| file.name == name);
+    let file = file.unwrap_or_else(|| panic!("assets/tiny has no {name}"));
     String::from_utf8(file.bytes()).unwrap_or_else(|_| panic!("{name} is no text"))
 }
 
@@ -53,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_file_is_told_from_one_that_differs() {
-        let file = FILES.iter().find(|file| file.name == "unet/config.json").unwrap();
+        let file = model("tiny").files.iter().find(|file| file.name == "unet/config.json").unwrap();
         let mut bytes = file.bytes();
         assert!(file.holds(&bytes));
         bytes[0] ^= 1;
@@ -66,11 +84,13 @@ mod tests {
 
     #[test]
     fn files_come_back_as_they_were() {
-        let assets = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny");
-        for file in FILES {
-            let bytes = file.bytes();
-            assert!(bytes == std::fs::read(assets.join(file.name)).unwrap(), "{}", file.name);
-            assert!(file.holds(&bytes));
+        let assets = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets");
+        for model in MODELS {
+            for file in model.files {
+                let bytes = file.bytes();
+                assert!(bytes == std::fs::read(assets.join(model.name).join(file.name)).unwrap(), "{}", file.name);
+                assert!(file.holds(&bytes));
+            }
         }
     }
 }

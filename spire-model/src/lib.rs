@@ -13,7 +13,7 @@
 //! | [`feedforward`] | networks of other authors that restore without prompts |
 //! | [`generative`] | models of other authors on Stable Diffusion: [`diffbir`], [`stablesr`] |
 //! | [`published`] | sizes and checksums of the published files of others |
-//! | [`builtin`], [`model_file`] | the small model that the library carries; `model.toml` |
+//! | [`builtin`], [`model_file`] | the models that the library carries; `model.toml` |
 //! | [`weights`], [`cost`] | reading and writing weights; counting parameters and operations |
 //!
 //! Fields are named as the keys of diffusers' state dicts, so that weights load without a table of renames.

@@ -1,4 +1,4 @@
-//! Where a model is: an existing path, the built-in small model, or a repository on the Hugging Face Hub.
+//! Where a model is: an existing path, a built-in model, or a repository on the Hugging Face Hub.
 
 use std::path::{Path, PathBuf};
 

@@ -39,8 +39,8 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Loads a base and a branch in f32, each given as a path, as a repository on the Hugging Face Hub, or as `tiny` and
-    /// `tiny/control`. The sampling settings are those of a `model.toml` beside the branch, or the defaults.
+    /// Loads a base and a branch in f32, each given as a path, as a repository on the Hugging Face Hub, or as a built-in model:
+    /// `tiny` and `tiny/control`. The sampling settings are those of a `model.toml` beside the branch, or the defaults.
     ///
     /// # Errors
     /// A part is missing or unreadable, or the branch does not fit the base.
@@ -67,12 +67,12 @@ impl Pipeline {
         Self::assemble(base, &control, model.control_precision, model.long_prompts, model.sampling)
     }
 
-    /// Loads the small model that the library carries. It knows pictures of 64×64 pixels of the illustrated world.
+    /// Loads the model [`builtin::TINY`], which the library carries. It knows pictures of 64×64 pixels of the illustrated world.
     ///
     /// # Errors
     /// The model cannot be unpacked; see [`builtin::folder`].
     pub fn built_in(device: &Device) -> Result<Self> {
-        let folder = builtin::folder()?;
+        let folder = builtin::folder(builtin::TINY)?;
         Self::load(&folder, folder.join("control"), device)
     }
 

@@ -47,7 +47,7 @@ pub fn clip_files() -> impl Iterator<Item = (&'static str, String)> {
     CLIP_FILES.into_iter().map(|name| (name, clip_file(name)))
 }
 
-/// The small model has CLIP's own tokenizer.
+/// The tiny model has CLIP's own tokenizer.
 fn clip_file(name: &str) -> String {
     embedded::text(&format!("tokenizer/{name}"))
 }

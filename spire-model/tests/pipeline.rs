@@ -17,13 +17,13 @@ fn a_run_folder_restores_like_the_built_in_model() {
     let run = tempfile::tempdir().unwrap();
     let control = run.path().join("control");
     fs::create_dir(&control).unwrap();
-    for entry in fs::read_dir(builtin::folder().unwrap().join("control")).unwrap() {
+    for entry in fs::read_dir(builtin::folder(builtin::TINY).unwrap().join("control")).unwrap() {
         let entry = entry.unwrap();
         fs::copy(entry.path(), control.join(entry.file_name())).unwrap();
     }
     assert!(Pipeline::open(run.path(), &device).unwrap_err().to_string().contains(FILE_NAME));
     let model = ModelFile {
-        base: builtin::NAME.into(),
+        base: builtin::TINY.into(),
         variant: None,
         long_prompts: Default::default(),
         precision: Default::default(),

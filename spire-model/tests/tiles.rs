@@ -42,7 +42,7 @@ fn tiles_agree_with_the_whole_and_leave_no_seams() {
     let base = Base::load(&tiny, Precision::F32, &device).unwrap();
     let control = Control::load(&tiny.join("control"), &device).unwrap();
     let restored = |scene: &Picture, tile: usize| {
-        // A few steps starting from the picture: the small model is trained on 64 by 64 and would invent content in a
+        // A few steps starting from the picture: the tiny model is trained on 64 by 64 and would invent content in a
         // larger picture from pure noise.
         let config =
             SamplingConfig { steps: 10, strength: 0.3, guidance_scale: 1.0, tile: Some(tile), ..Default::default() };

@@ -18,7 +18,7 @@ use spire_train::run_folder::RunFolder;
 use crate::provenance::ModelIdentity;
 use crate::restorer::Restorer;
 
-/// The built-in model, as a path in the repository.
+/// The built-in model that restores by default, as a path in the repository.
 const BUILT_IN: &str = "assets/tiny";
 
 /// A model that is found but not loaded.
@@ -144,7 +144,7 @@ impl TrainedModel {
         weights_file(&self.control).map(|_| ())
     }
 
-    /// Whether the text-to-image model is the built-in one, which knows only the illustrated world.
+    /// Whether the text-to-image model is a built-in one, which knows only the illustrated world.
     ///
     /// # Errors
     /// The base does not exist.

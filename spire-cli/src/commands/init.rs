@@ -24,7 +24,7 @@ pub struct Init {
 /// A configuration that this program carries.
 #[derive(Clone, Copy, ValueEnum)]
 enum Template {
-    /// A short training on the built-in small model
+    /// A short training on the built-in tiny model
     Tiny,
     /// Every key with its default and an explanation
     Reference,

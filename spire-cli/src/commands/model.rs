@@ -7,7 +7,7 @@ use spire_restore::trained_model::TrainedModel;
 
 #[derive(clap::Args)]
 pub struct Model {
-    /// Use the model of this run [default: the built-in small model]
+    /// Use the model of this run [default: the built-in model]
     #[arg(long, value_name = "RUN")]
     run: Option<PathBuf>,
     /// With --control: the text-to-image model, a folder, a single file or a name on the Hugging Face Hub [default: the

@@ -86,7 +86,7 @@ pub struct Restore {
 }
 
 /// What a user must know who has no model of his own yet.
-const BUILT_IN: &str = "note: the built-in small model knows only the illustrated world that the program draws, and makes \
+const BUILT_IN: &str = "note: the built-in model knows only the illustrated world that the program draws, and makes \
     nothing useful of photographs: for these, train a branch on a Stable Diffusion model (spire train CONFIG --set \
     model.base=stable-diffusion-v1-5/stable-diffusion-v1-5), and restore with --run RUN";
 

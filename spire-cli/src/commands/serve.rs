@@ -15,7 +15,7 @@ use crate::signals::interruption;
 
 #[derive(clap::Args)]
 pub struct Serve {
-    /// Serve the model of this run; may be repeated to compare models [default: the built-in small model]
+    /// Serve the model of this run; may be repeated to compare models [default: the built-in model]
     #[arg(long = "run", value_name = "RUN")]
     runs: Vec<PathBuf>,
     /// The text-to-image model, a folder, a single file or a name on the Hugging Face Hub

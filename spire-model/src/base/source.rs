@@ -159,7 +159,7 @@ impl BaseSource {
     }
 }
 
-/// Resolves `base` to a folder or file: an existing path; `tiny`, the built-in small model; or `owner/name` or
+/// Resolves `base` to a folder or file: an existing path; `tiny` or `small`, the built-in models; or `owner/name` or
 /// `owner/name@revision` on the Hugging Face Hub, from the local cache or downloaded into it.
 ///
 /// # Errors
