@@ -157,13 +157,26 @@ def linear_map(inputs, outputs):
     return solution[:-1].T, solution[-1]
 
 
+def writes(weights, name, to_new, offset):
+    """Lets the convolution `name` write the latents of another VAE, in place."""
+    weights[name + ".weight"] = numpy.einsum("ji,iokl->jokl", to_new, weights[name + ".weight"])
+    weights[name + ".bias"] = to_new @ weights[name + ".bias"] + offset
+
+
+def embedding(model, out, to_new, offset):
+    """e(y) for another VAE."""
+    weights, config = read(model / "embedding")
+    writes(weights, "conv_out", to_new, offset)
+    write(out / "embedding", weights, config)
+
+
 def components(vae, out, kept, sheet, side):
     """The VAE with the first `kept` principal components of its latents."""
     weights, config = read(vae)
     values = latents(vae, sheet, side) / config["scaling_factor"]
     mean = values.mean(0)
     kept_axes = numpy.linalg.svd(values - mean, full_matrices=False)[2][:kept]
-    # The encoder's last convolution takes over the 1x1 convolution behind it, and so does the decoder's first one with that before it.
+    # The 1x1 convolutions between encoder and decoder become part of the convolutions beside them.
     convolution, pointwise = weights["encoder.conv_out.weight"], weights["quant_conv.weight"][:, :, 0, 0]
     squares = kept_axes**2
     moments = numpy.block([[kept_axes, numpy.zeros_like(squares)], [numpy.zeros_like(squares), squares]]) @ pointwise
@@ -185,6 +198,7 @@ def components(vae, out, kept, sheet, side):
 
 def level(model, out, width, vae, sheet, side):
     """UNet and e(y) for another VAE and pictures of twice the side."""
+    import torch
     from diffusers import UNet2DConditionModel
 
     to_new, offset = linear_map(latents(model / "vae", sheet, side), latents(vae, sheet, side))
@@ -197,6 +211,7 @@ def level(model, out, width, vae, sheet, side):
         "up_block_types": [*config["up_block_types"], "UpBlock2D"],
         "sample_size": 2 * config["sample_size"],
     }
+    torch.manual_seed(1)  # of the new level
     grown = {name: value.numpy() for name, value in UNet2DConditionModel.from_config(config).state_dict().items()}
     for name, value in weights.items():
         if name.startswith("down_blocks."):
@@ -208,11 +223,7 @@ def level(model, out, width, vae, sheet, side):
             raise SystemExit(f"{name} has the shape {value.shape}, and would need {grown[name].shape}: choose another width")
         grown[name] = value
     write(out / "unet", grown, config)
-
-    weights, config = read(model / "embedding")
-    weights["conv_out.weight"] = numpy.einsum("ji,iokl->jokl", to_new, weights["conv_out.weight"])
-    weights["conv_out.bias"] = to_new @ weights["conv_out.bias"] + offset
-    write(out / "embedding", weights, config)
+    embedding(model, out, to_new, offset)
 
 
 def denoiser(model, vae, out, blocks, sheet, side):
@@ -224,10 +235,6 @@ def denoiser(model, vae, out, blocks, sheet, side):
     def reads(weight):
         return numpy.einsum("oikl,ij->ojkl", weight, to_old)
 
-    def writes(weights, name, offset):
-        weights[name + ".weight"] = numpy.einsum("ji,iokl->jokl", to_new, weights[name + ".weight"])
-        weights[name + ".bias"] = to_new @ weights[name + ".bias"] + offset
-
     def deeper(weights, config):
         for name in [name for name in weights if ".transformer_blocks.0." in name]:
             for block in range(1, blocks):
@@ -238,20 +245,17 @@ def denoiser(model, vae, out, blocks, sheet, side):
 
     weights, config = read(model / "unet")
     weights["conv_in.weight"] = reads(weights["conv_in.weight"])
-    writes(weights, "conv_out", 0)  # it predicts noise as well, which has no offset
+    writes(weights, "conv_out", to_new, 0)  # it predicts noise as well, which has no offset
     deeper(weights, config)
     write(out / "unet", weights, config | {"in_channels": channels, "out_channels": channels})
 
     weights, config = read(model / "control")
     halves = numpy.split(weights["conv_in.weight"], [old.shape[1]], 1)  # the noisy latents, and e(y)
     weights["conv_in.weight"] = numpy.concatenate([reads(half) for half in halves], 1)
-    writes(weights, "controlnet_cond_embedding.conv_out", offset)
+    writes(weights, "controlnet_cond_embedding.conv_out", to_new, offset)
     deeper(weights, config)
     write(out / "control", weights, config | {"in_channels": channels, "condition_channels": channels})
-
-    weights, config = read(model / "embedding")
-    writes(weights, "conv_out", offset)
-    write(out / "embedding", weights, config)
+    embedding(model, out, to_new, offset)
 
 
 def main():
