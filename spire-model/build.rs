@@ -14,52 +14,69 @@ const MODELS: [&str; 2] = ["tiny", "small"];
 fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by Cargo"));
     let assets = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("set by Cargo")).join("../assets");
-    // The models share files, such as the text tower: each content is embedded once.
-    let mut contents: HashMap<Vec<u8>, usize> = HashMap::new();
-    let mut models = String::new();
-    for model in MODELS {
-        let root = assets.join(model);
-        println!("cargo::rerun-if-changed={}", root.display());
-        let mut files = vec![];
-        list(&root, &mut files);
-        files.sort();
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-        let mut entries = String::new();
-        for file in &files {
-            let name = file.strip_prefix(&root).expect("listed below it").to_string_lossy().replace('\\', "/");
-            let bytes = fs::read(file).expect("a readable file");
-            hash = name.bytes().chain(bytes.iter().copied()).fold(hash, fnv1a);
-            let mut crc = Crc::new();
-            crc.update(&bytes);
-            // Weights are f16: their upper bytes, which hold the exponents, are alike, and compress better beside each other.
-            let in_halves = name.ends_with(".safetensors");
-            let (size, crc) = (bytes.len(), crc.sum());
-            let next = contents.len();
-            let content = *contents.entry(bytes).or_insert_with_key(|bytes| {
-                let deflated = if in_halves { deflate(&halves(bytes)) } else { deflate(bytes) };
-                fs::write(out.join(format!("embedded-{next}.deflate")), deflated).expect("a writable build folder");
-                next
-            });
-            writeln!(
-                entries,
-                "        EmbeddedFile {{ name: {name:?}, size: {size}, crc: {crc}, in_halves: {in_halves}, deflated: CONTENT_{content} }},"
-            )
-            .expect("memory");
-        }
+    let mut contents = Contents::default();
+    let models: String = MODELS.iter().map(|name| model(name, &assets.join(name), &mut contents)).collect();
+    let statics = contents.write(&out);
+    let code = format!("{statics}pub static MODELS: &[EmbeddedModel] = &[\n{models}];\n");
+    fs::write(out.join("embedded_files.rs"), code).expect("a writable build folder");
+}
+
+/// The code of the model `name` in the folder `root`. Its version is a hash of all names and contents.
+fn model(name: &str, root: &Path, contents: &mut Contents) -> String {
+    println!("cargo::rerun-if-changed={}", root.display());
+    let mut files = vec![];
+    list(root, &mut files);
+    files.sort();
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut entries = String::new();
+    for file in &files {
+        let name = file.strip_prefix(root).expect("listed below it").to_string_lossy().replace('\\', "/");
+        let bytes = fs::read(file).expect("a readable file");
+        hash = name.bytes().chain(bytes.iter().copied()).fold(hash, fnv1a);
+        let mut crc = Crc::new();
+        crc.update(&bytes);
+        // Weights are f16: their upper bytes, which hold the exponents, are alike, and compress better beside each other.
+        let in_halves = name.ends_with(".safetensors");
+        let (size, crc) = (bytes.len(), crc.sum());
+        let content = contents.number(bytes, in_halves);
         writeln!(
-            models,
-            "    EmbeddedModel {{ name: {model:?}, version: \"{hash:016x}\", files: &[\n{entries}    ] }},"
+            entries,
+            "        EmbeddedFile {{ name: {name:?}, size: {size}, crc: {crc}, in_halves: {in_halves}, deflated: CONTENT_{content} }},"
         )
         .expect("memory");
     }
-    let mut code = String::new();
-    for content in 0..contents.len() {
-        let path = out.join(format!("embedded-{content}.deflate")).display().to_string();
-        // A static: each part of the program that uses a constant may have a copy of it.
-        writeln!(code, "static CONTENT_{content}: &[u8] = include_bytes!({path:?});").expect("memory");
+    format!("    EmbeddedModel {{ name: {name:?}, version: \"{hash:016x}\", files: &[\n{entries}    ] }},\n")
+}
+
+/// What is embedded. The models share files, such as the text tower: each content is there once.
+#[derive(Default)]
+struct Contents {
+    numbers: HashMap<Vec<u8>, usize>,
+    deflated: Vec<Vec<u8>>,
+}
+
+impl Contents {
+    /// The number of the content `bytes`.
+    fn number(&mut self, bytes: Vec<u8>, in_halves: bool) -> usize {
+        let Self { numbers, deflated } = self;
+        *numbers.entry(bytes).or_insert_with_key(|bytes| {
+            deflated.push(if in_halves { deflate(&halves(bytes)) } else { deflate(bytes) });
+            deflated.len() - 1
+        })
     }
-    writeln!(code, "pub static MODELS: &[EmbeddedModel] = &[\n{models}];").expect("memory");
-    fs::write(out.join("embedded_files.rs"), code).expect("a writable build folder");
+
+    /// Writes a file for each content; returns the code of the statics that include them.
+    fn write(&self, out: &Path) -> String {
+        let mut code = String::new();
+        for (number, deflated) in self.deflated.iter().enumerate() {
+            let path = out.join(format!("embedded-{number}.deflate"));
+            fs::write(&path, deflated).expect("a writable build folder");
+            // A static: each part of the program that uses a constant may have a copy of it.
+            writeln!(code, "static CONTENT_{number}: &[u8] = include_bytes!({:?});", path.display().to_string())
+                .expect("memory");
+        }
+        code
+    }
 }
 
 /// The bytes at even places, then those at odd places.

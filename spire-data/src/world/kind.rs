@@ -108,6 +108,38 @@ kinds! { 48:
 }
 
 impl Kind {
+    /// Pairs that a degradation confuses. Each kind occurs; if several pairs have it, its partner is that of the first.
+    pub const ALIKE: [[Self; 2]; 28] = [
+        [Self::Lion, Self::Tiger],
+        [Self::Bear, Self::Koala],
+        [Self::Panda, Self::PolarBear],
+        [Self::Monkey, Self::Pig],
+        [Self::Frog, Self::Monkey],
+        [Self::Horse, Self::Zebra],
+        [Self::Cow, Self::Elephant],
+        [Self::Giraffe, Self::Horse],
+        [Self::Dog, Self::Cat],
+        [Self::Wolf, Self::Fox],
+        [Self::Rabbit, Self::Cat],
+        [Self::Penguin, Self::Owl],
+        [Self::Apple, Self::Tomato],
+        [Self::Tangerine, Self::Peach],
+        [Self::Lemon, Self::Pear],
+        [Self::Strawberry, Self::Apple],
+        [Self::Car, Self::Taxi],
+        [Self::Suv, Self::Bus],
+        [Self::Truck, Self::Bus],
+        [Self::Sunflower, Self::Rose],
+        [Self::Tulip, Self::CherryBlossom],
+        [Self::SoccerBall, Self::Volleyball],
+        [Self::Basketball, Self::SoccerBall],
+        [Self::House, Self::Church],
+        [Self::Castle, Self::House],
+        [Self::Sailboat, Self::Ship],
+        [Self::Tree, Self::PineTree],
+        [Self::Mushroom, Self::Tree],
+    ];
+
     /// Its place in [`Self::ALL`].
     pub fn number(self) -> usize {
         self as usize
@@ -159,6 +191,12 @@ mod tests {
             assert!(kind.confusable().all(|other| other != kind && other.group() == kind.group()));
             assert_eq!(Kind::ALL[kind.number()], kind);
         }
+    }
+
+    #[test]
+    fn every_kind_is_confused_with_another_one() {
+        assert!(Kind::ALL.iter().all(|kind| Kind::ALIKE.iter().any(|pair| pair.contains(kind))));
+        assert!(Kind::ALIKE.iter().all(|[one, other]| one != other));
     }
 
     #[test]

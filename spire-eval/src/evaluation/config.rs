@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use spire_core::settings::Keys;
 use spire_data::prompt;
+use spire_data::world::Kind;
 use spire_model::device;
 use spire_model::restore::SamplingConfig;
 
@@ -50,7 +51,8 @@ pub struct EvalConfig {
     /// The judge of kinds, for `identity` and `wrong_kind`: a folder that `spire pretrain --stage judge` wrote.
     pub judge: PathBuf,
     /// Pairs of words for objects that look alike when degraded, for the metric `wrong_kind` and for `captions =
-    /// "mistaken"`. If several pairs have the first such word of a caption, the first of them counts.
+    /// "mistaken"`. If several pairs have the first such word of a caption, the first of them counts. By default the pairs of
+    /// the illustrated world, [`Kind::ALIKE`].
     pub alike: Vec<Alike>,
     /// Settings of FID and patch FID.
     pub fid: FidConfig,
@@ -90,7 +92,7 @@ impl Default for EvalConfig {
             weights: PathBuf::from("weights"),
             clip: PathBuf::from("weights/clip-vit-base-patch32"),
             judge: PathBuf::from("assets/tiny/judge"),
-            alike: vec![],
+            alike: Kind::ALIKE.map(|pair| pair.map(|kind| kind.name().to_owned())).into(),
             fid: FidConfig::default(),
             lpips: Backbone::default(),
             benchmarks: vec![],
