@@ -12,10 +12,14 @@ computes almost the same, and goes on learning with `spire pretrain --set start=
 
 For pictures of twice the side, with a sheet of scenes of that side (128 instead of 64 in the command above):
 
-    # A VAE with the 24 principal components of the latents. A larger picture needs fewer numbers for each 8x8 pixels.
-    python scripts/grow.py components assets/tiny/vae OUT/vae 24 --sheet SHEET --side 128
+    # A VAE with the 24 principal components of the latents: a larger picture needs fewer numbers for each 8x8 pixels. Each is divided by
+    # its standard deviation to the power 0.7. Otherwise the last ones are so small that noise hides them until the last steps.
+    python scripts/grow.py components assets/tiny/vae OUT/vae 24 --whitening 0.7 --sheet SHEET --side 128
     # UNet and e(y) for it: a new level of 64 channels around the UNet's levels, which are copied. The new level is random.
     python scripts/grow.py level assets/tiny OUT 64 --vae OUT/vae --sheet SHEET --side 128
+
+    # That UNet and its branch with attention in the new level as well, one transformer block each. It adds nothing at first.
+    python scripts/grow.py attention assets/small OUT 1
 """
 
 import argparse
@@ -170,29 +174,31 @@ def embedding(model, out, to_new, offset):
     write(out / "embedding", weights, config)
 
 
-def components(vae, out, kept, sheet, side):
-    """The VAE with the first `kept` principal components of its latents."""
+def components(vae, out, kept, whitening, sheet, side):
+    """The VAE with the first `kept` principal components of its latents, each divided by its deviation to the power `whitening`."""
     weights, config = read(vae)
     values = latents(vae, sheet, side) / config["scaling_factor"]
     mean = values.mean(0)
-    kept_axes = numpy.linalg.svd(values - mean, full_matrices=False)[2][:kept]
+    axes = numpy.linalg.svd(values - mean, full_matrices=False)[2][:kept]
+    deviations = ((values - mean) @ axes.T).std(0) ** whitening
+    into, back = axes / deviations[:, None], axes.T * deviations
     # The 1x1 convolutions between encoder and decoder become part of the convolutions beside them.
     convolution, pointwise = weights["encoder.conv_out.weight"], weights["quant_conv.weight"][:, :, 0, 0]
-    squares = kept_axes**2
-    moments = numpy.block([[kept_axes, numpy.zeros_like(squares)], [numpy.zeros_like(squares), squares]]) @ pointwise
+    squares = axes**2
+    moments = numpy.block([[into, numpy.zeros_like(into)], [numpy.zeros_like(into), squares]]) @ pointwise
     weights["encoder.conv_out.weight"] = numpy.einsum("ab,bikl->aikl", moments, convolution)
     offset = moments @ weights["encoder.conv_out.bias"]
     half = len(pointwise) // 2
-    offset[:kept] += kept_axes @ weights["quant_conv.bias"][:half]
-    offset[kept:] += squares @ weights["quant_conv.bias"][half:]
+    offset[:kept] += into @ weights["quant_conv.bias"][:half]
+    offset[kept:] += squares @ weights["quant_conv.bias"][half:] - 2 * numpy.log(deviations)
     weights["encoder.conv_out.bias"] = offset
     convolution, pointwise = weights["decoder.conv_in.weight"], weights["post_quant_conv.weight"][:, :, 0, 0]
-    constant = pointwise @ (mean - kept_axes.T @ kept_axes @ mean) + weights["post_quant_conv.bias"]
-    weights["decoder.conv_in.weight"] = numpy.einsum("oikl,ij->ojkl", convolution, pointwise @ kept_axes.T)
+    constant = pointwise @ (mean - back @ into @ mean) + weights["post_quant_conv.bias"]
+    weights["decoder.conv_in.weight"] = numpy.einsum("oikl,ij->ojkl", convolution, pointwise @ back)
     weights["decoder.conv_in.bias"] = weights["decoder.conv_in.bias"] + convolution.sum((2, 3)) @ constant
     for name, size in [("quant_conv", 2 * kept), ("post_quant_conv", kept)]:
         weights[name + ".weight"], weights[name + ".bias"] = numpy.eye(size)[:, :, None, None], numpy.zeros(size)
-    deviation = ((values @ kept_axes.T).std()).item()
+    deviation = ((values @ into.T).std()).item()
     write(out, weights, config | {"latent_channels": kept, "scaling_factor": 1 / deviation})
 
 
@@ -226,6 +232,27 @@ def level(model, out, width, vae, sheet, side):
     embedding(model, out, to_new, offset)
 
 
+def attention(model, out, blocks):
+    """UNet and branch with attention in the outer level, `blocks` transformer blocks each. It adds nothing at first."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    weights, config = read(model / "unet")
+    levels, layers = len(config["block_out_channels"]), config["transformer_layers_per_block"]
+    changes = {
+        "down_block_types": ["CrossAttnDownBlock2D", *config["down_block_types"][1:]],
+        "up_block_types": [*config["up_block_types"][:-1], "CrossAttnUpBlock2D"],
+        "transformer_layers_per_block": [blocks, *([layers] * levels if isinstance(layers, int) else layers)[1:]],
+    }
+    torch.manual_seed(1)  # of the new layers
+    grown = UNet2DConditionModel.from_config(config | changes).state_dict()
+    added = {name: value.numpy() * (".proj_out." not in name) for name, value in grown.items() if name not in weights}
+    write(out / "unet", weights | added, config | changes)
+    weights, config = read(model / "control")
+    of_branch = {name: value for name, value in added.items() if name.startswith("down_blocks.")}
+    write(out / "control", weights | of_branch, config | {key: value for key, value in changes.items() if key in config})
+
+
 def denoiser(model, vae, out, blocks, sheet, side):
     """UNet, branch and e(y) for another VAE."""
     old, new = latents(model / "vae", sheet, side), latents(vae, sheet, side)
@@ -236,6 +263,8 @@ def denoiser(model, vae, out, blocks, sheet, side):
         return numpy.einsum("oikl,ij->ojkl", weight, to_old)
 
     def deeper(weights, config):
+        if blocks is None:
+            return
         for name in [name for name in weights if ".transformer_blocks.0." in name]:
             for block in range(1, blocks):
                 adds = "to_out.0" in name or "ff.net.2" in name
@@ -261,16 +290,18 @@ def denoiser(model, vae, out, blocks, sheet, side):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
-    names = ("levels", "latents", "denoiser", "components", "level")
-    levels, more, whole, fewer, around = subcommands = [parts.add_parser(part) for part in names]
+    names = ("levels", "latents", "denoiser", "components", "level", "attention")
+    levels, more, whole, fewer, around, outer = subcommands = [parts.add_parser(part) for part in names]
     for part in subcommands:
         part.add_argument("source", type=pathlib.Path)
         part.add_argument("out", type=pathlib.Path)
     levels.add_argument("widths", type=lambda widths: [int(width) for width in widths.split(",")])
     more.add_argument("more", type=int)
-    whole.add_argument("--blocks", type=int, default=1)
+    whole.add_argument("--blocks", type=int)
     fewer.add_argument("kept", type=int)
+    fewer.add_argument("--whitening", type=float, default=0)
     around.add_argument("width", type=int)
+    outer.add_argument("blocks", type=int)
     for part in (whole, around):
         part.add_argument("--vae", type=pathlib.Path, required=True)
     for part in (whole, fewer, around):
@@ -280,9 +311,11 @@ def main():
     if options.part == "denoiser":
         return denoiser(options.source, options.vae, options.out, options.blocks, options.sheet, options.side)
     if options.part == "components":
-        return components(options.source, options.out, options.kept, options.sheet, options.side)
+        return components(options.source, options.out, options.kept, options.whitening, options.sheet, options.side)
     if options.part == "level":
         return level(options.source, options.out, options.width, options.vae, options.sheet, options.side)
+    if options.part == "attention":
+        return attention(options.source, options.out, options.blocks)
     weights, config = read(options.source)
     random = numpy.random.default_rng(1)
     if options.part == "levels":

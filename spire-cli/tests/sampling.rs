@@ -56,9 +56,9 @@ fn a_stochastic_sampler_repeats_with_its_seed_alone_and_in_a_batch() {
 fn the_initial_noise_may_be_given() {
     let scratch = TempDir::new().unwrap();
     let (given, other) = (scratch.path().join("a.safetensors"), scratch.path().join("b.safetensors"));
-    // 70×66 pixels are padded to 80×80.
-    write_latents(&given, 1, [1, 48, 10, 10]);
-    write_latents(&other, 2, [1, 48, 8, 8]);
+    // 70×66 pixels are padded to 96×96.
+    write_latents(&given, 1, [1, 24, 12, 12]);
+    write_latents(&other, 2, [1, 24, 8, 8]);
     let restored = |name: &str, options: &[&str]| {
         let file = scratch.path().join(name);
         ok(restore(SCENE, &file, options));
@@ -73,7 +73,7 @@ fn the_initial_noise_may_be_given() {
     assert!(ok(restore(SCENE, &first, &latents)).contains("exists already"));
 
     let wrong = error(restore(SCENE, &scratch.path().join("w.png"), &["--latents", other.to_str().unwrap()]));
-    assert!(wrong.contains("[1, 48, 8, 8]") && wrong.contains("[1, 48, 10, 10]"), "{wrong}");
+    assert!(wrong.contains("[1, 24, 8, 8]") && wrong.contains("[1, 24, 12, 12]"), "{wrong}");
     let missing = error(restore(SCENE, &scratch.path().join("w.png"), &["--latents", "no-such.safetensors"]));
     assert!(missing.contains("no-such.safetensors"), "{missing}");
 }

@@ -11,7 +11,7 @@ fn main() -> Result<()> {
     let files: Vec<String> = std::env::args().skip(1).collect();
     let degraded = match files.first() {
         Some(file) => Picture::open(file)?,
-        None => Picture::filled(64, 64, [0.3, 0.5, 0.7]),
+        None => Picture::filled(128, 128, [0.3, 0.5, 0.7]),
     };
     let sampling = SamplingConfig { steps: 10, ..SamplingConfig::default() };
     let pipeline = Pipeline::built_in(&Device::flex())?.with_sampling(sampling)?;

@@ -13,10 +13,10 @@ use spire_core::atomic_write::{TEMPORARY, write_synced};
 
 use crate::embedded::{self, EmbeddedFile, EmbeddedModel, MODELS};
 
-/// The model for pictures of 64×64 pixels, as a base. Its control branch is `tiny/control`. It restores by default.
+/// The model for pictures of 64×64 pixels, as a base. Its control branch is `tiny/control`.
 pub const TINY: &str = "tiny";
 
-/// The model for pictures of 128×128 pixels, as a base. Its control branch is `small/control`.
+/// The model for pictures of 128×128 pixels, as a base. Its control branch is `small/control`. It restores by default.
 pub const SMALL: &str = "small";
 
 /// The models' folder in this repository. Configurations may name a model by its path there.

@@ -67,12 +67,12 @@ impl Pipeline {
         Self::assemble(base, &control, model.control_precision, model.long_prompts, model.sampling)
     }
 
-    /// Loads the model [`builtin::TINY`], which the library carries. It knows pictures of 64×64 pixels of the illustrated world.
+    /// Loads the model [`builtin::SMALL`], which the library carries. It knows pictures of 128×128 pixels of the illustrated world.
     ///
     /// # Errors
     /// The model cannot be unpacked; see [`builtin::folder`].
     pub fn built_in(device: &Device) -> Result<Self> {
-        let folder = builtin::folder(builtin::TINY)?;
+        let folder = builtin::folder(builtin::SMALL)?;
         Self::load(&folder, folder.join("control"), device)
     }
 

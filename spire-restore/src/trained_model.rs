@@ -19,7 +19,7 @@ use crate::provenance::ModelIdentity;
 use crate::restorer::Restorer;
 
 /// The built-in model that restores by default, as a path in the repository.
-const BUILT_IN: &str = "assets/tiny";
+const BUILT_IN: &str = "assets/small";
 
 /// A model that is found but not loaded.
 #[derive(Debug)]

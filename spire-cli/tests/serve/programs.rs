@@ -201,7 +201,7 @@ fn the_interface_is_as_it_describes_itself() {
     let site = server.get("/api/models").json();
     has("Site", &site);
     has("Model", &site["models"][0]);
-    assert_eq!(site["models"][0]["side"], 64);
+    assert_eq!(site["models"][0]["side"], 128);
     has("Scene", &server.get("/api/scenes/1").json());
     has("Prompt", &server.post_json("/api/prompt", &json!({"prompt": "Deblur"})).json());
     let job = order(&server, &[("steps", "1")]);
