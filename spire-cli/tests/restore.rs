@@ -287,7 +287,20 @@ fn prompts_outside_the_training_ranges_give_a_warning() {
     let printed = warned("Deblur with sigma 300");
     assert!(printed.contains("Deblur with sigma 300") && printed.contains("0.2 to 5"), "{printed}");
     assert!(warned("make it beautiful").contains("make it beautiful"));
-    assert!(!warned("Deblur with sigma 3.0; Dejpeg").contains("WARN"));
+    assert!(!warned("Deblur with sigma 3.0; Dejpeg").contains("restoration prompt"));
+}
+
+#[test]
+fn a_picture_that_is_small_for_the_model_gives_a_warning() {
+    let scratch = TempDir::new().unwrap();
+    let warned = |options: &[&str]| {
+        let output = restore("tests/pictures/grey.jpg", &scratch.path().join("out.png"), options);
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+        ok(output);
+        printed.matches("grey.jpg has 40×32 pixels, and the model was trained on 128×128").count()
+    };
+    assert_eq!(warned(&["--variants", "2"]), 1);
+    assert_eq!(warned(&["--upscale", "3"]), 0);
 }
 
 #[test]

@@ -156,6 +156,7 @@ impl Restorer {
         }
 
         let Input { degraded, alpha, depth } = Input::decode(&bytes, input, settings.upscale)?;
+        self.warn_of_small(&degraded, input);
         let format = format.in_depth(depth);
         if alpha.is_some() && !format.has_alpha() {
             tracing::warn!(

@@ -106,6 +106,7 @@ impl Restorer {
             } else {
                 drop(known);
                 let Input { degraded, .. } = Input::decode(&bytes, &job.input, *upscale)?;
+                self.warn_of_small(&degraded, &job.input);
                 by_size.entry((degraded.width, degraded.height)).or_default().push((job, degraded, provenance));
             }
         }

@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Once;
 
 use anyhow::{Context, Result};
+use spire_core::Picture;
 use spire_core::atomic_write::write_atomic;
 use spire_data::degrade::ParameterizedConfig;
 use spire_model::base::Base;
@@ -38,6 +40,25 @@ impl Restorer {
         let parts = ["", "image_encoder", "text_encoder", "tokenizer"];
         self.identity.clip_sha256 = guidance.map(|guidance| checksum(&guidance.clip, &parts)).transpose()?;
         Ok(())
+    }
+
+    /// Warns of a picture that is much smaller than those on which the model was trained. Once in a process: a folder may hold
+    /// many of them.
+    pub fn warn_of_small(&self, degraded: &Picture, input: &Path) {
+        static WARNED: Once = Once::new();
+        let (side, shorter) = (self.base.trained_side(), degraded.width.min(degraded.height));
+        if 4 * shorter < 3 * side {
+            WARNED.call_once(|| {
+                tracing::warn!(
+                    "{} has {}×{} pixels, and the model was trained on {side}×{side}: it distorts objects that are smaller than \
+                     it knows them; spire restore --upscale {} enlarges the picture first (in an evaluation: upscale)",
+                    input.display(),
+                    degraded.width,
+                    degraded.height,
+                    side.div_ceil(shorter)
+                );
+            });
+        }
     }
 
     /// The provenance of a picture that this model restores.

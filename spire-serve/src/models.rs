@@ -58,7 +58,7 @@ impl Model {
         let description = Description {
             name: name.to_owned(),
             options: options.to_owned(),
-            side: restorer.base.unet_config.sample_size.unwrap_or(64) * restorer.base.vae_config.downscale(),
+            side: restorer.base.trained_side(),
             sampling: without_paths(sampling.clone()),
             trained: StepKind::ALL.map(trained).into(),
         };

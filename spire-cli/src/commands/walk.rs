@@ -79,6 +79,7 @@ pub fn run(args: Walk) -> Result<ExitCode> {
     sampling.validate()?;
     let mut restorer = model.load(args.device.as_deref(), None)?;
     restorer.guide_by(sampling.clip_guidance.as_ref())?;
+    restorer.warn_of_small(&degraded, &args.image);
 
     let walked = walk(&restorer, &sampling, &degraded, &path, args.seed, batch_size)?;
     write_atomic(&json, serde_json::to_string_pretty(&walked)?.as_bytes())?;

@@ -199,6 +199,11 @@ impl Base {
         vae.decode(latents.cast(vae.dtype())).cast(DType::F32)
     }
 
+    /// The side of the pictures for which the UNet was trained, in pixels.
+    pub fn trained_side(&self) -> usize {
+        self.unet_config.sample_size.unwrap_or(64) * self.vae_config.downscale()
+    }
+
     /// The sides of pictures must be multiples of this: the product of the VAE's and the UNet's downscaling factors.
     pub fn side_multiple(&self) -> usize {
         config::side_multiple(&self.vae_config, &self.unet_config)

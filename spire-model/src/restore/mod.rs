@@ -308,8 +308,7 @@ impl Canvas {
 /// The side of a tile in latent positions, rounded up so that the UNet can halve it.
 fn tile_side(base: &Base, pixels: Option<usize>) -> usize {
     let (downscale, multiple) = (base.vae_config.downscale(), base.side_multiple());
-    let made_for = base.unet_config.sample_size.unwrap_or(64) * downscale;
-    match pixels.unwrap_or(made_for) {
+    match pixels.unwrap_or(base.trained_side()) {
         0 => usize::MAX,
         side => side.next_multiple_of(multiple) / downscale,
     }
