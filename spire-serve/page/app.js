@@ -48,9 +48,25 @@ function pictureChanged(picture) {
   if (picture.truth) inputUrls.truth = URL.createObjectURL(picture.truth);
   if (picture.caption !== undefined && !picture.keepPrompts) $("semantic").value = picture.caption;
   if (picture.prompt && !picture.keepPrompts) prompt.value = picture.prompt;
+  warnOfSmall();
   shown = null;
   showViews();
   compare.choose("degraded", picture.truth ? "truth" : "degraded");
+}
+
+// Warns of a picture that is much smaller than those on which the model was trained.
+async function warnOfSmall() {
+  const picture = pictures.current;
+  if (!picture) return;
+  const { width, height } = await createImageBitmap(picture.degraded).catch(() => ({}));
+  if (picture !== pictures.current) return;
+  const { side } = settings.model;
+  const shorter = Math.min(width, height);
+  const isSmall = 4 * shorter * Number($("upscale").value) < 3 * side;
+  const sentence =
+    `The picture has ${width}×${height} pixels, and the model was trained on ${side}×${side}: it distorts objects that are smaller ` +
+    `than it knows them. Under More, enlarge by ${Math.ceil(side / shorter)}.`;
+  $("small").replaceChildren(...(isSmall ? [element("li", { textContent: sentence })] : []));
 }
 
 // Fills the choices of the stage: the input, the result, and what else this visit made.
@@ -201,6 +217,7 @@ function apply({ mode, form }) {
   if (form.models) settings.models = form.models;
   settings.changed = form;
   setWalkForm(form);
+  warnOfSmall();
 }
 
 function recall(entry) {
@@ -276,8 +293,10 @@ function start() {
   const modelChanged = () => {
     prompt.sliders.trained = degrading.sliders.trained = settings.model.trained;
     prompt.value = prompt.value || REMOVE_ALL;
+    warnOfSmall();
   };
   $("models").addEventListener("change", modelChanged);
+  $("upscale").addEventListener("input", warnOfSmall);
   $("controls").addEventListener("submit", (event) => {
     event.preventDefault();
     submit();

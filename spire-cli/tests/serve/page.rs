@@ -73,6 +73,16 @@ fn the_playground_works_in_a_browser() {
         ),
     );
     wait(tab, "document.querySelector('#under').naturalWidth === 48");
+    // It is small for the model; enlarged it is not.
+    let enlarge = |by: u8| {
+        let set = format!("const field = document.querySelector('#upscale'); field.value = {by};");
+        run(tab, &format!("{set} field.dispatchEvent(new Event('input', {{ bubbles: true }}));"));
+    };
+    wait(tab, "/48×32 pixels.*128×128.*enlarge by 4/.test(document.querySelector('#small').textContent)");
+    enlarge(4);
+    wait(tab, "!document.querySelector('#small').textContent");
+    enlarge(1);
+    wait(tab, "document.querySelector('#small').textContent");
     assert_eq!(text(tab, "document.querySelector('#picture-name').textContent"), HOSTILE);
 
     // A slider writes the prompt, live; what lies outside the trained range is marked.
