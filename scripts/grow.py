@@ -202,11 +202,17 @@ def components(vae, out, kept, whitening, sheet, side):
     write(out, weights, config | {"latent_channels": kept, "scaling_factor": 1 / deviation})
 
 
-def level(model, out, width, vae, sheet, side):
-    """UNet and e(y) for another VAE and pictures of twice the side."""
+def untrained(config):
+    """The weights of a UNet that has learned nothing, drawn from a seed."""
     import torch
     from diffusers import UNet2DConditionModel
 
+    torch.manual_seed(1)
+    return {name: value.numpy() for name, value in UNet2DConditionModel.from_config(config).state_dict().items()}
+
+
+def level(model, out, width, vae, sheet, side):
+    """UNet and e(y) for another VAE and pictures of twice the side."""
     to_new, offset = linear_map(latents(model / "vae", sheet, side), latents(vae, sheet, side))
     weights, config = read(model / "unet")
     config |= {
@@ -217,8 +223,7 @@ def level(model, out, width, vae, sheet, side):
         "up_block_types": [*config["up_block_types"], "UpBlock2D"],
         "sample_size": 2 * config["sample_size"],
     }
-    torch.manual_seed(1)  # of the new level
-    grown = {name: value.numpy() for name, value in UNet2DConditionModel.from_config(config).state_dict().items()}
+    grown = untrained(config)
     for name, value in weights.items():
         if name.startswith("down_blocks."):
             _, block, rest = name.split(".", 2)
@@ -234,9 +239,6 @@ def level(model, out, width, vae, sheet, side):
 
 def attention(model, out, blocks):
     """UNet and branch with attention in the outer level, `blocks` transformer blocks each. It adds nothing at first."""
-    import torch
-    from diffusers import UNet2DConditionModel
-
     weights, config = read(model / "unet")
     levels, layers = len(config["block_out_channels"]), config["transformer_layers_per_block"]
     changes = {
@@ -244,9 +246,8 @@ def attention(model, out, blocks):
         "up_block_types": [*config["up_block_types"][:-1], "CrossAttnUpBlock2D"],
         "transformer_layers_per_block": [blocks, *([layers] * levels if isinstance(layers, int) else layers)[1:]],
     }
-    torch.manual_seed(1)  # of the new layers
-    grown = UNet2DConditionModel.from_config(config | changes).state_dict()
-    added = {name: value.numpy() * (".proj_out." not in name) for name, value in grown.items() if name not in weights}
+    grown = untrained(config | changes)
+    added = {name: value * (".proj_out." not in name) for name, value in grown.items() if name not in weights}
     write(out / "unet", weights | added, config | changes)
     weights, config = read(model / "control")
     of_branch = {name: value for name, value in added.items() if name.startswith("down_blocks.")}

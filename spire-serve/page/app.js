@@ -54,11 +54,20 @@ function pictureChanged(picture) {
   compare.choose("degraded", picture.truth ? "truth" : "degraded");
 }
 
+// The picture's width and height; none if the browser can't read its format.
+async function sizeOf(blob) {
+  const bitmap = await createImageBitmap(blob).catch(() => null);
+  const size = { width: bitmap?.width, height: bitmap?.height };
+  bitmap?.close();
+  return size;
+}
+
 // Warns of a picture that is much smaller than those on which the model was trained.
 async function warnOfSmall() {
   const picture = pictures.current;
   if (!picture) return;
-  const { width, height } = await createImageBitmap(picture.degraded).catch(() => ({}));
+  picture.size ??= sizeOf(picture.degraded); // decoded once, not with every change of the form
+  const { width, height } = await picture.size;
   if (picture !== pictures.current) return;
   const { side } = settings.model;
   const shorter = Math.min(width, height);
