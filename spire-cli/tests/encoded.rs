@@ -165,6 +165,10 @@ fn what_was_encoded_of_something_else_is_refused() {
     assert!(refused(&["data.horizontal_flip=true"]).contains("data.horizontal_flip: false, now true"));
     assert!(refused(&["data.source.count=17"]).contains("data.pictures: 16, now 17"));
     assert!(refused(&["data.source.seed=9"]).contains("is not the picture that was encoded"));
+    for key in ["degradation.parameterized.partial_probability", "degradation.parameterized.weaker_probability"] {
+        let latents = refused(&[&format!("{key}=0.2")]);
+        assert!(latents.contains(key) && latents.contains("the latents of clean pictures alone"), "{latents}");
+    }
     let precision = error(encode(&folder, &[], &["model.precision=bf16"]));
     assert!(precision.contains("model.precision: \"f32\", now \"bf16\""), "{precision}");
 

@@ -44,7 +44,8 @@ pub struct TrainingSample {
     /// The degraded picture, of the same size.
     pub degraded: Picture,
     /// What the restoration prompt asks for where that is not the clean picture
-    /// ([`partial_probability`](crate::degrade::ParameterizedConfig::partial_probability)).
+    /// ([`partial_probability`](crate::degrade::ParameterizedConfig::partial_probability),
+    /// [`weaker_probability`](crate::degrade::ParameterizedConfig::weaker_probability)).
     pub target: Option<Picture>,
     /// The semantic prompt for the model: the caption, or empty if it was dropped.
     pub semantic: String,
@@ -63,7 +64,7 @@ pub struct TrainingSample {
 }
 
 impl TrainingSample {
-    /// What the restoration prompt asks for: the clean picture, or one with the degradations that it does not name.
+    /// What the restoration prompt asks for: the clean picture, or one with what it does not ask to undo.
     pub fn target(&self) -> &Picture {
         self.target.as_ref().unwrap_or(&self.clean)
     }

@@ -58,7 +58,7 @@ pub struct Degraded {
     pub picture: Picture,
     /// The restoration prompt.
     pub prompt: String,
-    /// What the prompt asks for where that is not the clean picture: the steps that it does not name stay.
+    /// What the prompt asks for where that is not the clean picture: what it does not ask to undo stays.
     pub target: Option<Picture>,
     /// The steps that a prompt can name, in order; empty for Real-ESRGAN.
     pub steps: Vec<Step>,
@@ -99,9 +99,9 @@ impl DegradationConfig {
     pub fn degrade(&self, clean: &Picture, rng: &mut Rng) -> Result<Degraded, DegradeError> {
         if draw::chance(self.parameterized_share, rng) {
             let steps = self.parameterized.draw(rng);
-            let (prompt, undone) = self.parameterized.draw_request(&steps, rng);
-            let (picture, target, operations) = if undone.contains(&false) {
-                let (picture, target, operations) = apply_and_rest(&steps, &undone, clean, rng)?;
+            let (prompt, rest) = self.parameterized.draw_request(&steps, rng);
+            let (picture, target, operations) = if rest.iter().any(Option::is_some) {
+                let (picture, target, operations) = apply_and_rest(&steps, &rest, clean, rng)?;
                 (picture, Some(target), operations)
             } else {
                 let (picture, operations) = apply(&steps, clean, rng)?;

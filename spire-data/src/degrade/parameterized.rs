@@ -42,6 +42,9 @@ pub struct ParameterizedConfig {
     /// Probability that a prompt that names degradations leaves out some of them, if there are two or more. The target is
     /// then the picture with only the named ones removed. The paper has no such samples.
     pub partial_probability: f64,
+    /// Probability that a number in the prompt asks for less than the whole: "Deblur with sigma 1.0" for a blur of 3 pixels.
+    /// The target then keeps the rest. JPEG's quality is always that of the degradation. The paper has no such samples.
+    pub weaker_probability: f64,
 }
 
 impl Default for ParameterizedConfig {
@@ -58,6 +61,7 @@ impl Default for ParameterizedConfig {
             number_probability: 0.5,
             named_probability: 1.0,
             partial_probability: 0.0,
+            weaker_probability: 0.0,
         }
     }
 }
@@ -112,18 +116,49 @@ impl ParameterizedConfig {
         drawn(self.named_probability, rng).then_some(fragments)
     }
 
-    /// The restoration prompt of `steps`, and which of them it asks to undo: all, except with
-    /// [`partial_probability`](Self::partial_probability).
-    pub(super) fn draw_request(&self, steps: &[Step], rng: &mut Rng) -> (String, Vec<bool>) {
-        let mut undone = vec![true; steps.len()];
-        let Some(mut fragments) = self.draw_fragments(steps, rng) else { return (REMOVE_ALL.to_owned(), undone) };
+    /// The restoration prompt of `steps`, and what of each stays in the target: nothing (`None`), except with
+    /// [`partial_probability`](Self::partial_probability) and [`weaker_probability`](Self::weaker_probability).
+    pub(super) fn draw_request(&self, steps: &[Step], rng: &mut Rng) -> (String, Vec<Option<Step>>) {
+        let mut rest = vec![None; steps.len()];
+        let Some(mut fragments) = self.draw_fragments(steps, rng) else { return (REMOVE_ALL.to_owned(), rest) };
+        for (fragment, rest) in fragments.iter_mut().zip(&mut rest) {
+            let Fragment::Numbered(step) = *fragment else { continue };
+            if drawn(self.weaker_probability, rng)
+                && let Some((asked, remaining)) = self.draw_weaker(step, rng)
+            {
+                (*fragment, *rest) = (Fragment::Numbered(asked), Some(remaining));
+            }
+        }
         if steps.len() > 1 && drawn(self.partial_probability, rng) {
             let left = rng.random_range(1..steps.len());
-            sample(rng, steps.len(), left).into_iter().for_each(|place| undone[place] = false);
-            let mut named = undone.iter();
-            fragments.retain(|_| named.next() == Some(&true));
+            let mut places = sample(rng, steps.len(), left).into_vec();
+            places.sort_unstable();
+            for place in places.into_iter().rev() {
+                fragments.remove(place);
+                rest[place] = Some(steps[place]);
+            }
         }
-        (prompt::write(&fragments), undone)
+        (prompt::write(&fragments), rest)
+    }
+
+    /// A step weaker than `step`, to ask for, and the one that remains: both together have the effect of `step`. Variances
+    /// of Gaussian blurs and noises add up, factors multiply. `None` for JPEG, and where nothing remains.
+    fn draw_weaker(&self, step: Step, rng: &mut Rng) -> Option<(Step, Step)> {
+        let whole = step.number();
+        let [low, _] = self.range(step.kind());
+        let asked = step.kind().step(uniform([low, f64::from(whole)], rng) as f32)?;
+        let number = asked.number();
+        if number >= whole {
+            return None;
+        }
+        let remaining = (whole.powi(2) - number.powi(2)).sqrt();
+        let remaining = match step {
+            Step::Blur { .. } => Step::Blur { sigma: remaining },
+            Step::Noise { .. } => Step::Noise { sigma: remaining },
+            Step::Downsample { .. } => Step::Downsample { factor: whole / number },
+            Step::Jpeg { .. } => return None,
+        };
+        Some((asked, remaining))
     }
 
     /// The degradations that a prompt of `fragments` asks to undo. Missing numbers are drawn.
@@ -189,7 +224,8 @@ impl ParameterizedConfig {
         section.range("jpeg_quality", self.jpeg_quality, [1, 100])?;
         section.probability("number_probability", self.number_probability)?;
         section.probability("named_probability", self.named_probability)?;
-        section.probability("partial_probability", self.partial_probability)
+        section.probability("partial_probability", self.partial_probability)?;
+        section.probability("weaker_probability", self.weaker_probability)
     }
 }
 
@@ -217,25 +253,25 @@ pub fn apply(steps: &[Step], clean: &Picture, rng: &mut Rng) -> Result<(Picture,
     Ok((course.picture, course.done))
 }
 
-/// As [`apply`], and also `clean` with only those of `steps` that are not `undone`, with the same noise and filters: the
-/// degraded picture, the rest, the operations.
+/// As [`apply`], and also `clean` with only the `rest` of each step, with the same noise and filters: the degraded picture,
+/// that with the rest, the operations.
 ///
 /// # Errors
 /// As [`apply`].
 pub fn apply_and_rest(
     steps: &[Step],
-    undone: &[bool],
+    rest: &[Option<Step>],
     clean: &Picture,
     rng: &mut Rng,
 ) -> Result<(Picture, Picture, Vec<Operation>), DegradeError> {
-    let (mut all, mut rest) = (Course::of(clean), Course::of(clean));
-    for (&step, &undone) in steps.iter().zip(undone) {
-        if !undone {
-            apply_step(step, &mut rest, &mut rng.clone())?;
+    let (mut all, mut remaining) = (Course::of(clean), Course::of(clean));
+    for (&step, &rest) in steps.iter().zip(rest) {
+        if let Some(rest) = rest {
+            apply_step(rest, &mut remaining, &mut rng.clone())?;
         }
         apply_step(step, &mut all, rng)?;
     }
-    Ok((all.picture, rest.picture, all.done))
+    Ok((all.picture, remaining.picture, all.done))
 }
 
 fn apply_step(step: Step, course: &mut Course, rng: &mut Rng) -> Result<(), DegradeError> {
@@ -312,13 +348,14 @@ mod tests {
         let mut sizes = [0; 3];
         for n in 0..100 {
             let rng = || rng(3, "test", n);
-            let (text, undone) = config.draw_request(&steps, &mut rng());
-            let named: Vec<Step> = steps.iter().zip(&undone).filter_map(|(&step, &is)| is.then_some(step)).collect();
+            let (text, left) = config.draw_request(&steps, &mut rng());
+            let named: Vec<Step> =
+                steps.iter().zip(&left).filter_map(|(&step, left)| left.is_none().then_some(step)).collect();
             assert_eq!(text, prompt::write(&named.iter().copied().map(Fragment::Numbered).collect::<Vec<_>>()));
             sizes[named.len()] += 1;
-            let (degraded, rest, _) = apply_and_rest(&steps, &undone, &clean, &mut rng()).unwrap();
+            let (degraded, rest, _) = apply_and_rest(&steps, &left, &clean, &mut rng()).unwrap();
             assert_eq!(degraded, apply(&steps, &clean, &mut rng()).unwrap().0);
-            if undone == [true, true, false] {
+            if left == [None, None, Some(steps[2])] {
                 // The noise of the target is that of the degraded picture.
                 let noise = rest.data.iter().zip(&clean.data).map(|(rest, clean)| rest - clean);
                 let blurred = apply(&steps[..2], &clean, &mut rng()).unwrap().0;
@@ -332,14 +369,59 @@ mod tests {
             }
         }
         assert!(sizes[0] == 0 && sizes[1] > 30 && sizes[2] > 30, "{sizes:?}");
-        for (undone, same_as_degraded) in [([false; 3], true), ([true; 3], false)] {
-            let (degraded, rest, _) = apply_and_rest(&steps, &undone, &clean, &mut rng(0, "test", 0)).unwrap();
+        for (left, same_as_degraded) in [(steps.map(Some), true), ([None; 3], false)] {
+            let (degraded, rest, _) = apply_and_rest(&steps, &left, &clean, &mut rng(0, "test", 0)).unwrap();
             assert_eq!(rest, if same_as_degraded { degraded } else { clean.clone() });
         }
         // One step can't be left out, and "Remove all degradation" means all.
-        assert_eq!(config.draw_request(&steps[..1], &mut rng(0, "test", 0)).1, [true]);
+        assert_eq!(config.draw_request(&steps[..1], &mut rng(0, "test", 0)).1, [None]);
         let blind = ParameterizedConfig { named_probability: 0.0, ..config };
-        assert_eq!(blind.draw_request(&steps, &mut rng(0, "test", 0)), (REMOVE_ALL.to_owned(), vec![true; 3]));
+        assert_eq!(blind.draw_request(&steps, &mut rng(0, "test", 0)), (REMOVE_ALL.to_owned(), vec![None; 3]));
+    }
+
+    #[test]
+    fn a_weaker_request_leaves_the_rest() {
+        let config = ParameterizedConfig { weaker_probability: 1.0, number_probability: 1.0, ..Default::default() };
+        let data = (0..3 * 32 * 32).map(|i| if i % 32 < 16 { 0.4 } else { 0.6 }).collect();
+        let clean = Picture { width: 32, height: 32, data };
+        let mut rng = rng(3, "test", 0);
+        let difference = |a: &Picture, b: &Picture| {
+            let sum: f32 = a.data.iter().zip(&b.data).map(|(a, b)| (a - b).powi(2)).sum();
+            (sum / a.data.len() as f32).sqrt()
+        };
+        let whole = [Step::Blur { sigma: 3.0 }, Step::Downsample { factor: 4.0 }, Step::Noise { sigma: 0.1 }];
+        for step in whole {
+            for _ in 0..50 {
+                let (text, rest) = config.draw_request(&[step], &mut rng);
+                let [Fragment::Numbered(asked)] = prompt::parse(&text).unwrap()[..] else { panic!("{text}") };
+                let Some(rest) = rest[0] else { continue };
+                assert!(asked.number() < step.number() && rest.number() <= step.number(), "{asked:?} {rest:?}");
+                let together = match step {
+                    Step::Downsample { .. } => asked.number() * rest.number(),
+                    _ => asked.number().hypot(rest.number()),
+                };
+                assert!((together - step.number()).abs() < 1e-5);
+                let (degraded, target, _) = apply_and_rest(&[step], &[Some(rest)], &clean, &mut rng).unwrap();
+                if let Step::Noise { sigma } = step {
+                    // The noise that stays is that of the degraded picture, weaker.
+                    let part = rest.number() / sigma;
+                    for (place, &clean) in clean.data.iter().enumerate() {
+                        let (target, degraded) = (target.data[place], degraded.data[place]);
+                        let clamped = [target, degraded].iter().any(|&value| value <= 0.0 || value >= 1.0);
+                        assert!(clamped || (target - clean - part * (degraded - clean)).abs() < 1e-5);
+                    }
+                }
+                if let Step::Blur { .. } = step {
+                    // The blur that was asked for, on the target, gives the degraded picture.
+                    let again = apply(&[asked], &target, &mut rng).unwrap().0;
+                    assert!(difference(&again, &degraded) < 2e-3, "{asked:?} {rest:?}");
+                }
+            }
+        }
+        // A quality can't be a part of another, and nothing remains of the weakest step.
+        for step in [Step::Jpeg { quality: 40 }, Step::Blur { sigma: 0.2 }] {
+            assert_eq!(config.draw_request(&[step], &mut rng).1, [None]);
+        }
     }
 
     #[test]

@@ -129,9 +129,13 @@ impl Recipe {
             ..DegradationConfig::default()
         }
         .validate()?;
-        let partial = parameterized.partial_probability;
         let allowed = "0: a test set compares with clean pictures, without any degradation";
-        check("degradation.parameterized.partial_probability", &partial, partial == 0.0, allowed)?;
+        for (key, probability) in [
+            ("degradation.parameterized.partial_probability", parameterized.partial_probability),
+            ("degradation.parameterized.weaker_probability", parameterized.weaker_probability),
+        ] {
+            check(key, &probability, probability == 0.0, allowed)?;
+        }
         let pairs = (*kind == RecipeKind::Paired) == self.source.is_paired();
         let allowed = "set if degradation.kind is \"paired\", and unset otherwise";
         check("source.degraded", &self.source.degraded, pairs, allowed)?;
@@ -165,7 +169,8 @@ mod tests {
 
     #[test]
     fn a_test_set_has_no_targets_that_keep_degradations() {
-        let error = recipe("degradation.parameterized.partial_probability = 0.2").validate().unwrap_err();
-        assert_eq!(error.key, "degradation.parameterized.partial_probability");
+        for key in ["degradation.parameterized.partial_probability", "degradation.parameterized.weaker_probability"] {
+            assert_eq!(recipe(&format!("{key} = 0.2")).validate().unwrap_err().key, key);
+        }
     }
 }
