@@ -161,6 +161,16 @@ impl ParameterizedConfig {
         Some((asked, remaining))
     }
 
+    /// The key that lets targets keep a part of the degradations, and its value; `None` if all targets are clean pictures.
+    pub fn keeps_degradations(&self) -> Option<(&'static str, f64)> {
+        [
+            ("degradation.parameterized.partial_probability", self.partial_probability),
+            ("degradation.parameterized.weaker_probability", self.weaker_probability),
+        ]
+        .into_iter()
+        .find(|&(_, probability)| probability > 0.0)
+    }
+
     /// The degradations that a prompt of `fragments` asks to undo. Missing numbers are drawn.
     pub fn steps_undone_by(&self, fragments: &[Fragment], rng: &mut Rng) -> Vec<Step> {
         let step = |&fragment: &Fragment| match fragment {

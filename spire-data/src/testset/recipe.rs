@@ -130,11 +130,8 @@ impl Recipe {
         }
         .validate()?;
         let allowed = "0: a test set compares with clean pictures, without any degradation";
-        for (key, probability) in [
-            ("degradation.parameterized.partial_probability", parameterized.partial_probability),
-            ("degradation.parameterized.weaker_probability", parameterized.weaker_probability),
-        ] {
-            check(key, &probability, probability == 0.0, allowed)?;
+        if let Some((key, probability)) = parameterized.keeps_degradations() {
+            check(key, &probability, false, allowed)?;
         }
         let pairs = (*kind == RecipeKind::Paired) == self.source.is_paired();
         let allowed = "set if degradation.kind is \"paired\", and unset otherwise";

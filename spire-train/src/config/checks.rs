@@ -107,15 +107,11 @@ impl RunConfig {
             ensure!(value > 0, "{key} must be at least 1");
         }
         self.model.check_contradictions()?;
-        let parameterized = &self.degradation.parameterized;
-        for (key, probability) in [
-            ("partial_probability", parameterized.partial_probability),
-            ("weaker_probability", parameterized.weaker_probability),
-        ] {
+        if let Some((key, _)) = self.degradation.parameterized.keeps_degradations() {
             ensure!(
-                probability == 0.0 || self.data.encoded.is_none(),
-                "degradation.parameterized.{key} asks for targets that keep some degradations, but data.encoded has the \
-                 latents of clean pictures alone: remove one of the two"
+                self.data.encoded.is_none(),
+                "{key} asks for targets that keep some degradations, but data.encoded has the latents of clean pictures \
+                 alone: remove one of the two"
             );
         }
         ensure!(train.bucket_megabytes <= 4096, "train.bucket_megabytes must be at most 4096");
